@@ -1,0 +1,1 @@
+"""Decode any recurrent ONNX model."""

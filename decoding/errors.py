@@ -1,0 +1,27 @@
+"""What can go wrong, in three classes. Every message names the thing, what was found and what to do."""
+
+
+class DecodingError(Exception):
+    """Base class of every error that this package raises on purpose."""
+
+
+class ModelError(DecodingError, ValueError):
+    """A model cannot be loaded or run: names the file, the input or output, and what to pass instead."""
+
+
+class OptionError(DecodingError, ValueError):
+    """An argument is wrong: names the argument, the value found and the range expected."""
+
+
+class DecodeError(DecodingError, RuntimeError):
+    """Decoding cannot go on: names the sequence and the step.
+
+    Attributes:
+        row: index of the offending row or sequence, or None.
+        step: number of the decoding step, or None.
+    """
+
+    def __init__(self, message: str, *, row: int | None = None, step: int | None = None) -> None:
+        super().__init__(message)
+        self.row = row
+        self.step = step
