@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from decoding.engine.sampling import Chosen, Finished, Job, SamplingSearch
+from decoding.engine.sampling import Finished, Job, SamplingSearch
 from decoding.errors import OptionError
 from decoding.model.loading import Model, load
 from decoding.prompts import encode_prompts
@@ -53,7 +53,7 @@ def decode(
     strategy: Strategy = Greedy(),  # noqa: B008 - frozen
     *,
     max_new_tokens: int | None = None,
-    eos_token_id: int | Sequence[int] | None | FromModel = "model",
+    eos_token_id: int | Sequence[int] | FromModel | None = "model",
     num_return_sequences: int = 1,
     seed: int | None = None,
     batch_size: int | None = None,
@@ -93,7 +93,7 @@ def stream(
     strategy: Strategy = Greedy(),  # noqa: B008 - frozen
     *,
     max_new_tokens: int | None = None,
-    eos_token_id: int | Sequence[int] | None | FromModel = "model",
+    eos_token_id: int | Sequence[int] | FromModel | None = "model",
     num_return_sequences: int = 1,
     seed: int | None = None,
     batch_size: int | None = None,
@@ -114,9 +114,13 @@ def _make_job(model: Model, prompts: Prompts, strategy: Strategy, max_new_tokens
     ids = encode_prompts(model, prompts)
     outputs = at_least("num_return_sequences", num_return_sequences, 1)
     if not isinstance(strategy, Greedy | Sample):
-        raise OptionError(f"strategy={strategy!r}: expected a strategy object such as Greedy() or Sample(temperature=0.8)")
+        raise OptionError(
+            f"strategy={strategy!r}: expected a strategy object such as Greedy() or Sample(temperature=0.8)"
+        )
     if isinstance(strategy, Greedy) and outputs > 1:
-        raise OptionError(f"num_return_sequences={outputs}: Greedy() has one output for each prompt; use Sample() for several")
+        raise OptionError(
+            f"num_return_sequences={outputs}: Greedy() has one output for each prompt; use Sample() for several"
+        )
     if max_new_tokens is None:
         max_new_tokens = model.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
     return Job(
@@ -146,7 +150,9 @@ def _temperatures(strategy: Strategy, prompts: int) -> npt.NDArray[np.float32] |
         return None
     values = np.asarray(strategy.temperature, np.float32)
     if values.ndim == 1 and len(values) != prompts:
-        raise OptionError(f"Sample(temperature=array of {len(values)}): expected one number, or one for each of the {prompts} prompts")
+        raise OptionError(
+            f"Sample(temperature=array of {len(values)}): expected one number, or one for each of the {prompts} prompts"
+        )
     return np.array(np.broadcast_to(values, prompts))
 
 
@@ -184,8 +190,6 @@ def _ranked(model: Model, job: Job, finished: Iterator[Finished]) -> Decoded:
 
 
 def _token_events(model: Model, job: Job) -> Iterator[TokenEvent]:
-    for event in SamplingSearch(model, job).events():
-        if isinstance(event, Chosen):
-            for sequence, token, logprob, reason in event.rows():
-                text = None if model.tokenizer is None or reason == "eos" else model.tokenizer.decode([token])
-                yield TokenEvent(*divmod(sequence, job.outputs), token, text, logprob, reason)
+    for choice in SamplingSearch(model, job).choices():
+        text = None if model.tokenizer is None or choice.reason == "eos" else model.tokenizer.decode([choice.token])
+        yield TokenEvent(*divmod(choice.sequence, job.outputs), choice.token, text, choice.logprob, choice.reason)

@@ -30,14 +30,20 @@ def _each(model: Model, prompts: Any) -> list[Ids]:
     if isinstance(prompts, str):
         return [_from_text(model, prompts)]
     if not isinstance(prompts, Sequence | np.ndarray):
-        raise OptionError(f"prompts: {type(prompts).__name__} is not a string, a list of strings, ids, a list of id sequences, an array or None")
+        raise OptionError(
+            f"prompts: {type(prompts).__name__} is not a string, a list of strings, ids, a list of id sequences, an array or None"
+        )
     if isinstance(prompts, np.ndarray) and prompts.ndim not in (1, 2):
-        raise OptionError(f"prompts: an array of shape {list(prompts.shape)}; expected one sequence of ids [T] or several [B, T]")
+        raise OptionError(
+            f"prompts: an array of shape {list(prompts.shape)}; expected one sequence of ids [T] or several [B, T]"
+        )
     if len(prompts) == 0:
         raise OptionError("prompts is empty: there is nothing to decode; pass None to start from BOS")
     if isinstance(prompts[0], str):
         if wrong := [p for p in prompts if not isinstance(p, str)]:
-            raise OptionError(f"prompts: strings and {type(wrong[0]).__name__} together; pass all as strings or all as ids")
+            raise OptionError(
+                f"prompts: strings and {type(wrong[0]).__name__} together; pass all as strings or all as ids"
+            )
         return [_from_text(model, p) for p in prompts]
     if np.ndim(prompts[0]) == 0:
         return [_checked_ids(model, prompts, "prompts")]
@@ -46,7 +52,9 @@ def _each(model: Model, prompts: Any) -> list[Ids]:
 
 def _from_text(model: Model, text: str) -> Ids:
     if model.tokenizer is None:
-        raise OptionError(f"prompts: {model.name} has no vocabulary, so a text cannot be read; pass ids, or load(..., tokenizer=...)")
+        raise OptionError(
+            f"prompts: {model.name} has no vocabulary, so a text cannot be read; pass ids, or load(..., tokenizer=...)"
+        )
     bos = [] if model.bos_token_id is None else [model.bos_token_id]
     return np.array(bos + model.tokenizer.encode(text), np.int64)
 
@@ -65,7 +73,9 @@ def _checked_ids(model: Model, ids: Any, name: str) -> Ids:
     outside = (array < 0) | (array >= model.vocab_size)
     if outside.any():
         position = int(outside.argmax())
-        raise OptionError(f"{name}: id {array[position]} at position {position} is out of range; the model's ids go from 0 to {model.vocab_size - 1}")
+        raise OptionError(
+            f"{name}: id {array[position]} at position {position} is out of range; the model's ids go from 0 to {model.vocab_size - 1}"
+        )
     return array.astype(np.int64)
 
 

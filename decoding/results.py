@@ -42,7 +42,8 @@ class Hypothesis:
     @property
     def tokens(self) -> list[int]:
         """The new ids, EOS excluded."""
-        return self.ids.tolist()
+        tokens: list[int] = self.ids.tolist()
+        return tokens
 
     @property
     def text(self) -> str | None:

@@ -33,12 +33,18 @@ class Sample:
         try:
             values = np.asarray(self.temperature, dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise OptionError(f"Sample(temperature={self.temperature!r}): expected a number above 0, or an array of them") from error
+            raise OptionError(
+                f"Sample(temperature={self.temperature!r}): expected a number above 0, or an array of them"
+            ) from error
         if values.ndim > 1 or values.size == 0:
-            raise OptionError(f"Sample(temperature=array of shape {list(values.shape)}): expected one number, or one for each prompt")
+            raise OptionError(
+                f"Sample(temperature=array of shape {list(values.shape)}): expected one number, or one for each prompt"
+            )
         for value in values.flat:
             if value == 0:
-                raise OptionError("Sample(temperature=0): a temperature is above 0; for the most probable token at every step use Greedy()")
+                raise OptionError(
+                    "Sample(temperature=0): a temperature is above 0; for the most probable token at every step use Greedy()"
+                )
             if not (value > 0 and np.isfinite(np.float32(value)) and np.float32(value) > 0):
                 raise OptionError(f"Sample(temperature={value}): expected a finite number above 0")
 

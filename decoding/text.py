@@ -125,13 +125,17 @@ def _token_list(vocab: Any, vocab_size: int) -> list[str]:
         tokens = [""] * vocab_size
         for token, index in vocab.items():
             if not (isinstance(index, int) and 0 <= index < vocab_size):
-                raise ModelError(f"vocabulary: the token {token!r} has id {index!r}, but the model gives {vocab_size} logits (ids 0 to {vocab_size - 1})")
+                raise ModelError(
+                    f"vocabulary: the token {token!r} has id {index!r}, but the model gives {vocab_size} logits (ids 0 to {vocab_size - 1})"
+                )
             tokens[index] = token
         return tokens
     if not (isinstance(vocab, list | tuple) and all(isinstance(t, str) for t in vocab)):
         raise ModelError("vocabulary: expected a list of strings, one an id, or a dict from string to id")
     if len(vocab) > vocab_size:
-        raise ModelError(f"vocabulary: {len(vocab)} tokens, but the model gives {vocab_size} logits; they belong to different models")
+        raise ModelError(
+            f"vocabulary: {len(vocab)} tokens, but the model gives {vocab_size} logits; they belong to different models"
+        )
     return [*vocab, *[""] * (vocab_size - len(vocab))]
 
 

@@ -68,7 +68,10 @@ class RunningBatch:
         return self._session.bind(inputs, outputs)
 
     def _views(self, side: int, n: int) -> list[Array]:
-        return [flat[: s.initial.size * n].reshape(s.shape(n)) for s, flat in zip(self._contract.states, self._states[side], strict=True)]
+        return [
+            flat[: s.initial.size * n].reshape(s.shape(n))
+            for s, flat in zip(self._contract.states, self._states[side], strict=True)
+        ]
 
 
 def _rows(array: Array, state: State) -> Array:

@@ -32,7 +32,10 @@ def prefill(model: Model, prompts: Sequence[Array]) -> list[Array]:
         end = min(int(lengths[order[live - 1]]), read + piece)
         ids = np.stack([prompts[i][read:end] for i in order[:live]])
         feeds = {c.token.name: c.token.arrange(ids)}
-        feeds |= {s.input: np.ascontiguousarray(value.take(range(live), axis=s.batch_axis)) for s, value in zip(c.states, states, strict=True)}
+        feeds |= {
+            s.input: np.ascontiguousarray(value.take(range(live), axis=s.batch_axis))
+            for s, value in zip(c.states, states, strict=True)
+        }
         after = model.session.run(feeds, [s.output for s in c.states], only_fetched=True)
         for s, value, new in zip(c.states, states, after, strict=True):
             np.moveaxis(value, s.batch_axis, 0)[:live] = np.moveaxis(new, s.batch_axis, 0)

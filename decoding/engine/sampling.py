@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from decoding.engine.prefill import prefill
 from decoding.engine.steps import RowSampler
 from decoding.model.graph import Array
 from decoding.model.loading import Model
+from decoding.results import FinishReason
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,17 @@ class Finished:
     sequence: int
     tokens: Array
     logprobs: Array
-    reason: str
+    reason: FinishReason
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """What one step chose: an array each, one entry for each row that was still running."""
+class Choice:
+    """One token of one sequence; `reason` says why the sequence ends with it, or is None."""
 
-    sequences: Array
-    tokens: Array
-    logprobs: Array
+    sequence: int
+    token: int
+    logprob: float
+    reason: FinishReason | None
 
 
 class SamplingSearch:
@@ -74,12 +77,12 @@ class SamplingSearch:
             if finished:
                 yield from self._retire()
 
-    def events(self) -> Iterator[Chosen | Finished]:
-        """Decode the whole job, giving every step's choices and each sequence as it finishes."""
+    def choices(self) -> Iterator[Choice]:
+        """Decode the whole job, giving every token as it is chosen."""
         for finished in self._steps():
-            yield Chosen(*self._sampler.chosen(self._batch.size))
+            yield from itertools.starmap(Choice, self._sampler.chosen(self._batch.size))
             if finished:
-                yield from self._retire()
+                deque(self._retire(), maxlen=0)
 
     def _steps(self) -> Iterator[int]:
         """Take steps until nothing is left, giving how many rows finished in each; the caller retires them."""
@@ -124,6 +127,11 @@ class SamplingSearch:
         if new:
             read = prefill(self._model, new)
             again = len(new) < len(prompts)
-            states = [np.concatenate(pair, axis) for *pair, axis in zip(states, read, axes, strict=True)] if again else read
-        self._carried = int(prompts[-1]), [value.take([-1], axis) for value, axis in zip(states, axes, strict=True)]
+            states = (
+                [np.concatenate(pair, axis) for *pair, axis in zip(states, read, axes, strict=True)] if again else read
+            )
+        self._carried = (
+            int(prompts[-1]),
+            [value.take([-1], axis) for value, axis in zip(states, axes, strict=True)],
+        )
         return states

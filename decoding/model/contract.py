@@ -115,7 +115,16 @@ class Contract:
         for state in self.states:
             dims = ["batch" if axis == state.batch_axis else str(d) for axis, d in enumerate(state.initial.shape)]
             start = "starts at zero" if not state.initial.any() else "starts at a value of its own"
-            rows.append(("state", f"{state.input} -> {state.output}", f"{state.dtype} [{', '.join(dims)}]", f"{state.source}; {start}"))
+            rows.append(
+                (
+                    "state",
+                    f"{state.input} -> {state.output}",
+                    f"{state.dtype} [{', '.join(dims)}]",
+                    f"{state.source}; {start}",
+                )
+            )
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, (*widths, 0), strict=True)).rstrip() for row in rows]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, (*widths, 0), strict=True)).rstrip() for row in rows
+        ]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

@@ -133,7 +133,9 @@ class Graph:
         else:
             proto, name = _read(Path(source)), str(source)
         if not proto.graph.node:
-            raise ModelError(f"{name}: not an ONNX model, or one without any node; pass a file that an ONNX exporter wrote")
+            raise ModelError(
+                f"{name}: not an ONNX model, or one without any node; pass a file that an ONNX exporter wrote"
+            )
         return cls(proto, name)
 
     # -- what the graph says of itself -------------------------------------------------------------------
@@ -220,7 +222,9 @@ class Graph:
 
     def add_node(self, op: str, inputs: Sequence[str], output: str, *, at: int | None = None, **attributes: Any) -> str:
         """Add an operator with one output, at the end or at place `at`; a NumPy dtype may stand as an attribute."""
-        values = {k: helper.np_dtype_to_tensor_dtype(v) if isinstance(v, np.dtype) else v for k, v in attributes.items()}
+        values = {
+            k: helper.np_dtype_to_tensor_dtype(v) if isinstance(v, np.dtype) else v for k, v in attributes.items()
+        }
         proto = helper.make_node(op, list(inputs), [output], name=f"decoding/{output}", **values)
         self._graph.node.insert(len(self._graph.node) if at is None else at, proto)
         self._producers = None
@@ -242,7 +246,9 @@ class Graph:
         """Say that node inputs or outputs were changed through `Node`, so that edges are found anew."""
         self._producers = None
 
-    def set_shape(self, name: str, shape: Sequence[int | str | None] | None, dtype: npt.DTypeLike | None = None) -> None:
+    def set_shape(
+        self, name: str, shape: Sequence[int | str | None] | None, dtype: npt.DTypeLike | None = None
+    ) -> None:
         """Declare another shape (None: unknown) for a graph input or output, and another dtype if one is given."""
         for value in (*self._graph.input, *self._graph.output):
             if value.name == name:
@@ -326,7 +332,9 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     try:
         return onnx.load_model_from_string(data)
     except Exception as error:
-        raise ModelError(f"{name}: not an ONNX file, or a truncated one ({len(data)} bytes, {error}); export or copy it again") from error
+        raise ModelError(
+            f"{name}: not an ONNX file, or a truncated one ({len(data)} bytes, {error}); export or copy it again"
+        ) from error
 
 
 def _retain(field: Any, keep: Any) -> None:

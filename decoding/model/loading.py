@@ -124,14 +124,31 @@ def load(
     rewrite.cut_softmax(graph, found)
     graph.keep_outputs([found.logits, *found.states.values(), *(o.output for o in opened)])
     session = Session(graph.serialize(), graph.name, providers=providers, threads=threads)
-    hidden_shapes = [proof.StateShape(o.input, o.output, (1, None, o.hidden_size), (1,), np.dtype(np.float32)) for o in opened]
-    layout = proof.probe(session, found.token, len(declared[found.token] or ()), found.logits, [*shapes, *hidden_shapes])
+    hidden_shapes = [
+        proof.StateShape(o.input, o.output, (1, None, o.hidden_size), (1,), np.dtype(np.float32)) for o in opened
+    ]
+    layout = proof.probe(
+        session, found.token, len(declared[found.token] or ()), found.logits, [*shapes, *hidden_shapes]
+    )
     exposed = [_exposed_state(graph, s, axis) for s, axis in zip(shapes, layout.axes, strict=False)]
     hidden = _hidden_states(original, declared, opened)
     contract = Contract(layout.token, layout.logits, (*exposed, *hidden), layout.sequence, tuple(found.notes))
     if verify and (layout.sequence or hidden):
-        contract = _proved(session, original, contract, hidden, found, layout.token.batch_and_time(declared[found.token]), threads)
-    return Model(graph, contract, session, make_tokenizer(tokenizer, json_metadata(graph, "decoding.vocab", None), contract.logits.vocab_size))
+        contract = _proved(
+            session,
+            original,
+            contract,
+            hidden,
+            found,
+            layout.token.batch_and_time(declared[found.token]),
+            threads,
+        )
+    return Model(
+        graph,
+        contract,
+        session,
+        make_tokenizer(tokenizer, json_metadata(graph, "decoding.vocab", None), contract.logits.vocab_size),
+    )
 
 
 def _shipped(model: Source) -> Source:
@@ -140,7 +157,9 @@ def _shipped(model: Source) -> Source:
         folder = resources.files("decoding") / "pretrained"
         names = sorted(f.name.removesuffix(".onnx") for f in folder.iterdir() if f.name.endswith(".onnx"))
         if model not in names:
-            raise ModelError(f"{model}: no such file, and no shipped model of that name; shipped are {', '.join(names)}")
+            raise ModelError(
+                f"{model}: no such file, and no shipped model of that name; shipped are {', '.join(names)}"
+            )
         return str(folder / f"{model}.onnx")
     return model
 
@@ -153,7 +172,9 @@ def _exposed_shapes(graph: Graph, roles: Roles) -> list[proof.StateShape]:
     for name, output in roles.states.items():
         shape = ports[name].shape
         if shape is None:
-            raise ModelError(f"{graph.name}: the state input {name} declares no shape; export it with its shape, batch dynamic")
+            raise ModelError(
+                f"{graph.name}: the state input {name} declares no shape; export it with its shape, batch dynamic"
+            )
         if name in roles.batch_axis:
             axes: tuple[int, ...] = (roles.batch_axis[name],)
         elif named := [i for i, d in enumerate(shape) if d in token_dims]:
@@ -162,7 +183,11 @@ def _exposed_shapes(graph: Graph, roles: Roles) -> list[proof.StateShape]:
             free = tuple(i for i, d in enumerate(shape) if not isinstance(d, int))
             # All fixed: a recurrent layer keeps the batch second, a plain cell first.
             axes = free or ((1, 0, 2) if len(shape) == 3 else tuple(range(len(shape))))
-        shapes.append(proof.StateShape(name, output, tuple(d if isinstance(d, int) else None for d in shape), axes, ports[name].dtype))
+        shapes.append(
+            proof.StateShape(
+                name, output, tuple(d if isinstance(d, int) else None for d in shape), axes, ports[name].dtype
+            )
+        )
     return shapes
 
 
@@ -187,7 +212,13 @@ def _hidden_states(original: Graph, declared: Mapping[str, Shape], opened: Seque
         # The declared sizes, where there are any: an export of a fixed batch runs with no other.
         sizes = {p.name: [d if isinstance(d, int) else 1 for d in declared[p.name] or (1, 1)] for p in part.inputs}
         feeds = {p.name: np.zeros(sizes[p.name], p.dtype) for p in part.inputs}
-        values = dict(zip(tensors, Session(part.serialize(), original.name, threads=1).run(feeds, list(tensors)), strict=True))
+        values = dict(
+            zip(
+                tensors,
+                Session(part.serialize(), original.name, threads=1).run(feeds, list(tensors)),
+                strict=True,
+            )
+        )
     return [State(o.input, o.output, 1, rewrite.initial_value(original, o, values), o.source) for o in opened]
 
 

@@ -62,7 +62,9 @@ def probe(session: Session, token: str, rank: int, logits: str, states: Sequence
     raise ModelError(failures[0])
 
 
-def _try_layout(session: Session, token: Token, logits: str, states: Sequence[StateShape], axes: Sequence[int], time: int) -> Layout:
+def _try_layout(
+    session: Session, token: Token, logits: str, states: Sequence[StateShape], axes: Sequence[int], time: int
+) -> Layout:
     feeds = {token.name: token.arrange(np.zeros((_BATCH, time), np.int64))}
     for state, axis in zip(states, axes, strict=True):
         sizes = [_BATCH if i == axis else size for i, size in enumerate(state.sizes)]
@@ -75,12 +77,21 @@ def _try_layout(session: Session, token: Token, logits: str, states: Sequence[St
         if value.shape != feeds[state.input].shape:
             raise ModelError(f"{session.name}: the state {state.input} goes in as {list(feeds[state.input].shape)} and comes out of {state.output} "
                              f"as {list(value.shape)}: they are not one state; pass roles={{'state': {{input: output}}}}")  # fmt: skip
-    return Layout(token, Logits(logits, _logits_layout(session, logits, scores, time), scores.shape[-1]), tuple(axes), time > 1)
+    return Layout(
+        token,
+        Logits(logits, _logits_layout(session, logits, scores, time), scores.shape[-1]),
+        tuple(axes),
+        time > 1,
+    )
 
 
 def _logits_layout(session: Session, name: str, scores: Array, time: int) -> LogitsLayout:
     lead = scores.shape[:-1]
-    layouts: dict[tuple[int, ...], LogitsLayout] = {(_BATCH,): "BV", (_BATCH, time): "BTV", (time, _BATCH): "TBV"}
+    layouts: dict[tuple[int, ...], LogitsLayout] = {
+        (_BATCH,): "BV",
+        (_BATCH, time): "BTV",
+        (time, _BATCH): "TBV",
+    }
     if lead not in layouts:
         raise ModelError(f"{session.name}: for {_BATCH} rows of {time} tokens the output {name} has shape {list(scores.shape)}; "
                          f"expected logits [{_BATCH}, vocabulary], [{_BATCH}, {time}, vocabulary] or [{time}, {_BATCH}, vocabulary]")  # fmt: skip
@@ -107,7 +118,13 @@ def stepped_run(session: Session, contract: Contract, ids: Array) -> Array:
 
 
 def prove(
-    session: Session, original: Session, contract: Contract, hidden: Sequence[State], kind: str, fixed: tuple[int | None, int | None], tolerance: float
+    session: Session,
+    original: Session,
+    contract: Contract,
+    hidden: Sequence[State],
+    kind: str,
+    fixed: tuple[int | None, int | None],
+    tolerance: float,
 ) -> tuple[tuple[int, int], ...]:
     """Step many random prefixes and compare with the original's whole-sequence run on the same ids.
 
@@ -144,10 +161,16 @@ def prove(
     return runs
 
 
-def _runs_that_work(original: Session, contract: Contract, exposed: Sequence[State], fixed: tuple[int | None, int | None]) -> tuple[tuple[int, int], ...]:
+def _runs_that_work(
+    original: Session, contract: Contract, exposed: Sequence[State], fixed: tuple[int | None, int | None]
+) -> tuple[tuple[int, int], ...]:
     """PROOF_RUNS, or with the declared batch and time in them where the original takes no others."""
     batch, time = fixed
-    for candidate in (PROOF_RUNS, [(batch or b, t) for b, t in PROOF_RUNS], [(batch or b, time or t) for b, t in PROOF_RUNS]):
+    for candidate in (
+        PROOF_RUNS,
+        [(batch or b, t) for b, t in PROOF_RUNS],
+        [(batch or b, time or t) for b, t in PROOF_RUNS],
+    ):
         runs = tuple(dict.fromkeys(candidate))
         try:
             for b, t in runs:
@@ -156,12 +179,14 @@ def _runs_that_work(original: Session, contract: Contract, exposed: Sequence[Sta
             failure = error
         else:
             return runs
-    raise ModelError(f"{original.name}: the original cannot be run over whole sequences, so stepping cannot be proved: {failure}; pass verify=False to go without") from failure
+    raise ModelError(
+        f"{original.name}: the original cannot be run over whole sequences, so stepping cannot be proved: {failure}; pass verify=False to go without"
+    ) from failure
 
 
 def _as_kind(scores: Array, kind: str) -> Array:
     if kind == "logits":
         return scores
     scores = scores - scores.max(axis=-1, keepdims=True)
-    logprobs = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+    logprobs: Array = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
     return np.exp(logprobs) if kind == "probs" else logprobs

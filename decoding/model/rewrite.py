@@ -89,7 +89,9 @@ def _hidden_size(graph: Graph, node: Node, state: str) -> int:
     if size is None:
         weights = graph.constant(node.input(2))
         if weights is None:
-            raise ModelError(f"{graph.name}: the {node.op} layer {node.label!r} has no hidden_size and no constant weights; export it again")
+            raise ModelError(
+                f"{graph.name}: the {node.op} layer {node.label!r} has no hidden_size and no constant weights; export it again"
+            )
         size = weights.shape[2]
     return int(size)
 
@@ -123,4 +125,3 @@ def initial_value(graph: Graph, opened: Opened, values: dict[str, Array]) -> Arr
         raise ModelError(f"{graph.name}: the state {opened.source} starts differently in each row of its fixed batch of {value.shape[1]}; "
                          "export the model with a batch of one")  # fmt: skip
     return np.ascontiguousarray(value[:, :1])
-

@@ -105,7 +105,11 @@ def _find_token(graph: Graph, given: Mapping[str, Any], notes: list[str]) -> str
     embedded = [p for p in ports if _feeds_embedding(graph, p.name)]
     integer = [p for p in ports if np.issubdtype(p.dtype, np.integer)]
     named = [p for p in integer if _TOKEN_NAMES.search(p.name)]
-    for found, evidence in ((embedded, "it indexes an embedding"), (integer, "the only integer input"), (named, "its name")):
+    for found, evidence in (
+        (embedded, "it indexes an embedding"),
+        (integer, "the only integer input"),
+        (named, "its name"),
+    ):
         if len(found) == 1:
             notes.append(f"token is {found[0].name}: {evidence}")
             return found[0].name
@@ -113,7 +117,9 @@ def _find_token(graph: Graph, given: Mapping[str, Any], notes: list[str]) -> str
         raise ModelError(f"{graph.name}: no input takes token ids (an integer tensor [batch], [batch, time] or [time, batch]); "
                          f"its inputs are {_listing(graph.inputs)} and its operators {_operators(graph)}. decode() needs a recurrent "
                          "network over tokens; if one of these is the token, pass roles={'token': name}")  # fmt: skip
-    raise ModelError(f"{graph.name}: ambiguous: {_listing(embedded or integer)} could each be the token; pass roles={{'token': name}}")
+    raise ModelError(
+        f"{graph.name}: ambiguous: {_listing(embedded or integer)} could each be the token; pass roles={{'token': name}}"
+    )
 
 
 def _feeds_embedding(graph: Graph, name: str) -> bool:
@@ -149,7 +155,10 @@ def _pair_states(graph: Graph, given: Mapping[str, Any], token: str, notes: list
     ins = [p for p in graph.inputs if p.name != token]
     outs = [p for p in graph.outputs if p.name != given.get("logits")]
     pairs: dict[str, str] = {}
-    for key, evidence in ((_recurrent_slots, "they enter and leave the same recurrent layer"), (_stem, "their names")):
+    for key, evidence in (
+        (_recurrent_slots, "they enter and leave the same recurrent layer"),
+        (_stem, "their names"),
+    ):
         keys = {p.name: key(graph, p.name) for p in (*ins, *outs)}
         for a in ins:
             same = [b for b in outs if keys[a.name] and keys[a.name] == keys[b.name] and _alike(a, b)]
@@ -160,7 +169,9 @@ def _pair_states(graph: Graph, given: Mapping[str, Any], token: str, notes: list
     return _pair_rest(graph, pairs, ins, outs, notes)
 
 
-def _pair_rest(graph: Graph, pairs: dict[str, str], ins: Sequence[Port], outs: Sequence[Port], notes: list[str]) -> dict[str, str]:
+def _pair_rest(
+    graph: Graph, pairs: dict[str, str], ins: Sequence[Port], outs: Sequence[Port], notes: list[str]
+) -> dict[str, str]:
     """Pair what is left where dtype and shape leave one choice; stop where they leave several."""
     for a in ins:
         if a.name in pairs or np.issubdtype(a.dtype, np.integer):
@@ -169,7 +180,9 @@ def _pair_rest(graph: Graph, pairs: dict[str, str], ins: Sequence[Port], outs: S
             raise ModelError(f"{graph.name}: the input {a.name} is used by nothing. An exporter that is given the same tensor for two inputs merges them: "
                              "export again with two tensors, one for each state")  # fmt: skip
         rivals = [b for b in ins if b.name not in pairs and _alike(a, b)]
-        left = [b for b in outs if b.name not in pairs.values() and _alike(a, b) and b.name in graph.descendants(a.name)]
+        left = [
+            b for b in outs if b.name not in pairs.values() and _alike(a, b) and b.name in graph.descendants(a.name)
+        ]
         if len(rivals) == len(left) == 1:
             pairs[a.name] = left[0].name
             notes.append(f"state {a.name} -> {left[0].name}: the only output of its dtype and shape")
@@ -200,14 +213,16 @@ def _recurrent_slots(graph: Graph, name: str) -> frozenset[tuple[str, str]]:
         return frozenset(found)
     todo, seen = [name], set()
     while todo:
-        if (tensor := todo.pop()) in seen or (node := graph.producer(tensor)) is None:
+        tensor = todo.pop()
+        maker = graph.producer(tensor)
+        if tensor in seen or maker is None:
             continue
         seen.add(tensor)
-        if node.op in VIEW_OPS:
-            todo += node.inputs if node.op == "Concat" else node.inputs[:1]
-        for state, (_, slot) in STATE_SLOTS.get(node.op, {}).items():
-            if slot < len(node.outputs) and node.outputs[slot] == tensor:
-                found.add((node.label, state))
+        if maker.op in VIEW_OPS:
+            todo += maker.inputs if maker.op == "Concat" else maker.inputs[:1]
+        for state, (_, slot) in STATE_SLOTS.get(maker.op, {}).items():
+            if slot < len(maker.outputs) and maker.outputs[slot] == tensor:
+                found.add((maker.label, state))
     return frozenset(found)
 
 
@@ -227,22 +242,32 @@ def _alike(a: Port, b: Port) -> bool:
     )
 
 
-def _find_logits(graph: Graph, given: Mapping[str, Any], token: str, states: Mapping[str, str], notes: list[str]) -> str:
+def _find_logits(
+    graph: Graph, given: Mapping[str, Any], token: str, states: Mapping[str, str], notes: list[str]
+) -> str:
     if name := given.get("logits"):
         notes.append(f"logits are {name}: given by roles")
         return str(name)
     downstream = graph.descendants(token)
     ports = [p for p in graph.outputs if p.name not in states.values() and p.dtype.kind == "f" and p.name in downstream]
-    layers = [p for p in ports if not _recurrent_slots(graph, p.name)]  # a last state that no input takes back is no logits
+    layers = [
+        p for p in ports if not _recurrent_slots(graph, p.name)
+    ]  # a last state that no input takes back is no logits
     named = [p for p in layers if _LOGITS_NAMES.search(p.name)]
-    for found, evidence in ((ports, "the only output left"), (layers, "the only output that is no recurrent state"), (named, "its name")):
+    for found, evidence in (
+        (ports, "the only output left"),
+        (layers, "the only output that is no recurrent state"),
+        (named, "its name"),
+    ):
         if len(found) == 1:
             notes.append(f"logits are {found[0].name}: {evidence}")
             return found[0].name
     if not ports:
         raise ModelError(f"{graph.name}: no output gives logits: a floating-point tensor computed from {token} that is no state; "
                          f"its outputs are {_listing(graph.outputs)}; pass roles={{'logits': name}}")  # fmt: skip
-    raise ModelError(f"{graph.name}: ambiguous: {_listing(layers or ports)} could each be the logits; pass roles={{'logits': name}}")
+    raise ModelError(
+        f"{graph.name}: ambiguous: {_listing(layers or ports)} could each be the logits; pass roles={{'logits': name}}"
+    )
 
 
 def _listing(ports: Iterable[Port]) -> str:

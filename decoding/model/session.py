@@ -27,7 +27,14 @@ class Session:
         threads: intra-op threads; None leaves the choice to onnxruntime.
     """
 
-    def __init__(self, data: bytes, name: str, *, providers: str | Sequence[Any] | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        name: str,
+        *,
+        providers: str | Sequence[Any] | None = None,
+        threads: int | None = None,
+    ) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what goes wrong comes back as an exception, with the model's name
         if threads is not None:
@@ -65,7 +72,9 @@ class Session:
 class Binding:
     """A run prepared over fixed buffers; the arrays must be C-contiguous and are kept alive here."""
 
-    def __init__(self, session: ort.InferenceSession, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+    ) -> None:
         self._session, self._buffers = session, (dict(inputs), dict(outputs))
         self._binding = session.io_binding()
         for name, array in inputs.items():
@@ -79,7 +88,7 @@ class Binding:
 
 
 def full_names(providers: str | Sequence[Any] | None) -> list[Any]:
-    """onnxruntime's own provider names for the short ones; None means the CPU."""
+    """Onnxruntime's own provider names for the short ones; None means the CPU."""
     if providers is None:
         providers = ["cpu"]
     elif isinstance(providers, str):
@@ -98,4 +107,3 @@ def first_line(error: Exception) -> str:
     """The first line of an exception's text, without onnxruntime's error codes."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].split(" : ")[-1] if lines[0].startswith("[ONNXRuntimeError]") else lines[0]
-
