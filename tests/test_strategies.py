@@ -21,7 +21,7 @@ def test_temperature_zero_points_to_greedy():
     "temperature", [-1, -0.5, math.nan, math.inf, 1e-60, "hot", None, [], [1.0, math.nan], [[1.0]]]
 )
 def test_other_temperatures_are_refused_when_the_strategy_is_made(temperature):
-    with pytest.raises(OptionError, match="temperature.*expected"):
+    with pytest.raises(OptionError, match=r"temperature.*expected"):
         Sample(temperature=temperature)
 
 

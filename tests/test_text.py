@@ -45,9 +45,9 @@ def test_a_vocabulary_of_another_model_is_refused(vocab, message):
 
 
 def test_what_is_no_tokenizer_is_refused():
-    with pytest.raises(OptionError, match="int is not a list of tokens"):
+    with pytest.raises(OptionError, match=r"int is not a list of tokens"):
         make_tokenizer(3, None, 4)
-    with pytest.raises(OptionError, match="no such file: nowhere.json"):
+    with pytest.raises(OptionError, match=r"no such file: nowhere.json"):
         make_tokenizer("nowhere.json", None, 4)
 
 

@@ -81,7 +81,7 @@ class Node:
         self._proto.output.extend([""] * (index + 1 - len(self._proto.output)))
         if not self._proto.output[index]:
             self._proto.output[index] = default
-        return self._proto.output[index]
+        return str(self._proto.output[index])
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """Value of an attribute (bytes come as str), or `default`."""
@@ -222,7 +222,7 @@ class Graph:
 
     def add_node(self, op: str, inputs: Sequence[str], output: str, *, at: int | None = None, **attributes: Any) -> str:
         """Add an operator with one output, at the end or at place `at`; a NumPy dtype may stand as an attribute."""
-        values = {
+        values: dict[str, Any] = {
             k: helper.np_dtype_to_tensor_dtype(v) if isinstance(v, np.dtype) else v for k, v in attributes.items()
         }
         proto = helper.make_node(op, list(inputs), [output], name=f"decoding/{output}", **values)

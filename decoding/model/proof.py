@@ -67,8 +67,8 @@ def _try_layout(
 ) -> Layout:
     feeds = {token.name: token.arrange(np.zeros((_BATCH, time), np.int64))}
     for state, axis in zip(states, axes, strict=True):
-        sizes = [_BATCH if i == axis else size for i, size in enumerate(state.sizes)]
-        if None in sizes:
+        sizes = [_BATCH if i == axis else size or 0 for i, size in enumerate(state.sizes)]
+        if 0 in sizes:
             raise ModelError(f"{session.name}: the state {state.input} has more than one free dimension; pass roles={{'batch_axis': {{{state.input!r}: axis}}}} "
                              "and export it with its other dimensions fixed")  # fmt: skip
         feeds[state.input] = np.zeros(sizes, state.dtype)

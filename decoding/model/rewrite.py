@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,7 +108,7 @@ def cut_softmax(graph: Graph, roles: Roles) -> None:
         node.become_identity()
 
 
-def initial_tensors(opened: list[Opened]) -> dict[str, type]:
+def initial_tensors(opened: Sequence[Opened]) -> dict[str, type]:
     """The tensors of the original graph that started the opened states, for one run of `Graph.part`."""
     return {o.initial: np.float32 for o in opened if o.initial}
 
