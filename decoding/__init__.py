@@ -2,7 +2,8 @@
 
 from decoding.api import TokenEvent, decode, stream
 from decoding.errors import DecodeError, DecodingError, ModelError, OptionError
-from decoding.model.loading import Model, load
+from decoding.model.loading import load
+from decoding.model.model import Model
 from decoding.results import Decoded, Hypothesis
 from decoding.strategies import Greedy, Sample
 

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from decoding.engine.sampling import Finished, Job, SamplingSearch
 from decoding.errors import OptionError
-from decoding.model.loading import Model, load
+from decoding.model.loading import load
+from decoding.model.model import Model
 from decoding.prompts import encode_prompts
 from decoding.results import Decoded, Hypothesis
 from decoding.strategies import Greedy, Sample, Strategy

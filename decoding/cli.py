@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from decoding.api import TokenEvent, decode, stream
 from decoding.errors import DecodingError, OptionError
-from decoding.model.loading import Model, load
+from decoding.model.loading import load
+from decoding.model.model import Model
 from decoding.strategies import Greedy, Sample
 
 

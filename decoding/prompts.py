@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decoding.errors import OptionError
-from decoding.model.loading import Model
+from decoding.model.model import Model
 
 Ids = npt.NDArray[np.int64]
 

@@ -50,7 +50,9 @@ def export(network, dynamo):
 
 
 @pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "legacy"])
-@pytest.mark.parametrize(("cell", "final"), [("LSTM", None), ("LSTM", "softmax"), ("GRU", None), ("GRU", "log_softmax")])
+@pytest.mark.parametrize(
+    ("cell", "final"), [("LSTM", None), ("LSTM", "softmax"), ("GRU", None), ("GRU", "log_softmax")]
+)
 def test_a_thousand_greedy_tokens_equal_torchs_own_loop(cell, final, dynamo):
     torch.manual_seed(7)
     network = Network(cell, final).eval()
@@ -60,4 +62,7 @@ def test_a_thousand_greedy_tokens_equal_torchs_own_loop(cell, final, dynamo):
     prompt = [3, 1, 4, 1, 5]
     expected = network.greedy(prompt, 1000)
     assert len(set(expected)) > 10
-    assert decode(load(export(network, dynamo)), prompt, Greedy(), max_new_tokens=1000, eos_token_id=None)[0].tokens == expected
+    assert (
+        decode(load(export(network, dynamo)), prompt, Greedy(), max_new_tokens=1000, eos_token_id=None)[0].tokens
+        == expected
+    )

@@ -8,7 +8,7 @@ import numpy as np
 
 from decoding.model.contract import State
 from decoding.model.graph import Array
-from decoding.model.loading import Model
+from decoding.model.model import Model
 from decoding.model.session import Binding
 
 
@@ -32,6 +32,7 @@ class RunningBatch:
         self.tokens = np.zeros(capacity, np.int64)
         self.logits = np.zeros((capacity, c.logits.vocab_size), np.float32)
         self._states = [[np.zeros(s.initial.size * capacity, s.dtype) for s in c.states] for _ in range(2)]
+        self._positions = [np.zeros(capacity, f.dtype) for f in c.fills if f.kind == "position"]
         self._side = 0
         self._bindings: dict[int, tuple[Binding, Binding]] = {}
 
@@ -45,23 +46,34 @@ class RunningBatch:
             self._bindings[self.size] = self._bind(0), self._bind(1)
         self._bindings[self.size][self._side].run()
         self._side ^= 1
+        for positions in self._positions:
+            positions[: self.size] += 1
 
-    def put(self, positions: Array, states: Sequence[Array], index: Array) -> None:
-        """Start rows at `positions` from the rows `index` of `states`."""
+    def put(self, places: Array, states: Sequence[Array], index: Array, prompts: Sequence[Array]) -> None:
+        """Start rows at `places` from the rows `index` of `states`; what they feed first is the end of their prompts."""
+        self.tokens[places] = [prompt[-1] for prompt in prompts]
+        for positions in self._positions:
+            positions[places] = [len(prompt) - 1 for prompt in prompts]
         for state, mine, given in zip(self._contract.states, self.states(), states, strict=True):
-            _rows(mine, state)[positions] = _rows(given, state)[index]
+            _rows(mine, state)[places] = _rows(given, state)[index]
 
-    def keep(self, positions: Array) -> None:
-        """Shrink to the rows at `positions`, in that order."""
-        before, self.size = self.states(), len(positions)
+    def keep(self, places: Array) -> None:
+        """Shrink to the rows at `places`, in that order."""
+        before, self.size = self.states(), len(places)
         self._side ^= 1
         for state, old, new in zip(self._contract.states, before, self.states(), strict=True):
-            np.take(old, positions, axis=state.batch_axis, out=new, mode="clip")
-        self.tokens[: self.size] = self.tokens[positions]
+            np.take(old, places, axis=state.batch_axis, out=new, mode="clip")
+        for array in (self.tokens, *self._positions):
+            array[: self.size] = array[places]
 
     def _bind(self, side: int) -> Binding:
         c, n = self._contract, self.size
         inputs = {c.token.name: self.tokens[:n].reshape(c.token.shape(n))}
+        inputs |= {f.name: f.value(c.token, n, 1) for f in c.fills}
+        moving = [f for f in c.fills if f.kind == "position"]
+        inputs |= {
+            f.name: array[:n].reshape(inputs[f.name].shape) for f, array in zip(moving, self._positions, strict=True)
+        }
         outputs = {c.logits.name: self.logits[:n].reshape(c.logits.shape(n))}
         for state, before, after in zip(c.states, self._views(side, n), self._views(side ^ 1, n), strict=True):
             inputs[state.input], outputs[state.output] = before, after

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from decoding.model.graph import Array
-from decoding.model.loading import Model
+from decoding.model.model import Model
 
 # Longest piece read in one run: it bounds the memory of the hidden sequences, [rows, piece, hidden] a layer.
 _PIECE = 512
@@ -31,8 +31,7 @@ def prefill(model: Model, prompts: Sequence[Array]) -> list[Array]:
         live = int((lengths > read).sum())
         end = min(int(lengths[order[live - 1]]), read + piece)
         ids = np.stack([prompts[i][read:end] for i in order[:live]])
-        feeds = {c.token.name: c.token.arrange(ids)}
-        feeds |= {
+        feeds = c.feeds(ids, read) | {
             s.input: np.ascontiguousarray(value.take(range(live), axis=s.batch_axis))
             for s, value in zip(c.states, states, strict=True)
         }

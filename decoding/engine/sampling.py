@@ -13,7 +13,7 @@ from decoding.engine.batch import RunningBatch
 from decoding.engine.prefill import prefill
 from decoding.engine.steps import RowSampler
 from decoding.model.graph import Array
-from decoding.model.loading import Model
+from decoding.model.model import Model
 from decoding.results import FinishReason
 
 
@@ -110,8 +110,8 @@ class SamplingSearch:
         """Start the next waiting sequences at these positions."""
         sequences = np.array([self._waiting.popleft() for _ in positions])
         prompts, which = np.unique(sequences // self._job.outputs, return_inverse=True)
-        self._batch.put(positions, self._states_after(prompts), which)
-        self._batch.tokens[positions] = [self._job.prompts[p][-1] for p in prompts[which]]
+        own = [self._job.prompts[p] for p in prompts[which]]
+        self._batch.put(positions, self._states_after(prompts), which, own)
         temperature = None if self._job.temperature is None else self._job.temperature[prompts[which]]
         self._sampler.admit(positions, sequences, temperature)
 

@@ -11,6 +11,7 @@ import numpy as np
 from decoding.model.graph import Array
 
 TokenLayout = Literal["B", "BT", "TB"]
+FillKind = Literal["length", "mask", "position"]
 LogitsLayout = Literal["BV", "BTV", "TBV"]
 
 
@@ -91,6 +92,34 @@ class State:
 
 
 @dataclass(frozen=True)
+class Fill:
+    """An input that decoding fills by itself.
+
+    Attributes:
+        kind: "length" (tokens in this run), "mask" (ones) or "position" (of each token in its sequence).
+        rank: number of dimensions: [batch] or [batch, time], turned where the token is [time, batch].
+    """
+
+    name: str
+    kind: FillKind
+    dtype: np.dtype[Any]
+    rank: int
+
+    def value(self, token: Token, batch: int, time: int, start: Array | int = 0) -> Array:
+        """The input for a run of `time` tokens whose first has the position `start` (one for each row)."""
+        if self.kind == "length":
+            return np.full((batch,), time, self.dtype)
+        if self.kind == "mask":
+            ids = np.ones((batch, time), self.dtype)
+        else:
+            ids = (np.broadcast_to(start, batch)[:, None] + np.arange(time)).astype(self.dtype)
+        if self.rank < 2:
+            return ids[:, 0] if self.rank == 1 else ids[0, 0]
+        ids = np.ascontiguousarray(ids.T) if token.layout == "TB" else ids
+        return ids.reshape(ids.shape + (1,) * (self.rank - 2))
+
+
+@dataclass(frozen=True)
 class Contract:
     """Roles of every input and output of a prepared step graph.
 
@@ -102,8 +131,14 @@ class Contract:
     token: Token
     logits: Logits
     states: tuple[State, ...]
+    fills: tuple[Fill, ...]
     sequence: bool
     notes: tuple[str, ...] = ()
+
+    def feeds(self, ids: Array, start: Array | int = 0) -> dict[str, Array]:
+        """Everything but the states for a run over `ids` [B, T], whose first tokens have the positions `start`."""
+        fills = {f.name: f.value(self.token, len(ids), ids.shape[1], start) for f in self.fills}
+        return {self.token.name: self.token.arrange(ids), **fills}
 
     def describe(self) -> str:
         """The roles as a table that a person can read."""
@@ -123,6 +158,7 @@ class Contract:
                     f"{state.source}; {start}",
                 )
             )
+        rows += [(fill.kind, fill.name, str(fill.dtype), "filled at every step") for fill in self.fills]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, (*widths, 0), strict=True)).rstrip() for row in rows

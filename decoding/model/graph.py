@@ -26,6 +26,9 @@ Source = str | Path | bytes | onnx.ModelProto
 VIEW_OPS = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Slice",
                       "Split", "Expand", "Concat"})  # fmt: skip
 
+# Input slots of the recurrent operators that take the initial state, and the outputs that give the last one.
+STATE_SLOTS = {"LSTM": {"h": (5, 1), "c": (6, 2)}, "GRU": {"h": (5, 1)}, "RNN": {"h": (5, 1)}}
+
 
 @dataclass(frozen=True)
 class Port:
@@ -38,6 +41,11 @@ class Port:
     def __str__(self) -> str:
         shape = "?" if self.shape is None else ", ".join("?" if d is None else str(d) for d in self.shape)
         return f"{self.name} {self.dtype}[{shape}]"
+
+
+def listing(ports: Iterable[Port]) -> str:
+    """Ports in a sentence."""
+    return "; ".join(str(p) for p in ports) or "none"
 
 
 class Node:
@@ -76,6 +84,15 @@ class Node:
         self._proto.input.extend([""] * (index + 1 - len(self._proto.input)))
         self._proto.input[index] = name
 
+    def replace_input(self, old: str, new: str) -> None:
+        """Read the tensor `new` wherever the node reads `old`, its bodies included."""
+        for index, name in enumerate(self._proto.input):
+            if name == old:
+                self._proto.input[index] = new
+        for attribute in self._proto.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                _rename(body, {old: new})
+
     def output(self, index: int, default: str) -> str:
         """Name of output `index`; one that was omitted is given the name `default` first."""
         self._proto.output.extend([""] * (index + 1 - len(self._proto.output)))
@@ -90,6 +107,23 @@ class Node:
                 value = helper.get_attribute_value(attribute)
                 return value.decode() if isinstance(value, bytes) else value
         return default
+
+    def drop_attribute(self, name: str) -> None:
+        """Take an attribute away."""
+        _retain(self._proto.attribute, lambda attribute: attribute.name != name)
+
+    def rename_output(self, index: int, name: str) -> None:
+        """Call output `index` something else."""
+        self._proto.output[index] = name
+
+    def carried(self) -> list[tuple[int, int, np.dtype[Any]]]:
+        """(input slot, output slot, dtype) of each value that a Loop or Scan carries from turn to turn."""
+        if self.op not in ("Loop", "Scan"):
+            return []
+        body = self.attribute("body")
+        skip = 2 if self.op == "Loop" else 0  # Loop: trip count and condition come first
+        count = len(self._proto.input) - (skip or self.attribute("num_scan_inputs"))
+        return [(skip + k, k, _port(body.input[skip + k]).dtype) for k in range(count)]
 
     def become_identity(self) -> None:
         """Turn the node into Identity: what came in goes out."""
@@ -210,12 +244,12 @@ class Graph:
 
     # -- rewriting ---------------------------------------------------------------------------------------
 
-    def add_input(self, name: str, dtype: npt.DTypeLike, shape: Sequence[int | str | None]) -> str:
+    def add_input(self, name: str, dtype: npt.DTypeLike, shape: Sequence[int | str | None] | None) -> str:
         """Declare a new graph input."""
         self._graph.input.append(_value_info(name, dtype, shape))
         return name
 
-    def add_output(self, name: str, dtype: npt.DTypeLike, shape: Sequence[int | str | None]) -> str:
+    def add_output(self, name: str, dtype: npt.DTypeLike, shape: Sequence[int | str | None] | None) -> str:
         """Declare the tensor `name` a graph output."""
         self._graph.output.append(_value_info(name, dtype, shape))
         return name
@@ -241,6 +275,35 @@ class Graph:
         for value in self._graph.output:
             if value.name == old:
                 value.name = new
+
+    def place(self, node: Node) -> int:
+        """Where the node stands in the order of execution."""
+        return next(i for i, proto in enumerate(self._graph.node) if proto is node._proto or proto == node._proto)
+
+    def inline(self, node: Node, branch: str) -> None:
+        """Put the nodes of an If's "then_branch" or "else_branch" in its place."""
+        body, place = node.attribute(branch), self.place(node)
+        prefix, names = f"{node.label}/", {}
+        for proto in (*body.node, *body.initializer):
+            for name in [proto.name] if isinstance(proto, onnx.TensorProto) else proto.output:
+                names[name] = prefix + name
+        inner = onnx.GraphProto.FromString(body.SerializeToString())
+        _rename(inner, names)
+        results = [
+            helper.make_node("Identity", [names.get(o.name, o.name)], [out])
+            for o, out in zip(body.output, node.outputs, strict=True)
+        ]
+        del self._graph.node[place]
+        for offset, proto in enumerate((*inner.node, *results)):
+            self._graph.node.insert(place + offset, proto)
+        self._graph.initializer.extend(inner.initializer)
+        self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
+        self._producers = None
+
+    def fix_input(self, name: str, value: Array) -> None:
+        """Turn a graph input into a constant."""
+        _retain(self._graph.input, lambda port: port.name != name)
+        self.add_initializer(name, value)
 
     def edited(self) -> None:
         """Say that node inputs or outputs were changed through `Node`, so that edges are found anew."""
@@ -335,6 +398,21 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
         raise ModelError(
             f"{name}: not an ONNX file, or a truncated one ({len(data)} bytes, {error}); export or copy it again"
         ) from error
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Rename tensors in a body and in the bodies inside it, and give its nodes names of their own."""
+    for tensor in graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for proto in graph.node:
+        for field in (proto.input, proto.output):
+            for index, name in enumerate(field):
+                field[index] = names.get(name, name)
+        for attribute in proto.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                _rename(body, names)
+                for value in body.output:
+                    value.name = names.get(value.name, value.name)
 
 
 def _retain(field: Any, keep: Any) -> None:

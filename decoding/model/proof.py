@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
 from decoding.errors import ModelError
-from decoding.model.contract import Contract, Logits, LogitsLayout, State, Token, TokenLayout
+from decoding.model.contract import Contract, Fill, Logits, LogitsLayout, Token, TokenLayout
 from decoding.model.graph import Array
 from decoding.model.session import Session
 
@@ -42,7 +42,9 @@ class Layout:
     sequence: bool
 
 
-def probe(session: Session, token: str, rank: int, logits: str, states: Sequence[StateShape]) -> Layout:
+def probe(
+    session: Session, token: str, rank: int, logits: str, states: Sequence[StateShape], fills: Sequence[Fill]
+) -> Layout:
     """Run the step graph on small inputs in every layout that its shapes allow, until one runs and adds up.
 
     Raises:
@@ -56,16 +58,23 @@ def probe(session: Session, token: str, rank: int, logits: str, states: Sequence
             continue
         for axes in product(*(s.axes for s in states)):
             try:
-                return _try_layout(session, Token(token, layout), logits, states, axes, time)
+                return _try_layout(session, Token(token, layout), logits, states, fills, axes, time)
             except ModelError as error:
                 failures.append(str(error))
     raise ModelError(failures[0])
 
 
 def _try_layout(
-    session: Session, token: Token, logits: str, states: Sequence[StateShape], axes: Sequence[int], time: int
+    session: Session,
+    token: Token,
+    logits: str,
+    states: Sequence[StateShape],
+    fills: Sequence[Fill],
+    axes: Sequence[int],
+    time: int,
 ) -> Layout:
-    feeds = {token.name: token.arrange(np.zeros((_BATCH, time), np.int64))}
+    feeds = {f.name: f.value(token, _BATCH, time) for f in fills}
+    feeds[token.name] = token.arrange(np.zeros((_BATCH, time), np.int64))
     for state, axis in zip(states, axes, strict=True):
         sizes = [_BATCH if i == axis else size or 0 for i, size in enumerate(state.sizes)]
         if 0 in sizes:
@@ -98,9 +107,9 @@ def _logits_layout(session: Session, name: str, scores: Array, time: int) -> Log
     return layouts[lead]
 
 
-def whole_run(session: Session, contract: Contract, ids: Array, states: Mapping[str, Array]) -> Array:
-    """Logits [B, T or 1, V] of one run over whole sequences `ids` [B, T]."""
-    feeds = {contract.token.name: contract.token.arrange(ids), **states}
+def whole_run(session: Session, contract: Contract, ids: Array) -> Array:
+    """Logits [B, T or 1, V] of one run over whole sequences `ids` [B, T], from the initial states."""
+    feeds = {**contract.feeds(ids), **{s.input: s.start(len(ids)) for s in contract.states}}
     return contract.logits.arrange(session.run(feeds, [contract.logits.name])[0])
 
 
@@ -110,8 +119,7 @@ def stepped_run(session: Session, contract: Contract, ids: Array) -> Array:
     names = [contract.logits.name, *(s.output for s in contract.states)]
     steps = []
     for t in range(ids.shape[1]):
-        feeds = {contract.token.name: contract.token.arrange(ids[:, t : t + 1]), **states}
-        scores, *after = session.run(feeds, names)
+        scores, *after = session.run({**contract.feeds(ids[:, t : t + 1], t), **states}, names)
         states = {s.input: value for s, value in zip(contract.states, after, strict=True)}
         steps.append(contract.logits.arrange(scores)[:, -1])
     return np.stack(steps, axis=1)
@@ -119,9 +127,9 @@ def stepped_run(session: Session, contract: Contract, ids: Array) -> Array:
 
 def prove(
     session: Session,
-    original: Session,
     contract: Contract,
-    hidden: Sequence[State],
+    original: Session,
+    whole: Contract,
     kind: str,
     fixed: tuple[int | None, int | None],
     tolerance: float,
@@ -129,10 +137,9 @@ def prove(
     """Step many random prefixes and compare with the original's whole-sequence run on the same ids.
 
     Args:
-        session: the prepared step graph.
+        session: the prepared step graph, with its `contract`.
         original: the graph as it was exported, with free dimensions and an int64 token.
-        contract: the roles in the prepared graph; `original` has the same token and logits ports.
-        hidden: the states that were hidden in the original, which it therefore does not take as inputs.
+        whole: the original's roles: the same but for the states that it hides.
         kind: what the original gives: "logits", "probs" or "logprobs".
         fixed: batch and time that the export declares as numbers: where the original runs with nothing else
             (its zeros were sized by them), it is proved with these.
@@ -145,36 +152,40 @@ def prove(
         ModelError: they differ.
     """
     rng = np.random.default_rng(0)
-    exposed = [s for s in contract.states if s not in hidden]
-    runs = _runs_that_work(original, contract, exposed, fixed)
+    runs = _runs_that_work(original, whole, fixed)
     for batch, length in runs:
         ids = rng.integers(0, contract.logits.vocab_size, (batch, length))
-        expected = whole_run(original, contract, ids, {s.input: s.start(batch) for s in exposed}).astype(np.float64)
-        found = _as_kind(stepped_run(session, contract, ids)[:, -expected.shape[1] :].astype(np.float64), kind)
+        expected = whole_run(original, whole, ids).astype(np.float64)
+        found = as_kind(stepped_run(session, contract, ids)[:, -expected.shape[1] :].astype(np.float64), kind)
         if found.shape != expected.shape:
-            raise ModelError(f"{session.name}: for {batch} sequences of {length} tokens the whole-sequence run gives {list(expected.shape)} where "
-                             f"{list(found.shape)} was expected; the number of time steps seems fixed in the file: export it with a dynamic time axis")  # fmt: skip
+            raise ModelError(
+                f"{session.name}: for {batch} sequences of {length} tokens the whole-sequence run gives {list(expected.shape)} where "
+                f"{list(found.shape)} was expected; the number of time steps seems fixed in the file: export it with a dynamic time axis"
+            )
         off = np.abs(found - expected).max() / (1 + np.abs(expected).max())
         if not off <= tolerance:
-            raise ModelError(f"{session.name}: stepping differs from the whole-sequence run by {off:.1e} (relative) on {batch} random sequences of {length} tokens, "
-                             f"more than {tolerance:.0e}: the network mixes time steps otherwise than through the states {', '.join(s.input for s in contract.states)}")  # fmt: skip
+            raise ModelError(
+                f"{session.name}: stepping differs from the whole-sequence run by {off:.1e} (relative) on {batch} random sequences of {length} tokens, more than "
+                f"{tolerance:.0e}: the network mixes time steps otherwise than through the states {', '.join(s.input for s in contract.states)}"
+            )
     return runs
 
 
 def _runs_that_work(
-    original: Session, contract: Contract, exposed: Sequence[State], fixed: tuple[int | None, int | None]
+    original: Session, whole: Contract, fixed: tuple[int | None, int | None]
 ) -> tuple[tuple[int, int], ...]:
     """PROOF_RUNS, or with the declared batch and time in them where the original takes no others."""
     batch, time = fixed
-    for candidate in (
+    candidates = (
         PROOF_RUNS,
         [(batch or b, t) for b, t in PROOF_RUNS],
         [(batch or b, time or t) for b, t in PROOF_RUNS],
-    ):
+    )
+    for candidate in candidates:
         runs = tuple(dict.fromkeys(candidate))
         try:
             for b, t in runs:
-                whole_run(original, contract, np.zeros((b, t), np.int64), {s.input: s.start(b) for s in exposed})
+                whole_run(original, whole, np.zeros((b, t), np.int64))
         except ModelError as error:
             failure = error
         else:
@@ -184,7 +195,8 @@ def _runs_that_work(
     ) from failure
 
 
-def _as_kind(scores: Array, kind: str) -> Array:
+def as_kind(scores: Array, kind: str) -> Array:
+    """Logits as the original gives them."""
     if kind == "logits":
         return scores
     scores = scores - scores.max(axis=-1, keepdims=True)

@@ -1,35 +1,43 @@
-"""Finding the roles of a graph's inputs and outputs: metadata first, then structure, names, dtypes and shapes."""
+"""Finding the roles of a graph's inputs and outputs: what was given first, then structure, names, dtypes and shapes."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from decoding.errors import ModelError, OptionError
-from decoding.model.graph import VIEW_OPS, Graph, Node, Port
+from decoding.model.contract import FillKind
+from decoding.model.graph import STATE_SLOTS, VIEW_OPS, Graph, Node, Port, listing
+from decoding.model.pairing import pair_states, shown_slots
 
-# Input slots of the recurrent operators that take the initial state, and the outputs that give the last one.
-STATE_SLOTS = {"LSTM": {"h": (5, 1), "c": (6, 2)}, "GRU": {"h": (5, 1)}, "RNN": {"h": (5, 1)}}
-
-ROLE_KEYS = ("token", "logits", "state", "output", "batch_axis")
+ROLE_KEYS = ("token", "logits", "state", "output", "batch_axis", "constant")
 _TOKEN_NAMES = re.compile(r"token|input_?ids?|\bids?\b|symbol|char|word", re.I)
 _LOGITS_NAMES = re.compile(r"logit|prob|score|softmax|\blinear|output", re.I)
-# What exporters and people put around the name of a state to say which side of the step it is on.
-_SIDE = re.compile(r"(?:^|[_./:]|(?<=[a-z]))(?:in|out|input|output|next|new|prev|previous|past|present|initial|init|final|last|n|0|1)(?=$|[_./:])", re.I)  # fmt: skip
+_FILL_NAMES: dict[FillKind, re.Pattern[str]] = {"mask": re.compile(r"mask", re.I), "position": re.compile(r"pos(ition)?(_?ids?)?\b|\bstep\b", re.I),
+               "length": re.compile(r"len", re.I)}  # fmt: skip
 
 
 @dataclass
 class Roles:
-    """What has been found out about a graph so far, with the evidence."""
+    """What has been found out about a graph so far, with the evidence.
+
+    Attributes:
+        states: output of each state input.
+        fills: "length", "mask" or "position" for each input that decoding fills by itself.
+        one_hot: width of the token's one-hot vectors, None where it takes ids.
+        output: "logits", "probs" or "logprobs" where that is known.
+    """
 
     token: str
     logits: str
     states: dict[str, str]
+    fills: dict[str, FillKind]
+    one_hot: int | None = None
     output: str | None = None
     batch_axis: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -46,9 +54,14 @@ def given_roles(graph: Graph, roles: Mapping[str, Any] | None) -> dict[str, Any]
         raise OptionError(f"roles: unknown key {unknown[0]!r}; expected some of {', '.join(ROLE_KEYS)}")
     ins, outs = [p.name for p in graph.inputs], [p.name for p in graph.outputs]
     states = merged.get("state", {})
-    for key, names, known in (("token", [merged.get("token")], ins), ("logits", [merged.get("logits")], outs),
-                              ("state", list(states), ins), ("state", list(states.values()), outs),
-                              ("batch_axis", list(merged.get("batch_axis", {})), ins)):  # fmt: skip
+    for key, names, known in (
+        ("token", [merged.get("token")], ins),
+        ("logits", [merged.get("logits")], outs),
+        ("state", list(states), ins),
+        ("state", list(states.values()), outs),
+        ("batch_axis", list(merged.get("batch_axis", {})), ins),
+        ("constant", list(merged.get("constant", {})), ins),
+    ):
         for name in names:
             if name is not None and name not in known:
                 raise OptionError(f"roles[{key!r}]: {graph.name} has no {name!r} there; it has {', '.join(known)}")
@@ -69,41 +82,57 @@ def json_metadata(graph: Graph, key: str, default: Any) -> Any:
 
 
 def find_roles(graph: Graph, given: Mapping[str, Any]) -> Roles:
-    """Token, logits and the states that the graph already exposes.
+    """Token, logits, the states that the graph already exposes, and the inputs that decoding fills.
 
     Raises:
         ModelError: a role cannot be told; the message lists what was found and what to pass.
     """
     notes: list[str] = []
-    token = _find_token(graph, given, notes)
-    states = _pair_states(graph, given, token, notes)
+    token, one_hot = _find_token(graph, given, notes)
+    ins = [p for p in graph.inputs if p.name != token]
+    for port in ins:
+        if not graph.consumers(port.name):
+            raise ModelError(
+                f"{graph.name}: the input {port.name} is used by nothing. An exporter that is given the same tensor for two inputs merges them: "
+                "export again with two tensors, one for each state"
+            )
+    if "state" in given:
+        states = dict(given["state"])
+        notes.append("states: given by roles")
+    else:
+        states = pair_states(graph, ins, [p for p in graph.outputs if p.name != given.get("logits")], notes)
+    fills = {p.name: _fill(graph, p, notes) for p in ins if p.name not in states}
     logits = _find_logits(graph, given, token, states, notes)
-    return Roles(token, logits, states, given.get("output"), dict(given.get("batch_axis", {})), notes)
+    return Roles(token, logits, states, fills, one_hot, given.get("output"), dict(given.get("batch_axis", {})), notes)
 
 
 def recurrent_path(graph: Graph, token: str, logits: str) -> list[Node]:
-    """The LSTM, GRU and RNN nodes between the token and the logits, which all must run forward in time.
-
-    Raises:
-        ModelError: one of them runs backward, so no step can be taken before the whole sequence is known.
-    """
+    """The recurrent layers, Loops and Scans between the token and the logits, in the order of execution."""
     path = graph.descendants(token) & graph.ancestors(logits)
-    nodes = [node for node in graph.nodes if node.op in STATE_SLOTS and path & set(node.outputs)]
-    for node in nodes:
-        if (direction := node.attribute("direction", "forward")) != "forward":
-            raise ModelError(f"{graph.name}: the {node.op} layer {node.label!r} is {direction}: it reads the sequence from its end, so it is "
-                             "an encoder and cannot be decoded step by step; pass it to load(decoder, encoder=...) or export a forward layer")  # fmt: skip
-    return nodes
+    return [node for node in graph.nodes if (node.op in STATE_SLOTS or node.carried()) and path & set(node.outputs)]
 
 
-def _find_token(graph: Graph, given: Mapping[str, Any], notes: list[str]) -> str:
+def data_ancestors(graph: Graph, name: str) -> set[str]:
+    """What the values of a tensor depend on; its shape may depend on more."""
+    return graph.ancestors(name, stop_ops=("Shape", "Size"))
+
+
+def _find_token(graph: Graph, given: Mapping[str, Any], notes: list[str]) -> tuple[str, int | None]:
+    """The token's input, and the width of its one-hot vectors if that is what it takes."""
+    ports = [p for p in graph.inputs if p.name not in given.get("state", {})]
     if name := given.get("token"):
         notes.append(f"token is {name}: given by roles")
-        return str(name)
-    taken = set(given.get("state", {}))
-    ports = [p for p in graph.inputs if p.name not in taken and (p.shape is None or len(p.shape) in (1, 2))]
-    embedded = [p for p in ports if _feeds_embedding(graph, p.name)]
-    integer = [p for p in ports if np.issubdtype(p.dtype, np.integer)]
+        port = next(p for p in ports if p.name == name)
+        return name, _one_hot_width(graph, port) if port.dtype.kind == "f" and not _feeds_embedding(
+            graph, name
+        ) else None
+    flat = [p for p in ports if p.shape is None or len(p.shape) in (1, 2)]
+    embedded = [p for p in flat if _feeds_embedding(graph, p.name)]
+    integer = [
+        p
+        for p in flat
+        if np.issubdtype(p.dtype, np.integer) and not any(name.search(p.name) for name in _FILL_NAMES.values())
+    ]
     named = [p for p in integer if _TOKEN_NAMES.search(p.name)]
     for found, evidence in (
         (embedded, "it indexes an embedding"),
@@ -112,14 +141,30 @@ def _find_token(graph: Graph, given: Mapping[str, Any], notes: list[str]) -> str
     ):
         if len(found) == 1:
             notes.append(f"token is {found[0].name}: {evidence}")
-            return found[0].name
-    if not ports or not (integer or embedded):
-        raise ModelError(f"{graph.name}: no input takes token ids (an integer tensor [batch], [batch, time] or [time, batch]); "
-                         f"its inputs are {_listing(graph.inputs)} and its operators {_operators(graph)}. decode() needs a recurrent "
-                         "network over tokens; if one of these is the token, pass roles={'token': name}")  # fmt: skip
+            return found[0].name, None
+    if integer or embedded:
+        raise ModelError(
+            f"{graph.name}: ambiguous: {listing(embedded or integer)} could each be the token; pass roles={{'token': name}}"
+        )
+    vectors = [p for p in ports if _one_hot_width(graph, p) is not None]
+    if len(vectors) == 1:
+        width = _one_hot_width(graph, vectors[0])
+        notes.append(f"token is {vectors[0].name}: one-hot vectors, as wide as the output ({width})")
+        return vectors[0].name, width
     raise ModelError(
-        f"{graph.name}: ambiguous: {_listing(embedded or integer)} could each be the token; pass roles={{'token': name}}"
+        f"{graph.name}: no input takes token ids (an integer tensor [batch], [batch, time] or [time, batch]) or one-hot vectors; "
+        f"its inputs are {listing(graph.inputs)} and its operators {_operators(graph)}. decode() needs a recurrent "
+        "network over tokens; if one of these is the token, pass roles={'token': name}"
     )
+
+
+def _one_hot_width(graph: Graph, port: Port) -> int | None:
+    """The last dimension of a float input, if an output has the same and a recurrent layer or a product reads it."""
+    if port.dtype.kind != "f" or not port.shape or len(port.shape) < 2:
+        return None
+    width = port.shape[-1]
+    outputs = [p.shape[-1] for p in graph.outputs if p.shape]
+    return width if isinstance(width, int) and width in outputs and len(port.shape) <= 3 else None
 
 
 def _feeds_embedding(graph: Graph, name: str) -> bool:
@@ -147,98 +192,26 @@ def _behind_views(graph: Graph, name: str) -> str:
     return name
 
 
-def _pair_states(graph: Graph, given: Mapping[str, Any], token: str, notes: list[str]) -> dict[str, str]:
-    """Which output is the next value of which input: by roles, by recurrent node, by name, by shape and order."""
-    if "state" in given:
-        notes.append("states: given by roles")
-        return dict(given["state"])
-    ins = [p for p in graph.inputs if p.name != token]
-    outs = [p for p in graph.outputs if p.name != given.get("logits")]
-    pairs: dict[str, str] = {}
-    for key, evidence in (
-        (_recurrent_slots, "they enter and leave the same recurrent layer"),
-        (_stem, "their names"),
-    ):
-        keys = {p.name: key(graph, p.name) for p in (*ins, *outs)}
-        for a in ins:
-            same = [b for b in outs if keys[a.name] and keys[a.name] == keys[b.name] and _alike(a, b)]
-            rivals = [b for b in ins if keys[a.name] == keys[b.name]]
-            if a.name not in pairs and len(same) == 1 and len(rivals) == 1 and same[0].name not in pairs.values():
-                pairs[a.name] = same[0].name
-                notes.append(f"state {a.name} -> {same[0].name}: {evidence}")
-    return _pair_rest(graph, pairs, ins, outs, notes)
-
-
-def _pair_rest(
-    graph: Graph, pairs: dict[str, str], ins: Sequence[Port], outs: Sequence[Port], notes: list[str]
-) -> dict[str, str]:
-    """Pair what is left where dtype and shape leave one choice; stop where they leave several."""
-    for a in ins:
-        if a.name in pairs or np.issubdtype(a.dtype, np.integer):
-            continue
-        if not graph.consumers(a.name):
-            raise ModelError(f"{graph.name}: the input {a.name} is used by nothing. An exporter that is given the same tensor for two inputs merges them: "
-                             "export again with two tensors, one for each state")  # fmt: skip
-        rivals = [b for b in ins if b.name not in pairs and _alike(a, b)]
-        left = [
-            b for b in outs if b.name not in pairs.values() and _alike(a, b) and b.name in graph.descendants(a.name)
-        ]
-        if len(rivals) == len(left) == 1:
-            pairs[a.name] = left[0].name
-            notes.append(f"state {a.name} -> {left[0].name}: the only output of its dtype and shape")
-        elif left:
-            raise ModelError(f"{graph.name}: ambiguous: the next value of the input {a} could be any of {_listing(left)}; "
-                             "pass roles={'state': {input: output, ...}}")  # fmt: skip
-        else:
-            raise ModelError(f"{graph.name}: nobody feeds the input {a}: no output has its dtype and shape, so it is no recurrent state; "
-                             "export the model without it, or pass roles={'state': {input: output}}")  # fmt: skip
-    return pairs
-
-
-def _recurrent_slots(graph: Graph, name: str) -> frozenset[tuple[str, str]]:
-    """The recurrent layers, and which of their states, that a graph input feeds or a graph output shows."""
-    found = set()
-    todo, seen = [name], set[str]()
-    while todo:
-        if (tensor := todo.pop()) in seen:
-            continue
-        seen.add(tensor)
-        for node in graph.consumers(tensor):
-            if node.op in VIEW_OPS and tensor in (node.inputs if node.op == "Concat" else node.inputs[:1]):
-                todo += node.outputs
-            for state, (slot, _) in STATE_SLOTS.get(node.op, {}).items():
-                if node.input(slot) == tensor:
-                    found.add((node.label, state))
-    if found:
-        return frozenset(found)
-    todo, seen = [name], set()
-    while todo:
-        tensor = todo.pop()
-        maker = graph.producer(tensor)
-        if tensor in seen or maker is None:
-            continue
-        seen.add(tensor)
-        if maker.op in VIEW_OPS:
-            todo += maker.inputs if maker.op == "Concat" else maker.inputs[:1]
-        for state, (_, slot) in STATE_SLOTS.get(maker.op, {}).items():
-            if slot < len(maker.outputs) and maker.outputs[slot] == tensor:
-                found.add((maker.label, state))
-    return frozenset(found)
-
-
-def _stem(graph: Graph, name: str) -> str:
-    """The name without what says which side of the step it is on: h_in, h_out, new_h and past.h are all h."""
-    return re.sub(r"[^a-z0-9]+", "", _SIDE.sub("", name).lower())
-
-
-def _alike(a: Port, b: Port) -> bool:
-    """Could these be the same state before and after a step?"""
-    if a.dtype != b.dtype:
-        return False
-    if a.shape is None or b.shape is None:
-        return True
-    return len(a.shape) == len(b.shape) and all(
-        x == y or not (isinstance(x, int) and isinstance(y, int)) for x, y in zip(a.shape, b.shape, strict=True)
+def _fill(graph: Graph, port: Port, notes: list[str]) -> FillKind:
+    """What to fill an input with that is neither token nor state."""
+    lengths = {node.input(4) for node in graph.nodes if node.op in STATE_SLOTS and node.input(4)}
+    if any(_behind_views(graph, name) == port.name for name in lengths):
+        notes.append(
+            f"{port.name} is filled with the number of tokens: it gives a recurrent layer its sequence lengths"
+        )
+        return "length"
+    for kind, names in _FILL_NAMES.items():
+        if names.search(port.name) and (kind == "mask" or port.dtype.kind in "iu"):
+            what = {
+                "mask": "ones: no token is padding",
+                "position": "the token's position",
+                "length": "the number of tokens",
+            }[kind]
+            notes.append(f"{port.name} is filled with {what}: its name")
+            return kind
+    raise ModelError(
+        f"{graph.name}: nobody feeds the input {port}: it is no token, and no output has its dtype and shape and depends on it, so it is no recurrent state. "
+        f"Pass roles={{'constant': {{{port.name!r}: value}}}} for a fixed value, or roles={{'state': {{{port.name!r}: output}}}}"
     )
 
 
@@ -250,9 +223,7 @@ def _find_logits(
         return str(name)
     downstream = graph.descendants(token)
     ports = [p for p in graph.outputs if p.name not in states.values() and p.dtype.kind == "f" and p.name in downstream]
-    layers = [
-        p for p in ports if not _recurrent_slots(graph, p.name)
-    ]  # a last state that no input takes back is no logits
+    layers = [p for p in ports if not shown_slots(graph, p.name)]  # a last state that no input takes back is no logits
     named = [p for p in layers if _LOGITS_NAMES.search(p.name)]
     for found, evidence in (
         (ports, "the only output left"),
@@ -263,15 +234,13 @@ def _find_logits(
             notes.append(f"logits are {found[0].name}: {evidence}")
             return found[0].name
     if not ports:
-        raise ModelError(f"{graph.name}: no output gives logits: a floating-point tensor computed from {token} that is no state; "
-                         f"its outputs are {_listing(graph.outputs)}; pass roles={{'logits': name}}")  # fmt: skip
+        raise ModelError(
+            f"{graph.name}: no output gives logits: a floating-point tensor computed from {token} that is no state; "
+            f"its outputs are {listing(graph.outputs)}; pass roles={{'logits': name}}"
+        )
     raise ModelError(
-        f"{graph.name}: ambiguous: {_listing(layers or ports)} could each be the logits; pass roles={{'logits': name}}"
+        f"{graph.name}: ambiguous: {listing(layers or ports)} could each be the logits; pass roles={{'logits': name}}"
     )
-
-
-def _listing(ports: Iterable[Port]) -> str:
-    return "; ".join(str(p) for p in ports) or "none"
 
 
 def _operators(graph: Graph) -> str:
