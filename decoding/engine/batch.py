@@ -6,10 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from decoding.engine.window import WindowBatch
 from decoding.model.contract import State
 from decoding.model.graph import Array
 from decoding.model.model import Model
 from decoding.model.session import Binding
+
+
+def make_batch(model: Model, capacity: int) -> RunningBatch | WindowBatch:
+    """The batch for a model that is stepped, or for one whose prefixes are run anew."""
+    window = model.contract.window
+    return RunningBatch(model, capacity) if window is None else WindowBatch(model, window, capacity)
 
 
 class RunningBatch:

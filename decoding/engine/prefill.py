@@ -22,6 +22,8 @@ def prefill(model: Model, prompts: Sequence[Array]) -> list[Array]:
     projection, which nobody reads, is not computed.
     """
     c = model.contract
+    if not c.states:
+        return []
     lengths = np.array([len(p) - 1 for p in prompts])
     order = np.argsort(-lengths, kind="stable")
     states = [s.start(len(prompts)) for s in c.states]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from decoding.engine.batch import RunningBatch
+from decoding.engine.batch import make_batch
 from decoding.engine.prefill import prefill
 from decoding.engine.steps import RowSampler
 from decoding.model.graph import Array
@@ -66,7 +66,7 @@ class SamplingSearch:
     def __init__(self, model: Model, job: Job) -> None:
         self._model, self._job = model, job
         self._waiting = deque(range(len(job.prompts) * job.outputs))
-        self._batch = RunningBatch(model, min(job.batch_size, len(self._waiting)))
+        self._batch = make_batch(model, min(job.batch_size, len(self._waiting)))
         self._sampler = RowSampler(self._batch.logits, self._batch.tokens, seed=job.seed, greedy=job.temperature is None,
                                    eos=job.eos, max_new_tokens=job.max_new_tokens)  # fmt: skip
         self._carried: tuple[int, list[Array]] = (-1, [])

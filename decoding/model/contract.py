@@ -120,11 +120,46 @@ class Fill:
 
 
 @dataclass(frozen=True)
+class Window:
+    """How a graph that cannot be stepped is decoded: the end of the prefix goes in anew at every step.
+
+    Attributes:
+        size: tokens that the graph takes; None for the whole prefix, whatever its length.
+        pad: on which side shorter prefixes are filled up to `size`, with `pad_id`.
+    """
+
+    size: int | None = None
+    pad: Literal["left", "right"] = "left"
+    pad_id: int = 0
+
+    def shown(self, length: int) -> int:
+        """How many ids go in for a prefix of this length."""
+        return self.size or length
+
+    def cut(self, prefix: Sequence[int], length: int) -> list[int]:
+        """The last `length` ids, padded."""
+        ids = list(prefix[-length:])
+        padding = [self.pad_id] * (length - len(ids))
+        return padding + ids if self.pad == "left" else ids + padding
+
+    def end(self, length: int, positions: int) -> int:
+        """Which of the output's positions scores the token after a prefix of this length."""
+        return min(length, positions) - 1 if self.pad == "right" else -1
+
+    def describe(self) -> str:
+        """One sentence."""
+        if self.size is None:
+            return "window mode: the whole prefix is run at every step, so a sequence of n tokens costs n*n/2 of them"
+        return f"window mode: the last {self.size} tokens ({self.pad}-padded with {self.pad_id}) are run at every step, {self.size} times the cost of a step"
+
+
+@dataclass(frozen=True)
 class Contract:
     """Roles of every input and output of a prepared step graph.
 
     Attributes:
         sequence: the graph takes several tokens in one run, so that a prompt is prefilled in one.
+        window: how to decode a graph that cannot be stepped; it then has no states.
         notes: what `load()` decided and from what evidence, one sentence each.
     """
 
@@ -133,6 +168,7 @@ class Contract:
     states: tuple[State, ...]
     fills: tuple[Fill, ...]
     sequence: bool
+    window: Window | None = None
     notes: tuple[str, ...] = ()
 
     def feeds(self, ids: Array, start: Array | int = 0) -> dict[str, Array]:
@@ -163,4 +199,6 @@ class Contract:
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, (*widths, 0), strict=True)).rstrip() for row in rows
         ]
+        if self.window is not None:
+            lines.append(self.window.describe())
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -12,13 +13,15 @@ import numpy as np
 
 from decoding.errors import ModelError
 from decoding.model import proof, rewrite
-from decoding.model.contract import Contract, Fill, State
+from decoding.model.contract import Contract, Fill, State, Window
 from decoding.model.freeing import free_reshapes
 from decoding.model.graph import Graph, Shape, Source
 from decoding.model.hidden import Hidden, Start, find_hidden, hidden_states, open_states, start_values
 from decoding.model.model import Model
+from decoding.model.proof import NotSteppable, StateShape
 from decoding.model.roles import Roles, find_roles, given_roles, json_metadata, recurrent_path
 from decoding.model.session import Session
+from decoding.model.windowing import explained, given_window, window_contract
 from decoding.text import make_tokenizer
 
 
@@ -36,7 +39,8 @@ def load(
     Args:
         model: path of an ONNX file, its bytes, an onnx.ModelProto, or the name of a shipped model ("shakespeare").
         roles: overrides what is inferred: ``{"token": name, "logits": name, "state": {input: output},
-            "output": "logits" | "probs" | "logprobs", "batch_axis": {input: axis}, "constant": {input: value}}``.
+            "output": "logits" | "probs" | "logprobs", "batch_axis": {input: axis}, "constant": {input: value},
+            "window": W or None for the whole prefix, "pad": "left" | "right"}``.
             The same JSON may stand in the file's metadata under ``decoding.roles``.
         tokenizer: a list of token strings, a Hugging Face `tokenizers` or SentencePiece object, or the path of
             one of their files; default: the vocabulary in the file's metadata (``decoding.vocab``).
@@ -54,32 +58,38 @@ def load(
     rewrite.fix_constants(graph, given.get("constant", {}))
     rewrite.inline_decided_ifs(graph)
     rewrite.time_major(graph)
-    step, original = _make_step_graph(graph, find_roles(graph, given))
-    session = Session(step.graph.serialize(), graph.name, providers=providers, threads=threads)
-    contract = _probe(session, step)
-    if verify and (contract.sequence or step.hidden):
-        contract = _prove(session, original, step, contract, threads)
-    return Model(step.graph, contract, session, make_tokenizer(tokenizer, vocab, contract.logits.vocab_size))
+    plain = _make_plain(graph, find_roles(graph, given))
+
+    def start(prepared: Graph) -> Session:
+        return Session(prepared.serialize(), graph.name, providers=providers, threads=threads)
+
+    window = given_window(given, json_metadata(graph, "decoding.pad", None))
+    if window is None:
+        try:
+            prepared, session, contract = _stepped(plain, start, verify)
+        except NotSteppable as error:
+            if plain.exposed:
+                raise
+            prepared, session, contract = _windowed(plain, start, Window(), str(error).removeprefix(f"{graph.name}: "))
+    else:
+        prepared, session, contract = _windowed(plain, start, window, "roles ask for a window")
+    return Model(prepared, contract, session, make_tokenizer(tokenizer, vocab, contract.logits.vocab_size))
 
 
 @dataclass(frozen=True)
-class StepGraph:
-    """A graph rewritten for stepping, and what is known of it before it runs.
+class PlainGraph:
+    """The graph as it was exported, but with plain ports and free sizes, and its roles.
 
     Attributes:
         declared: shapes of the inputs as the file declares them.
-        exposed: states that the file takes and gives by itself; `hidden`: those that were opened, as `names`, each
-            with the value that `starts` it.
+        exposed: states that the file takes and gives by itself.
     """
 
     graph: Graph
     roles: Roles
     declared: Mapping[str, Shape]
     fills: tuple[Fill, ...]
-    exposed: Sequence[proof.StateShape]
-    hidden: Sequence[Hidden]
-    names: Sequence[tuple[str, str]]
-    starts: Sequence[Start]
+    exposed: Sequence[StateShape]
 
 
 def _shipped(model: Source) -> Source:
@@ -95,43 +105,87 @@ def _shipped(model: Source) -> Source:
     return model
 
 
-def _make_step_graph(graph: Graph, roles: Roles) -> tuple[StepGraph, Graph]:
-    """Rewrite `graph` for stepping; also a copy of it from before its states were opened and its softmax cut."""
+def _make_plain(graph: Graph, roles: Roles) -> PlainGraph:
     ports = {p.name: p for p in graph.inputs}
     declared = {name: port.shape for name, port in ports.items()}
     fills = tuple(
         Fill(name, kind, ports[name].dtype, len(ports[name].shape or (0, 0))) for name, kind in roles.fills.items()
     )
     exposed = [_exposed_shape(graph, roles, name, output) for name, output in roles.states.items()]
-    path = recurrent_path(graph, roles.token, roles.logits)
-    rewrite.check_nodes_run_forward(graph, path)
+    rewrite.check_nodes_run_forward(graph, recurrent_path(graph, roles.token, roles.logits))
     rewrite.plain_ports(graph, roles)
     free_reshapes(graph, roles)
-    original = graph.copy()
-    hidden = find_hidden(graph, roles)
-    starts = start_values(original, hidden, declared)
-    hidden, starts = _without_scalars(hidden, starts)
-    if not (hidden or exposed):
-        raise ModelError(
-            f"{graph.name}: no recurrent state: neither an LSTM, GRU or RNN layer, a Loop or a Scan between {roles.token} and {roles.logits} nor a state input; "
-            "decode() needs a recurrent network. If it has states, pass roles={'state': {input: output}}"
+    return PlainGraph(graph, roles, declared, fills, exposed)
+
+
+def _stepped(plain: PlainGraph, start: Callable[[Graph], Session], verify: bool) -> tuple[Graph, Session, Contract]:
+    """Open the hidden states, find the layouts, prove.
+
+    Raises:
+        NotSteppable: there is no state, or stepping gives something else than the whole sequence.
+    """
+    graph, roles = plain.graph.copy(), deepcopy(plain.roles)
+    hidden, starts = _startable(plain, find_hidden(graph, roles))
+    if not (hidden or plain.exposed):
+        raise NotSteppable(
+            f"no recurrent state: neither an LSTM, GRU or RNN layer, a Loop or a Scan between {roles.token} and {roles.logits} nor a state input"
         )
     names = open_states(graph, hidden)
-    rewrite.drop_lengths(graph, path)
-    original.keep_outputs([roles.logits])
+    rewrite.drop_lengths(graph, recurrent_path(graph, roles.token, roles.logits))
     rewrite.cut_softmax(graph, roles)
-    graph.keep_outputs([roles.logits, *(s.output for s in exposed), *(output for _, output in names)])
-    fills = tuple(f for f in fills if f.name in {p.name for p in graph.inputs})
-    return StepGraph(graph, roles, declared, fills, exposed, hidden, names, starts), original
+    graph.keep_outputs([roles.logits, *(s.output for s in plain.exposed), *(output for _, output in names)])
+    session = start(graph)
+
+    shapes = [
+        StateShape(*name, s.value.shape, s.axes, h.dtype) for name, s, h in zip(names, starts, hidden, strict=True)
+    ]
+    fills = tuple(f for f in plain.fills if f.name in {p.name for p in graph.inputs})
+    layout = proof.probe(
+        session, roles.token, _rank(graph, roles.token), roles.logits, [*plain.exposed, *shapes], fills
+    )
+    exposed = [_exposed_state(graph, shape, axis) for shape, axis in zip(plain.exposed, layout.axes, strict=False)]
+    opened = hidden_states(graph, hidden, names, starts, layout.axes[len(exposed) :])
+    contract = Contract(
+        layout.token, layout.logits, (*exposed, *opened), fills, layout.sequence, notes=tuple(roles.notes)
+    )
+    if verify and (contract.sequence or hidden):
+        contract = _proved(session, contract, plain, start, roles.output or "logits")
+    return graph, session, contract
 
 
-def _without_scalars(hidden: Sequence[Hidden], starts: Sequence[Start]) -> tuple[list[Hidden], list[Start]]:
-    """A Loop may carry single numbers too (a clock, a flag); a state has at least a batch axis."""
+def _windowed(
+    plain: PlainGraph, start: Callable[[Graph], Session], window: Window, reason: str
+) -> tuple[Graph, Session, Contract]:
+    """Leave the graph whole; only the softmax goes."""
+    graph, roles = plain.graph, plain.roles
+    rewrite.cut_softmax(graph, roles)
+    graph.keep_outputs([roles.logits])
+    session = start(graph)
+    try:
+        contract = window_contract(session, graph, roles, plain.fills, window)
+    except ModelError as error:
+        raise ModelError(
+            f"{graph.name}: it cannot be stepped: {reason}. Nor can it be run on whole prefixes: {error}"
+        ) from error
+    return graph, session, explained(contract, reason)
+
+
+def _startable(plain: PlainGraph, hidden: Sequence[Hidden]) -> tuple[list[Hidden], list[Start]]:
+    """The hidden states with their initial values.
+
+    A Loop may carry single numbers too (a clock, a flag); a state has at least a batch axis.
+    """
+    starts = start_values(plain.graph, hidden, plain.declared)
     kept = [(h, s) for h, s in zip(hidden, starts, strict=True) if s.value.ndim]
     return [h for h, _ in kept], [s for _, s in kept]
 
 
-def _exposed_shape(graph: Graph, roles: Roles, name: str, output: str) -> proof.StateShape:
+def _rank(graph: Graph, name: str) -> int:
+    """Number of dimensions of an input, 0 where it is unknown."""
+    return len(next(p.shape for p in graph.inputs if p.name == name) or ())
+
+
+def _exposed_shape(graph: Graph, roles: Roles, name: str, output: str) -> StateShape:
     """What the declared shapes say of a state that the graph takes and gives by itself."""
     ports = {p.name: p for p in graph.inputs}
     token_dims = {d for d in ports[roles.token].shape or () if isinstance(d, str)}
@@ -148,53 +202,32 @@ def _exposed_shape(graph: Graph, roles: Roles, name: str, output: str) -> proof.
         free = tuple(i for i, d in enumerate(shape) if not isinstance(d, int))
         # All fixed: a recurrent layer keeps the batch second, a plain cell first.
         axes = free or ((1, 0, 2) if len(shape) == 3 else tuple(range(len(shape))))
-    return proof.StateShape(
-        name, output, tuple(d if isinstance(d, int) else None for d in shape), axes, ports[name].dtype
-    )
+    return StateShape(name, output, tuple(d if isinstance(d, int) else None for d in shape), axes, ports[name].dtype)
 
 
-def _probe(session: Session, step: StepGraph) -> Contract:
-    """The contract, its layouts found by running."""
-    opened = [
-        proof.StateShape(name, output, start.value.shape, start.axes, h.dtype)
-        for (name, output), start, h in zip(step.names, step.starts, step.hidden, strict=True)
-    ]
-    rank = len(next(p.shape for p in step.graph.inputs if p.name == step.roles.token) or ())
-    layout = proof.probe(session, step.roles.token, rank, step.roles.logits, [*step.exposed, *opened], step.fills)
-    exposed = [_exposed_state(step.graph, shape, axis) for shape, axis in zip(step.exposed, layout.axes, strict=False)]
-    hidden = hidden_states(step.graph, step.hidden, step.names, step.starts, layout.axes[len(exposed) :])
-    return Contract(
-        layout.token, layout.logits, (*exposed, *hidden), step.fills, layout.sequence, tuple(step.roles.notes)
-    )
-
-
-def _exposed_state(graph: Graph, shape: proof.StateShape, axis: int) -> State:
+def _exposed_state(graph: Graph, shape: StateShape, axis: int) -> State:
     sizes = tuple(1 if i == axis else int(size or 0) for i, size in enumerate(shape.sizes))
     start = json_metadata(graph, "decoding.initial", {}).get(shape.input)
     initial = np.zeros(sizes, shape.dtype) if start is None else np.asarray(start, shape.dtype).reshape(sizes)
     return State(shape.input, shape.output, axis, initial, "an input and an output of the file")
 
 
-def _prove(session: Session, original: Graph, step: StepGraph, contract: Contract, threads: int | None) -> Contract:
+def _proved(
+    session: Session, contract: Contract, plain: PlainGraph, start: Callable[[Graph], Session], kind: str
+) -> Contract:
     """The contract, with a note on the proof by which it holds."""
-    kind = step.roles.output or "logits"
-    changed = step.hidden or kind != "logits" or len(original.inputs) > len(step.graph.inputs)
-    reference = Session(original.serialize(), session.name, threads=threads) if changed else session
+    original = plain.graph.copy()
+    original.keep_outputs([plain.roles.logits])
     names = {p.name for p in original.inputs}
-    ports = {p.name: p for p in original.inputs}
     whole = replace(
         contract,
-        logits=replace(contract.logits, name=original.outputs[0].name),
+        logits=replace(contract.logits, name=plain.roles.logits),
         states=tuple(s for s in contract.states if s.input in names),
-        fills=tuple(
-            Fill(n, k, ports[n].dtype, len(step.declared[n] or (0, 0)))
-            for n, k in step.roles.fills.items()
-            if n in names
-        ),
+        fills=tuple(f for f in plain.fills if f.name in names),
     )
     half = any(s.dtype == np.float16 for s in contract.states)
-    fixed = contract.token.batch_and_time(step.declared[step.roles.token])
-    proved = proof.prove(session, contract, reference, whole, kind, fixed, 2e-2 if half else 1e-4)
+    fixed = contract.token.batch_and_time(plain.declared[contract.token.name])
+    proved = proof.prove(session, contract, start(original), whole, kind, fixed, 2e-2 if half else 1e-4)
     runs = ", ".join(f"{b}x{t}" for b, t in proved)
     note = f"proved: stepping equals the whole-sequence run on random prefixes (batch x length {runs})"
     return replace(contract, notes=(*contract.notes, note))

@@ -16,6 +16,11 @@ from decoding.model.session import Session
 # Distinct, so that an output's dimensions say which of them it follows; the batch differs from usual layer counts.
 _BATCH, _TIME = 5, 3
 
+
+class NotSteppable(ModelError):
+    """Single steps do not give what the whole sequence gives."""
+
+
 # Prefixes that the proof steps through: batch x length. The long ones reach past the windows that
 # pooled models are trained with (textgenrnn: 40), which shorter ones cannot tell from a recurrent state.
 PROOF_RUNS = ((1, 1), (1, 2), (2, 7), (7, 48))
@@ -43,7 +48,13 @@ class Layout:
 
 
 def probe(
-    session: Session, token: str, rank: int, logits: str, states: Sequence[StateShape], fills: Sequence[Fill]
+    session: Session,
+    token: str,
+    rank: int,
+    logits: str,
+    states: Sequence[StateShape],
+    fills: Sequence[Fill],
+    times: Sequence[int] = (_TIME, 1),
 ) -> Layout:
     """Run the step graph on small inputs in every layout that its shapes allow, until one runs and adds up.
 
@@ -53,7 +64,7 @@ def probe(
     # Rank 0 stands for an unknown one.
     layouts: tuple[TokenLayout, ...] = ("B",) if rank == 1 else ("BT", "TB") if rank == 2 else ("BT", "TB", "B")
     failures = []
-    for time, layout in product((_TIME, 1), layouts):
+    for time, layout in product(times, layouts):
         if layout == "B" and time > 1:
             continue
         for axes in product(*(s.axes for s in states)):
@@ -149,7 +160,7 @@ def prove(
         The batch and length of each run that was compared.
 
     Raises:
-        ModelError: they differ.
+        NotSteppable: they differ.
     """
     rng = np.random.default_rng(0)
     runs = _runs_that_work(original, whole, fixed)
@@ -158,13 +169,13 @@ def prove(
         expected = whole_run(original, whole, ids).astype(np.float64)
         found = as_kind(stepped_run(session, contract, ids)[:, -expected.shape[1] :].astype(np.float64), kind)
         if found.shape != expected.shape:
-            raise ModelError(
+            raise NotSteppable(
                 f"{session.name}: for {batch} sequences of {length} tokens the whole-sequence run gives {list(expected.shape)} where "
                 f"{list(found.shape)} was expected; the number of time steps seems fixed in the file: export it with a dynamic time axis"
             )
         off = np.abs(found - expected).max() / (1 + np.abs(expected).max())
         if not off <= tolerance:
-            raise ModelError(
+            raise NotSteppable(
                 f"{session.name}: stepping differs from the whole-sequence run by {off:.1e} (relative) on {batch} random sequences of {length} tokens, more than "
                 f"{tolerance:.0e}: the network mixes time steps otherwise than through the states {', '.join(s.input for s in contract.states)}"
             )

@@ -15,7 +15,7 @@ from decoding.model.contract import FillKind
 from decoding.model.graph import STATE_SLOTS, VIEW_OPS, Graph, Node, Port, listing
 from decoding.model.pairing import pair_states, shown_slots
 
-ROLE_KEYS = ("token", "logits", "state", "output", "batch_axis", "constant")
+ROLE_KEYS = ("token", "logits", "state", "output", "batch_axis", "constant", "window", "pad")
 _TOKEN_NAMES = re.compile(r"token|input_?ids?|\bids?\b|symbol|char|word", re.I)
 _LOGITS_NAMES = re.compile(r"logit|prob|score|softmax|\blinear|output", re.I)
 _FILL_NAMES: dict[FillKind, re.Pattern[str]] = {"mask": re.compile(r"mask", re.I), "position": re.compile(r"pos(ition)?(_?ids?)?\b|\bstep\b", re.I),
