@@ -2,7 +2,9 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
-from decoding.kernels cimport dec_rows, dec_status, dec_stream, dec_filter, DEC_OK, DEC_NAN, DEC_INFINITE, draw_rows, greedy_rows, scratch_size
+from decoding.kernels cimport (
+    DEC_INFINITE, DEC_NAN, DEC_OK, c_draw, c_greedy, dec_filter, dec_rows, dec_status, dec_stream, scratch_size,
+)
 
 import numpy as np
 
@@ -50,7 +52,7 @@ cdef class RowSampler:
     cdef int64_t *_history
     cdef float *_history_logprobs
     cdef void *_scratch
-    cdef object _lines_array, _logprobs_array, _tokens_array, _history_array, _history_logprobs_array
+    cdef object _lines_array, _logprobs_array, _history_array, _history_logprobs_array
 
     def __init__(self, logits, tokens, *, seed, bint greedy, eos, int64_t max_new_tokens):
         capacity, width = logits.shape
@@ -60,13 +62,12 @@ cdef class RowSampler:
         self.temperature = np.ones(capacity, np.float32)
         self._lines_array = np.arange(capacity)
         self._logprobs_array = np.zeros(capacity, np.float32)
-        self._tokens_array = tokens
         self._history_array = np.empty((capacity, max_new_tokens), np.int64)
         self._history_logprobs_array = np.empty((capacity, max_new_tokens), np.float32)
         is_eos = np.zeros(width, np.uint8)
         is_eos[list(eos)] = 1
-        scratch = np.empty(scratch_size(width), np.uint8)
-        self._buffers = (logits, is_eos, scratch)
+        scratch = np.empty(scratch_size(width) + 64, np.uint8)
+        self._buffers = (logits, tokens, is_eos, scratch)
 
         self._logits = dec_rows(<const float *> address(logits), 0, width, width)
         self._stream = dec_stream(<uint64_t> seed, NULL, NULL, 0)
@@ -82,7 +83,7 @@ cdef class RowSampler:
         self._tokens = <int64_t *> address(tokens)
         self._history = <int64_t *> address(self._history_array)
         self._history_logprobs = <float *> address(self._history_logprobs_array)
-        self._scratch = address(scratch)
+        self._scratch = <void *> ((<size_t> address(scratch) + 63) & ~<size_t> 63)
 
     def admit(self, positions, sequences, temperature):
         """Start new sequences at these positions; `temperature` is one for each, or None when greedy."""
@@ -154,10 +155,10 @@ cdef class RowSampler:
                 end += 1
             logits.data, logits.rows = self._logits.data + start * logits.stride, end - start
             if self._greedy:
-                status = greedy_rows(&logits, self._tokens + start, self._logprobs + start, self._scratch, bad)
+                status = c_greedy(&logits, self._tokens + start, self._logprobs + start, self._scratch, bad)
             else:
                 stream.rows, stream.steps = self._sequences + start, self._lengths + start
-                status = draw_rows(&logits, &stream, self._temperature + start, &self._filter, 1,
+                status = c_draw(&logits, &stream, self._temperature + start, &self._filter, 1,
                                    self._tokens + start, self._logprobs + start, self._scratch, bad)
             bad[0] += start
             start = end
