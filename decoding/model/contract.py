@@ -88,7 +88,7 @@ class State:
 
     def start(self, batch: int) -> Array:
         """The initial value for `batch` rows."""
-        return np.ascontiguousarray(np.broadcast_to(self.initial, self.shape(batch)))
+        return np.array(np.broadcast_to(self.initial, self.shape(batch)))
 
 
 @dataclass(frozen=True)

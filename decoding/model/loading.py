@@ -114,7 +114,7 @@ def _make_plain(graph: Graph, roles: Roles) -> PlainGraph:
     exposed = [_exposed_shape(graph, roles, name, output) for name, output in roles.states.items()]
     rewrite.check_nodes_run_forward(graph, recurrent_path(graph, roles.token, roles.logits))
     rewrite.plain_ports(graph, roles)
-    free_reshapes(graph, roles)
+    free_reshapes(graph, roles, exposed, fills)
     return PlainGraph(graph, roles, declared, fills, exposed)
 
 
@@ -133,6 +133,10 @@ def _stepped(plain: PlainGraph, start: Callable[[Graph], Session], verify: bool)
     names = open_states(graph, hidden)
     rewrite.drop_lengths(graph, recurrent_path(graph, roles.token, roles.logits))
     rewrite.cut_softmax(graph, roles)
+    shapes = [
+        StateShape(*name, s.value.shape, s.axes, h.dtype) for name, s, h in zip(names, starts, hidden, strict=True)
+    ]
+    free_reshapes(graph, roles, [*plain.exposed, *shapes], plain.fills)
     graph.keep_outputs([roles.logits, *(s.output for s in plain.exposed), *(output for _, output in names)])
     session = start(graph)
 
@@ -148,6 +152,7 @@ def _stepped(plain: PlainGraph, start: Callable[[Graph], Session], verify: bool)
     contract = Contract(
         layout.token, layout.logits, (*exposed, *opened), fills, layout.sequence, notes=tuple(roles.notes)
     )
+    session, contract = _as_logits(graph, roles, session, contract, start)
     if verify and (contract.sequence or hidden):
         contract = _proved(session, contract, plain, start, roles.output or "logits")
     return graph, session, contract
@@ -167,7 +172,21 @@ def _windowed(
         raise ModelError(
             f"{graph.name}: it cannot be stepped: {reason}. Nor can it be run on whole prefixes: {error}"
         ) from error
-    return graph, session, explained(contract, reason)
+    return graph, *_as_logits(graph, roles, session, explained(contract, reason), start)
+
+
+def _as_logits(
+    graph: Graph, roles: Roles, session: Session, contract: Contract, start: Callable[[Graph], Session]
+) -> tuple[Session, Contract]:
+    """Put a logarithm behind an output that turns out to give probabilities, made otherwise than by a Softmax."""
+    if roles.output is not None or not proof.gives_probabilities(session, contract):
+        return session, contract
+    roles.output = "probs"
+    name = rewrite.log_probabilities(graph, contract.logits.name)
+    note = (
+        f"the output {contract.logits.name} gives probabilities (they sum to 1): their logarithm stands for the logits"
+    )
+    return start(graph), replace(contract, logits=replace(contract.logits, name=name), notes=(*contract.notes, note))
 
 
 def _startable(plain: PlainGraph, hidden: Sequence[Hidden]) -> tuple[list[Hidden], list[Start]]:

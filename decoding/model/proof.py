@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,11 @@ class StateShape:
     output: str
     sizes: tuple[int | None, ...]
     axes: tuple[int, ...]
-    dtype: np.dtype
+    dtype: np.dtype[Any]
+
+    def sized(self, axis: int, batch: int) -> list[int]:
+        """The shape for `batch` rows on `axis`; 0 where a size is not known."""
+        return [batch if i == axis else size or 0 for i, size in enumerate(self.sizes)]
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def _try_layout(
     feeds = {f.name: f.value(token, _BATCH, time) for f in fills}
     feeds[token.name] = token.arrange(np.zeros((_BATCH, time), np.int64))
     for state, axis in zip(states, axes, strict=True):
-        sizes = [_BATCH if i == axis else size or 0 for i, size in enumerate(state.sizes)]
+        sizes = state.sized(axis, _BATCH)
         if 0 in sizes:
             raise ModelError(f"{session.name}: the state {state.input} has more than one free dimension; pass roles={{'batch_axis': {{{state.input!r}: axis}}}} "
                              "and export it with its other dimensions fixed")  # fmt: skip
@@ -116,6 +121,13 @@ def _logits_layout(session: Session, name: str, scores: Array, time: int) -> Log
         raise ModelError(f"{session.name}: for {_BATCH} rows of {time} tokens the output {name} has shape {list(scores.shape)}; "
                          f"expected logits [{_BATCH}, vocabulary], [{_BATCH}, {time}, vocabulary] or [{time}, {_BATCH}, vocabulary]")  # fmt: skip
     return layouts[lead]
+
+
+def gives_probabilities(session: Session, contract: Contract) -> bool:
+    """Are the scores of random tokens all non-negative and summing to one?"""
+    ids = np.random.default_rng(0).integers(0, contract.logits.vocab_size, (8, 1))
+    scores = whole_run(session, contract, ids)
+    return bool((scores >= 0).all() and np.allclose(scores.sum(-1), 1, atol=1e-2))
 
 
 def whole_run(session: Session, contract: Contract, ids: Array) -> Array:

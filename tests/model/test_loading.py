@@ -47,7 +47,7 @@ def test_a_final_softmax_is_cut(final, kind):
 def test_a_start_other_than_zero_is_kept_and_reported():
     proto = build.recurrent("GRU", hidden=2)
     node = next(n for n in proto.graph.node if n.op_type == "GRU")
-    node.input.append("start")
+    node.input[5] = "start"
     # As exporters do it: a constant expanded to the batch, whose size is taken from the input.
     proto.graph.initializer.append(numpy_helper.from_array(np.array([[[0.5, -2.0]]], np.float32), "value"))
     proto.graph.initializer.append(numpy_helper.from_array(np.array([1]), "one"))
