@@ -36,6 +36,7 @@ setup(
     ext_modules=cythonize(
         [
             extension("decoding.kernels", *sorted(glob("csrc/*.c"))),
+            extension("decoding.engine.steps"),  # calls the kernels of decoding.kernels, which links csrc/
         ],
         compiler_directives={
             "language_level": 3,

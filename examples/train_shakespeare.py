@@ -72,7 +72,10 @@ def train(model: CharLSTM, ids: torch.Tensor, held_out: torch.Tensor, minutes: f
         step, position = step + 1, position + length
         if step % 100 == 0:
             bits = held_out_bits(model, held_out)
-            print(f"step {step}  {done:5.1%}  train {loss.item() / math.log(2):.3f}  held-out {bits:.3f}", flush=True)
+            print(
+                f"step {step}  {done:5.1%}  train {loss.item() / math.log(2):.3f}  held-out {bits:.3f}",
+                flush=True,
+            )
 
 
 def export(model: CharLSTM, vocab: list[str], path: Path) -> None:

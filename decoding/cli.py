@@ -1,0 +1,117 @@
+"""The command line: `decoding generate` and `decoding inspect`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+from decoding.api import TokenEvent, decode, stream
+from decoding.errors import DecodingError, OptionError
+from decoding.model.loading import load
+from decoding.model.model import Model
+from decoding.strategies import Greedy, Sample
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, 1 after an error of ours, 2 after wrong usage, 130 after Ctrl-C."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except DecodingError as error:
+        print(f"decoding: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, say) has left; point stdout elsewhere so that the flush at exit is quiet too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="decoding", description="Decode recurrent ONNX models.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    generate = commands.add_parser(
+        "generate",
+        help="continue a prompt",
+        description="Continue a prompt; the text is printed as it is made.",
+    )
+    generate.add_argument(
+        "model",
+        nargs="?",
+        default="shakespeare",
+        help="an ONNX file, or a shipped model (default: shakespeare)",
+    )
+    generate.add_argument(
+        "prompt",
+        nargs="?",
+        help="text to continue, or ids split by spaces where the model has no vocabulary; default: start from BOS",
+    )
+    how = generate.add_mutually_exclusive_group()
+    how.add_argument(
+        "--temperature", type=float, default=0.8, help="sampling temperature, above 0 (default: %(default)s)"
+    )
+    how.add_argument("--greedy", action="store_true", help="take the most probable token at every step")
+    generate.add_argument("--n", type=int, default=1, help="number of outputs (default: %(default)s)")
+    generate.add_argument("--seed", type=int, help="key of the random draws; the same seed gives the same text")
+    generate.add_argument("--max-new-tokens", type=int, help="longest output (default: the model's own, else 256)")
+    generate.set_defaults(run=_generate)
+    inspect = commands.add_parser(
+        "inspect",
+        help="print a model's contract",
+        description="Print what was found out about a model, and from what evidence.",
+    )
+    inspect.add_argument("model", help="an ONNX file, or a shipped model")
+    inspect.set_defaults(run=_inspect)
+    return parser
+
+
+def _generate(args: argparse.Namespace) -> None:
+    model = load(args.model)
+    prompts = _prompt(model, args.prompt)
+    strategy = Greedy() if args.greedy else Sample(temperature=args.temperature)
+    if args.n == 1:
+        shown = args.prompt or ""
+        print(shown, end="", flush=True)
+        for piece in _pieces(stream(model, prompts, strategy, max_new_tokens=args.max_new_tokens, seed=args.seed)):
+            print(piece, end="", flush=True)
+        print()
+        return
+    out = decode(
+        model,
+        prompts,
+        strategy,
+        max_new_tokens=args.max_new_tokens,
+        seed=args.seed,
+        num_return_sequences=args.n,
+    )
+    for number, hypothesis in enumerate(out, 1):
+        body = hypothesis.text if hypothesis.text is not None else " " + " ".join(map(str, hypothesis.tokens))
+        print(f"--- {number} (log-probability {hypothesis.logprob:.2f})\n{args.prompt or ''}{body}")
+
+
+def _prompt(model: Model, prompt: str | None) -> str | list[int] | None:
+    """The prompt as decode() takes it: without a vocabulary it is ids."""
+    if prompt is None or model.tokenizer is not None:
+        return prompt
+    try:
+        return [int(word) for word in prompt.split()]
+    except ValueError as error:
+        raise OptionError(
+            f"PROMPT {prompt!r}: {model.name} has no vocabulary; give ids split by spaces, such as '3 17 4'"
+        ) from error
+
+
+def _pieces(events: Iterator[TokenEvent]) -> Iterator[str]:
+    for event in events:
+        if event.text is not None:
+            yield event.text
+        elif event.finish_reason != "eos":
+            yield f" {event.token}"
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    print(load(args.model).describe())

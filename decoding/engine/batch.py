@@ -1,0 +1,97 @@
+"""The running batch: buffers that stay where they are, and the network run over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from decoding.engine.window import WindowBatch
+from decoding.model.contract import State
+from decoding.model.graph import Array
+from decoding.model.model import Model
+from decoding.model.session import Binding
+
+
+def make_batch(model: Model, capacity: int) -> RunningBatch | WindowBatch:
+    """The batch for a model that is stepped, or for one whose prefixes are run anew."""
+    window = model.contract.window
+    return RunningBatch(model, capacity) if window is None else WindowBatch(model, window, capacity)
+
+
+class RunningBatch:
+    """Up to `capacity` rows that take one step together.
+
+    The states ping-pong between two sets of buffers: a step reads one and writes the other, and
+    nothing is copied. A binding is made once for each number of rows.
+
+    Attributes:
+        tokens: int64 [capacity], what the next step feeds.
+        logits: float32 [capacity, V], what the last step gave; the first `size` rows count.
+        size: rows in the batch.
+    """
+
+    def __init__(self, model: Model, capacity: int) -> None:
+        c = self._contract = model.contract
+        self._session = model.session
+        self.capacity = capacity
+        self.size = 0
+        self.tokens = np.zeros(capacity, np.int64)
+        self.logits = np.zeros((capacity, c.logits.vocab_size), np.float32)
+        self._states = [[np.zeros(s.initial.size * capacity, s.dtype) for s in c.states] for _ in range(2)]
+        self._positions = [np.zeros(capacity, f.dtype) for f in c.fills if f.kind == "position"]
+        self._side = 0
+        self._bindings: dict[int, tuple[Binding, Binding]] = {}
+
+    def states(self) -> list[Array]:
+        """The states that the next step reads, one array for each of the contract's, as views."""
+        return self._views(self._side, self.size)
+
+    def step(self) -> None:
+        """Run the network once: `tokens` and the states in, `logits` and the next states out."""
+        if self.size not in self._bindings:
+            self._bindings[self.size] = self._bind(0), self._bind(1)
+        self._bindings[self.size][self._side].run()
+        self._side ^= 1
+        for positions in self._positions:
+            positions[: self.size] += 1
+
+    def put(self, places: Array, states: Sequence[Array], index: Array, prompts: Sequence[Array]) -> None:
+        """Start rows at `places` from the rows `index` of `states`; what they feed first is the end of their prompts."""
+        self.tokens[places] = [prompt[-1] for prompt in prompts]
+        for positions in self._positions:
+            positions[places] = [len(prompt) - 1 for prompt in prompts]
+        for state, mine, given in zip(self._contract.states, self.states(), states, strict=True):
+            _rows(mine, state)[places] = _rows(given, state)[index]
+
+    def keep(self, places: Array) -> None:
+        """Shrink to the rows at `places`, in that order."""
+        before, self.size = self.states(), len(places)
+        self._side ^= 1
+        for state, old, new in zip(self._contract.states, before, self.states(), strict=True):
+            np.take(old, places, axis=state.batch_axis, out=new, mode="clip")
+        for array in (self.tokens, *self._positions):
+            array[: self.size] = array[places]
+
+    def _bind(self, side: int) -> Binding:
+        c, n = self._contract, self.size
+        inputs = {c.token.name: self.tokens[:n].reshape(c.token.shape(n))}
+        inputs |= {f.name: f.value(c.token, n, 1) for f in c.fills}
+        moving = [f for f in c.fills if f.kind == "position"]
+        inputs |= {
+            f.name: array[:n].reshape(inputs[f.name].shape) for f, array in zip(moving, self._positions, strict=True)
+        }
+        outputs = {c.logits.name: self.logits[:n].reshape(c.logits.shape(n))}
+        for state, before, after in zip(c.states, self._views(side, n), self._views(side ^ 1, n), strict=True):
+            inputs[state.input], outputs[state.output] = before, after
+        return self._session.bind(inputs, outputs)
+
+    def _views(self, side: int, n: int) -> list[Array]:
+        return [
+            flat[: s.initial.size * n].reshape(s.shape(n))
+            for s, flat in zip(self._contract.states, self._states[side], strict=True)
+        ]
+
+
+def _rows(array: Array, state: State) -> Array:
+    return np.moveaxis(array, state.batch_axis, 0)

@@ -1,0 +1,56 @@
+"""The running batch of a graph that cannot be stepped: what it needs of the prefix is run anew at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from decoding.model.contract import Window
+from decoding.model.graph import Array
+from decoding.model.model import Model
+
+
+class WindowBatch:
+    """As `RunningBatch`, but its rows keep their ids instead of states.
+
+    With a fixed window every row is as long and a step is one run; without one the rows of each length are
+    run together. A step costs as much as the whole window: see `Model.describe()`.
+    """
+
+    def __init__(self, model: Model, window: Window, capacity: int) -> None:
+        self._contract, self._session, self._window = model.contract, model.session, window
+        self.capacity = capacity
+        self.size = 0
+        self.tokens = np.zeros(capacity, np.int64)
+        self.logits = np.zeros((capacity, model.vocab_size), np.float32)
+        self._prefixes: list[list[int]] = [[] for _ in range(capacity)]
+
+    def step(self) -> None:
+        """Append `tokens` to the prefixes and run what the window shows of them."""
+        for prefix, token in zip(self._prefixes[: self.size], self.tokens.tolist(), strict=False):
+            prefix.append(token)
+        lengths = np.array([self._window.shown(len(prefix)) for prefix in self._prefixes[: self.size]])
+        for length in np.unique(lengths):
+            rows = np.flatnonzero(lengths == length)
+            self._run(rows, int(length))
+
+    def put(self, places: Array, states: Sequence[Array], index: Array, prompts: Sequence[Array]) -> None:
+        """Start rows at `places`; there are no states to start them from."""
+        for place, prompt in zip(places, prompts, strict=True):
+            self._prefixes[place] = prompt[:-1].tolist()
+            self.tokens[place] = prompt[-1]
+
+    def keep(self, places: Array) -> None:
+        """Shrink to the rows at `places`, in that order."""
+        self.size = len(places)
+        self.tokens[: self.size] = self.tokens[places]
+        self._prefixes[: self.size] = [self._prefixes[place] for place in places]
+
+    def _run(self, rows: Array, length: int) -> None:
+        c = self._contract
+        ids = np.array([self._window.cut(self._prefixes[row], length) for row in rows], np.int64)
+        scores = c.logits.arrange(self._session.run(c.feeds(ids), [c.logits.name])[0])
+        # Right-padded rows end before the window does.
+        ends = [self._window.end(len(self._prefixes[row]), scores.shape[1]) for row in rows]
+        self.logits[rows] = scores[np.arange(len(rows)), ends]

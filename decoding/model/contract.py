@@ -1,0 +1,204 @@
+"""The contract of a step graph: which input and output plays which role, and on what evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from decoding.model.graph import Array
+
+TokenLayout = Literal["B", "BT", "TB"]
+FillKind = Literal["length", "mask", "position"]
+LogitsLayout = Literal["BV", "BTV", "TBV"]
+
+
+@dataclass(frozen=True)
+class Token:
+    """The input that takes token ids, int64, of shape [B], [B, T] or [T, B]."""
+
+    name: str
+    layout: TokenLayout
+
+    def arrange(self, ids: Array) -> Array:
+        """Ids [B, T] as this input wants them; T must be 1 where it takes [B]."""
+        if self.layout == "BT":
+            return ids
+        return ids[:, 0] if self.layout == "B" else np.ascontiguousarray(ids.T)
+
+    def batch_and_time(self, shape: Sequence[int | str | None] | None) -> tuple[int | None, int | None]:
+        """The numbers among a declared shape's batch and time."""
+        dims = [d if isinstance(d, int) else None for d in shape or (None, None)]
+        batch, time = [*dims, None][:2] if self.layout != "TB" else dims[::-1]
+        return batch, time
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        """The shape of one step's ids."""
+        return {"B": (batch,), "BT": (batch, 1), "TB": (1, batch)}[self.layout]
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The output with one float32 score a vocabulary entry: [B, V], [B, T, V] or [T, B, V]."""
+
+    name: str
+    layout: LogitsLayout
+    vocab_size: int
+
+    def arrange(self, array: Array) -> Array:
+        """The output as [B, T, V] (T is 1 where the graph gives only the last position)."""
+        if self.layout == "BV":
+            return array[:, None]
+        return array if self.layout == "BTV" else array.swapaxes(0, 1)
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        """The shape of one step's output."""
+        v = self.vocab_size
+        return {"BV": (batch, v), "BTV": (batch, 1, v), "TBV": (1, batch, v)}[self.layout]
+
+
+@dataclass(frozen=True)
+class State:
+    """A recurrent state: the graph takes it in as `input` and gives its next value as `output`.
+
+    Attributes:
+        batch_axis: the axis that counts rows.
+        initial: value before the first token, of the state's shape with a batch of one.
+        source: where it came from, in words.
+    """
+
+    input: str
+    output: str
+    batch_axis: int
+    initial: Array
+    source: str
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """NumPy dtype of the state."""
+        return self.initial.dtype
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        """Shape for `batch` rows."""
+        shape = list(self.initial.shape)
+        shape[self.batch_axis] = batch
+        return tuple(shape)
+
+    def start(self, batch: int) -> Array:
+        """The initial value for `batch` rows."""
+        return np.ascontiguousarray(np.broadcast_to(self.initial, self.shape(batch)))
+
+
+@dataclass(frozen=True)
+class Fill:
+    """An input that decoding fills by itself.
+
+    Attributes:
+        kind: "length" (tokens in this run), "mask" (ones) or "position" (of each token in its sequence).
+        rank: number of dimensions: [batch] or [batch, time], turned where the token is [time, batch].
+    """
+
+    name: str
+    kind: FillKind
+    dtype: np.dtype[Any]
+    rank: int
+
+    def value(self, token: Token, batch: int, time: int, start: Array | int = 0) -> Array:
+        """The input for a run of `time` tokens whose first has the position `start` (one for each row)."""
+        if self.kind == "length":
+            return np.full((batch,), time, self.dtype)
+        if self.kind == "mask":
+            ids = np.ones((batch, time), self.dtype)
+        else:
+            ids = (np.broadcast_to(start, batch)[:, None] + np.arange(time)).astype(self.dtype)
+        if self.rank < 2:
+            return ids[:, 0] if self.rank == 1 else ids[0, 0]
+        ids = np.ascontiguousarray(ids.T) if token.layout == "TB" else ids
+        return ids.reshape(ids.shape + (1,) * (self.rank - 2))
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a graph that cannot be stepped is decoded: the end of the prefix goes in anew at every step.
+
+    Attributes:
+        size: tokens that the graph takes; None for the whole prefix, whatever its length.
+        pad: on which side shorter prefixes are filled up to `size`, with `pad_id`.
+    """
+
+    size: int | None = None
+    pad: Literal["left", "right"] = "left"
+    pad_id: int = 0
+
+    def shown(self, length: int) -> int:
+        """How many ids go in for a prefix of this length."""
+        return self.size or length
+
+    def cut(self, prefix: Sequence[int], length: int) -> list[int]:
+        """The last `length` ids, padded."""
+        ids = list(prefix[-length:])
+        padding = [self.pad_id] * (length - len(ids))
+        return padding + ids if self.pad == "left" else ids + padding
+
+    def end(self, length: int, positions: int) -> int:
+        """Which of the output's positions scores the token after a prefix of this length."""
+        return min(length, positions) - 1 if self.pad == "right" else -1
+
+    def describe(self) -> str:
+        """One sentence."""
+        if self.size is None:
+            return "window mode: the whole prefix is run at every step, so a sequence of n tokens costs n*n/2 of them"
+        return f"window mode: the last {self.size} tokens ({self.pad}-padded with {self.pad_id}) are run at every step, {self.size} times the cost of a step"
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Roles of every input and output of a prepared step graph.
+
+    Attributes:
+        sequence: the graph takes several tokens in one run, so that a prompt is prefilled in one.
+        window: how to decode a graph that cannot be stepped; it then has no states.
+        notes: what `load()` decided and from what evidence, one sentence each.
+    """
+
+    token: Token
+    logits: Logits
+    states: tuple[State, ...]
+    fills: tuple[Fill, ...]
+    sequence: bool
+    window: Window | None = None
+    notes: tuple[str, ...] = ()
+
+    def feeds(self, ids: Array, start: Array | int = 0) -> dict[str, Array]:
+        """Everything but the states for a run over `ids` [B, T], whose first tokens have the positions `start`."""
+        fills = {f.name: f.value(self.token, len(ids), ids.shape[1], start) for f in self.fills}
+        return {self.token.name: self.token.arrange(ids), **fills}
+
+    def describe(self) -> str:
+        """The roles as a table that a person can read."""
+        axes = {"B": "[batch]", "BT": "[batch, time]", "TB": "[time, batch]"}[self.token.layout]
+        v = self.logits.vocab_size
+        out = {"BV": f"[batch, {v}]", "BTV": f"[batch, time, {v}]", "TBV": f"[time, batch, {v}]"}[self.logits.layout]
+        rows = [("token", self.token.name, f"int64 {axes}", "a whole prompt in one run" if self.sequence else "one step a run"),
+                ("logits", self.logits.name, f"float32 {out}", "")]  # fmt: skip
+        for state in self.states:
+            dims = ["batch" if axis == state.batch_axis else str(d) for axis, d in enumerate(state.initial.shape)]
+            start = "starts at zero" if not state.initial.any() else "starts at a value of its own"
+            rows.append(
+                (
+                    "state",
+                    f"{state.input} -> {state.output}",
+                    f"{state.dtype} [{', '.join(dims)}]",
+                    f"{state.source}; {start}",
+                )
+            )
+        rows += [(fill.kind, fill.name, str(fill.dtype), "filled at every step") for fill in self.fills]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, (*widths, 0), strict=True)).rstrip() for row in rows
+        ]
+        if self.window is not None:
+            lines.append(self.window.describe())
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

@@ -1,0 +1,439 @@
+"""An ONNX graph to read and to rewrite. The only file that imports onnx.
+
+The rest of the package sees names, NumPy arrays and `Node` views, never a protobuf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from google.protobuf.message import DecodeError as ProtobufError
+from onnx import helper, numpy_helper
+
+from decoding.errors import ModelError
+
+Array = npt.NDArray[Any]
+Shape = tuple[int | str | None, ...] | None  # None: of unknown rank
+Source = str | Path | bytes | onnx.ModelProto
+
+# Operators that only re-arrange, copy or convert what they are given through their first input.
+VIEW_OPS = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Slice",
+                      "Split", "Expand", "Concat"})  # fmt: skip
+
+# Input slots of the recurrent operators that take the initial state, and the outputs that give the last one.
+STATE_SLOTS = {"LSTM": {"h": (5, 1), "c": (6, 2)}, "GRU": {"h": (5, 1)}, "RNN": {"h": (5, 1)}}
+
+
+@dataclass(frozen=True)
+class Port:
+    """A graph input or output: its name, NumPy dtype and shape (None where a dimension is unknown)."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: Shape
+
+    def __str__(self) -> str:
+        shape = "?" if self.shape is None else ", ".join("?" if d is None else str(d) for d in self.shape)
+        return f"{self.name} {self.dtype}[{shape}]"
+
+
+def listing(ports: Iterable[Port]) -> str:
+    """Ports in a sentence."""
+    return "; ".join(str(p) for p in ports) or "none"
+
+
+class Node:
+    """A view of one operator; edits go straight to the graph."""
+
+    def __init__(self, proto: onnx.NodeProto) -> None:
+        self._proto = proto
+
+    @property
+    def op(self) -> str:
+        """Operator name, with its domain in front unless it is ONNX's own."""
+        domain = self._proto.domain
+        return self._proto.op_type if domain in ("", "ai.onnx") else f"{domain}.{self._proto.op_type}"
+
+    @property
+    def label(self) -> str:
+        """What to call the node in a message."""
+        return self._proto.name or next(iter(self._proto.output), self._proto.op_type)
+
+    @property
+    def inputs(self) -> list[str]:
+        """Input names; an omitted optional input is an empty string."""
+        return list(self._proto.input)
+
+    @property
+    def outputs(self) -> list[str]:
+        """Output names; an omitted optional output is an empty string."""
+        return list(self._proto.output)
+
+    def input(self, index: int) -> str:
+        """Name of input `index`, empty where it is omitted."""
+        return self._proto.input[index] if index < len(self._proto.input) else ""
+
+    def set_input(self, index: int, name: str) -> None:
+        """Feed input `index` from the tensor `name`."""
+        self._proto.input.extend([""] * (index + 1 - len(self._proto.input)))
+        self._proto.input[index] = name
+
+    def replace_input(self, old: str, new: str) -> None:
+        """Read the tensor `new` wherever the node reads `old`, its bodies included."""
+        for index, name in enumerate(self._proto.input):
+            if name == old:
+                self._proto.input[index] = new
+        for attribute in self._proto.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                _rename(body, {old: new})
+
+    def output(self, index: int, default: str) -> str:
+        """Name of output `index`; one that was omitted is given the name `default` first."""
+        self._proto.output.extend([""] * (index + 1 - len(self._proto.output)))
+        if not self._proto.output[index]:
+            self._proto.output[index] = default
+        return str(self._proto.output[index])
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """Value of an attribute (bytes come as str), or `default`."""
+        for attribute in self._proto.attribute:
+            if attribute.name == name:
+                value = helper.get_attribute_value(attribute)
+                return value.decode() if isinstance(value, bytes) else value
+        return default
+
+    def drop_attribute(self, name: str) -> None:
+        """Take an attribute away."""
+        _retain(self._proto.attribute, lambda attribute: attribute.name != name)
+
+    def rename_output(self, index: int, name: str) -> None:
+        """Call output `index` something else."""
+        self._proto.output[index] = name
+
+    def carried(self) -> list[tuple[int, int, np.dtype[Any]]]:
+        """(input slot, output slot, dtype) of each value that a Loop or Scan carries from turn to turn."""
+        if self.op not in ("Loop", "Scan"):
+            return []
+        body = self.attribute("body")
+        skip = 2 if self.op == "Loop" else 0  # Loop: trip count and condition come first
+        count = len(self._proto.input) - (skip or self.attribute("num_scan_inputs"))
+        return [(skip + k, k, _port(body.input[skip + k]).dtype) for k in range(count)]
+
+    def become_identity(self) -> None:
+        """Turn the node into Identity: what came in goes out."""
+        del self._proto.attribute[:]
+        del self._proto.input[1:]
+        self._proto.op_type, self._proto.domain = "Identity", ""
+
+    def captures(self) -> Iterator[str]:
+        """Names that the bodies of If, Loop and Scan may take from outside."""
+        for attribute in self._proto.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                for proto in body.node:
+                    yield from proto.input
+                    yield from Node(proto).captures()
+                yield from (output.name for output in body.output)
+
+
+class Graph:
+    """An ONNX model that can be searched and rewritten. `Graph.load` makes one."""
+
+    def __init__(self, proto: onnx.ModelProto, name: str) -> None:
+        self._model = proto
+        self._graph = proto.graph
+        self.name = name
+        self._producers: dict[str, Node] | None = None
+        self._consumers: dict[str, list[Node]] = {}
+        self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
+
+    @classmethod
+    def load(cls, source: Source) -> Graph:
+        """Read a file, serialized bytes or a ModelProto (which is copied, never edited).
+
+        Raises:
+            ModelError: there is no such file, or it does not hold an ONNX model.
+        """
+        if isinstance(source, onnx.ModelProto):
+            proto, name = onnx.ModelProto(), "the ModelProto"
+            proto.CopyFrom(source)
+        elif isinstance(source, bytes):
+            proto, name = _parse(source, "the bytes given"), "the bytes given"
+        else:
+            proto, name = _read(Path(source)), str(source)
+        if not proto.graph.node:
+            raise ModelError(
+                f"{name}: not an ONNX model, or one without any node; pass a file that an ONNX exporter wrote"
+            )
+        return cls(proto, name)
+
+    # -- what the graph says of itself -------------------------------------------------------------------
+
+    @property
+    def inputs(self) -> list[Port]:
+        """The inputs that a caller must feed: initializers are left out."""
+        return [_port(v) for v in self._graph.input if v.name not in self._constants]
+
+    @property
+    def outputs(self) -> list[Port]:
+        """The graph's outputs in order."""
+        return [_port(v) for v in self._graph.output]
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All operators of the main graph, in the order of execution."""
+        return [Node(proto) for proto in self._graph.node]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The model's metadata_props."""
+        return {entry.key: entry.value for entry in self._model.metadata_props}
+
+    @property
+    def opset(self) -> int:
+        """Version of ONNX's own operator set."""
+        return next((o.version for o in self._model.opset_import if o.domain in ("", "ai.onnx")), 1)
+
+    def constant(self, name: str) -> Array | None:
+        """Value of an initializer or of a Constant node, else None."""
+        if name in self._constants:
+            return numpy_helper.to_array(self._constants[name])
+        node = self.producer(name)
+        if node is not None and node.op == "Constant":
+            value = node.attribute("value")
+            if isinstance(value, onnx.TensorProto):
+                return numpy_helper.to_array(value)
+            for kind in ("value_int", "value_ints", "value_float", "value_floats"):
+                if (value := node.attribute(kind)) is not None:
+                    return np.asarray(value)
+        return None
+
+    def producer(self, name: str) -> Node | None:
+        """The node that makes the tensor `name`, or None for an input or an initializer."""
+        return self._edges()[0].get(name)
+
+    def consumers(self, name: str) -> list[Node]:
+        """The nodes that read the tensor `name`, bodies of control flow included."""
+        return self._edges()[1].get(name, [])
+
+    def ancestors(self, name: str, *, stop_ops: Iterable[str] = ()) -> set[str]:
+        """All tensors that `name` is computed from, itself included; nodes in `stop_ops` are not passed."""
+        stop, seen, todo = set(stop_ops), set[str](), [name]
+        while todo:
+            if (tensor := todo.pop()) in seen:
+                continue
+            seen.add(tensor)
+            node = self.producer(tensor)
+            if node is not None and node.op not in stop:
+                todo += [t for t in (*node.inputs, *node.captures()) if t]
+        return seen
+
+    def descendants(self, name: str) -> set[str]:
+        """All tensors computed from `name`, itself included."""
+        seen, todo = set[str](), [name]
+        while todo:
+            if (tensor := todo.pop()) not in seen:
+                seen.add(tensor)
+                todo += [t for node in self.consumers(tensor) for t in node.outputs if t]
+        return seen
+
+    # -- rewriting ---------------------------------------------------------------------------------------
+
+    def add_input(self, name: str, dtype: npt.DTypeLike, shape: Sequence[int | str | None] | None) -> str:
+        """Declare a new graph input."""
+        self._graph.input.append(_value_info(name, dtype, shape))
+        return name
+
+    def add_output(self, name: str, dtype: npt.DTypeLike, shape: Sequence[int | str | None] | None) -> str:
+        """Declare the tensor `name` a graph output."""
+        self._graph.output.append(_value_info(name, dtype, shape))
+        return name
+
+    def add_node(self, op: str, inputs: Sequence[str], output: str, *, at: int | None = None, **attributes: Any) -> str:
+        """Add an operator with one output, at the end or at place `at`; a NumPy dtype may stand as an attribute."""
+        values: dict[str, Any] = {
+            k: helper.np_dtype_to_tensor_dtype(v) if isinstance(v, np.dtype) else v for k, v in attributes.items()
+        }
+        proto = helper.make_node(op, list(inputs), [output], name=f"decoding/{output}", **values)
+        self._graph.node.insert(len(self._graph.node) if at is None else at, proto)
+        self._producers = None
+        return output
+
+    def add_initializer(self, name: str, value: Array) -> str:
+        """Add a constant tensor."""
+        self._graph.initializer.append(numpy_helper.from_array(value, name))
+        self._constants[name] = self._graph.initializer[-1]
+        return name
+
+    def redirect_output(self, old: str, new: str) -> None:
+        """Let the graph output `old` be the tensor `new` instead."""
+        for value in self._graph.output:
+            if value.name == old:
+                value.name = new
+
+    def place(self, node: Node) -> int:
+        """Where the node stands in the order of execution."""
+        return next(i for i, proto in enumerate(self._graph.node) if proto is node._proto or proto == node._proto)
+
+    def inline(self, node: Node, branch: str) -> None:
+        """Put the nodes of an If's "then_branch" or "else_branch" in its place."""
+        body, place = node.attribute(branch), self.place(node)
+        prefix, names = f"{node.label}/", {}
+        for proto in (*body.node, *body.initializer):
+            for name in [proto.name] if isinstance(proto, onnx.TensorProto) else proto.output:
+                names[name] = prefix + name
+        inner = onnx.GraphProto.FromString(body.SerializeToString())
+        _rename(inner, names)
+        results = [
+            helper.make_node("Identity", [names.get(o.name, o.name)], [out])
+            for o, out in zip(body.output, node.outputs, strict=True)
+        ]
+        del self._graph.node[place]
+        for offset, proto in enumerate((*inner.node, *results)):
+            self._graph.node.insert(place + offset, proto)
+        self._graph.initializer.extend(inner.initializer)
+        self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
+        self._producers = None
+
+    def fix_input(self, name: str, value: Array) -> None:
+        """Turn a graph input into a constant."""
+        _retain(self._graph.input, lambda port: port.name != name)
+        self.add_initializer(name, value)
+
+    def edited(self) -> None:
+        """Say that node inputs or outputs were changed through `Node`, so that edges are found anew."""
+        self._producers = None
+
+    def set_shape(
+        self, name: str, shape: Sequence[int | str | None] | None, dtype: npt.DTypeLike | None = None
+    ) -> None:
+        """Declare another shape (None: unknown) for a graph input or output, and another dtype if one is given."""
+        for value in (*self._graph.input, *self._graph.output):
+            if value.name == name:
+                port = _port(value)
+                value.CopyFrom(_value_info(name, port.dtype if dtype is None else dtype, shape))
+
+    def forget_shapes(self) -> None:
+        """Drop what the file says of inner shapes: after a rewrite they may lie."""
+        del self._graph.value_info[:]
+
+    def keep_outputs(self, names: Sequence[str]) -> None:
+        """Keep only these outputs, in this order, and drop every node and weight that none of them needs."""
+        kept = {value.name: value for value in self._graph.output}
+        values = [onnx.ValueInfoProto.FromString(kept[name].SerializeToString()) for name in names]
+        del self._graph.output[:]
+        self._graph.output.extend(values)
+        needed = set().union(*(self.ancestors(name) for name in names))
+        _retain(self._graph.node, lambda node: any(output in needed for output in node.output))
+        _retain(self._graph.initializer, lambda tensor: tensor.name in needed)
+        self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
+        self._producers = None
+
+    def set_metadata(self, entries: Mapping[str, str]) -> None:
+        """Set entries of metadata_props, keeping the others."""
+        merged = {**self.metadata, **entries}
+        del self._model.metadata_props[:]
+        helper.set_model_props(self._model, merged)
+
+    def part(self, outputs: Mapping[str, npt.DTypeLike]) -> Graph:
+        """A copy that computes just these inner tensors and holds nothing that they do not need."""
+        needed = set().union(*(self.ancestors(name) for name in outputs))
+        copy = onnx.ModelProto(ir_version=self._model.ir_version, opset_import=self._model.opset_import,
+                               functions=self._model.functions)  # fmt: skip
+        copy.graph.name = self._graph.name or "part"
+        copy.graph.node.extend(n for n in self._graph.node if any(o in needed for o in n.output))
+        copy.graph.initializer.extend(t for t in self._graph.initializer if t.name in needed)
+        copy.graph.input.extend(v for v in self._graph.input if v.name in needed)
+        copy.graph.output.extend(_value_info(name, dtype, None) for name, dtype in outputs.items())
+        return Graph(copy, self.name)
+
+    def copy(self) -> Graph:
+        """An independent copy."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self._model)
+        return Graph(proto, self.name)
+
+    def serialize(self) -> bytes:
+        """The model as bytes.
+
+        Raises:
+            ModelError: the model is over protobuf's limit of 2 GiB.
+        """
+        try:
+            return bytes(self._model.SerializeToString())
+        except (ValueError, ProtobufError) as error:
+            raise ModelError(f"{self.name}: cannot be serialized: {error}") from error
+
+    def _edges(self) -> tuple[dict[str, Node], dict[str, list[Node]]]:
+        if self._producers is None:
+            self._producers, self._consumers = {}, {}
+            for node in self.nodes:
+                for name in node.outputs:
+                    self._producers[name] = node
+                for name in {*node.inputs, *node.captures()}:
+                    self._consumers.setdefault(name, []).append(node)
+        return self._producers, self._consumers
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; pass the path of an .onnx file, or the name of a shipped model")
+    proto = _parse(path.read_bytes(), str(path))
+    try:
+        onnx.load_external_data_for_model(proto, str(path.parent))
+    except Exception as error:
+        raise ModelError(f"{path}: its external data cannot be read: {error}") from error
+    return proto
+
+
+def _parse(data: bytes, name: str) -> onnx.ModelProto:
+    try:
+        return onnx.load_model_from_string(data)
+    except Exception as error:
+        raise ModelError(
+            f"{name}: not an ONNX file, or a truncated one ({len(data)} bytes, {error}); export or copy it again"
+        ) from error
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Rename tensors in a body and in the bodies inside it, and give its nodes names of their own."""
+    for tensor in graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for proto in graph.node:
+        for field in (proto.input, proto.output):
+            for index, name in enumerate(field):
+                field[index] = names.get(name, name)
+        for attribute in proto.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                _rename(body, names)
+                for value in body.output:
+                    value.name = names.get(value.name, value.name)
+
+
+def _retain(field: Any, keep: Any) -> None:
+    kept = [item for item in field if keep(item)]
+    if len(kept) < len(field):
+        copies = [type(item).FromString(item.SerializeToString()) for item in kept]
+        del field[:]
+        field.extend(copies)
+
+
+def _port(value: onnx.ValueInfoProto) -> Port:
+    tensor = value.type.tensor_type
+    try:
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    except (KeyError, TypeError):
+        dtype = np.dtype(object)
+    if not tensor.HasField("shape"):
+        return Port(value.name, dtype, None)
+    dims = ((d.dim_value if d.HasField("dim_value") else d.dim_param or None) for d in tensor.shape.dim)
+    return Port(value.name, dtype, tuple(dims))
+
+
+def _value_info(name: str, dtype: npt.DTypeLike, shape: Sequence[int | str | None] | None) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)

@@ -1,0 +1,171 @@
+"""Recurrent states that a graph hides: found, started, and opened as inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from decoding.errors import ModelError
+from decoding.model.contract import State
+from decoding.model.graph import STATE_SLOTS, Array, Graph, Node, Shape
+from decoding.model.roles import Roles, data_ancestors, recurrent_path
+from decoding.model.session import Session
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A state that a recurrent layer, a Loop or a Scan keeps to itself.
+
+    Attributes:
+        slot: the node's input that starts it; `out`: the output that gives its last value.
+        initial: the tensor at `slot`, empty where ONNX's default (zeros) starts it.
+        size: the layer's hidden size, where it has one.
+        name: what to call the new input.
+    """
+
+    node: Node
+    slot: int
+    out: int
+    initial: str
+    dtype: np.dtype[Any]
+    size: int | None
+    name: str
+
+    @property
+    def source(self) -> str:
+        """Where it was, in words."""
+        return f"hidden in {self.node.op} {self.node.label}"
+
+
+@dataclass(frozen=True)
+class Start:
+    """The value that starts a hidden state, as the original computes it, and the axes that may count rows."""
+
+    value: Array
+    axes: tuple[int, ...]
+
+    def row(self, axis: int, graph: Graph, hidden: Hidden) -> Array:
+        """The value for one row.
+
+        Raises:
+            ModelError: the rows of a fixed batch start differently, so that no single start can be told.
+        """
+        row = np.ascontiguousarray(self.value.take([0], axis))
+        if (self.value != row).any():
+            raise ModelError(
+                f"{graph.name}: the state {hidden.source} starts differently in each row of its fixed batch of {self.value.shape[axis]}; "
+                "export the model with a batch of one"
+            )
+        return row
+
+
+def find_hidden(graph: Graph, roles: Roles) -> list[Hidden]:
+    """The hidden states between the token and the logits, in the order of execution.
+
+    Only the path that the token's data takes counts: it keeps out the shape arithmetic with which exporters size
+    their initial zeros. A Loop's counters and the time steps that it reads are no states: they are whole numbers,
+    or computed from the token.
+    """
+    fed = set().union(*(graph.descendants(name) for name in roles.states))
+    found = []
+    for number, node in enumerate(recurrent_path(graph, roles.token, roles.logits)):
+        states: list[tuple[int, int, np.dtype[Any], int | None, str]]
+        if node.op in STATE_SLOTS:
+            size = _hidden_size(graph, node)
+            states = [
+                (slot, out, np.dtype(np.float32), size, state) for state, (slot, out) in STATE_SLOTS[node.op].items()
+            ]
+        else:
+            states = [(slot, out, dtype, None, str(out)) for slot, out, dtype in node.carried() if dtype.kind == "f"]
+        for slot, out, dtype, width, state in states:
+            initial = node.input(slot)
+            if initial in fed or (width is None and roles.token in data_ancestors(graph, initial)):
+                continue
+            found.append(Hidden(node, slot, out, initial, dtype, width, f"state_{number}_{state}"))
+    return found
+
+
+def _hidden_size(graph: Graph, node: Node) -> int:
+    size = node.attribute("hidden_size")
+    weights = graph.constant(node.input(2)) if size is None else None
+    if size is None and weights is None:
+        raise ModelError(
+            f"{graph.name}: the {node.op} layer {node.label!r} has no hidden_size and no constant weights; export it again"
+        )
+    return int(size if weights is None else weights.shape[2])
+
+
+def start_values(graph: Graph, hidden: Sequence[Hidden], declared: Mapping[str, Shape]) -> list[Start]:
+    """The value that starts each hidden state, from runs of just that part of the original at two batch sizes."""
+    tensors = {h.initial: h.dtype for h in hidden if h.initial}
+    inputs = {p.name for p in graph.inputs}
+    for h in hidden:
+        if h.initial and (data := inputs & data_ancestors(graph, h.initial)):
+            raise ModelError(
+                f"{graph.name}: the state {h.source} starts from the input {min(data)}; export the initial state as an input of the decoder"
+            )
+    values: list[dict[str, Array]] = [{}, {}]
+    if tensors:
+        part = graph.part(tensors)
+        session = Session(part.serialize(), graph.name, threads=1)
+        values = [_run_part(part, session, tensors, declared, batch) for batch in (2, 3)]
+    return [_start(h, values[0].get(h.initial), values[1].get(h.initial)) for h in hidden]
+
+
+def _run_part(
+    part: Graph, session: Session, tensors: Mapping[str, Any], declared: Mapping[str, Shape], batch: int
+) -> dict[str, Array]:
+    """The tensors for inputs of this batch, or of the declared sizes where the export runs with no others."""
+    failure = None
+    for believe in (False, True):
+        feeds = {}
+        for port in part.inputs:
+            shape = declared[port.name] or (None, None)
+            free = [batch, *[1] * (len(shape) - 1)]
+            feeds[port.name] = np.zeros(
+                [d if believe and isinstance(d, int) else f for d, f in zip(shape, free, strict=True)], port.dtype
+            )
+        try:
+            return dict(zip(tensors, session.run(feeds, list(tensors)), strict=True))
+        except ModelError as error:
+            failure = error
+    raise failure or ModelError(part.name)
+
+
+def _start(hidden: Hidden, two: Array | None, three: Array | None) -> Start:
+    if two is None or three is None:
+        return Start(np.zeros((1, 1, hidden.size or 0), hidden.dtype), (1,))
+    if hidden.size is not None:
+        return Start(two, (1,))
+    varying = tuple(i for i, (a, b) in enumerate(zip(two.shape, three.shape, strict=True)) if a != b)
+    return Start(two, varying or tuple(range(two.ndim)))
+
+
+def open_states(graph: Graph, hidden: Sequence[Hidden]) -> list[tuple[str, str]]:
+    """Make each hidden state an input and an output of the graph: (input, output) names."""
+    names = []
+    for h in hidden:
+        graph.add_input(h.name, h.dtype, None)
+        h.node.set_input(h.slot, h.name)
+        output = h.node.output(h.out, f"{h.name}_out")
+        graph.edited()
+        graph.add_output(output, h.dtype, None)
+        names.append((h.name, output))
+    return names
+
+
+def hidden_states(
+    graph: Graph,
+    hidden: Sequence[Hidden],
+    names: Sequence[tuple[str, str]],
+    starts: Sequence[Start],
+    axes: Sequence[int],
+) -> list[State]:
+    """The opened states as parts of a contract."""
+    return [
+        State(name, output, axis, start.row(axis, graph, h), h.source)
+        for h, (name, output), start, axis in zip(hidden, names, starts, axes, strict=True)
+    ]

@@ -1,0 +1,233 @@
+"""`load()`: an exported file in, a model that can be stepped out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from decoding.errors import ModelError
+from decoding.model import proof, rewrite
+from decoding.model.contract import Contract, Fill, State, Window
+from decoding.model.freeing import free_reshapes
+from decoding.model.graph import Graph, Shape, Source
+from decoding.model.hidden import Hidden, Start, find_hidden, hidden_states, open_states, start_values
+from decoding.model.model import Model
+from decoding.model.proof import NotSteppable, StateShape
+from decoding.model.roles import Roles, find_roles, given_roles, json_metadata, recurrent_path
+from decoding.model.session import Session
+from decoding.model.windowing import explained, given_window, window_contract
+from decoding.text import make_tokenizer
+
+
+def load(
+    model: Source,
+    *,
+    roles: Mapping[str, Any] | None = None,
+    tokenizer: Any = None,
+    providers: str | Sequence[Any] | None = None,
+    threads: int | None = None,
+    verify: bool = True,
+) -> Model:
+    """Load an exported recurrent model and make it steppable.
+
+    Args:
+        model: path of an ONNX file, its bytes, an onnx.ModelProto, or the name of a shipped model ("shakespeare").
+        roles: overrides what is inferred: ``{"token": name, "logits": name, "state": {input: output},
+            "output": "logits" | "probs" | "logprobs", "batch_axis": {input: axis}, "constant": {input: value},
+            "window": W or None for the whole prefix, "pad": "left" | "right"}``.
+            The same JSON may stand in the file's metadata under ``decoding.roles``.
+        tokenizer: a list of token strings, a Hugging Face `tokenizers` or SentencePiece object, or the path of
+            one of their files; default: the vocabulary in the file's metadata (``decoding.vocab``).
+        providers: onnxruntime's providers, or "cpu" and "cuda"; default the CPU.
+        threads: intra-op threads of onnxruntime; None leaves the choice to it.
+        verify: prove by running that stepping equals the original's whole-sequence run.
+
+    Raises:
+        ModelError: the file cannot be used; the message says which input or output, what was expected and what to pass.
+        OptionError: an argument is wrong.
+    """
+    graph = Graph.load(_shipped(model))
+    vocab = json_metadata(graph, "decoding.vocab", None)
+    given = given_roles(graph, roles)
+    rewrite.fix_constants(graph, given.get("constant", {}))
+    rewrite.inline_decided_ifs(graph)
+    rewrite.time_major(graph)
+    plain = _make_plain(graph, find_roles(graph, given))
+
+    def start(prepared: Graph) -> Session:
+        return Session(prepared.serialize(), graph.name, providers=providers, threads=threads)
+
+    window = given_window(given, json_metadata(graph, "decoding.pad", None))
+    if window is None:
+        try:
+            prepared, session, contract = _stepped(plain, start, verify)
+        except NotSteppable as error:
+            if plain.exposed:
+                raise
+            prepared, session, contract = _windowed(plain, start, Window(), str(error).removeprefix(f"{graph.name}: "))
+    else:
+        prepared, session, contract = _windowed(plain, start, window, "roles ask for a window")
+    return Model(prepared, contract, session, make_tokenizer(tokenizer, vocab, contract.logits.vocab_size))
+
+
+@dataclass(frozen=True)
+class PlainGraph:
+    """The graph as it was exported, but with plain ports and free sizes, and its roles.
+
+    Attributes:
+        declared: shapes of the inputs as the file declares them.
+        exposed: states that the file takes and gives by itself.
+    """
+
+    graph: Graph
+    roles: Roles
+    declared: Mapping[str, Shape]
+    fills: tuple[Fill, ...]
+    exposed: Sequence[StateShape]
+
+
+def _shipped(model: Source) -> Source:
+    """A bare name that is no file means a model of decoding/pretrained/."""
+    if isinstance(model, str) and not Path(model).exists() and "/" not in model and "." not in model:
+        folder = resources.files("decoding") / "pretrained"
+        names = sorted(f.name.removesuffix(".onnx") for f in folder.iterdir() if f.name.endswith(".onnx"))
+        if model not in names:
+            raise ModelError(
+                f"{model}: no such file, and no shipped model of that name; shipped are {', '.join(names)}"
+            )
+        return str(folder / f"{model}.onnx")
+    return model
+
+
+def _make_plain(graph: Graph, roles: Roles) -> PlainGraph:
+    ports = {p.name: p for p in graph.inputs}
+    declared = {name: port.shape for name, port in ports.items()}
+    fills = tuple(
+        Fill(name, kind, ports[name].dtype, len(ports[name].shape or (0, 0))) for name, kind in roles.fills.items()
+    )
+    exposed = [_exposed_shape(graph, roles, name, output) for name, output in roles.states.items()]
+    rewrite.check_nodes_run_forward(graph, recurrent_path(graph, roles.token, roles.logits))
+    rewrite.plain_ports(graph, roles)
+    free_reshapes(graph, roles)
+    return PlainGraph(graph, roles, declared, fills, exposed)
+
+
+def _stepped(plain: PlainGraph, start: Callable[[Graph], Session], verify: bool) -> tuple[Graph, Session, Contract]:
+    """Open the hidden states, find the layouts, prove.
+
+    Raises:
+        NotSteppable: there is no state, or stepping gives something else than the whole sequence.
+    """
+    graph, roles = plain.graph.copy(), deepcopy(plain.roles)
+    hidden, starts = _startable(plain, find_hidden(graph, roles))
+    if not (hidden or plain.exposed):
+        raise NotSteppable(
+            f"no recurrent state: neither an LSTM, GRU or RNN layer, a Loop or a Scan between {roles.token} and {roles.logits} nor a state input"
+        )
+    names = open_states(graph, hidden)
+    rewrite.drop_lengths(graph, recurrent_path(graph, roles.token, roles.logits))
+    rewrite.cut_softmax(graph, roles)
+    graph.keep_outputs([roles.logits, *(s.output for s in plain.exposed), *(output for _, output in names)])
+    session = start(graph)
+
+    shapes = [
+        StateShape(*name, s.value.shape, s.axes, h.dtype) for name, s, h in zip(names, starts, hidden, strict=True)
+    ]
+    fills = tuple(f for f in plain.fills if f.name in {p.name for p in graph.inputs})
+    layout = proof.probe(
+        session, roles.token, _rank(graph, roles.token), roles.logits, [*plain.exposed, *shapes], fills
+    )
+    exposed = [_exposed_state(graph, shape, axis) for shape, axis in zip(plain.exposed, layout.axes, strict=False)]
+    opened = hidden_states(graph, hidden, names, starts, layout.axes[len(exposed) :])
+    contract = Contract(
+        layout.token, layout.logits, (*exposed, *opened), fills, layout.sequence, notes=tuple(roles.notes)
+    )
+    if verify and (contract.sequence or hidden):
+        contract = _proved(session, contract, plain, start, roles.output or "logits")
+    return graph, session, contract
+
+
+def _windowed(
+    plain: PlainGraph, start: Callable[[Graph], Session], window: Window, reason: str
+) -> tuple[Graph, Session, Contract]:
+    """Leave the graph whole; only the softmax goes."""
+    graph, roles = plain.graph, plain.roles
+    rewrite.cut_softmax(graph, roles)
+    graph.keep_outputs([roles.logits])
+    session = start(graph)
+    try:
+        contract = window_contract(session, graph, roles, plain.fills, window)
+    except ModelError as error:
+        raise ModelError(
+            f"{graph.name}: it cannot be stepped: {reason}. Nor can it be run on whole prefixes: {error}"
+        ) from error
+    return graph, session, explained(contract, reason)
+
+
+def _startable(plain: PlainGraph, hidden: Sequence[Hidden]) -> tuple[list[Hidden], list[Start]]:
+    """The hidden states with their initial values.
+
+    A Loop may carry single numbers too (a clock, a flag); a state has at least a batch axis.
+    """
+    starts = start_values(plain.graph, hidden, plain.declared)
+    kept = [(h, s) for h, s in zip(hidden, starts, strict=True) if s.value.ndim]
+    return [h for h, _ in kept], [s for _, s in kept]
+
+
+def _rank(graph: Graph, name: str) -> int:
+    """Number of dimensions of an input, 0 where it is unknown."""
+    return len(next(p.shape for p in graph.inputs if p.name == name) or ())
+
+
+def _exposed_shape(graph: Graph, roles: Roles, name: str, output: str) -> StateShape:
+    """What the declared shapes say of a state that the graph takes and gives by itself."""
+    ports = {p.name: p for p in graph.inputs}
+    token_dims = {d for d in ports[roles.token].shape or () if isinstance(d, str)}
+    shape = ports[name].shape
+    if shape is None:
+        raise ModelError(
+            f"{graph.name}: the state input {name} declares no shape; export it with its shape, batch dynamic"
+        )
+    if name in roles.batch_axis:
+        axes: tuple[int, ...] = (roles.batch_axis[name],)
+    elif named := [i for i, d in enumerate(shape) if d in token_dims]:
+        axes = tuple(named)
+    else:
+        free = tuple(i for i, d in enumerate(shape) if not isinstance(d, int))
+        # All fixed: a recurrent layer keeps the batch second, a plain cell first.
+        axes = free or ((1, 0, 2) if len(shape) == 3 else tuple(range(len(shape))))
+    return StateShape(name, output, tuple(d if isinstance(d, int) else None for d in shape), axes, ports[name].dtype)
+
+
+def _exposed_state(graph: Graph, shape: StateShape, axis: int) -> State:
+    sizes = tuple(1 if i == axis else int(size or 0) for i, size in enumerate(shape.sizes))
+    start = json_metadata(graph, "decoding.initial", {}).get(shape.input)
+    initial = np.zeros(sizes, shape.dtype) if start is None else np.asarray(start, shape.dtype).reshape(sizes)
+    return State(shape.input, shape.output, axis, initial, "an input and an output of the file")
+
+
+def _proved(
+    session: Session, contract: Contract, plain: PlainGraph, start: Callable[[Graph], Session], kind: str
+) -> Contract:
+    """The contract, with a note on the proof by which it holds."""
+    original = plain.graph.copy()
+    original.keep_outputs([plain.roles.logits])
+    names = {p.name for p in original.inputs}
+    whole = replace(
+        contract,
+        logits=replace(contract.logits, name=plain.roles.logits),
+        states=tuple(s for s in contract.states if s.input in names),
+        fills=tuple(f for f in plain.fills if f.name in names),
+    )
+    half = any(s.dtype == np.float16 for s in contract.states)
+    fixed = contract.token.batch_and_time(plain.declared[contract.token.name])
+    proved = proof.prove(session, contract, start(original), whole, kind, fixed, 2e-2 if half else 1e-4)
+    runs = ", ".join(f"{b}x{t}" for b, t in proved)
+    note = f"proved: stepping equals the whole-sequence run on random prefixes (batch x length {runs})"
+    return replace(contract, notes=(*contract.notes, note))

@@ -1,0 +1,76 @@
+"""`Model`: a prepared step graph with its session and its special ids."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from decoding.model.contract import Contract
+from decoding.model.graph import Graph
+from decoding.model.roles import json_metadata
+from decoding.model.session import Session
+from decoding.text import Tokenizer
+
+
+class Model:
+    """A prepared step graph with its session. Made by `load()`; safe to use from several threads.
+
+    Attributes:
+        contract: roles of every input and output.
+        tokenizer: turns text into ids and back, or None.
+        bos_token_id, pad_token_id: special ids, or None.
+        eos_token_id: ids that end a sequence; there may be none.
+        max_new_tokens: the longest output that the file asks for, or None.
+        session: runs the graph.
+    """
+
+    def __init__(self, graph: Graph, contract: Contract, session: Session, tokenizer: Tokenizer | None) -> None:
+        self._graph = graph
+        self.contract = contract
+        self.session = session
+        self.tokenizer = tokenizer
+        self.name = graph.name
+        self.bos_token_id: int | None = json_metadata(graph, "decoding.bos", None)
+        self.pad_token_id: int | None = json_metadata(graph, "decoding.pad", None)
+        eos = json_metadata(graph, "decoding.eos", None)
+        self.eos_token_id: tuple[int, ...] = () if eos is None else tuple(eos) if isinstance(eos, list) else (eos,)
+        self.max_new_tokens: int | None = json_metadata(graph, "decoding.max_new_tokens", None)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits."""
+        return self.contract.logits.vocab_size
+
+    @property
+    def providers(self) -> list[str]:
+        """The onnxruntime providers that the session runs on."""
+        return self.session.providers
+
+    def describe(self) -> str:
+        """Name, special ids and the contract, as a table that a person can read."""
+        ids = {"bos": self.bos_token_id, "eos": list(self.eos_token_id) or None, "pad": self.pad_token_id}
+        special = ", ".join(f"{name} {value}" for name, value in ids.items() if value is not None) or "no special ids"
+        text = "no tokenizer" if self.tokenizer is None else f"tokenizer: {self.tokenizer}"
+        return f"{self.name}: vocabulary {self.vocab_size}, {text}, {special}, on {self.providers[0]}\n{self.contract.describe()}"
+
+    def __repr__(self) -> str:
+        return f"<Model {self.describe()}>"
+
+    def save(self, path: str | Path) -> None:
+        """Write the prepared step graph, which loads again without any rewriting."""
+        graph, c = self._graph.copy(), self.contract
+        for state in c.states:
+            shape: list[int | str] = list(state.initial.shape)
+            shape[state.batch_axis] = "batch"
+            graph.set_shape(state.input, shape)
+            graph.set_shape(state.output, shape)
+        roles = {
+            "token": c.token.name,
+            "logits": c.logits.name,
+            "output": "logits",
+            "state": {s.input: s.output for s in c.states},
+            "batch_axis": {s.input: s.batch_axis for s in c.states},
+        }
+        initial = {s.input: s.initial.tolist() for s in c.states if s.initial.any()}
+        graph.set_metadata({"decoding.roles": json.dumps(roles), "decoding.initial": json.dumps(initial)})
+        Path(path).write_bytes(graph.serialize())

@@ -1,0 +1,215 @@
+"""Finding out by running: which axis is which, and whether stepping equals the original's whole-sequence run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from decoding.errors import ModelError
+from decoding.model.contract import Contract, Fill, Logits, LogitsLayout, Token, TokenLayout
+from decoding.model.graph import Array
+from decoding.model.session import Session
+
+# Distinct, so that an output's dimensions say which of them it follows; the batch differs from usual layer counts.
+_BATCH, _TIME = 5, 3
+
+
+class NotSteppable(ModelError):
+    """Single steps do not give what the whole sequence gives."""
+
+
+# Prefixes that the proof steps through: batch x length. The long ones reach past the windows that
+# pooled models are trained with (textgenrnn: 40), which shorter ones cannot tell from a recurrent state.
+PROOF_RUNS = ((1, 1), (1, 2), (2, 7), (7, 48))
+
+
+@dataclass(frozen=True)
+class StateShape:
+    """What is known of a state before probing: its sizes (None where free) and the axes that may count rows."""
+
+    input: str
+    output: str
+    sizes: tuple[int | None, ...]
+    axes: tuple[int, ...]
+    dtype: np.dtype
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What probing found: how ids go in, how logits come out, where the batch is in each state."""
+
+    token: Token
+    logits: Logits
+    axes: tuple[int, ...]
+    sequence: bool
+
+
+def probe(
+    session: Session,
+    token: str,
+    rank: int,
+    logits: str,
+    states: Sequence[StateShape],
+    fills: Sequence[Fill],
+    times: Sequence[int] = (_TIME, 1),
+) -> Layout:
+    """Run the step graph on small inputs in every layout that its shapes allow, until one runs and adds up.
+
+    Raises:
+        ModelError: none does; the message gives onnxruntime's word on the most usual one.
+    """
+    # Rank 0 stands for an unknown one.
+    layouts: tuple[TokenLayout, ...] = ("B",) if rank == 1 else ("BT", "TB") if rank == 2 else ("BT", "TB", "B")
+    failures = []
+    for time, layout in product(times, layouts):
+        if layout == "B" and time > 1:
+            continue
+        for axes in product(*(s.axes for s in states)):
+            try:
+                return _try_layout(session, Token(token, layout), logits, states, fills, axes, time)
+            except ModelError as error:
+                failures.append(str(error))
+    raise ModelError(failures[0])
+
+
+def _try_layout(
+    session: Session,
+    token: Token,
+    logits: str,
+    states: Sequence[StateShape],
+    fills: Sequence[Fill],
+    axes: Sequence[int],
+    time: int,
+) -> Layout:
+    feeds = {f.name: f.value(token, _BATCH, time) for f in fills}
+    feeds[token.name] = token.arrange(np.zeros((_BATCH, time), np.int64))
+    for state, axis in zip(states, axes, strict=True):
+        sizes = [_BATCH if i == axis else size or 0 for i, size in enumerate(state.sizes)]
+        if 0 in sizes:
+            raise ModelError(f"{session.name}: the state {state.input} has more than one free dimension; pass roles={{'batch_axis': {{{state.input!r}: axis}}}} "
+                             "and export it with its other dimensions fixed")  # fmt: skip
+        feeds[state.input] = np.zeros(sizes, state.dtype)
+    scores, *after = session.run(feeds, [logits, *(s.output for s in states)])
+    for state, value in zip(states, after, strict=True):
+        if value.shape != feeds[state.input].shape:
+            raise ModelError(f"{session.name}: the state {state.input} goes in as {list(feeds[state.input].shape)} and comes out of {state.output} "
+                             f"as {list(value.shape)}: they are not one state; pass roles={{'state': {{input: output}}}}")  # fmt: skip
+    return Layout(
+        token,
+        Logits(logits, _logits_layout(session, logits, scores, time), scores.shape[-1]),
+        tuple(axes),
+        time > 1,
+    )
+
+
+def _logits_layout(session: Session, name: str, scores: Array, time: int) -> LogitsLayout:
+    lead = scores.shape[:-1]
+    layouts: dict[tuple[int, ...], LogitsLayout] = {
+        (_BATCH,): "BV",
+        (_BATCH, time): "BTV",
+        (time, _BATCH): "TBV",
+    }
+    if lead not in layouts:
+        raise ModelError(f"{session.name}: for {_BATCH} rows of {time} tokens the output {name} has shape {list(scores.shape)}; "
+                         f"expected logits [{_BATCH}, vocabulary], [{_BATCH}, {time}, vocabulary] or [{time}, {_BATCH}, vocabulary]")  # fmt: skip
+    return layouts[lead]
+
+
+def whole_run(session: Session, contract: Contract, ids: Array) -> Array:
+    """Logits [B, T or 1, V] of one run over whole sequences `ids` [B, T], from the initial states."""
+    feeds = {**contract.feeds(ids), **{s.input: s.start(len(ids)) for s in contract.states}}
+    return contract.logits.arrange(session.run(feeds, [contract.logits.name])[0])
+
+
+def stepped_run(session: Session, contract: Contract, ids: Array) -> Array:
+    """Logits [B, T, V] of single steps over `ids` [B, T], the states carried from each to the next."""
+    states = {s.input: s.start(len(ids)) for s in contract.states}
+    names = [contract.logits.name, *(s.output for s in contract.states)]
+    steps = []
+    for t in range(ids.shape[1]):
+        scores, *after = session.run({**contract.feeds(ids[:, t : t + 1], t), **states}, names)
+        states = {s.input: value for s, value in zip(contract.states, after, strict=True)}
+        steps.append(contract.logits.arrange(scores)[:, -1])
+    return np.stack(steps, axis=1)
+
+
+def prove(
+    session: Session,
+    contract: Contract,
+    original: Session,
+    whole: Contract,
+    kind: str,
+    fixed: tuple[int | None, int | None],
+    tolerance: float,
+) -> tuple[tuple[int, int], ...]:
+    """Step many random prefixes and compare with the original's whole-sequence run on the same ids.
+
+    Args:
+        session: the prepared step graph, with its `contract`.
+        original: the graph as it was exported, with free dimensions and an int64 token.
+        whole: the original's roles: the same but for the states that it hides.
+        kind: what the original gives: "logits", "probs" or "logprobs".
+        fixed: batch and time that the export declares as numbers: where the original runs with nothing else
+            (its zeros were sized by them), it is proved with these.
+        tolerance: largest difference accepted, relative to 1 + the largest magnitude.
+
+    Returns:
+        The batch and length of each run that was compared.
+
+    Raises:
+        NotSteppable: they differ.
+    """
+    rng = np.random.default_rng(0)
+    runs = _runs_that_work(original, whole, fixed)
+    for batch, length in runs:
+        ids = rng.integers(0, contract.logits.vocab_size, (batch, length))
+        expected = whole_run(original, whole, ids).astype(np.float64)
+        found = as_kind(stepped_run(session, contract, ids)[:, -expected.shape[1] :].astype(np.float64), kind)
+        if found.shape != expected.shape:
+            raise NotSteppable(
+                f"{session.name}: for {batch} sequences of {length} tokens the whole-sequence run gives {list(expected.shape)} where "
+                f"{list(found.shape)} was expected; the number of time steps seems fixed in the file: export it with a dynamic time axis"
+            )
+        off = np.abs(found - expected).max() / (1 + np.abs(expected).max())
+        if not off <= tolerance:
+            raise NotSteppable(
+                f"{session.name}: stepping differs from the whole-sequence run by {off:.1e} (relative) on {batch} random sequences of {length} tokens, more than "
+                f"{tolerance:.0e}: the network mixes time steps otherwise than through the states {', '.join(s.input for s in contract.states)}"
+            )
+    return runs
+
+
+def _runs_that_work(
+    original: Session, whole: Contract, fixed: tuple[int | None, int | None]
+) -> tuple[tuple[int, int], ...]:
+    """PROOF_RUNS, or with the declared batch and time in them where the original takes no others."""
+    batch, time = fixed
+    candidates = (
+        PROOF_RUNS,
+        [(batch or b, t) for b, t in PROOF_RUNS],
+        [(batch or b, time or t) for b, t in PROOF_RUNS],
+    )
+    for candidate in candidates:
+        runs = tuple(dict.fromkeys(candidate))
+        try:
+            for b, t in runs:
+                whole_run(original, whole, np.zeros((b, t), np.int64))
+        except ModelError as error:
+            failure = error
+        else:
+            return runs
+    raise ModelError(
+        f"{original.name}: the original cannot be run over whole sequences, so stepping cannot be proved: {failure}; pass verify=False to go without"
+    ) from failure
+
+
+def as_kind(scores: Array, kind: str) -> Array:
+    """Logits as the original gives them."""
+    if kind == "logits":
+        return scores
+    scores = scores - scores.max(axis=-1, keepdims=True)
+    logprobs: Array = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+    return np.exp(logprobs) if kind == "probs" else logprobs

@@ -1,0 +1,171 @@
+"""Rewriting an exported graph so that it can be stepped: plain ports, plain layers, logits instead of probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from decoding.errors import ModelError, OptionError
+from decoding.model.graph import STATE_SLOTS, VIEW_OPS, Graph, Node
+from decoding.model.roles import Roles, data_ancestors
+from decoding.model.session import Session
+
+
+def fix_constants(graph: Graph, values: Mapping[str, Any]) -> None:
+    """Turn the inputs that the caller gave a value into constants."""
+    for name, value in values.items():
+        port = next(p for p in graph.inputs if p.name == name)
+        try:
+            array = np.asarray(value, port.dtype)
+            if port.shape is not None and array.ndim != len(port.shape):
+                array = array.reshape([d if isinstance(d, int) else 1 for d in port.shape])
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"roles['constant'][{name!r}]: {value!r} does not fit the input {port}") from error
+        graph.fix_input(name, array)
+
+
+def inline_decided_ifs(graph: Graph) -> None:
+    """Replace every If whose condition no input's value can change by the branch that it takes."""
+    undecided: set[str] = set()
+    while True:
+        candidates = [n for n in graph.nodes if n.op == "If" and n.label not in undecided]
+        if not candidates:
+            return
+        node = candidates[0]
+        condition = _decided(graph, node.input(0))
+        if condition is None:
+            undecided.add(node.label)
+        else:
+            graph.inline(node, "then_branch" if condition else "else_branch")
+
+
+def _decided(graph: Graph, condition: str) -> bool | None:
+    """The condition's value where constants, or shapes that agree for all sizes, decide it; else None."""
+    if data_ancestors(graph, condition) & {p.name for p in graph.inputs}:
+        return None
+    part = graph.part({condition: np.bool_})
+    session = Session(part.serialize(), graph.name, threads=1)
+    values = set()
+    for size in (1, 2, 3):
+        feeds = {
+            p.name: np.zeros([d if isinstance(d, int) else size for d in p.shape or ()], p.dtype) for p in part.inputs
+        }
+        values.add(bool(session.run(feeds, [condition])[0]))
+    return values.pop() if len(values) == 1 else None
+
+
+def time_major(graph: Graph) -> None:
+    """Transpose recurrent layers of layout=1 (batch first), which onnxruntime refuses, to layout=0."""
+    for node in graph.nodes:
+        if node.op in STATE_SLOTS and node.attribute("layout", 0) == 1:
+            _transpose_inputs(graph, node)
+            _transpose_outputs(graph, node)
+            node.drop_attribute("layout")
+            graph.edited()
+
+
+def _transpose_inputs(graph: Graph, node: Node) -> None:
+    for slot in (0, *(slot for slot, _ in STATE_SLOTS[node.op].values())):
+        if name := node.input(slot):
+            node.set_input(
+                slot,
+                graph.add_node("Transpose", [name], f"{node.label}/in{slot}", at=graph.place(node), perm=[1, 0, 2]),
+            )
+
+
+def _transpose_outputs(graph: Graph, node: Node) -> None:
+    for index, name in enumerate(node.outputs):
+        if name:
+            inner = f"{node.label}/out{index}"
+            node.rename_output(index, inner)
+            graph.add_node(
+                "Transpose", [inner], name, at=graph.place(node) + 1, perm=[2, 0, 1, 3] if index == 0 else [1, 0, 2]
+            )
+
+
+def plain_ports(graph: Graph, roles: Roles) -> None:
+    """Let the token be int64 ids and the logits float32, and free every dimension that the export fixed."""
+    _take_ids(graph, roles)
+    _give_float32(graph, roles)
+    graph.forget_shapes()
+    for port in (*graph.inputs, *graph.outputs):
+        if port.shape is not None:
+            graph.set_shape(port.name, [None] * len(port.shape))
+
+
+def _take_ids(graph: Graph, roles: Roles) -> None:
+    port = next(p for p in graph.inputs if p.name == roles.token)
+    if roles.one_hot is not None and port.shape is not None:
+        _feed_from(graph, port.name, f"{port.name}/one_hot")
+        depth = graph.add_initializer(f"{port.name}/depth", np.array(roles.one_hot))
+        values = graph.add_initializer(f"{port.name}/values", np.array([0, 1], port.dtype))
+        graph.add_node("OneHot", [port.name, depth, values], f"{port.name}/one_hot", at=0, axis=-1)
+        graph.set_shape(port.name, port.shape[:-1], np.int64)
+    elif port.dtype != np.int64:
+        users = graph.consumers(port.name)
+        if not all(u.op == "Cast" or (u.op == "Gather" and u.input(1) == port.name) for u in users):
+            _feed_from(graph, port.name, f"{port.name}/as_{port.dtype}")
+            graph.add_node("Cast", [port.name], f"{port.name}/as_{port.dtype}", at=0, to=port.dtype)
+        graph.set_shape(port.name, port.shape, np.int64)
+
+
+def _feed_from(graph: Graph, old: str, new: str) -> None:
+    """Let everything that reads `old` read `new`."""
+    for user in graph.consumers(old):
+        user.replace_input(old, new)
+    graph.edited()
+
+
+def _give_float32(graph: Graph, roles: Roles) -> None:
+    port = next(p for p in graph.outputs if p.name == roles.logits)
+    if port.dtype != np.float32:
+        cast = graph.add_node("Cast", [roles.logits], f"{roles.logits}/as_float32", to=np.dtype(np.float32))
+        graph.redirect_output(roles.logits, cast)
+        graph.set_shape(cast, port.shape, np.float32)
+        roles.logits = cast
+
+
+def drop_lengths(graph: Graph, path: list[Node]) -> None:
+    """Take sequence_lens away from the layers that are stepped: one step is always as long as it is."""
+    for node in path:
+        if node.op in STATE_SLOTS and node.input(4):
+            node.set_input(4, "")
+    graph.edited()
+
+
+def cut_softmax(graph: Graph, roles: Roles) -> None:
+    """Take the final Softmax or LogSoftmax away, so that the kernels see logits."""
+    name = roles.logits
+    while (node := graph.producer(name)) is not None and node.op in VIEW_OPS:
+        name = node.input(0)
+    if node is not None and node.op in ("Softmax", "LogSoftmax"):
+        roles.output = "probs" if node.op == "Softmax" else "logprobs"
+        roles.notes.append(f"the final {node.op} was cut: the kernels normalise")
+        node.become_identity()
+    elif roles.output == "probs":
+        roles.logits = log_probabilities(graph, roles.logits)
+        roles.notes.append("the output gives probabilities: their logarithm stands for the logits")
+
+
+def log_probabilities(graph: Graph, name: str) -> str:
+    """Put a logarithm behind the output `name`."""
+    log = graph.add_node("Log", [name], f"{name}/log")
+    graph.redirect_output(name, log)
+    return log
+
+
+def check_nodes_run_forward(graph: Graph, path: list[Node]) -> None:
+    """Refuse layers that read the sequence from its end.
+
+    Raises:
+        ModelError: names the first such layer.
+    """
+    for node in path:
+        direction = node.attribute("direction", "forward")
+        if node.op in STATE_SLOTS and direction != "forward":
+            raise ModelError(
+                f"{graph.name}: the {node.op} layer {node.label!r} is {direction}: it reads the sequence from its end, so it is "
+                "an encoder and cannot be decoded step by step; pass it to load(decoder, encoder=...) or export a forward layer"
+            )

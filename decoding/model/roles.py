@@ -1,0 +1,248 @@
+"""Finding the roles of a graph's inputs and outputs: what was given first, then structure, names, dtypes and shapes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from decoding.errors import ModelError, OptionError
+from decoding.model.contract import FillKind
+from decoding.model.graph import STATE_SLOTS, VIEW_OPS, Graph, Node, Port, listing
+from decoding.model.pairing import pair_states, shown_slots
+
+ROLE_KEYS = ("token", "logits", "state", "output", "batch_axis", "constant", "window", "pad")
+_TOKEN_NAMES = re.compile(r"token|input_?ids?|\bids?\b|symbol|char|word", re.I)
+_LOGITS_NAMES = re.compile(r"logit|prob|score|softmax|\blinear|output", re.I)
+_FILL_NAMES: dict[FillKind, re.Pattern[str]] = {"mask": re.compile(r"mask", re.I), "position": re.compile(r"pos(ition)?(_?ids?)?\b|\bstep\b", re.I),
+               "length": re.compile(r"len", re.I)}  # fmt: skip
+
+
+@dataclass
+class Roles:
+    """What has been found out about a graph so far, with the evidence.
+
+    Attributes:
+        states: output of each state input.
+        fills: "length", "mask" or "position" for each input that decoding fills by itself.
+        one_hot: width of the token's one-hot vectors, None where it takes ids.
+        output: "logits", "probs" or "logprobs" where that is known.
+    """
+
+    token: str
+    logits: str
+    states: dict[str, str]
+    fills: dict[str, FillKind]
+    one_hot: int | None = None
+    output: str | None = None
+    batch_axis: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def given_roles(graph: Graph, roles: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The roles in the file's metadata, overridden by the caller's; checked against the graph.
+
+    Raises:
+        OptionError: an unknown key, or a name that the graph does not have.
+    """
+    merged = {**json_metadata(graph, "decoding.roles", {}), **(roles or {})}
+    if unknown := sorted(set(merged) - set(ROLE_KEYS)):
+        raise OptionError(f"roles: unknown key {unknown[0]!r}; expected some of {', '.join(ROLE_KEYS)}")
+    ins, outs = [p.name for p in graph.inputs], [p.name for p in graph.outputs]
+    states = merged.get("state", {})
+    for key, names, known in (
+        ("token", [merged.get("token")], ins),
+        ("logits", [merged.get("logits")], outs),
+        ("state", list(states), ins),
+        ("state", list(states.values()), outs),
+        ("batch_axis", list(merged.get("batch_axis", {})), ins),
+        ("constant", list(merged.get("constant", {})), ins),
+    ):
+        for name in names:
+            if name is not None and name not in known:
+                raise OptionError(f"roles[{key!r}]: {graph.name} has no {name!r} there; it has {', '.join(known)}")
+    if merged.get("output", "logits") not in ("logits", "probs", "logprobs"):
+        raise OptionError(f"roles['output']={merged['output']!r}: expected 'logits', 'probs' or 'logprobs'")
+    return merged
+
+
+def json_metadata(graph: Graph, key: str, default: Any) -> Any:
+    """A JSON value of the file's metadata, or `default` where there is none."""
+    text = graph.metadata.get(key)
+    if text is None:
+        return default
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ModelError(f"{graph.name}: metadata {key!r} is not JSON ({error}); write it with json.dumps") from error
+
+
+def find_roles(graph: Graph, given: Mapping[str, Any]) -> Roles:
+    """Token, logits, the states that the graph already exposes, and the inputs that decoding fills.
+
+    Raises:
+        ModelError: a role cannot be told; the message lists what was found and what to pass.
+    """
+    notes: list[str] = []
+    token, one_hot = _find_token(graph, given, notes)
+    ins = [p for p in graph.inputs if p.name != token]
+    for port in ins:
+        if not graph.consumers(port.name):
+            raise ModelError(
+                f"{graph.name}: the input {port.name} is used by nothing. An exporter that is given the same tensor for two inputs merges them: "
+                "export again with two tensors, one for each state"
+            )
+    if "state" in given:
+        states = dict(given["state"])
+        notes.append("states: given by roles")
+    else:
+        states = pair_states(graph, ins, [p for p in graph.outputs if p.name != given.get("logits")], notes)
+    fills = {p.name: _fill(graph, p, notes) for p in ins if p.name not in states}
+    logits = _find_logits(graph, given, token, states, notes)
+    return Roles(token, logits, states, fills, one_hot, given.get("output"), dict(given.get("batch_axis", {})), notes)
+
+
+def recurrent_path(graph: Graph, token: str, logits: str) -> list[Node]:
+    """The recurrent layers, Loops and Scans between the token and the logits, in the order of execution."""
+    path = graph.descendants(token) & graph.ancestors(logits)
+    return [node for node in graph.nodes if (node.op in STATE_SLOTS or node.carried()) and path & set(node.outputs)]
+
+
+def data_ancestors(graph: Graph, name: str) -> set[str]:
+    """What the values of a tensor depend on; its shape may depend on more."""
+    return graph.ancestors(name, stop_ops=("Shape", "Size"))
+
+
+def _find_token(graph: Graph, given: Mapping[str, Any], notes: list[str]) -> tuple[str, int | None]:
+    """The token's input, and the width of its one-hot vectors if that is what it takes."""
+    ports = [p for p in graph.inputs if p.name not in given.get("state", {})]
+    if name := given.get("token"):
+        notes.append(f"token is {name}: given by roles")
+        port = next(p for p in ports if p.name == name)
+        return name, _one_hot_width(graph, port) if port.dtype.kind == "f" and not _feeds_embedding(
+            graph, name
+        ) else None
+    flat = [p for p in ports if p.shape is None or len(p.shape) in (1, 2)]
+    embedded = [p for p in flat if _feeds_embedding(graph, p.name)]
+    integer = [
+        p
+        for p in flat
+        if np.issubdtype(p.dtype, np.integer) and not any(name.search(p.name) for name in _FILL_NAMES.values())
+    ]
+    named = [p for p in integer if _TOKEN_NAMES.search(p.name)]
+    for found, evidence in (
+        (embedded, "it indexes an embedding"),
+        (integer, "the only integer input"),
+        (named, "its name"),
+    ):
+        if len(found) == 1:
+            notes.append(f"token is {found[0].name}: {evidence}")
+            return found[0].name, None
+    if integer or embedded:
+        raise ModelError(
+            f"{graph.name}: ambiguous: {listing(embedded or integer)} could each be the token; pass roles={{'token': name}}"
+        )
+    vectors = [p for p in ports if _one_hot_width(graph, p) is not None]
+    if len(vectors) == 1:
+        width = _one_hot_width(graph, vectors[0])
+        notes.append(f"token is {vectors[0].name}: one-hot vectors, as wide as the output ({width})")
+        return vectors[0].name, width
+    raise ModelError(
+        f"{graph.name}: no input takes token ids (an integer tensor [batch], [batch, time] or [time, batch]) or one-hot vectors; "
+        f"its inputs are {listing(graph.inputs)} and its operators {_operators(graph)}. decode() needs a recurrent "
+        "network over tokens; if one of these is the token, pass roles={'token': name}"
+    )
+
+
+def _one_hot_width(graph: Graph, port: Port) -> int | None:
+    """The last dimension of a float input, if an output has the same and a recurrent layer or a product reads it."""
+    if port.dtype.kind != "f" or not port.shape or len(port.shape) < 2:
+        return None
+    width = port.shape[-1]
+    outputs = [p.shape[-1] for p in graph.outputs if p.shape]
+    return width if isinstance(width, int) and width in outputs and len(port.shape) <= 3 else None
+
+
+def _feeds_embedding(graph: Graph, name: str) -> bool:
+    """Does the input select rows of a constant table?"""
+    todo, seen = [name], set[str]()
+    while todo:
+        if (tensor := todo.pop()) in seen:
+            continue
+        seen.add(tensor)
+        for node in graph.consumers(tensor):
+            if node.op == "Gather" and node.input(1) == tensor:
+                table = graph.constant(_behind_views(graph, node.input(0)))
+                if table is not None and table.ndim >= 2 and table.dtype.kind == "f":
+                    return True
+            elif node.op == "OneHot" and node.input(0) == tensor:
+                return True
+            elif node.op in VIEW_OPS and node.input(0) == tensor:
+                todo += node.outputs
+    return False
+
+
+def _behind_views(graph: Graph, name: str) -> str:
+    while (node := graph.producer(name)) is not None and node.op in VIEW_OPS and node.op != "Concat":
+        name = node.input(0)
+    return name
+
+
+def _fill(graph: Graph, port: Port, notes: list[str]) -> FillKind:
+    """What to fill an input with that is neither token nor state."""
+    lengths = {node.input(4) for node in graph.nodes if node.op in STATE_SLOTS and node.input(4)}
+    if any(_behind_views(graph, name) == port.name for name in lengths):
+        notes.append(
+            f"{port.name} is filled with the number of tokens: it gives a recurrent layer its sequence lengths"
+        )
+        return "length"
+    for kind, names in _FILL_NAMES.items():
+        if names.search(port.name) and (kind == "mask" or port.dtype.kind in "iu"):
+            what = {
+                "mask": "ones: no token is padding",
+                "position": "the token's position",
+                "length": "the number of tokens",
+            }[kind]
+            notes.append(f"{port.name} is filled with {what}: its name")
+            return kind
+    raise ModelError(
+        f"{graph.name}: nobody feeds the input {port}: it is no token, and no output has its dtype and shape and depends on it, so it is no recurrent state. "
+        f"Pass roles={{'constant': {{{port.name!r}: value}}}} for a fixed value, or roles={{'state': {{{port.name!r}: output}}}}"
+    )
+
+
+def _find_logits(
+    graph: Graph, given: Mapping[str, Any], token: str, states: Mapping[str, str], notes: list[str]
+) -> str:
+    if name := given.get("logits"):
+        notes.append(f"logits are {name}: given by roles")
+        return str(name)
+    downstream = graph.descendants(token)
+    ports = [p for p in graph.outputs if p.name not in states.values() and p.dtype.kind == "f" and p.name in downstream]
+    layers = [p for p in ports if not shown_slots(graph, p.name)]  # a last state that no input takes back is no logits
+    named = [p for p in layers if _LOGITS_NAMES.search(p.name)]
+    for found, evidence in (
+        (ports, "the only output left"),
+        (layers, "the only output that is no recurrent state"),
+        (named, "its name"),
+    ):
+        if len(found) == 1:
+            notes.append(f"logits are {found[0].name}: {evidence}")
+            return found[0].name
+    if not ports:
+        raise ModelError(
+            f"{graph.name}: no output gives logits: a floating-point tensor computed from {token} that is no state; "
+            f"its outputs are {listing(graph.outputs)}; pass roles={{'logits': name}}"
+        )
+    raise ModelError(
+        f"{graph.name}: ambiguous: {listing(layers or ports)} could each be the logits; pass roles={{'logits': name}}"
+    )
+
+
+def _operators(graph: Graph) -> str:
+    ops = sorted({node.op for node in graph.nodes})
+    return ", ".join(ops[:12]) + (", ..." if len(ops) > 12 else "")

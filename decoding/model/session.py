@@ -1,0 +1,109 @@
+"""Running a graph. The only file that imports onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnxruntime as ort
+
+from decoding.errors import ModelError, OptionError
+from decoding.model.graph import Array
+
+SHORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+# Only states are fetched while a prompt is read: onnxruntime then skips the output projection.
+_ONLY_FETCHED = ort.RunOptions()
+_ONLY_FETCHED.only_execute_path_to_fetches = True
+
+
+class Session:
+    """An onnxruntime session over a serialized graph.
+
+    Args:
+        data: the serialized model.
+        name: what to call the model in messages.
+        providers: onnxruntime's names or "cpu" and "cuda", the preferred one first; default: the CPU.
+        threads: intra-op threads; None leaves the choice to onnxruntime.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        name: str,
+        *,
+        providers: str | Sequence[Any] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong comes back as an exception, with the model's name
+        if threads is not None:
+            if threads < 1:
+                raise OptionError(f"threads={threads}: expected a whole number of at least 1, or None")
+            options.intra_op_num_threads = threads
+        self.name = name
+        wanted = full_names(providers)
+        try:
+            self._session = ort.InferenceSession(data, options, providers=wanted)
+        except Exception as error:
+            raise ModelError(f"{name}: onnxruntime {ort.__version__} cannot run it: {first_line(error)}") from error
+        self.providers: list[str] = self._session.get_providers()
+        missing = [p for p in (w if isinstance(w, str) else w[0] for w in wanted) if p not in self.providers]
+        if missing:
+            raise ModelError(f"{name}: onnxruntime could not start {missing[0]}; available here: {', '.join(ort.get_available_providers())}. "
+                             "Pass providers='cpu', or install the onnxruntime build that has it")  # fmt: skip
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str], *, only_fetched: bool = False) -> list[Array]:
+        """One plain run: arrays in, the named outputs as arrays.
+
+        Raises:
+            ModelError: onnxruntime reported an error; its message is kept.
+        """
+        try:
+            return self._session.run(list(outputs), dict(feeds), _ONLY_FETCHED if only_fetched else None)  # type: ignore[no-any-return]
+        except Exception as error:
+            raise ModelError(f"{self.name}: the run failed: {first_line(error)}") from error
+
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Binding:
+        """Tie inputs and outputs to these arrays' memory, so that a run copies and allocates nothing."""
+        return Binding(self._session, inputs, outputs)
+
+
+class Binding:
+    """A run prepared over fixed buffers; the arrays must be C-contiguous and are kept alive here."""
+
+    def __init__(
+        self, session: ort.InferenceSession, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+    ) -> None:
+        self._session, self._buffers = session, (dict(inputs), dict(outputs))
+        self._binding = session.io_binding()
+        for name, array in inputs.items():
+            self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, array in outputs.items():
+            self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def run(self) -> None:
+        """Read the bound inputs and fill the bound outputs."""
+        self._session.run_with_iobinding(self._binding)
+
+
+def full_names(providers: str | Sequence[Any] | None) -> list[Any]:
+    """Onnxruntime's own provider names for the short ones; None means the CPU."""
+    if providers is None:
+        providers = ["cpu"]
+    elif isinstance(providers, str):
+        providers = [providers]
+    names = [SHORT_NAMES.get(p, p) if isinstance(p, str) else p for p in providers]
+    known = ort.get_available_providers()
+    for name in names:
+        plain = name if isinstance(name, str) else name[0]
+        if plain not in known:
+            raise ModelError(f"providers: {plain} is not in this onnxruntime ({ort.__version__}), which has {', '.join(known)}. "
+                             "Pass providers='cpu', or install the onnxruntime build that has it")  # fmt: skip
+    return names
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's text, without onnxruntime's error codes."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].split(" : ")[-1] if lines[0].startswith("[ONNXRuntimeError]") else lines[0]

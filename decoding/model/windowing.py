@@ -1,0 +1,90 @@
+"""Loading a graph that cannot be stepped: window mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from decoding.errors import ModelError, OptionError
+from decoding.model import proof
+from decoding.model.contract import Contract, Fill, Window
+from decoding.model.graph import Array, Graph
+from decoding.model.roles import Roles
+from decoding.model.session import Session
+
+_LENGTHS = (1, 2, 5)
+
+
+def given_window(given: Mapping[str, Any], pad_id: int | None) -> Window | None:
+    """The window that roles ask for: a number of tokens, or None in `roles["window"]` for the whole prefix."""
+    if "window" not in given:
+        return None
+    size, pad = given["window"], given.get("pad", "left")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise OptionError(
+            f"roles['window']={size!r}: expected a number of tokens of at least 1, or None for the whole prefix"
+        )
+    if pad not in ("left", "right"):
+        raise OptionError(f"roles['pad']={pad!r}: expected 'left' or 'right'")
+    return Window(size, pad, pad_id or 0)
+
+
+def window_contract(session: Session, graph: Graph, roles: Roles, fills: Sequence[Fill], window: Window) -> Contract:
+    """The contract of a graph that takes the window's ids and gives scores for the token after them.
+
+    Raises:
+        ModelError: it does not take such lengths, mixes rows, or does not look at the whole window.
+    """
+    rank = len(next(p.shape for p in graph.inputs if p.name == roles.token) or ())
+    if rank == 1:
+        raise ModelError(
+            f"{graph.name}: the token input {roles.token} takes one id a row, so it cannot take a window of them"
+        )
+    lengths = [window.size] if window.size else _LENGTHS
+    layout = proof.probe(session, roles.token, rank, roles.logits, [], fills, times=[lengths[-1]])
+    contract = Contract(layout.token, layout.logits, (), tuple(fills), True, window, tuple(roles.notes))
+    for length in lengths:
+        _check_length(session, contract, length)
+    return contract
+
+
+def _check_length(session: Session, contract: Contract, length: int) -> None:
+    """Does the graph look at all of these tokens, and at each row by itself?"""
+    rng = np.random.default_rng(length)
+    ids = rng.integers(0, contract.logits.vocab_size, (6, length))
+    scores = proof.whole_run(session, contract, ids)
+    if scores.shape[1] not in (1, length) or (scores.shape[1] == 1 < length and contract.logits.layout != "BV"):
+        raise ModelError(f"{session.name}: for {length} tokens it gives {scores.shape[1]} positions; {_ADVICE}")
+    alone = np.concatenate([proof.whole_run(session, contract, row[None]) for row in ids])
+    if not np.allclose(scores, alone, rtol=1e-3, atol=1e-4):
+        raise ModelError(
+            f"{session.name}: the scores of a row depend on the other rows of its batch, so rows cannot be decoded together"
+        )
+    if length > 1 and _unused(session, contract, ids, scores):
+        raise ModelError(
+            f"{session.name}: of {length} tokens it looks only at some: the first does not change what follows the last; {_ADVICE}"
+        )
+
+
+_ADVICE = (
+    "the number of time steps seems fixed in the file, and it holds no recurrent layer whose state could be carried: export it with its state as an "
+    "input and an output, or with a dynamic time axis, or, if it was trained on windows of W tokens, pass roles={'window': W, 'pad': 'left'}"
+)
+
+
+def _unused(session: Session, contract: Contract, ids: Array, scores: Array) -> bool:
+    """Is the score of the last position the same whatever the first token is?"""
+    for shift in range(1, min(contract.logits.vocab_size, 4)):
+        other = ids.copy()
+        other[:, 0] = (other[:, 0] + shift) % contract.logits.vocab_size
+        if not np.array_equal(proof.whole_run(session, contract, other)[:, -1], scores[:, -1]):
+            return False
+    return True
+
+
+def explained(contract: Contract, reason: str) -> Contract:
+    """The contract with why it is not stepped."""
+    return replace(contract, notes=(*contract.notes, f"not stepped: {reason}"))

@@ -1,0 +1,88 @@
+"""Prompts in every form that decode() takes, as a list of checked id arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from decoding.errors import OptionError
+from decoding.model.model import Model
+
+Ids = npt.NDArray[np.int64]
+
+
+def encode_prompts(model: Model, prompts: Any) -> list[Ids]:
+    """Each prompt as int64 ids, at least one long.
+
+    Raises:
+        OptionError: a prompt is of a wrong kind, empty where the model has no BOS, holds a character outside
+            the vocabulary or an id out of range; the message names the prompt.
+    """
+    return [_not_empty(model, ids, f"prompts[{i}]") for i, ids in enumerate(_each(model, prompts))]
+
+
+def _each(model: Model, prompts: Any) -> list[Ids]:
+    if prompts is None:
+        return [np.zeros(0, np.int64)]
+    if isinstance(prompts, str):
+        return [_from_text(model, prompts)]
+    if not isinstance(prompts, Sequence | np.ndarray):
+        raise OptionError(
+            f"prompts: {type(prompts).__name__} is not a string, a list of strings, ids, a list of id sequences, an array or None"
+        )
+    if isinstance(prompts, np.ndarray) and prompts.ndim not in (1, 2):
+        raise OptionError(
+            f"prompts: an array of shape {list(prompts.shape)}; expected one sequence of ids [T] or several [B, T]"
+        )
+    if len(prompts) == 0:
+        raise OptionError("prompts is empty: there is nothing to decode; pass None to start from BOS")
+    if isinstance(prompts[0], str):
+        if wrong := [p for p in prompts if not isinstance(p, str)]:
+            raise OptionError(
+                f"prompts: strings and {type(wrong[0]).__name__} together; pass all as strings or all as ids"
+            )
+        return [_from_text(model, p) for p in prompts]
+    if np.ndim(prompts[0]) == 0:
+        return [_checked_ids(model, prompts, "prompts")]
+    return [_checked_ids(model, p, f"prompts[{i}]") for i, p in enumerate(prompts)]
+
+
+def _from_text(model: Model, text: str) -> Ids:
+    if model.tokenizer is None:
+        raise OptionError(
+            f"prompts: {model.name} has no vocabulary, so a text cannot be read; pass ids, or load(..., tokenizer=...)"
+        )
+    bos = [] if model.bos_token_id is None else [model.bos_token_id]
+    return np.array(bos + model.tokenizer.encode(text), np.int64)
+
+
+def _checked_ids(model: Model, ids: Any, name: str) -> Ids:
+    if isinstance(ids, str):
+        raise OptionError(f"{name}: strings and ids together; pass all as strings or all as ids")
+    try:
+        array = np.asarray(ids)
+    except ValueError as error:
+        raise OptionError(f"{name}: not one sequence of ids: {error}") from error
+    if array.size == 0:
+        return np.zeros(0, np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise OptionError(f"{name}: {array.dtype} of shape {list(array.shape)}; expected whole-number ids of shape [T]")
+    outside = (array < 0) | (array >= model.vocab_size)
+    if outside.any():
+        position = int(outside.argmax())
+        raise OptionError(
+            f"{name}: id {array[position]} at position {position} is out of range; the model's ids go from 0 to {model.vocab_size - 1}"
+        )
+    return array.astype(np.int64)
+
+
+def _not_empty(model: Model, ids: Ids, name: str) -> Ids:
+    if ids.size:
+        return ids
+    if model.bos_token_id is None:
+        raise OptionError(f"{name} is empty and {model.name} has no BOS to start from; give at least one token, "
+                          "or put the id under decoding.bos into the file's metadata")  # fmt: skip
+    return np.array([model.bos_token_id], np.int64)

@@ -1,0 +1,124 @@
+"""What decoding gives back."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from decoding.text import Tokenizer
+
+FinishReason = Literal["eos", "stop", "length"]
+
+
+@dataclass(frozen=True, eq=False)
+class Hypothesis:
+    """One finished output sequence.
+
+    Attributes:
+        prompt_index: which prompt it continues.
+        rank: its place among the outputs of that prompt, 0 the best.
+        logprob: sum of the model's own log-probabilities (natural logarithm) of the new tokens, EOS included,
+            before temperature, filters and penalties.
+        score: what the strategy ranked by.
+        finish_reason: "eos", "stop" or "length".
+        token_logprobs: float32 array, the log-probability of each of `tokens`, and EOS's behind them where
+            EOS ended the sequence; their sum is `logprob`.
+    """
+
+    prompt_index: int
+    rank: int
+    logprob: float
+    score: float
+    finish_reason: FinishReason
+    token_logprobs: npt.NDArray[np.float32] = field(repr=False)
+    ids: npt.NDArray[np.int64] = field(repr=False)
+    _tokenizer: Tokenizer | None = field(repr=False, default=None)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The new ids, EOS excluded."""
+        tokens: list[int] = self.ids.tolist()
+        return tokens
+
+    @property
+    def text(self) -> str | None:
+        """The new tokens as text, or None where the model has no tokenizer."""
+        return None if self._tokenizer is None else self._tokenizer.decode(self.tokens)
+
+    def __str__(self) -> str:
+        return str(self.tokens) if self.text is None else self.text
+
+
+class Decoded(Sequence[Hypothesis]):
+    """All hypotheses, ordered by prompt, the best of each prompt first."""
+
+    def __init__(self, hypotheses: Sequence[Hypothesis]) -> None:
+        self._hypotheses = list(hypotheses)
+
+    @overload
+    def __getitem__(self, index: int) -> Hypothesis: ...
+    @overload
+    def __getitem__(self, index: slice) -> Decoded: ...
+    def __getitem__(self, index: int | slice) -> Hypothesis | Decoded:
+        if isinstance(index, slice):
+            return Decoded(self._hypotheses[index])
+        return self._hypotheses[index]
+
+    def __len__(self) -> int:
+        return len(self._hypotheses)
+
+    def __iter__(self) -> Iterator[Hypothesis]:
+        return iter(self._hypotheses)
+
+    @property
+    def tokens(self) -> list[list[int]]:
+        """New ids of every hypothesis."""
+        return [h.tokens for h in self]
+
+    @property
+    def text(self) -> list[str | None]:
+        """Text of every hypothesis."""
+        return [h.text for h in self]
+
+    @property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """Score of every hypothesis, float64 [len(self)]."""
+        return np.array([h.score for h in self], np.float64)
+
+    def by_prompt(self) -> list[list[Hypothesis]]:
+        """The hypotheses of each prompt."""
+        groups: dict[int, list[Hypothesis]] = {}
+        for hypothesis in self:
+            groups.setdefault(hypothesis.prompt_index, []).append(hypothesis)
+        return list(groups.values())
+
+    def padded(self, fill: int) -> npt.NDArray[np.int64]:
+        """New ids as one array [len(self), longest], short rows filled up with `fill`."""
+        out = np.full((len(self), max((h.ids.size for h in self), default=0)), fill, np.int64)
+        for row, hypothesis in zip(out, self, strict=True):
+            row[: hypothesis.ids.size] = hypothesis.ids
+        return out
+
+    def __repr__(self) -> str:
+        lines = [f"  {h.prompt_index}.{h.rank} {h.score:9.3f} {h.finish_reason:6} {_shown(h)!r}" for h in self[:20]]
+        more = [f"  ... and {len(self) - 20} more"] if len(self) > 20 else []
+        return "\n".join([f"Decoded: {len(self)} hypotheses", *lines, *more])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{h.prompt_index}</td><td>{h.rank}</td><td>{h.score:.3f}</td><td>{h.finish_reason}</td>"
+            f"<td style='text-align:left;white-space:pre-wrap'>{html.escape(str(h))}</td></tr>"
+            for h in self
+        )
+        head = "".join(f"<th>{name}</th>" for name in ("prompt", "rank", "score", "finish", "output"))
+        return f"<table><tr>{head}</tr>{rows}</table>"
+
+
+def _shown(hypothesis: Hypothesis) -> Any:
+    text = str(hypothesis)
+    return text if len(text) <= 60 else text[:57] + "..."
