@@ -1,6 +1,6 @@
 """The C face for other Cython modules: cimport these; csrc is linked into decoding.kernels alone.
 
-Every c_* function is the dec_* function of the same name in csrc/decoding.h, which gives shapes and units.
+Every c_* function (and the two *_scratch_size) is the dec_* function of the same name in csrc/decoding.h, which gives shapes and units.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint64_t
@@ -67,7 +67,7 @@ cdef void c_uniform(const dec_stream *stream, dec_purpose purpose, int64_t rows,
                     double *out) noexcept nogil
 cdef void c_normal(const dec_stream *stream, dec_purpose purpose, int64_t rows, int64_t n,
                    double *out) noexcept nogil
-cdef size_t c_scratch_size(int64_t width) noexcept nogil
+cdef size_t scratch_size(int64_t width) noexcept nogil
 cdef dec_status c_softmax(const dec_rows *logits, float temperature, float *out, int64_t out_stride,
                           int64_t *bad) noexcept nogil
 cdef dec_status c_log_softmax(const dec_rows *logits, float temperature, float *out, int64_t out_stride,
@@ -93,7 +93,7 @@ cdef dec_status c_top_logprobs(const dec_rows *logits, int64_t k, float *best, i
                                int64_t *bad) noexcept nogil
 cdef dec_status c_token_logprobs(const dec_rows *logits, const int64_t *ids, float *logprobs, void *scratch,
                                  int64_t *bad) noexcept nogil
-cdef size_t c_beam_scratch_size(int64_t beams, int64_t width) noexcept nogil
+cdef size_t beam_scratch_size(int64_t beams, int64_t width) noexcept nogil
 cdef dec_status c_beam_prune(const dec_rows *logits, const dec_beam *beam, const float *beam_scores,
                              float *scores, int64_t *parents, int64_t *tokens, void *scratch,
                              int64_t *bad) noexcept nogil

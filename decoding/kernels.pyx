@@ -295,7 +295,7 @@ cdef _whole_rows(whole_row kind, object values, str name, double temperature, ob
         raise OptionError(f"out overlaps {name}: expected the same array or another one")
     to = <float *>cnp.PyArray_DATA(result)
     out_stride = rows.width
-    scratch = _lend(c_scratch_size(rows.width))
+    scratch = _lend(scratch_size(rows.width))
     with nogil:
         if kind == SOFTMAX:
             status = c_softmax(&rows, t, to, out_stride, &bad)
@@ -407,7 +407,7 @@ def draw(logits, *, temperature=1.0, top_k=0, double top_p=1.0, double min_p=0.0
     threads = min(threads, 64)
     tokens = _empty(r.rows, -1, cnp.NPY_INT64)
     logprobs = _empty(r.rows, -1, cnp.NPY_FLOAT32)
-    lent = threads * c_scratch_size(r.width)
+    lent = threads * scratch_size(r.width)
     scratch = _lend(lent + r.rows * sizeof(float))
     if temperatures is None:
         per_row = <float *>(<char *>scratch + lent)
@@ -444,7 +444,7 @@ def greedy(logits):
     a = _rows(logits, "logits", &r)
     tokens = _empty(r.rows, -1, cnp.NPY_INT64)
     logprobs = _empty(r.rows, -1, cnp.NPY_FLOAT32)
-    scratch = _lend(c_scratch_size(r.width))
+    scratch = _lend(scratch_size(r.width))
     with nogil:
         status = c_greedy(&r, <int64_t *>cnp.PyArray_DATA(tokens), <float *>cnp.PyArray_DATA(logprobs), scratch, &bad)
         free(scratch)
@@ -481,7 +481,7 @@ def multinomial(probs, num_samples=1, *, bint replacement=True, seed, rows=None,
     a = _rows(probs, "probs", &r)
     _stream(&stream, seed, rows, step, r.rows, keep)
     tokens = _empty(r.rows, n, cnp.NPY_INT64)
-    scratch = _lend(c_scratch_size(r.width))
+    scratch = _lend(scratch_size(r.width))
     with nogil:
         status = c_multinomial(&r, &stream, n, replacement, <int64_t *>cnp.PyArray_DATA(tokens), scratch, &bad)
         free(scratch)
@@ -506,7 +506,7 @@ cdef void c_normal(const dec_stream *stream, dec_purpose purpose, int64_t rows, 
     dec_normal(stream, purpose, rows, n, out)
 
 
-cdef size_t c_scratch_size(int64_t width) noexcept nogil:
+cdef size_t scratch_size(int64_t width) noexcept nogil:
     return dec_scratch_size(width)
 
 
@@ -569,7 +569,7 @@ cdef dec_status c_token_logprobs(const dec_rows *logits, const int64_t *ids, flo
     return dec_token_logprobs(logits, ids, logprobs, scratch, bad)
 
 
-cdef size_t c_beam_scratch_size(int64_t beams, int64_t width) noexcept nogil:
+cdef size_t beam_scratch_size(int64_t beams, int64_t width) noexcept nogil:
     return dec_beam_scratch_size(beams, width)
 
 
