@@ -1,0 +1,158 @@
+/* AVX2 + FMA: two registers are one logical vector. */
+#include "bits.h"
+#include "internal.h"
+
+#if defined(__GNUC__) && defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi,popcnt"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma,bmi,popcnt")
+#endif
+#include <immintrin.h>
+
+typedef struct vf {
+    __m256 a, b;
+} vf;
+
+static inline vf vload(const float *p) {
+    return (vf){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+
+static inline void vstore(float *p, vf v) {
+    _mm256_storeu_ps(p, v.a);
+    _mm256_storeu_ps(p + 8, v.b);
+}
+
+static inline vf vload_tail(const float *p, int64_t n, float fill) {
+    float lane[DEC_LANES];
+    return vload(fill_lanes(lane, p, n, fill));
+}
+
+static inline vf vsplat(float f) {
+    return (vf){_mm256_set1_ps(f), _mm256_set1_ps(f)};
+}
+
+static inline vf vadd(vf x, vf y) {
+    return (vf){_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
+}
+
+static inline vf vsub(vf x, vf y) {
+    return (vf){_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)};
+}
+
+static inline vf vmul(vf x, vf y) {
+    return (vf){_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
+}
+
+static inline vf vdiv(vf x, vf y) {
+    return (vf){_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
+}
+
+static inline vf vmax(vf x, vf y) {
+    return (vf){_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
+}
+
+static inline vf vfma(vf x, vf y, vf z) {
+    return (vf){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+
+static inline vf vfraction(vf y) {
+    return (vf){_mm256_sub_ps(y.a, _mm256_floor_ps(y.a)), _mm256_sub_ps(y.b, _mm256_floor_ps(y.b))};
+}
+
+static inline __m256 scale2_half(__m256 p, __m256 y) {
+    __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_floor_ps(y)), _mm256_set1_epi32(127));
+    /* a product, where adding to p's exponent would do, because it keeps NaN a NaN */
+    __m256 scaled = _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
+    return _mm256_and_ps(scaled, _mm256_cmp_ps(y, _mm256_set1_ps(-126.0f), _CMP_NLT_UQ));
+}
+
+static inline vf vscale2(vf p, vf y) {
+    return (vf){scale2_half(p.a, y.a), scale2_half(p.b, y.b)};
+}
+
+static inline __m256 split_exponent_half(__m256 x, __m256 *mantissa) {
+    __m256i bits = _mm256_castps_si256(x);
+    __m256i fraction = _mm256_and_si256(bits, _mm256_set1_epi32(0x007fffff));
+    *mantissa = _mm256_castsi256_ps(_mm256_or_si256(fraction, _mm256_set1_epi32(0x3f800000)));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(bits, 23), _mm256_set1_epi32(127)));
+}
+
+static inline vf vsplit_exponent(vf x, vf *mantissa) {
+    return (vf){split_exponent_half(x.a, &mantissa->a), split_exponent_half(x.b, &mantissa->b)};
+}
+
+static inline vf vchoose_less(vf p, vf q, vf x, vf y) {
+    return (vf){_mm256_blendv_ps(y.a, x.a, _mm256_cmp_ps(p.a, q.a, _CMP_LT_OQ)),
+                _mm256_blendv_ps(y.b, x.b, _mm256_cmp_ps(p.b, q.b, _CMP_LT_OQ))};
+}
+
+static inline uint32_t both_masks(__m256 a, __m256 b) {
+    return (uint32_t)_mm256_movemask_ps(a) | (uint32_t)_mm256_movemask_ps(b) << 8;
+}
+
+static inline uint32_t mask_ge(vf x, vf y) {
+    return both_masks(_mm256_cmp_ps(x.a, y.a, _CMP_GE_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_GE_OQ));
+}
+
+static inline uint32_t mask_le(vf x, vf y) {
+    return both_masks(_mm256_cmp_ps(x.a, y.a, _CMP_LE_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_LE_OQ));
+}
+
+static inline uint32_t mask_gt(vf x, vf y) {
+    return both_masks(_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ));
+}
+
+static inline uint32_t mask_eq(vf x, vf y) {
+    return both_masks(_mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ));
+}
+
+static inline __m256 keep_half(uint32_t mask, __m256 v) {
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    __m256i set = _mm256_and_si256(_mm256_set1_epi32((int)mask), bit);
+    return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, bit)));
+}
+
+static inline vf vkeep(uint32_t mask, vf v) {
+    return (vf){keep_half(mask, v.a), keep_half(mask >> 8, v.b)};
+}
+
+static inline float hsum(vf v) {
+    __m256 eight = _mm256_add_ps(v.a, v.b);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
+static inline float hmax(vf v) {
+    __m256 eight = _mm256_max_ps(v.a, v.b);
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
+static inline void compress(float *out, vf v, uint32_t mask) {
+    float lane[DEC_LANES];
+    vstore(lane, v);
+    compress_lanes(out, lane, mask);
+}
+
+#include "lanes.h"
+
+static const dec_isa table = DEC_TABLE("avx2");
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC reset_options
+#endif
+
+const dec_isa *dec_isa_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &table : NULL;
+}
+
+#else
+const dec_isa *dec_isa_avx2(void) {
+    return NULL;
+}
+#endif

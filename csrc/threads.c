@@ -1,0 +1,46 @@
+/* Rows split over threads that live for one call: no pool to configure, to fork with, or to shut down. */
+#include "internal.h"
+
+typedef struct part {
+    void (*job)(void *context, int worker, int64_t begin, int64_t end);
+    void *context;
+    int worker;
+    int64_t begin, end;
+} part;
+
+static void run_part(const part *p) {
+    p->job(p->context, p->worker, p->begin, p->end);
+}
+
+#if defined(_WIN32)
+void dec_split_rows(void (*job)(void *, int, int64_t, int64_t), void *context, int64_t rows, int threads) {
+    (void)threads;
+    run_part(&(part){job, context, 0, 0, rows});
+}
+#else
+#include <pthread.h>
+
+static void *thread_main(void *argument) {
+    run_part(argument);
+    return NULL;
+}
+
+void dec_split_rows(void (*job)(void *, int, int64_t, int64_t), void *context, int64_t rows, int threads) {
+    part parts[DEC_MAX_THREADS];
+    pthread_t handle[DEC_MAX_THREADS];
+    int started[DEC_MAX_THREADS];
+    threads = threads > DEC_MAX_THREADS ? DEC_MAX_THREADS : threads;
+    threads = (int64_t)threads > rows ? (int)rows : threads;
+    threads = threads < 1 ? 1 : threads;
+    for (int i = 0; i < threads; i++)
+        parts[i] = (part){job, context, i, rows * i / threads, rows * (i + 1) / threads};
+    for (int i = 1; i < threads; i++)
+        started[i] = pthread_create(&handle[i], NULL, thread_main, &parts[i]) == 0;
+    run_part(&parts[0]);
+    for (int i = 1; i < threads; i++)
+        if (started[i])
+            pthread_join(handle[i], NULL);
+        else /* the system has no more threads: do the part here */
+            run_part(&parts[i]);
+}
+#endif
