@@ -45,7 +45,7 @@ def _each(model: Model, prompts: Any) -> list[Ids]:
                 f"prompts: strings and {type(wrong[0]).__name__} together; pass all as strings or all as ids"
             )
         return [_from_text(model, p) for p in prompts]
-    if np.ndim(prompts[0]) == 0:
+    if isinstance(prompts[0], int | np.integer | float):
         return [_checked_ids(model, prompts, "prompts")]
     return [_checked_ids(model, p, f"prompts[{i}]") for i, p in enumerate(prompts)]
 

@@ -112,11 +112,8 @@ def _try_layout(
 
 def _logits_layout(session: Session, name: str, scores: Array, time: int) -> LogitsLayout:
     lead = scores.shape[:-1]
-    layouts: dict[tuple[int, ...], LogitsLayout] = {
-        (_BATCH,): "BV",
-        (_BATCH, time): "BTV",
-        (time, _BATCH): "TBV",
-    }
+    # Where batch and time are equal, [batch, time] is believed.
+    layouts: dict[tuple[int, ...], LogitsLayout] = {(time, _BATCH): "TBV", (_BATCH, time): "BTV", (_BATCH,): "BV"}
     if lead not in layouts:
         raise ModelError(f"{session.name}: for {_BATCH} rows of {time} tokens the output {name} has shape {list(scores.shape)}; "
                          f"expected logits [{_BATCH}, vocabulary], [{_BATCH}, {time}, vocabulary] or [{time}, {_BATCH}, vocabulary]")  # fmt: skip
