@@ -9,9 +9,7 @@ def softmax(
 def log_softmax(
     logits: ArrayLike, temperature: float = 1.0, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]: ...
-def temper(
-    probs: ArrayLike, temperature: float, out: NDArray[np.float32] | None = None
-) -> NDArray[np.float32]: ...
+def temper(probs: ArrayLike, temperature: float, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]: ...
 def draw(
     logits: ArrayLike,
     *,

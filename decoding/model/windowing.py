@@ -57,7 +57,9 @@ def _check_length(session: Session, contract: Contract, length: int) -> None:
     ids = rng.integers(0, contract.logits.vocab_size, (6, length))
     scores = proof.whole_run(session, contract, ids)
     if scores.shape[1] not in (1, length) or (scores.shape[1] == 1 < length and contract.logits.layout != "BV"):
-        raise ModelError(f"{session.name}: for {length} tokens it gives scores of shape {list(scores.shape)}; {_ADVICE}")
+        raise ModelError(
+            f"{session.name}: for {length} tokens it gives scores of shape {list(scores.shape)}; {_ADVICE}"
+        )
     alone = np.concatenate([proof.whole_run(session, contract, row[None]) for row in ids])
     if not np.allclose(scores, alone, rtol=1e-3, atol=1e-4):
         raise ModelError(
