@@ -38,14 +38,14 @@ def free_reshapes(graph: Graph, roles: Roles, states: Sequence[StateShape], fill
 
 
 def _may_be_baked(target: Array) -> bool:
-    return bool((target[:-1] > 0).any() or (target > 0).all())
+    return target.size > 0 and bool((target[:-1] > 0).any() or (target > 0).all())
 
 
 def _given_shapes(
     graph: Graph, roles: Roles, node: Node, states: Sequence[StateShape], fills: Sequence[Fill]
 ) -> list[tuple[int, ...]] | None:
     """Shapes of the Reshape's data at each of _SIZES, or None where that cannot be found out."""
-    part = graph.part({node.input(0): np.float32})
+    part = graph.part([node.input(0)])
     inputs = {p.name: p for p in part.inputs}
     if roles.token not in inputs:
         return None

@@ -340,16 +340,18 @@ class Graph:
         del self._model.metadata_props[:]
         helper.set_model_props(self._model, merged)
 
-    def part(self, outputs: Mapping[str, npt.DTypeLike]) -> Graph:
+    def part(self, outputs: Iterable[str]) -> Graph:
         """A copy that computes just these inner tensors and holds nothing that they do not need."""
+        outputs = list(dict.fromkeys(outputs))
         needed = set().union(*(self.ancestors(name) for name in outputs))
-        copy = onnx.ModelProto(ir_version=self._model.ir_version, opset_import=self._model.opset_import,
-                               functions=self._model.functions)  # fmt: skip
+        copy = onnx.ModelProto(
+            ir_version=self._model.ir_version, opset_import=self._model.opset_import, functions=self._model.functions
+        )
         copy.graph.name = self._graph.name or "part"
         copy.graph.node.extend(n for n in self._graph.node if any(o in needed for o in n.output))
         copy.graph.initializer.extend(t for t in self._graph.initializer if t.name in needed)
         copy.graph.input.extend(v for v in self._graph.input if v.name in needed)
-        copy.graph.output.extend(_value_info(name, dtype, None) for name, dtype in outputs.items())
+        copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)  # onnxruntime infers the types
         return Graph(copy, self.name)
 
     def copy(self) -> Graph:

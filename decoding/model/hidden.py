@@ -101,7 +101,7 @@ def _layer(graph: Graph, node: Node) -> tuple[np.dtype[Any], int]:
 
 def start_values(graph: Graph, hidden: Sequence[Hidden], declared: Mapping[str, Shape]) -> list[Start]:
     """The value that starts each hidden state, from runs of just that part of the original at two batch sizes."""
-    tensors = {h.initial: h.dtype for h in hidden if h.initial}
+    tensors = list(dict.fromkeys(h.initial for h in hidden if h.initial))
     inputs = {p.name for p in graph.inputs}
     for h in hidden:
         if h.initial and (data := inputs & data_ancestors(graph, h.initial)):
@@ -117,7 +117,7 @@ def start_values(graph: Graph, hidden: Sequence[Hidden], declared: Mapping[str, 
 
 
 def _run_part(
-    part: Graph, session: Session, tensors: Mapping[str, Any], declared: Mapping[str, Shape], batch: int
+    part: Graph, session: Session, tensors: Sequence[str], declared: Mapping[str, Shape], batch: int
 ) -> dict[str, Array]:
     """The tensors for inputs of this batch, or of the declared sizes where the export runs with no others."""
     failure = None
@@ -128,7 +128,7 @@ def _run_part(
             dims = zip(declared[port.name] or free, free, strict=False)
             feeds[port.name] = np.zeros([d if believe and isinstance(d, int) else f for d, f in dims], port.dtype)
         try:
-            return dict(zip(tensors, session.run(feeds, list(tensors)), strict=True))
+            return dict(zip(tensors, session.run(feeds, tensors), strict=True))
         except ModelError as error:
             failure = error
     raise failure or ModelError(part.name)

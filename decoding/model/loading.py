@@ -112,10 +112,21 @@ def _make_plain(graph: Graph, roles: Roles) -> PlainGraph:
         Fill(name, kind, ports[name].dtype, len(ports[name].shape or (0, 0))) for name, kind in roles.fills.items()
     )
     exposed = [_exposed_shape(graph, roles, name, output) for name, output in roles.states.items()]
+    fills = tuple(_for_each_row(fill, declared[fill.name]) for fill in fills)
     rewrite.check_nodes_run_forward(graph, recurrent_path(graph, roles.token, roles.logits))
     rewrite.plain_ports(graph, roles)
+    for fill in fills:
+        graph.set_shape(fill.name, [None] * fill.rank)
     free_reshapes(graph, roles, exposed, fills)
     return PlainGraph(graph, roles, declared, fills, exposed)
+
+
+def _for_each_row(fill: Fill, shape: Shape) -> Fill:
+    """A position that the whole batch shares becomes one for each row [batch, 1], as rows stand at different places.
+
+    Where the graph cannot take that the probe fails, since its states come out in another shape.
+    """
+    return replace(fill, rank=2) if fill.kind == "position" and shape in ((), (1,)) else fill
 
 
 def _stepped(plain: PlainGraph, start: Callable[[Graph], Session], verify: bool) -> tuple[Graph, Session, Contract]:

@@ -45,7 +45,7 @@ def _decided(graph: Graph, condition: str) -> bool | None:
     """The condition's value where constants, or shapes that agree for all sizes, decide it; else None."""
     if data_ancestors(graph, condition) & {p.name for p in graph.inputs}:
         return None
-    part = graph.part({condition: np.bool_})
+    part = graph.part([condition])
     session = Session(part.serialize(), graph.name, threads=1)
     values = set()
     for size in (1, 2, 3):

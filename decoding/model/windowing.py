@@ -65,9 +65,10 @@ def _check_length(session: Session, contract: Contract, length: int) -> None:
         raise ModelError(
             f"{session.name}: the scores of a row depend on the other rows of its batch, so rows cannot be decoded together"
         )
-    if length > 1 and _unused(session, contract, ids, scores):
+    # A graph that says how many positions it scored has read them; one that gives only the last may not have.
+    if length == _LENGTHS[1] and contract.logits.layout == "BV" and _unused(session, contract, ids, scores):
         raise ModelError(
-            f"{session.name}: of {length} tokens it looks only at some: the first does not change what follows the last; {_ADVICE}"
+            f"{session.name}: of {length} tokens it looks only at one: the first does not change what follows the last; {_ADVICE}"
         )
 
 

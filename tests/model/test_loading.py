@@ -166,15 +166,18 @@ def test_a_cnn():
 
 def test_a_network_without_states():
     graph = helper.make_graph(
-        [helper.make_node("Gather", ["table", "ids"], ["logits"])],
+        [
+            helper.make_node("Gather", ["table", "ids"], ["all"]),
+            helper.make_node("Gather", ["all", "last"], ["logits"], axis=1),
+        ],
         "bigram",
         [helper.make_tensor_value_info("ids", TensorProto.INT64, ["b", "t"])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", "t", 5])],
-        [numpy_helper.from_array(np.eye(5, dtype=np.float32), "table")],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", 5])],
+        [numpy_helper.from_array(np.eye(5, dtype=np.float32), "table"), numpy_helper.from_array(np.array(-1), "last")],
     )
     with pytest.raises(
         ModelError,
-        match=r"no recurrent state: neither an LSTM, GRU or RNN layer, .* looks only at some",
+        match=r"no recurrent state: neither an LSTM, GRU or RNN layer, .* looks only at one",
     ):
         load(build.model(graph))
 
