@@ -12,27 +12,28 @@ typedef struct candidate {
 typedef struct beam_work {
     dec_work row;
     double *offset;  /* [beams]: beam score - log-sum; -inf for a dead beam */
-    candidate *best; /* [2 * beams] */
-    int64_t *chosen; /* [beams]: tokens that earlier groups chose, for the diversity penalty */
+    candidate *best; /* [2 * num_beams] */
+    int64_t *chosen; /* [num_beams]: tokens that earlier groups chose, for the diversity penalty */
     float *block_max, *lane_max, *bound_work;
 } beam_work;
 
-size_t dec_beam_scratch_size(int64_t beams, int64_t width) {
+size_t dec_beam_scratch_size(int64_t beams, int64_t num_beams, int64_t width) {
     const size_t blocks = (size_t)(beams * dec_blocks(width));
-    size_t bytes = dec_scratch_size(width) + (size_t)beams * (8 + 2 * sizeof(candidate) + 8) +
+    size_t bytes = dec_scratch_size(width) + (size_t)beams * sizeof(double) +
+                   (size_t)num_beams * (sizeof(int64_t) + 2 * sizeof(candidate)) +
                    blocks * (1 + 2 * DEC_LANES) * sizeof(float);
     return (bytes + 63) / 64 * 64;
 }
 
-static void carve(void *scratch, int64_t beams, int64_t width, beam_work *w) {
-    const int64_t blocks = beams * dec_blocks(width);
+static void carve(void *scratch, const dec_beam *beam, int64_t width, beam_work *w) {
+    const int64_t blocks = beam->beams * dec_blocks(width);
     char *at = scratch;
     dec_carve(at, width, &w->row);
     at += dec_scratch_size(width);
     w->offset = (double *)at;
-    w->chosen = (int64_t *)(w->offset + beams);
-    w->best = (candidate *)(w->chosen + beams);
-    w->block_max = (float *)(w->best + 2 * beams);
+    w->chosen = (int64_t *)(w->offset + beam->beams);
+    w->best = (candidate *)(w->chosen + beam->num_beams);
+    w->block_max = (float *)(w->best + 2 * beam->num_beams);
     w->lane_max = w->block_max + blocks;
     w->bound_work = w->lane_max + blocks * DEC_LANES;
 }
@@ -139,15 +140,16 @@ static int64_t note_chosen(const dec_beam *beam, int64_t width, int64_t n, int64
     return chosen;
 }
 
-dec_status dec_beam_prune(const dec_rows *logits, const dec_beam *beam, const float *beam_scores,
-                          float *scores, int64_t *parents, int64_t *tokens, void *scratch, int64_t *bad) {
-    const int64_t width = logits->width, count = beam->beams / beam->groups, room = 2 * count;
+dec_status dec_beam_prune(const dec_rows *logits, const dec_beam *beam, const float *beam_scores, float *scores,
+                          int64_t *parents, int64_t *tokens, void *scratch, int64_t *bad) {
+    const int64_t width = logits->width, count = beam->beams / beam->groups;
+    const int64_t going_on = beam->num_beams / beam->groups, room = 2 * going_on;
     beam_work w;
-    carve(scratch, beam->beams, width, &w);
+    carve(scratch, beam, width, &w);
     for (int64_t p = 0; p < beam->prompts; p++) {
         int64_t chosen = 0;
         for (int64_t g = 0; g < beam->groups; g++) {
-            const int64_t first = p * beam->beams + g * count, out = p * 2 * beam->beams + g * room;
+            const int64_t first = p * beam->beams + g * count, out = p * 2 * beam->num_beams + g * room;
             dec_status status = scan_beams(logits, beam, beam_scores, first, count, &w, bad);
             if (status)
                 return status;
@@ -158,7 +160,7 @@ dec_status dec_beam_prune(const dec_rows *logits, const dec_beam *beam, const fl
                 tokens[out + i] = i < n ? w.best[i].flat % width : -1;
             }
             if (beam->diversity_penalty > 0.0)
-                chosen = note_chosen(beam, width, n, count, chosen, &w);
+                chosen = note_chosen(beam, width, n, going_on, chosen, &w);
         }
     }
     return DEC_OK;

@@ -21,17 +21,13 @@ int dec_filter_active(const dec_filter *f) {
 
 /* A value below which the first active filter keeps nothing, whatever the row. */
 static float candidate_bound(const dec_filter *f, int64_t width, const dec_scan *scan, double inv) {
-    double weight = 0.0; /* relative to the greatest */
+    double weight = 0.0; /* relative to the greatest; typical and eta need all, for the entropy */
     if (f->top_p < 1.0)
         weight = scan->sum * (1.0 - f->top_p) / (double)width; /* all below weigh less than the tail */
     else if (f->min_p > 0.0)
         weight = f->min_p;
-    else if (f->typical_p < 1.0)
-        weight = 0.0;
-    else if (f->epsilon_cutoff > 0.0)
+    else if (f->epsilon_cutoff > 0.0 && f->typical_p == 1.0)
         weight = f->epsilon_cutoff * scan->sum;
-    else if (f->eta_cutoff > 0.0)
-        weight = fmin(f->eta_cutoff, sqrt(f->eta_cutoff) / (double)width) * scan->sum;
     /* a little lower than it need be: the filter itself decides the close cases */
     float bound = (float)(scan->max + (log(fmin(weight, 1.0)) - 1e-3) / inv);
     bound = nextafterf(bound, -INFINITY);

@@ -45,6 +45,7 @@ cdef extern from "decoding.h":
     ctypedef struct dec_beam:
         int64_t prompts
         int64_t beams
+        int64_t num_beams
         int64_t groups
         double diversity_penalty
         const int64_t *eos
@@ -93,7 +94,7 @@ cdef dec_status c_top_logprobs(const dec_rows *logits, int64_t k, float *best, i
                                int64_t *bad) noexcept nogil
 cdef dec_status c_token_logprobs(const dec_rows *logits, const int64_t *ids, float *logprobs, void *scratch,
                                  int64_t *bad) noexcept nogil
-cdef size_t beam_scratch_size(int64_t beams, int64_t width) noexcept nogil
+cdef size_t beam_scratch_size(int64_t beams, int64_t num_beams, int64_t width) noexcept nogil
 cdef dec_status c_beam_prune(const dec_rows *logits, const dec_beam *beam, const float *beam_scores,
                              float *scores, int64_t *parents, int64_t *tokens, void *scratch,
                              int64_t *bad) noexcept nogil

@@ -47,12 +47,14 @@ def log_softmax(logits: ArrayLike, temperature: float = 1.0) -> Floats:
     """Logarithm of softmax."""
     z = np.asarray(logits, np.float64) / temperature
     z = z - z.max(axis=-1, keepdims=True)
-    return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+    result: Floats = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+    return result
 
 
 def softmax(logits: ArrayLike, temperature: float = 1.0) -> Floats:
     """exp(logits / temperature), normalised over the last axis."""
-    return np.exp(log_softmax(logits, temperature))
+    result: Floats = np.exp(log_softmax(logits, temperature))
+    return result
 
 
 def temper(probs: ArrayLike, temperature: float) -> Floats:
@@ -60,7 +62,8 @@ def temper(probs: ArrayLike, temperature: float) -> Floats:
     p = np.asarray(probs, np.float64)
     p = p / p.max(axis=-1, keepdims=True)
     p = p ** (1 / temperature)
-    return p / p.sum(axis=-1, keepdims=True)
+    result: Floats = p / p.sum(axis=-1, keepdims=True)
+    return result
 
 
 # ---- filters: weights [V] in, weights [V] out with zeros for what may not be drawn ---------------
@@ -102,7 +105,7 @@ def filter_typical(p: Floats, typical_p: float) -> Floats:
     with np.errstate(divide="ignore"):
         distance = np.abs(-np.log(p) - _entropy(p))
     order = np.argsort(distance, kind="stable")
-    last = min(int(np.sum(np.cumsum(p[order]) < typical_p)), np.count_nonzero(p) - 1)
+    last = min(int(np.sum(np.cumsum(p[order]) < typical_p)), int(np.count_nonzero(p)) - 1)
     return np.where(distance <= distance[order[last]], p, 0.0)
 
 
@@ -200,3 +203,167 @@ def multinomial(
             if not replacement:
                 w[out[i, j]] = 0.0
     return out
+
+
+def top_n(
+    logits: ArrayLike, n: int, *, seed: int, rows: ArrayLike | None = None, step: ArrayLike = 0
+) -> tuple[Ids, Floats]:
+    """Uniformly one of the n most probable possible tokens, which stand in the order of their ids."""
+    logits = np.asarray(logits, np.float64)
+    u = uniform(seed, np.arange(len(logits)) if rows is None else rows, step, 1)[:, 0]
+    tokens = []
+    for x, at in zip(logits, u, strict=True):
+        best = np.sort(_best_first(x)[: min(n, np.isfinite(x).sum())])
+        tokens.append(int(best[int(at * len(best))]))
+    return _with_logprobs(logits, tokens)
+
+
+def gumbel_top_k(
+    logits: ArrayLike,
+    k: int,
+    *,
+    temperature: ArrayLike = 1.0,
+    seed: int,
+    rows: ArrayLike | None = None,
+    step: ArrayLike = 0,
+    scores: ArrayLike = 0.0,
+    maxima: ArrayLike = np.inf,
+    **filters: Any,
+) -> tuple[Ids, Floats, Floats, Floats]:
+    """Draws without replacement with their perturbed log-probabilities, greatest first.
+
+    The greatest of the perturbed values has the law of one Gumbel at the log of all mass, and its token that of a
+    plain draw; what remains, likewise, but truncated at the value before (Maddison et al. 2014).
+    """
+    logits = np.asarray(logits, np.float64)
+    rows = np.arange(len(logits)) if rows is None else rows
+    u = uniform(seed, rows, step, 2 * k, "gumbel")
+    t, before, ceiling = (
+        np.broadcast_to(np.asarray(a, np.float64), len(logits)) for a in (temperature, scores, maxima)
+    )
+    tokens = np.full((len(logits), k), -1, np.int64)
+    perturbed, out_scores, logprobs = (np.full((len(logits), k), -np.inf) for _ in range(3))
+    for i, x in enumerate(logits):
+        p = filtered(x, t[i], **filters)
+        weights, value = p.copy(), ceiling[i]
+        for j in range(min(k, int(np.count_nonzero(p)))):
+            token = _choose(weights, u[i, 2 * j])
+            if j > 0 or np.isinf(ceiling[i]):
+                location = before[i] + np.log(weights.sum())
+                truncation = np.exp(location - value) if j > 0 else 0.0
+                value = location - np.log(truncation - np.log1p(-u[i, 2 * j + 1]))
+            tokens[i, j], perturbed[i, j], weights[token] = token, value, 0.0
+            out_scores[i, j] = before[i] + np.log(p[token])
+            logprobs[i, j] = log_softmax(x)[token]
+    return tokens, perturbed, out_scores, logprobs
+
+
+# ---- the best, and beam search -------------------------------------------------------------------
+
+
+def top_k(logits: ArrayLike, k: int) -> tuple[Floats, Ids]:
+    """The k greatest values of each row, sorted; ties to the lowest index."""
+    values = np.asarray(logits, np.float64)
+    ids = np.array([_best_first(row)[:k] for row in values], np.int64).reshape(len(values), k)
+    return np.take_along_axis(values, ids, 1), ids
+
+
+def top_logprobs(logits: ArrayLike, k: int) -> tuple[Floats, Ids]:
+    """The k greatest log-probabilities of each row, sorted."""
+    ids = top_k(logits, k)[1]
+    return np.take_along_axis(log_softmax(logits), ids, 1), ids
+
+
+def token_logprobs(logits: ArrayLike, tokens: ArrayLike) -> Floats:
+    """Log-probabilities of one given token a row."""
+    return _with_logprobs(np.asarray(logits, np.float64), [int(token) for token in np.asarray(tokens)])[1]
+
+
+def beam_prune(
+    logits: ArrayLike,
+    scores: ArrayLike,
+    num_beams: int,
+    *,
+    groups: int = 1,
+    diversity_penalty: float = 0.0,
+    eos_token_id: Sequence[int] = (),
+    normalize: bool = True,
+) -> tuple[Floats, Ids, Ids]:
+    """The 2 * num_beams best continuations of every prompt; groups of beams choose one after the other."""
+    logits, scores = np.asarray(logits, np.float64), np.asarray(scores, np.float64)
+    prompts, beams, width = logits.shape
+    in_group, room = beams // groups, 2 * num_beams // groups
+    out = np.full((prompts, 2 * num_beams), -np.inf)
+    parents, tokens = (np.full((prompts, 2 * num_beams), -1, np.int64) for _ in range(2))
+    for p in range(prompts):
+        chosen = np.zeros(width)
+        for g in range(groups):
+            live = slice(g * in_group, (g + 1) * in_group)
+            dead = np.isneginf(scores[p, live])
+            x = np.where(dead[:, None], 0.0, logits[p, live])
+            total = (log_softmax(x) if normalize else x) - diversity_penalty * chosen + scores[p, live][:, None]
+            flat = _best_first(total.ravel())[:room]
+            flat = flat[total.ravel()[flat] > -np.inf]
+            at = slice(g * room, g * room + len(flat))
+            out[p, at], parents[p, at], tokens[p, at] = total.ravel()[flat], g * in_group + flat // width, flat % width
+            going_on = [token for token in tokens[p, at] if token not in eos_token_id][: num_beams // groups]
+            np.add.at(chosen, going_on, 1)
+    return out, parents, tokens
+
+
+def gather_rows(array: ArrayLike, index: ArrayLike, axis: int = 0) -> NDArray[Any]:
+    """The rows of one axis in a new order."""
+    return np.take(np.asarray(array), np.asarray(index), axis=axis)
+
+
+# ---- processors: they edit [B, V] in place; a history is one sequence of ids per row ---------------
+
+Histories = Sequence[Sequence[int]]
+
+
+def repetition_penalty(logits: Floats, history: Histories, penalty: float) -> None:
+    """Once a distinct token: negative logits multiplied, others divided."""
+    for x, ids in zip(logits, history, strict=True):
+        for token in set(ids):
+            x[token] = x[token] * penalty if x[token] < 0 else x[token] / penalty
+
+
+def presence_penalty(logits: Floats, history: Histories, penalty: float) -> None:
+    """Less `penalty` for every token that occurs."""
+    for x, ids in zip(logits, history, strict=True):
+        for token in set(ids):
+            x[token] -= penalty
+
+
+def frequency_penalty(logits: Floats, history: Histories, penalty: float) -> None:
+    """Less `penalty` for every occurrence of a token."""
+    for x, ids in zip(logits, history, strict=True):
+        for token in ids:
+            x[token] -= penalty
+
+
+def no_repeat_ngram(logits: Floats, history: Histories, n: int) -> None:
+    """What followed the last n - 1 ids earlier is forbidden."""
+    for x, ids in zip(logits, history, strict=True):
+        suffix = list(ids[len(ids) - n + 1 :])
+        for start in range(len(ids) - n + 1):
+            if list(ids[start : start + n - 1]) == suffix:
+                x[ids[start + n - 1]] = -np.inf
+
+
+def logit_bias(logits: Floats, ids: Sequence[int], bias: ArrayLike) -> None:
+    """Adds a bias to the logits of given tokens."""
+    for token, value in zip(ids, np.broadcast_to(bias, len(ids)), strict=True):
+        logits[:, token] += value
+
+
+def suppress_tokens(logits: Floats, ids: Sequence[int]) -> None:
+    """Forbids the given tokens."""
+    logits[:, np.asarray(ids, np.int64)] = -np.inf
+
+
+def allow_tokens(logits: Floats, ids: Sequence[int]) -> None:
+    """Forbids all but the given tokens."""
+    forbidden = np.ones(logits.shape[1], bool)
+    forbidden[np.asarray(ids, np.int64)] = False
+    logits[:, forbidden] = -np.inf
