@@ -25,10 +25,10 @@ def encode_prompts(model: Model, prompts: Any, *, bos: bool = True, first: int =
         OptionError: a prompt is of a wrong kind, empty where the model has no BOS, holds a character outside
             the vocabulary or an id out of range; the message names the prompt.
     """
-    return [_not_empty(model, ids, f"prompts[{i}]") for i, ids in enumerate(_each(model, prompts, bos), first)]
+    return [_not_empty(model, ids, f"prompts[{i}]") for i, ids in enumerate(_each(model, prompts, bos, first), first)]
 
 
-def _each(model: Model, prompts: Any, bos: bool) -> list[Ids]:
+def _each(model: Model, prompts: Any, bos: bool, first: int) -> list[Ids]:
     if prompts is None:
         return [np.zeros(0, np.int64)]
     if isinstance(prompts, str):
@@ -51,7 +51,7 @@ def _each(model: Model, prompts: Any, bos: bool) -> list[Ids]:
         return [_from_text(model, p, bos) for p in prompts]
     if isinstance(prompts[0], int | np.integer | float):
         return [checked_ids(model, prompts, "prompts")]
-    return [checked_ids(model, p, f"prompts[{i}]") for i, p in enumerate(prompts)]
+    return [checked_ids(model, p, f"prompts[{i}]") for i, p in enumerate(prompts, first)]
 
 
 def _from_text(model: Model, text: str, bos: bool) -> Ids:

@@ -215,7 +215,8 @@ class BeamSearch:
         hope = best / (length**beam.length_penalty)[:, None]
         full = np.array([[len(c) == width for c in place] for place in self._closed])
         worst = np.array([[c[-1].score if len(c) == width else -np.inf for c in place] for place in self._closed])
-        self._done[:n] |= ~(hope > worst) | (full & (beam.early_stopping is True))
+        # One beam is greedy search, which ends at its first EOS whatever the penalty (as in Hugging Face).
+        self._done[:n] |= ~(hope > worst) | (full & (beam.early_stopping is True or beam.num_beams == 1))
         self._done[:n] |= (self._lengths[:n] == self._job.max_new_tokens)[:, None]
         # The beams of a group that is done are dead: nothing is computed from them.
         self._scores[:n][np.repeat(self._done[:n], width, axis=1)] = -np.inf
