@@ -229,7 +229,8 @@ class BeamSearch:
         ]
         first = self._prompts[place].index * self._job.outputs
         for rank, h in enumerate(closed):
-            yield Finished(first + rank, h.tokens, h.logprobs, h.reason, h.score, len(closed))
+            logprob = float(np.sum(h.logprobs, dtype=np.float64))
+            yield Finished(first + rank, h.tokens, h.logprobs, logprob, h.reason, h.score, len(closed))
 
     def _last_tokens(self, places: Array) -> Array:
         return self._ids[places, :, self._lengths[places] - 1].ravel()

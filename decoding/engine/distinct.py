@@ -128,7 +128,15 @@ class DistinctSearch:
             assert b.reason is not None
             ids = np.array(b.tokens[: len(b.tokens) - (b.reason == "eos")], np.int64)
             logprobs = np.array(b.logprobs, np.float32)
-            yield Finished(prompt.index * self._width + rank, ids, logprobs, b.reason, b.perturbed, len(beams))
+            yield Finished(
+                prompt.index * self._width + rank,
+                ids,
+                logprobs,
+                float(np.sum(b.logprobs)),
+                b.reason,
+                b.perturbed,
+                len(beams),
+            )
 
     def _reorder(self, beams: list[list[Beam]], open_: list[int]) -> None:
         """Give every row of the open prompts the states of its parent and its last token."""
