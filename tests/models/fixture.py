@@ -29,6 +29,7 @@ def add(
     name, model, truth, *, script, exporter, cell, row, vocab, token, out, output="logits", expect="step",
     accept=None, reason=None, run="whole", states=None, feeds=None, roles=None, notes="", tolerance=2e-5,
     lengths=LENGTHS, low=0, batch=1, arrays=None, external=False, original=None, truth_run=None, width=None,
+    crashes=False,
 ):  # fmt: skip
     """Write `name`.onnx, `name`.npz and the manifest entry, then compare onnxruntime with `truth`.
 
@@ -55,7 +56,7 @@ def add(
         "token": {"name": token[0], "layout": token[1]}, "logits": {"name": out[0], "layout": out[1]},
         "states": {k: {"output": o, "batch_axis": axis} for k, (o, axis) in states.items()},
         "feeds": {**feeds, **{k: "constant" for k in arrays if k not in states}},
-        "roles": roles or {}, "tolerance": tolerance, "notes": notes,
+        "roles": roles or {}, "tolerance": tolerance, "crashes": crashes, "notes": notes,
     }  # fmt: skip
     if truth is None:
         session = _Original(model.graph, original)
@@ -147,6 +148,8 @@ def check(name, entry, data):
     """Run the file as `entry["run"]` says and compare; return a line that tells the largest difference."""
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, 1
+    if entry["crashes"]:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     path, refused = HERE / f"{name}.onnx", None
     try:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

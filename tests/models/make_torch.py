@@ -24,6 +24,7 @@ V, H = zoo.V, zoo.H
 B, T = "batch", "time"
 TOKENS = torch.randint(1, V, (2, 5), generator=torch.Generator().manual_seed(0))
 BT, TB = {0: B, 1: T}, {0: T, 1: B}
+BAKED = {"run": "whole:5", "notes": "time first; time 5 baked in Reshape although declared dynamic"}
 HC = {1: (1, 1), 2: (2, 1)}
 
 
@@ -64,7 +65,7 @@ def original(module, double=True):
         with torch.no_grad():
             result = module(*tensors)
         result = result if isinstance(result, tuple) else (result,)
-        return [r.numpy() for r in result]
+        return [r.detach().numpy() for r in result]
 
     return call
 
@@ -121,12 +122,12 @@ def sequences():
     for kind in ("LSTM", "GRU"):
         case(f"{kind.lower()}2_tb", lambda k=kind: zoo.Sequence(k, 2, tb=True), tb, [TB, TB], kind, row, names=named,
              token=(0, "TB"), out=(0, "TBV"), notes="time first",
-             dynamo={"run": "whole:5", "notes": "time first; time 5 baked in Reshape although declared dynamic"})  # fmt: skip
+             dynamo=BAKED)  # fmt: skip
     fixed = (TOKENS[:1],)
     case("lstm2_fixed", lambda: zoo.Sequence("LSTM", 2), fixed, None, "LSTM", row, run="whole:5",
          notes="no dynamic axes: batch 1 and time 5 baked")  # fmt: skip
-    case("gru_fixed_t1", lambda: zoo.Sequence("GRU"), (TOKENS[:1, :1],), None, "GRU", row, truth_run="whole",
-         run="none", notes="no dynamic axes: batch 1 and time 1 baked, state hidden")  # fmt: skip
+    case("gru_fixed_t1", lambda: zoo.Sequence("GRU"), (TOKENS[:1, :1],), None, "GRU", row, run="whole:1",
+         notes="no dynamic axes: batch 1 and time 1 baked, state hidden")  # fmt: skip
     case("rnn_tanh", lambda: zoo.Sequence("RNN", 2), ids, ax, "RNN", row, names=named)
     case("rnn_relu", lambda: zoo.Sequence("RNN", nonlinearity="relu"), ids, ax, "RNN relu", row, names=named,
          tolerance=1e-3)  # fmt: skip
@@ -153,13 +154,16 @@ def sequences():
     case("lstm_learned_init", lambda: zoo.Sequence("LSTM", 2, learned=True), ids, ax, "LSTM", row, names=named,
          notes="initial states are parameters expanded to the batch")  # fmt: skip
     case("gru_learned_init", lambda: zoo.Sequence("GRU", learned=True), ids, ax, "GRU", row, names=named)
-    case("lstm_proj", lambda: zoo.Sequence("LSTM", proj=3), ids, ax, "LSTM with projection", row, names=named)
+    case("lstm_proj", lambda: zoo.Sequence("LSTM", proj=3), ids, ax, "LSTM with projection", row, by="d", names=named, run="never", truth_run="whole",
+         expect="refuse", reason="proj|initial_c|shape|onnxruntime",
+         notes="a broken file: the exporter drops the projection; the legacy exporter refuses the module")  # fmt: skip
     case("lstm_int32", lambda: zoo.Sequence("LSTM"), (TOKENS.int(),), ax, "LSTM", row, names=named, notes="int32 ids")
     case("gru_onehot", lambda: zoo.Sequence("GRU", onehot=True), (torch.eye(V)[TOKENS],), ax, "GRU", row,
          names=(["x"], ["logits"]), token=(0, "BTV"), notes="one-hot float input")  # fmt: skip
     case("gru_tied", lambda: zoo.Sequence("GRU", tied=True), ids, ax, "GRU", row, names=named, notes="tied embedding")
     case("lstm_float16", lambda: zoo.Sequence("LSTM"), ids, ax, "LSTM", row, names=named, tolerance=2e-2,
-         prepare=zoo.Sequence.half, notes="float16 weights and logits")  # fmt: skip
+         prepare=zoo.Sequence.half, crashes=True,
+         notes="float16 weights and logits; a session with all optimizations crashes onnxruntime 1.31")  # fmt: skip
     case("lstm_cast16", lambda: zoo.Sequence("LSTM", cast16=True), ids, ax, "LSTM", row, names=named, tolerance=2e-2,
          notes="float16 embedding and output layer around a float32 LSTM")  # fmt: skip
     for kind in ("LSTM", "GRU"):
@@ -167,12 +171,13 @@ def sequences():
              "bidirectional or reverse", names=named, expect="refuse", reason="bidirectional")  # fmt: skip
     case("scripted_loop", lambda: zoo.LoopOverCell("LSTM"), ids, ax, "LSTMCell in Loop", "torch legacy, scripted loop",
          by="l", names=named, prepare=torch.jit.script)  # fmt: skip
-    case("scripted_loop_gru", lambda: zoo.LoopOverCell("GRU"), ids, ax, "GRUCell in Loop", "torch legacy, scripted loop",
-         by="l", names=named, prepare=torch.jit.script)  # fmt: skip
+    case("scripted_loop_concat", lambda: zoo.LoopConcat(), ids, ax, "plain cell in Loop", "torch legacy, scripted loop",
+         by="l", names=named, prepare=torch.jit.script, accept=["step", "window", "refuse"], reason="[Ll]oop",
+         notes="the outputs so far are themselves a carried value that grows")  # fmt: skip
     case("scan", lambda: zoo.ScanOverCell(), ids, ax, "plain cell in Scan", "torch dynamo, higher-order scan", by="d",
          names=named)  # fmt: skip
     case("traced_loop", lambda: zoo.LoopOverCell("LSTM"), ids, ax, "LSTMCell", "torch, unrolled", by="l", names=named,
-         run="none", truth_run="whole", expect="refuse", accept=["refuse", "window"],
+         run="whole:5", expect="refuse", accept=["refuse", "window"],
          reason="fixed|unroll|length|time|step",
          notes="a Python loop, traced: five steps whatever the length, without an error")  # fmt: skip
     case("unrolled", lambda: zoo.LoopOverCell("GRU"), fixed, None, "GRUCell", "torch, unrolled", run="whole:5",
@@ -224,20 +229,21 @@ def states():
     case("lstm_states_t1", lambda: zoo.LstmStates(2), step, [{0: B}, d, d, {0: B}, d, d], "LSTM", row, names=lstm,
          states=HC, run="steps", notes="time 1 baked, batch free")  # fmt: skip
     case("gru_states_tb", lambda: zoo.GruStates(2, tb=True), (TOKENS.T.contiguous(), h), [TB, d, TB, d], "GRU", row, names=gru,
-         states={1: (1, 1)}, token=(0, "TB"), out=(0, "TBV"), notes="time first")  # fmt: skip
+         states={1: (1, 1)}, token=(0, "TB"), out=(0, "TBV"), notes="time first", dynamo=BAKED)  # fmt: skip
     case("word_language_model", lambda: zoo.WordLanguageModel(), (TOKENS.T.contiguous(), h, h),
          [TB, d, d, {0: "rows"}, d, d], "LSTM", row, names=lstm, states=HC, token=(0, "TB"), out=(0, "TV"), output="logprobs",
-         notes="the PyTorch example: time first, log-probabilities [time * batch, V]")  # fmt: skip
+         notes="the PyTorch example: time first, log-probabilities [time * batch, V]",
+         dynamo=BAKED)  # fmt: skip
     case("char_rnn", lambda: zoo.CharRnn(), (TOKENS[:, 0], h), [{0: B}, d, {0: B}, d], "GRU", row, token=(0, "B"),
          names=(["input", "hidden"], ["output", "hidden_out"]), out=(0, "BV"), states={1: (1, 1)}, run="steps")  # fmt: skip
     s, b = torch.zeros(2, H), {0: B}
     step = {"token": (0, "B"), "out": (0, "BV"), "run": "steps"}
-    for kind, count in (("LSTM", 4), ("GRU", 2), ("peephole", 4), ("RNN", 2)):
-        args = (TOKENS[:, 0], *[s] * count)
+    for kind, count in (("LSTM", 4), ("GRU", 2), ("peephole", 4), ("RNN", 2), ("LSTMP", 4)):
+        args = (TOKENS[:, 0], *([s[:, :3], s] * 2 if kind == "LSTMP" else [s] * count))
         dims = [b] * (2 * len(args))
         pairs = {i: (i, 0) for i in range(1, count + 1)}
         label = f"{kind}, plain operators"
-        stem = {"LSTM": ["h0", "c0", "h1", "c1"], "peephole": ["h0", "c0", "h1", "c1"]}.get(kind, ["h0", "h1"])
+        stem = ["h0", "c0", "h1", "c1"] if count == 4 else ["h0", "h1"]
         named = (["token", *stem], ["logits", *(x + "_next" for x in stem)])
         case(f"{kind.lower()}_cells", lambda k=kind: zoo.Cells(k), args, dims, label, cells, names=named, states=pairs,
              **step)  # fmt: skip

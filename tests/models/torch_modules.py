@@ -137,14 +137,29 @@ class Peephole(nn.Module):
         return torch.sigmoid(o + self.p[2] * c) * torch.tanh(c), c
 
 
+class Projected(nn.Module):
+    """An LSTM cell with projection: h has another size than c."""
+
+    def __init__(self, inputs, size=3):
+        super().__init__()
+        self.x, self.h, self.r = nn.Linear(inputs, 4 * H), nn.Linear(size, 4 * H), nn.Linear(H, size, bias=False)
+
+    def forward(self, x, state):
+        i, f, g, o = (self.x(x) + self.h(state[0])).chunk(4, -1)
+        c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+        return self.r(torch.sigmoid(o) * torch.tanh(c)), c
+
+
 class Cells(nn.Module):
     """Two cells; every state is an input and an output of its own: h0, c0, h1, c1 or h0, h1."""
 
     def __init__(self, kind):
         super().__init__()
-        make = {"LSTM": nn.LSTMCell, "GRU": nn.GRUCell, "RNN": nn.RNNCell}.get(kind)
-        self.cells = nn.ModuleList(make(n, H) if make else Peephole(n) for n in (E, H))
-        self.emb, self.out, self.pairs = nn.Embedding(V, E), nn.Linear(H, V), kind in ("LSTM", "peephole")
+        own = {"peephole": Peephole, "LSTMP": Projected}
+        make = own.get(kind) or (lambda n: getattr(nn, kind + "Cell")(n, H))
+        width = 3 if kind == "LSTMP" else H
+        self.cells, self.pairs = nn.ModuleList(make(n) for n in (E, width)), kind in ("LSTM", "peephole", "LSTMP")
+        self.emb, self.out = nn.Embedding(V, E), nn.Linear(width, V)
 
     def forward(self, token, *states):
         x, new = self.emb(token), []
@@ -163,13 +178,13 @@ class LoopOverCell(nn.Module):
 
     def __init__(self, kind):
         super().__init__()
-        self.emb, self.out, self.lstm = nn.Embedding(V, E), nn.Linear(H, V), kind == "LSTM"
+        self.emb, self.out, self.lstm, self.size = nn.Embedding(V, E), nn.Linear(H, V), kind == "LSTM", H
         self.a, self.b = nn.LSTMCell(E, H), nn.GRUCell(E, H)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         x = self.emb(tokens)
-        h = torch.zeros(tokens.size(0), H, dtype=x.dtype)
-        c = torch.zeros(tokens.size(0), H, dtype=x.dtype)
+        h = torch.zeros(tokens.size(0), self.size, dtype=x.dtype)
+        c = torch.zeros(tokens.size(0), self.size, dtype=x.dtype)
         ys = []
         for t in range(tokens.size(1)):
             if self.lstm:
@@ -178,6 +193,23 @@ class LoopOverCell(nn.Module):
                 h = self.b(x[:, t], h)
             ys.append(h)
         return self.out(torch.stack(ys, 1))
+
+
+class LoopConcat(nn.Module):
+    """A Python loop over a tanh cell that concatenates its outputs as it goes."""
+
+    def __init__(self):
+        super().__init__()
+        self.emb, self.out, self.x, self.h = nn.Embedding(V, E), nn.Linear(H, V), nn.Linear(E, H), nn.Linear(H, H)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.x(self.emb(tokens))
+        h = torch.zeros_like(x[:, 0])
+        y = x[:, :0]
+        for t in range(tokens.size(1)):
+            h = torch.tanh(x[:, t] + self.h(h))
+            y = torch.cat([y, h.unsqueeze(1)], 1)
+        return self.out(y)
 
 
 class ScanOverCell(nn.Module):
@@ -198,7 +230,7 @@ class ScanOverCell(nn.Module):
             return h, h.clone()
 
         _, y = scan(step, torch.zeros(tokens.shape[0], H, dtype=x.dtype), x, dim=1)
-        return self.out(y.transpose(0, 1))
+        return self.out(y)
 
 
 class Pooled(nn.Module):
