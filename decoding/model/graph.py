@@ -117,13 +117,24 @@ class Node:
         self._proto.output[index] = name
 
     def carried(self) -> list[tuple[int, int, np.dtype[Any]]]:
-        """(input slot, output slot, dtype) of each value that a Loop or Scan carries from turn to turn."""
+        """(input slot, output slot, dtype) of each value that a Loop or Scan changes from turn to turn.
+
+        TensorFlow's loops also carry their weights: what the body hands on as it came is left out.
+        """
         if self.op not in ("Loop", "Scan"):
             return []
         body = self.attribute("body")
         skip = 2 if self.op == "Loop" else 0  # Loop: trip count and condition come first
         count = len(self._proto.input) - (skip or self.attribute("num_scan_inputs"))
-        return [(skip + k, k, _port(body.input[skip + k]).dtype) for k in range(count)]
+        sources = {proto.output[0]: proto.input[0] for proto in body.node if proto.op_type == "Identity"}
+        changed = []
+        for k in range(count):
+            taken, given = body.input[skip + k], body.output[k + (self.op == "Loop")].name
+            while given in sources:
+                given = sources[given]
+            if given != taken.name:
+                changed.append((skip + k, k, _port(taken).dtype))
+        return changed
 
     def become_identity(self) -> None:
         """Turn the node into Identity: what came in goes out."""
