@@ -140,8 +140,8 @@ static int64_t note_chosen(const dec_beam *beam, int64_t width, int64_t n, int64
     return chosen;
 }
 
-dec_status dec_beam_prune(const dec_rows *logits, const dec_beam *beam, const float *beam_scores, float *scores,
-                          int64_t *parents, int64_t *tokens, void *scratch, int64_t *bad) {
+dec_status dec_beam_prune(const dec_rows *logits, const dec_beam *beam, const float *beam_scores,
+                          float *scores, int64_t *parents, int64_t *tokens, void *scratch, int64_t *bad) {
     const int64_t width = logits->width, count = beam->beams / beam->groups;
     const int64_t going_on = beam->num_beams / beam->groups, room = 2 * going_on;
     beam_work w;

@@ -4,11 +4,11 @@
  *   logits      float32 [rows, width]; `stride` floats lie between the starts of two rows; -inf means
  * "forbidden". log-probs   natural logarithms. ids         int64, 0 <= id < width. Among equal values the
  * lowest id wins, everywhere. scratch     memory the caller lends: no kernel allocates. Sizes come from the
- * *_scratch_size functions, in bytes, aligned as malloc does. Contents do not matter before or after, unless a function
- * says so. result      a dec_status. Unless it is DEC_OK, *bad is the index of the first offending row and
- * the outputs from that row on are unspecified. bad rows    a row with a NaN, with +inf, or with nothing but
- * -inf is reported and never drawn from. Every function may be called from any thread; none keeps state, but
- * for the instruction set chosen at start.
+ * *_scratch_size functions, in bytes, aligned as malloc does. Contents do not matter before or after, unless
+ * a function says so. result      a dec_status. Unless it is DEC_OK, *bad is the index of the first offending
+ * row and the outputs from that row on are unspecified. bad rows    a row with a NaN, with +inf, or with
+ * nothing but -inf is reported and never drawn from. Every function may be called from any thread; none keeps
+ * state, but for the instruction set chosen at start.
  */
 #ifndef DECODING_H
 #define DECODING_H
@@ -118,12 +118,13 @@ dec_status dec_top_logprobs(const dec_rows *logits, int64_t k, float *best, int6
 dec_status dec_token_logprobs(const dec_rows *logits, const int64_t *ids, float *logprobs, void *scratch,
                               int64_t *bad);
 
-/* One step of beam search. logits [prompts * beams, width]; beam_scores [prompts * beams], -inf = a dead beam, whose
- * row is not looked at. Each prompt gets its 2 * num_beams best continuations, best first within each group of beams:
- * scores, parents (0 .. beams - 1 within the prompt) and tokens, each [prompts, 2 * num_beams]. Score = beam score +
- * log-probability; where fewer continuations are possible: -inf, -1, -1. Group g pays diversity_penalty for each time
- * that earlier groups chose a token (Vijayakumar et al. 2016): their first num_beams / groups candidates that are not
- * in eos. With logits_are_logprobs nothing is normalised (they were edited). */
+/* One step of beam search. logits [prompts * beams, width]; beam_scores [prompts * beams], -inf = a dead
+ * beam, whose row is not looked at. Each prompt gets its 2 * num_beams best continuations, best first within
+ * each group of beams: scores, parents (0 .. beams - 1 within the prompt) and tokens, each [prompts, 2 *
+ * num_beams]. Score = beam score + log-probability; where fewer continuations are possible: -inf, -1, -1.
+ * Group g pays diversity_penalty for each time that earlier groups chose a token (Vijayakumar et al. 2016):
+ * their first num_beams / groups candidates that are not in eos. With logits_are_logprobs nothing is
+ * normalised (they were edited). */
 typedef struct dec_beam {
     int64_t prompts, beams, num_beams, groups; /* groups divides beams and num_beams */
     double diversity_penalty;                  /* >= 0 */
@@ -133,8 +134,8 @@ typedef struct dec_beam {
 } dec_beam;
 
 size_t dec_beam_scratch_size(int64_t beams, int64_t num_beams, int64_t width);
-dec_status dec_beam_prune(const dec_rows *logits, const dec_beam *beam, const float *beam_scores, float *scores,
-                          int64_t *parents, int64_t *tokens, void *scratch, int64_t *bad);
+dec_status dec_beam_prune(const dec_rows *logits, const dec_beam *beam, const float *beam_scores,
+                          float *scores, int64_t *parents, int64_t *tokens, void *scratch, int64_t *bad);
 
 /* out[o, i, :] = in[o, index[i], :] over [outer, in_rows, row_bytes] of any type; no overlap of in and out.
  */

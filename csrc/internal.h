@@ -40,6 +40,7 @@ typedef struct dec_isa {
     const char *name;
     void (*scan)(const float *x, int64_t n, float c, dec_scan *scan);
     void (*scan_both)(const float *x, int64_t n, float c, dec_scan *scan);
+    void (*scan_max)(const float *x, int64_t n, dec_scan *scan); /* only the maxima; sum is 0, or NaN */
     float (*max)(const float *x, int64_t n);
     int64_t (*find)(const float *x, int64_t n, float value); /* first index of value, n if absent */
     /* out = 2 ** ((x - ref) * c); gives the sum */

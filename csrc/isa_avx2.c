@@ -131,10 +131,36 @@ static inline float hmax(vf v) {
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 
+static inline vf vids(int32_t first) {
+    const __m256i low = _mm256_add_epi32(_mm256_set1_epi32(first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return (vf){_mm256_castsi256_ps(low), _mm256_castsi256_ps(_mm256_add_epi32(low, _mm256_set1_epi32(8)))};
+}
+
+/* For each mask of eight lanes the numbers of its lanes, one a byte: AVX2 has no packing of its own, and
+ * pext, which could make these, is microcode on many processors that stop at AVX2. */
+static uint64_t lanes_of[256];
+
+static void fill_lanes_of(void) {
+    for (uint32_t mask = 0; mask < 256; mask++) {
+        uint64_t packed = 0;
+        int shift = 0;
+        for (uint32_t lane = 0; lane < 8; lane++)
+            if (mask >> lane & 1) {
+                packed |= (uint64_t)lane << shift;
+                shift += 8;
+            }
+        lanes_of[mask] = packed;
+    }
+}
+
+static inline void compress_half(float *out, __m256 v, uint32_t mask) {
+    __m256i order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)lanes_of[mask]));
+    _mm256_storeu_ps(out, _mm256_permutevar8x32_ps(v, order));
+}
+
 static inline void compress(float *out, vf v, uint32_t mask) {
-    float lane[DEC_LANES];
-    vstore(lane, v);
-    compress_lanes(out, lane, mask);
+    compress_half(out, v.a, mask & 0xff);
+    compress_half(out + count_bits(mask & 0xff), v.b, mask >> 8);
 }
 
 #include "lanes.h"
@@ -148,7 +174,10 @@ static const dec_isa table = DEC_TABLE("avx2");
 #endif
 
 const dec_isa *dec_isa_avx2(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &table : NULL;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+        return NULL;
+    fill_lanes_of();
+    return &table;
 }
 
 #else

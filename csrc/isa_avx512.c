@@ -99,6 +99,11 @@ static inline float hmax(vf v) {
     return _mm512_reduce_max_ps(v);
 }
 
+static inline vf vids(int32_t first) {
+    const __m512i step = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_set1_epi32(first), step));
+}
+
 static inline void compress(float *out, vf v, uint32_t mask) {
     /* packing in the register and storing it whole is many times faster than a compressing store */
     _mm512_storeu_ps(out, _mm512_maskz_compress_ps((__mmask16)mask, v));

@@ -105,6 +105,13 @@ static inline float hmax(vf v) {
     return vmaxvq_f32(vmaxq_f32(vmaxq_f32(v.val[0], v.val[2]), vmaxq_f32(v.val[1], v.val[3])));
 }
 
+static inline vf vids(int32_t first) {
+    static const int32_t step[4] = {0, 1, 2, 3};
+    vf v;
+    FOR_PARTS v.val[i] = vreinterpretq_f32_s32(vaddq_s32(vdupq_n_s32(first + 4 * i), vld1q_s32(step)));
+    return v;
+}
+
 static inline void compress(float *out, vf v, uint32_t mask) {
     float lane[DEC_LANES];
     vstore(lane, v);

@@ -130,6 +130,15 @@ static inline float hmax(vf v) {
     return v.lane[0];
 }
 
+static inline vf vids(int32_t first) {
+    vf v;
+    FOR_LANES {
+        int32_t id = first + i;
+        memcpy(&v.lane[i], &id, sizeof id);
+    }
+    return v;
+}
+
 static inline void compress(float *out, vf v, uint32_t mask) {
     compress_lanes(out, v.lane, mask);
 }

@@ -9,6 +9,7 @@
  *   vchoose_less(a, b, x, y) = a < b ? x : y
  *   mask_ge mask_le mask_gt mask_eq: bit i for lane i; vkeep(mask, v): 0 where the bit is 0
  *   hsum (pairs 8, 4, 2, 1 apart) hmax
+ *   vids(first): lanes whose bits are the integers first, first + 1, ...
  *   compress(float *out, v, mask): the lanes of mask, packed; may write DEC_LANES floats
  */
 
@@ -53,28 +54,34 @@ static inline int64_t block_length(int64_t n, int64_t start) {
     return n - start < DEC_BLOCK ? n - start : DEC_BLOCK;
 }
 
-/* Lane-wise maximum of a block. */
-static inline vf block_lane_max(const float *x, int64_t n) {
-    vf top = vsplat(-INFINITY);
+/* Lane-wise maximum; two chains, because one waits for its own last result. */
+static inline vf lane_maxima(const float *x, int64_t n) {
+    vf top = vsplat(-INFINITY), other = top;
     int64_t i = 0;
+    for (; i + 2 * DEC_LANES <= n; i += 2 * DEC_LANES) {
+        top = vmax(top, vload(x + i));
+        other = vmax(other, vload(x + i + DEC_LANES));
+    }
+    top = vmax(top, other);
     for (; i + DEC_LANES <= n; i += DEC_LANES)
         top = vmax(top, vload(x + i));
-    if (i < n)
-        top = vmax(top, vload_tail(x + i, n - i, -INFINITY));
-    return top;
+    return i < n ? vmax(top, vload_tail(x + i, n - i, -INFINITY)) : top;
 }
 
 /* Both sums share the difference x - ref, so the second costs only its own exponential. */
-static inline void block_sums(const float *x, int64_t n, vf ref, vf c, int both, vf *sum, vf *raw) {
-    const vf log2e = vsplat((float)DEC_LOG2E);
+static inline void add_exponentials(vf d, vf c, int both, vf *sum, vf *raw) {
+    *sum = vadd(*sum, vexp2(vmul(d, c)));
+    if (both)
+        *raw = vadd(*raw, vexp2(vmul(d, vsplat((float)DEC_LOG2E))));
+}
+
+static inline void sum_exponentials(const float *x, int64_t n, vf ref, vf c, int both, vf *sum, vf *raw) {
     *sum = *raw = vsplat(0.0f);
     int64_t i = 0;
-    for (; i < n; i += DEC_LANES) {
-        vf d = vsub(i + DEC_LANES <= n ? vload(x + i) : vload_tail(x + i, n - i, -INFINITY), ref);
-        *sum = vadd(*sum, vexp2(vmul(d, c)));
-        if (both)
-            *raw = vadd(*raw, vexp2(vmul(d, log2e)));
-    }
+    for (; i + DEC_LANES <= n; i += DEC_LANES)
+        add_exponentials(vsub(vload(x + i), ref), c, both, sum, raw);
+    if (i < n)
+        add_exponentials(vsub(vload_tail(x + i, n - i, -INFINITY), ref), c, both, sum, raw);
 }
 
 static inline void scan_row(const float *x, int64_t n, float c, int both, dec_scan *scan) {
@@ -82,7 +89,7 @@ static inline void scan_row(const float *x, int64_t n, float c, int both, dec_sc
     double sum = 0.0, raw = 0.0;
     for (int64_t start = 0, b = 0; start < n; start += DEC_BLOCK, b++) {
         int64_t length = block_length(n, start);
-        vf lane_max = block_lane_max(x + start, length);
+        vf lane_max = lane_maxima(x + start, length);
         float block_max = hmax(lane_max);
         if (block_max > top) {
             /* while all was -inf the sums are 0 (or NaN), and there is nothing to rescale */
@@ -93,7 +100,7 @@ static inline void scan_row(const float *x, int64_t n, float c, int both, dec_sc
             ref = top = block_max;
         }
         vf lane_sum, lane_raw;
-        block_sums(x + start, length, vsplat(ref), vsplat(c), both, &lane_sum, &lane_raw);
+        sum_exponentials(x + start, length, vsplat(ref), vsplat(c), both, &lane_sum, &lane_raw);
         double block_sum = hsum(lane_sum);
         sum += block_sum;
         if (both)
@@ -116,8 +123,31 @@ static void row_scan_both(const float *x, int64_t n, float c, dec_scan *scan) {
     scan_row(x, n, c, 1, scan);
 }
 
+/* Only the maxima; sum is 0, or NaN where the row has one. */
+static void row_scan_max(const float *x, int64_t n, dec_scan *scan) {
+    scan->max = -INFINITY;
+    scan->sum = 0.0;
+    for (int64_t start = 0, b = 0; start < n; start += DEC_BLOCK, b++) {
+        int64_t length = block_length(n, start);
+        vf top = lane_maxima(x + start, length);
+        uint32_t number = 0xffff; /* bit i falls when lane i meets a NaN */
+        int64_t i = start;
+        for (; i + DEC_LANES <= start + length; i += DEC_LANES) {
+            vf v = vload(x + i);
+            number &= mask_eq(v, v);
+        }
+        for (; i < start + length; i++)
+            number &= 0u - (uint32_t)(x[i] == x[i]);
+        if (number != 0xffff)
+            scan->sum = NAN;
+        vstore(scan->lane_max + b * DEC_LANES, top);
+        scan->block_max[b] = hmax(top);
+        scan->max = scan->block_max[b] > scan->max ? scan->block_max[b] : scan->max;
+    }
+}
+
 static float row_max(const float *x, int64_t n) {
-    return hmax(block_lane_max(x, n));
+    return hmax(lane_maxima(x, n));
 }
 
 static int64_t row_find(const float *x, int64_t n, float value) {
@@ -237,8 +267,8 @@ static int64_t row_collect(const float *x, int64_t n, float bound, int64_t first
         if (!mask)
             continue;
         compress(values + kept, v, mask);
-        for (; mask; mask &= mask - 1)
-            ids[kept++] = (int32_t)(first_id + i + lowest_bit(mask));
+        compress((float *)ids + kept, vids((int32_t)(first_id + i)), mask);
+        kept += count_bits(mask);
     }
     return kept;
 }
@@ -292,19 +322,10 @@ static int64_t row_compact(const float *key, int64_t n, float lo, float hi, void
     return kept;
 }
 
-#define DEC_TABLE(isa_name)                                                                                  \
-    {                                                                                                        \
-        .name = isa_name,                                                                                    \
-        .scan = row_scan,                                                                                    \
-        .scan_both = row_scan_both,                                                                          \
-        .max = row_max,                                                                                      \
-        .find = row_find,                                                                                    \
-        .exponentials = row_exponentials,                                                                    \
-        .powers = row_powers,                                                                                \
-        .affine = row_affine,                                                                                \
-        .sum_blocks = row_sum_blocks,                                                                        \
-        .pick = row_pick,                                                                                    \
-        .collect = row_collect,                                                                              \
-        .split = row_split,                                                                                  \
-        .compact = row_compact,                                                                              \
-    }
+/* clang-format off */
+#define DEC_TABLE(isa_name) {                                                                               \
+    .name = isa_name, .scan = row_scan, .scan_both = row_scan_both, .scan_max = row_scan_max, .max = row_max, \
+    .find = row_find, .exponentials = row_exponentials, .powers = row_powers, .affine = row_affine,          \
+    .sum_blocks = row_sum_blocks, .pick = row_pick, .collect = row_collect, .split = row_split,              \
+    .compact = row_compact}
+/* clang-format on */

@@ -29,6 +29,8 @@ static float sampled_median(const float *key, int64_t n) {
     return sample[SAMPLES / 2];
 }
 
+enum { SAMPLED_ROUNDS = 32 };
+
 float dec_select(float *key, float *weight, int64_t n, double target, int64_t *ties) {
     const dec_isa *isa = dec_active;
     void *const columns[] = {key, weight};
@@ -38,9 +40,10 @@ float dec_select(float *key, float *weight, int64_t n, double target, int64_t *t
     float pivot = -INFINITY;
     *ties = 0;
     for (int round = 0; n > 0; round++) {
-        /* a sampled median nearly halves the list; every other pivot halves the range of values instead,
-         * which bounds the rounds whatever the order of the data */
-        pivot = round % 2 ? from_order((int32_t)(((int64_t)low + high) >> 1)) : sampled_median(key, n);
+        /* a sampled median nearly halves the list; where order and values conspire against it, halving the
+         * range of values ends the search in 32 more rounds */
+        pivot = round < SAMPLED_ROUNDS ? sampled_median(key, n)
+                                       : from_order((int32_t)(((int64_t)low + high) >> 1));
         dec_split split;
         isa->split(key, weight, n, pivot, &split);
         if (base + split.above >= target) {

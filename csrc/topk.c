@@ -81,7 +81,7 @@ static void write_best(const float *x, int64_t width, int64_t k, double offset, 
         best[i] = (float)(sorted[i] - offset);
         ids[i] = sorted_ids[i];
     }
-    for (int64_t id = 0; n < k; id++)
+    for (int64_t id = 0; id < width && n < k; id++)
         if (x[id] == -INFINITY) {
             best[n] = -INFINITY;
             ids[n++] = id;
@@ -93,9 +93,12 @@ dec_status dec_top_k(const dec_rows *values, int64_t k, float *best, int64_t *id
     dec_work work;
     dec_carve(scratch, values->width, &work);
     for (int64_t r = 0; r < values->rows; r++) {
-        dec_status status = scan_raw(values, r, &work, bad);
-        if (status)
+        dec_active->scan_max(values->data + r * values->stride, values->width, &work.scan);
+        dec_status status = dec_row_status(&work.scan, work.scan.sum);
+        if (status) {
+            *bad = r;
             return status;
+        }
         write_best(values->data + r * values->stride, values->width, k, 0.0, &work, best + r * k,
                    ids + r * k);
     }
