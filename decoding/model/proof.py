@@ -102,22 +102,18 @@ def _try_layout(
         if value.shape != feeds[state.input].shape:
             raise ModelError(f"{session.name}: the state {state.input} goes in as {list(feeds[state.input].shape)} and comes out of {state.output} "
                              f"as {list(value.shape)}: they are not one state; pass roles={{'state': {{input: output}}}}")  # fmt: skip
-    return Layout(
-        token,
-        Logits(logits, _logits_layout(session, logits, scores, time), scores.shape[-1]),
-        tuple(axes),
-        time > 1,
-    )
+    return Layout(token, _logits(session, logits, scores, time), tuple(axes), time > 1)
 
 
-def _logits_layout(session: Session, name: str, scores: Array, time: int) -> LogitsLayout:
-    lead = scores.shape[:-1]
+def _logits(session: Session, name: str, scores: Array, time: int) -> Logits:
     # Where batch and time are equal, [batch, time] is believed.
     layouts: dict[tuple[int, ...], LogitsLayout] = {(time, _BATCH): "TBV", (_BATCH, time): "BTV", (_BATCH,): "BV"}
-    if lead not in layouts:
-        raise ModelError(f"{session.name}: for {_BATCH} rows of {time} tokens the output {name} has shape {list(scores.shape)}; "
-                         f"expected logits [{_BATCH}, vocabulary], [{_BATCH}, {time}, vocabulary] or [{time}, {_BATCH}, vocabulary]")  # fmt: skip
-    return layouts[lead]
+    if scores.shape[:-1] in layouts:
+        return Logits(name, layouts[scores.shape[:-1]], scores.shape[-1])
+    if scores.ndim == 3 and scores.shape[::2] == (_BATCH, time):  # as torch's NLLLoss takes them
+        return Logits(name, "BVT", scores.shape[1])
+    raise ModelError(f"{session.name}: for {_BATCH} rows of {time} tokens the output {name} has shape {list(scores.shape)}; expected logits [{_BATCH}, vocabulary], "
+                     f"[{_BATCH}, {time}, vocabulary], [{time}, {_BATCH}, vocabulary] or [{_BATCH}, vocabulary, {time}]")  # fmt: skip
 
 
 def gives_probabilities(session: Session, contract: Contract) -> bool:

@@ -66,10 +66,12 @@ def _check_length(session: Session, contract: Contract, length: int) -> None:
             f"{session.name}: the scores of a row depend on the other rows of its batch, so rows cannot be decoded together"
         )
     # A graph that says how many positions it scored has read them; one that gives only the last may not have.
-    if length == _LENGTHS[1] and contract.logits.layout == "BV" and _unused(session, contract, ids, scores):
-        raise ModelError(
-            f"{session.name}: of {length} tokens it looks only at one: the first does not change what follows the last; {_ADVICE}"
-        )
+    if length == _LENGTHS[1] and contract.logits.layout == "BV":
+        for place, which in ((0, "first"), (-1, "last")):
+            if _unused(session, contract, ids, scores, place):
+                raise ModelError(
+                    f"{session.name}: of {length} tokens it looks only at one: the {which} does not change what follows; {_ADVICE}"
+                )
 
 
 _ADVICE = (
@@ -78,11 +80,11 @@ _ADVICE = (
 )
 
 
-def _unused(session: Session, contract: Contract, ids: Array, scores: Array) -> bool:
-    """Is the score of the last position the same whatever the first token is?"""
+def _unused(session: Session, contract: Contract, ids: Array, scores: Array, place: int) -> bool:
+    """Is the score of the last position the same whatever the token at this place is?"""
     for shift in range(1, min(contract.logits.vocab_size, 4)):
         other = ids.copy()
-        other[:, 0] = (other[:, 0] + shift) % contract.logits.vocab_size
+        other[:, place] = (other[:, place] + shift) % contract.logits.vocab_size
         if not np.array_equal(proof.whole_run(session, contract, other)[:, -1], scores[:, -1]):
             return False
     return True
