@@ -117,7 +117,7 @@ def _make_plain(graph: Graph, roles: Roles) -> PlainGraph:
     rewrite.plain_ports(graph, roles)
     for fill in fills:
         graph.set_shape(fill.name, [None] * fill.rank)
-    free_reshapes(graph, roles, exposed, fills)
+    free_reshapes(graph, roles, exposed, fills, declared[roles.token])
     return PlainGraph(graph, roles, declared, fills, exposed)
 
 
@@ -147,7 +147,7 @@ def _stepped(plain: PlainGraph, start: Callable[[Graph], Session], verify: bool)
     shapes = [
         StateShape(*name, s.value.shape, s.axes, h.dtype) for name, s, h in zip(names, starts, hidden, strict=True)
     ]
-    free_reshapes(graph, roles, [*plain.exposed, *shapes], plain.fills)
+    free_reshapes(graph, roles, [*plain.exposed, *shapes], plain.fills, plain.declared[roles.token])
     graph.keep_outputs([roles.logits, *(s.output for s in plain.exposed), *(output for _, output in names)])
     session = start(graph)
 
