@@ -1,7 +1,7 @@
 """Make the fixtures of tf2onnx: `python tests/models/make_tf2onnx.py [part of a name ...]`.
 
 Needs keras 2.15, tensorflow 2.15, tf2onnx, onnx and onnxruntime. Beside the Keras models it freezes TensorFlow 1
-graphs (dynamic_rnn), the only source of a peephole LSTM that an exporter writes as the ONNX operator with P.
+graphs (dynamic_rnn over cells, with peepholes among them), which tf2onnx writes as Scan.
 """
 
 import contextlib
