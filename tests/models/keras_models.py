@@ -1,7 +1,7 @@
 """The Keras models that make_keras.py and make_tf2onnx.py export, for Keras 2.15 and Keras 3 alike.
 
 Each entry of `table` is name -> (build, manifest fields); a field called "keras_tf" or "keras_torch" holds what
-differs for that exporter. Vocabulary V, embedding E, hidden size H, window W.
+differs for that exporter (None: no fixture, as is the rule for "keras_torch"). Vocabulary V, embedding E, hidden size H, window W.
 """
 
 import os
@@ -96,12 +96,12 @@ def table(keras):
     last = {"out": (0, "BV"), "run": "prefixes", **PROBS}
     traced = {"run": "whole:1", "expect": "refuse", "reason": LENGTH,
               "notes": "cells of plain operators, traced at time 1, whatever the file declares"}  # fmt: skip
-    traced_last = {**traced, "run": "prefix:1"}
+    traced_last = {**traced, "run": "prefix:1", "truth_run": "prefixes"}
     t1 = {"run": "steps", "notes": "time 1 baked, whatever the file declares"}
     unrolled = {"expect": "refuse", "accept": ["refuse", "window"], "reason": LENGTH, "notes": "the cell unrolled"}
     first = {**one, "run": "whole:1", "stateful": True, "row": "Keras, stateful",
              "notes": "stateful, batch and time fixed at 1; the file has lost its state",
-             "keras_torch": {"expect": "refuse", "reason": LENGTH + "|state"}}  # fmt: skip
+             "keras_torch": None}  # fmt: skip
     relu = sequence("LSTM", activation="relu", recurrent_activation="hard_sigmoid")
     gru, masked = "GRU, reset_after", "mask_zero: at id 0 the state stays and the last output is repeated"
     return {
@@ -112,11 +112,11 @@ def table(keras):
         "lstm_relu": (relu, {"cell": "LSTM, relu and hard_sigmoid", "tolerance": 1e-4, **PROBS}),
         "lstm_masked": (sequence("LSTM", mask=True), {"cell": "LSTM", "notes": masked, **PROBS, "keras_torch": traced}),
         "gru": (sequence("GRU"), {"cell": gru, **PROBS, "keras_torch": traced}),
-        "gru2_last": (sequence("GRU", layer=2, last=True), {"cell": gru, **last}),
-        "gru_reset_before": (sequence("GRU", reset_after=False), {"cell": "GRU, reset_after=False", **PROBS}),
+        "gru2_last": (sequence("GRU", layer=2, last=True), {"cell": gru, **last, "keras_tf": None}),
+        "gru_reset_before": (sequence("GRU", reset_after=False), {"cell": "GRU, reset_after=False", **PROBS, "keras_tf": None}),
         "gru_masked_last": (sequence("GRU", mask=True, last=True), {"cell": gru, "notes": masked, **last}),
         "simple_rnn": (sequence("SimpleRNN"), {"cell": "SimpleRNN", **PROBS, "keras_torch": traced}),
-        "simple_rnn2": (sequence("SimpleRNN", layer=2), {"cell": "SimpleRNN", **PROBS}),
+        "simple_rnn2": (sequence("SimpleRNN", layer=2), {"cell": "SimpleRNN", **PROBS, "keras_tf": None}),
         "stacked_cells": (stacked_cells, {"cell": "LSTM and GRU cells in one RNN", **PROBS}),
         "time_distributed": (sequence("LSTM", distributed=True), {"cell": "LSTM", **PROBS, "keras_tf": {
             "run": "whole:1", "expect": "refuse", "accept": ["refuse", "step"], "reason": "batch|time|output",
@@ -129,9 +129,11 @@ def table(keras):
             "cell": "LSTM", **one, "out": (0, "BV"), "run": f"prefix:{W}", "lengths": (3, W, 9), "free": onehot(None, True),
             "accept": ["step", "window"], "keras_torch": unrolled,
             "notes": f"Keras's lstm_text_generation: {W} characters in; expected: the whole prefix, unpadded"}),
-        "stateful": (stateful(8, 12), {"cell": "LSTM", "vocab": 12, **first}),
-        "stateful_gru": (stateful(8, 12, layers.GRU), {"cell": gru, "vocab": 12, **first}),
-        "stateful_leftover": (stateful(8, 12), {"cell": "LSTM", "vocab": 12, **first, "leftover": True,
+        "stateful": (stateful(8, 12), {"cell": "LSTM", "vocab": 12, **first, "keras_torch": {
+            "run": "none", "expect": "refuse", "reason": LENGTH + "|state",
+            "notes": "cells of plain operators; a state left over from the export itself is their constant initial one"}}),
+        "stateful_gru": (stateful(8, 12, layers.GRU), {"cell": gru, "vocab": 12, **first, "keras_tf": None}),
+        "stateful_leftover": (stateful(8, 12), {"cell": "LSTM", "vocab": 12, **first, "leftover": True, "keras_tf": None,
                               "notes": "as stateful, exported after two calls: their state is the constant initial one"}),
         "stateful_full": (stateful(128, 256), {"cell": "LSTM", "vocab": 256, **first, "on_request": True}),
         "lstm_states": (states("LSTM"), {"cell": "LSTM", "states": {1: (1, 0), 2: (2, 0)}, **PROBS, "keras_torch": t1}),
@@ -141,7 +143,7 @@ def table(keras):
         "go_backwards": (sequence("GRU", go_backwards=True),
                          {"cell": gru, **PROBS, "expect": "refuse", "reason": "reverse|backward|time"}),
         "pooled": (pooled, {"cell": "LSTM, pooled", "low": 1, "out": (0, "BV"), "run": f"window:{W}", **PROBS,
-                            "expect": "window", "row": "attention or pooling over past positions", "keras_torch": {},
+                            "expect": "window", "row": "attention or pooling over past positions",
                             "notes": f"window of {W}, float ids left-padded with 0 (like textgenrnn)"}),
     }  # fmt: skip
 

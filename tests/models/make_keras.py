@@ -32,9 +32,12 @@ def main(*parts):
         versions = f"Keras {keras.__version__} on torch {torch.__version__.split('+')[0]}"
         prefix = "keras_torch"
 
-    def export(model, path):
+    def export(model, path, fixed):
+        options = {}
+        if fixed:  # Keras drops a fixed batch size unless it is told again
+            options["input_signature"] = [keras.InputSpec(t.dtype, t.shape, name=t.name) for t in model.inputs]
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            model.export(path, format="onnx", verbose=False)
+            model.export(path, format="onnx", verbose=False, **options)
 
     def to_numpy(x):
         return np.asarray(keras.ops.convert_to_numpy(x))

@@ -1,7 +1,7 @@
 """Make the fixtures of tf2onnx: `python tests/models/make_tf2onnx.py [part of a name ...]`.
 
 Needs keras 2.15, tensorflow 2.15, tf2onnx, onnx and onnxruntime. Beside the Keras models it freezes TensorFlow 1
-graphs (dynamic_rnn), the only source of a peephole LSTM that an exporter writes as the ONNX operator with P.
+graphs (dynamic_rnn over cells, with peepholes among them), which tf2onnx writes as Scan.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from keras_models import E, H, V
 VERSIONS = f"tf2onnx {tf2onnx.__version__}, TensorFlow {tf.__version__}, Keras {keras.__version__}"
 
 
-def export(model, path):
+def export(model, path, fixed):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         signature = [tf.TensorSpec(t.shape, t.dtype, t.name.split(":")[0]) for t in model.inputs]
         proto, _ = tf2onnx.convert.from_keras(model, signature, opset=15)
@@ -61,6 +61,7 @@ def main(*parts):
     logging.disable(logging.WARNING)
     keras_models.write(keras, "tf2onnx", export, np.asarray, parts, script="make_tf2onnx.py", exporter=VERSIONS,
                        row="tf2onnx, Keras 2")  # fmt: skip
+    tf.compat.v1.disable_control_flow_v2()
     cells = {
         "tf1_peephole": (lambda c: c.LSTMCell(H, use_peepholes=True), "LSTM with peepholes"),
         "tf1_peephole_clip": (lambda c: c.LSTMCell(H, use_peepholes=True, cell_clip=0.5), "LSTM with peepholes and clip"),
