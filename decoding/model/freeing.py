@@ -17,7 +17,7 @@ from decoding.model.session import Session
 
 # Two sizes for each of the token's axes: a dimension that differs between runs follows the batch or the time.
 _SIZES = ((2, 3), (4, 3), (2, 5))
-# The same for an export of one row and one step, as of Keras's stateful models: the time stays one.
+# The same for an export of one row and a fixed number of steps, as of Keras's stateful models: one step is freed.
 _ONE_STEP = ((2, 1), (3, 1), (4, 1))
 
 
@@ -31,7 +31,7 @@ def free_reshapes(
     unless the token, whose shape was `declared` so, was one row or one step: then any 1 may be baked.
     """
     example = tuple(declared or ())[:2]
-    sizes = _ONE_STEP if example == (1, 1) else _SIZES
+    sizes = _ONE_STEP if one_row(declared) else _SIZES
     for node in graph.nodes:
         target = graph.constant(node.input(1)) if node.op == "Reshape" else None
         if target is None or not _may_be_baked(target):
@@ -53,6 +53,20 @@ def free_reshapes(
             roles.notes.append(f"the shape {target.tolist()} baked into {node.label} became {freed}")
 
 
+def one_row(declared: Shape) -> bool:
+    """Was the token declared as one row of a fixed number of steps?"""
+    example = tuple(declared or ())[:2]
+    return len(example) == 2 and all(isinstance(d, int) for d in example) and 1 in example
+
+
+def step_loops(path: Sequence[Node], graph: Graph, declared: Shape) -> None:
+    """Let Loops that turn as often as the export had steps turn once."""
+    for node in path:
+        turns = graph.constant(node.input(0)) if node.op == "Loop" else None
+        if turns is not None and int(turns) > 1 and int(turns) in (declared or ())[:2]:
+            node.set_input(0, graph.add_initializer(f"{node.label}/turns", np.ones_like(turns)))
+
+
 def _may_be_baked(target: Array) -> bool:
     return target.size > 0 and bool((target[:-1] > 0).any() or (target > 0).all())
 
@@ -65,8 +79,11 @@ def _fits(target: Sequence[int], shape: Sequence[int]) -> bool:
 
 
 def _feeds_layer(graph: Graph, node: Node) -> bool:
-    """Is the Reshape's result the sequence that a recurrent layer reads?"""
-    return any(user.op in STATE_SLOTS and user.input(0) == node.outputs[0] for user in graph.consumers(node.outputs[0]))
+    """Is the Reshape's result the sequence that a recurrent layer or a Loop reads?"""
+    name = node.outputs[0]
+    return any(
+        name == user.input(0) if user.op in STATE_SLOTS else name in user.captures() for user in graph.consumers(name)
+    )
 
 
 def _given_shapes(

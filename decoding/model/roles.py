@@ -240,9 +240,20 @@ def _find_logits(
             f"{graph.name}: no output gives logits: a floating-point tensor computed from {token} that is no state; "
             f"its outputs are {listing(graph.outputs)}; pass roles={{'logits': name}}"
         )
+    if not named and any(_is_layer_output(graph, p) for p in ports):
+        raise ModelError(
+            f"{graph.name}: it is an encoder: its outputs {listing(ports)} are a recurrent layer's own, none gives logits; "
+            "pass it to load(decoder, encoder=...), or pass roles={'logits': name}"
+        )
     raise ModelError(
         f"{graph.name}: ambiguous: {listing(layers or ports)} could each be the logits; pass roles={{'logits': name}}"
     )
+
+
+def _is_layer_output(graph: Graph, port: Port) -> bool:
+    """Is the output what a recurrent layer gives for every step, perhaps re-arranged?"""
+    node = graph.producer(_behind_views(graph, port.name))
+    return node is not None and node.op in STATE_SLOTS
 
 
 def _operators(graph: Graph) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from decoding.errors import ModelError, OptionError
 from decoding.model import proof
 from decoding.model.contract import Contract, Fill, Window
-from decoding.model.graph import Array, Graph
+from decoding.model.graph import Array, Graph, Shape
 from decoding.model.roles import Roles
 from decoding.model.session import Session
 
@@ -44,11 +44,28 @@ def window_contract(session: Session, graph: Graph, roles: Roles, fills: Sequenc
             f"{graph.name}: the token input {roles.token} takes one id a row, so it cannot take a window of them"
         )
     lengths = [window.size] if window.size else _LENGTHS
-    layout = proof.probe(session, roles.token, rank, roles.logits, [], fills, times=[lengths[-1]])
+    try:
+        layout = proof.probe(session, roles.token, rank, roles.logits, [], fills, times=[lengths[-1]])
+    except ModelError as error:
+        raise ModelError(f"{error}; {_ADVICE}") from error
     contract = Contract(layout.token, layout.logits, (), tuple(fills), True, window, tuple(roles.notes))
     for length in lengths:
         _check_length(session, contract, length)
     return contract
+
+
+def check_any_length(name: str, contract: Contract, declared: Shape) -> None:
+    """Refuse to guess how a graph is fed that scores one position and was exported for a fixed number of them.
+
+    Raises:
+        ModelError: it is such a graph; the message says what to pass.
+    """
+    time = contract.token.batch_and_time(declared)[1]
+    if time is not None and time > 1 and contract.logits.layout == "BV":
+        raise ModelError(
+            f"{name}: it declares windows of {time} tokens; pass roles={{'window': {time}, 'pad': 'left'}} if shorter prefixes are filled up with the "
+            "padding id (metadata decoding.pad, else 0) on that side, or roles={'window': None} if it takes prefixes of any length"
+        )
 
 
 def _check_length(session: Session, contract: Contract, length: int) -> None:
