@@ -45,7 +45,7 @@ def free_reshapes(
             if _feeds_layer(graph, node):
                 freed = [1, -1, given[0][-1]]
             elif freed == target.tolist() and freed[0] == 1:
-                freed = [-1, *freed[1:]]
+                freed = [-1, 1, freed[2]]
         if freed != target.tolist():
             node.set_input(1, graph.add_initializer(f"{node.label}/free_shape", np.array(freed, np.int64)))
             node.drop_attribute("allowzero")
@@ -59,7 +59,7 @@ def one_row(declared: Shape) -> bool:
     return len(example) == 2 and all(isinstance(d, int) for d in example) and 1 in example
 
 
-def step_loops(path: Sequence[Node], graph: Graph, declared: Shape) -> None:
+def step_loops(graph: Graph, path: Sequence[Node], declared: Shape) -> None:
     """Let Loops that turn as often as the export had steps turn once."""
     for node in path:
         turns = graph.constant(node.input(0)) if node.op == "Loop" else None

@@ -149,8 +149,8 @@ def _stepped(plain: PlainGraph, start: Callable[[Graph], Session], verify: bool)
     shapes = [
         StateShape(*name, s.value.shape, s.axes, h.dtype) for name, s, h in zip(names, starts, hidden, strict=True)
     ]
+    step_loops(graph, recurrent_path(graph, roles.token, roles.logits), plain.declared[roles.token])
     free_reshapes(graph, roles, [*plain.exposed, *shapes], plain.fills, plain.declared[roles.token])
-    step_loops(recurrent_path(graph, roles.token, roles.logits), graph, plain.declared[roles.token])
     graph.keep_outputs([roles.logits, *(s.output for s in plain.exposed), *(output for _, output in names)])
     session = start(graph)
 

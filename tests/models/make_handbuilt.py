@@ -363,7 +363,7 @@ def loop_or_scan(name, op, exposed=False):
 def gru_step(name, kind):
     """One plain GRU step over vectors: what is what is hidden from the loader.
 
-    kind "outputs": V == H and nameless, so logits and state look alike; "inputs": two int inputs alike.
+    kind "outputs": V == H and nameless, so logits and state look alike, but one leaves the layer; "inputs": two int inputs alike.
     "outputs_roles" and "inputs_roles" carry the answer in the file's metadata.
     """
     w = weights(name, "GRU", hidden=V)
@@ -391,7 +391,8 @@ def gru_step(name, kind):
         helper.set_model_props(proto, {"decoding.roles": json.dumps(roles), "decoding.bos": "0", "decoding.eos": "1"})
     put(name, proto, truth("GRU", w), "GRU", token=("a", "B"), out=(outs[0].name, "BV"), run="steps",
         states={state: (outs[1].name, 0)}, arrays={"b": np.array([3])} if kind.startswith("inputs") else None,
-        expect="step" if told else "refuse", reason=None if told else "roles", roles={} if told else roles,
+        expect="step" if told or kind == "outputs" else "refuse", reason=None if told else "roles",
+        roles={} if told else roles,
         row="roles in metadata" if told else "ambiguous")  # fmt: skip
 
 
