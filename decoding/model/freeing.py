@@ -17,21 +17,28 @@ from decoding.model.session import Session
 
 # Two sizes for each of the token's axes: a dimension that differs between runs follows the batch or the time.
 _SIZES = ((2, 3), (4, 3), (2, 5))
-# The same for an export of one row and a fixed number of steps, as of Keras's stateful models: one step is freed.
+# The same for one step: all that an export of one row and a fixed number of steps may allow (Keras's stateful models).
 _ONE_STEP = ((2, 1), (3, 1), (4, 1))
 
 
 def free_reshapes(
-    graph: Graph, roles: Roles, states: Sequence[StateShape], fills: Sequence[Fill], declared: Shape
+    graph: Graph,
+    roles: Roles,
+    states: Sequence[StateShape],
+    fills: Sequence[Fill],
+    declared: Shape,
+    *,
+    one_step: bool = False,
 ) -> None:
     """Rewrite target shapes such as [5, -1, 6] whose 5 was the example's length, from the first node to the last.
 
     What each Reshape is given is found by running the part of the graph before it at several sizes. Where that part
     does not run, the shape is left as it is, and the proof will tell. A shape that fits every size is believed,
-    unless the token, whose shape was `declared` so, was one row or one step: then any 1 may be baked.
+    unless the token, whose shape was `declared` so, was one row or one step: then any 1 may be baked. With
+    `one_step` the graph is freed for single steps alone.
     """
     example = tuple(declared or ())[:2]
-    sizes = _ONE_STEP if one_row(declared) else _SIZES
+    sizes = _ONE_STEP if one_step else _SIZES
     for node in graph.nodes:
         target = graph.constant(node.input(1)) if node.op == "Reshape" else None
         if target is None or not _may_be_baked(target):
@@ -40,7 +47,7 @@ def free_reshapes(
         if given is None or (1 not in example and all(_fits(target.tolist(), shape) for shape in given)):
             continue
         freed = free_target(target.tolist(), given)
-        if sizes is _ONE_STEP and target.size == 3:
+        if one_step and target.size == 3:
             # Where batch and time are 1, exporters write any Reshape for a Transpose or for a new axis.
             if _feeds_layer(graph, node):
                 freed = [1, -1, given[0][-1]]

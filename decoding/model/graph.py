@@ -334,7 +334,7 @@ class Graph:
         del self._graph.value_info[:]
 
     def keep_outputs(self, names: Sequence[str]) -> None:
-        """Keep only these outputs, in this order, and drop every node and weight that none of them needs."""
+        """Keep only these outputs, in this order, and drop every node, weight and input that none of them needs."""
         kept = {value.name: value for value in self._graph.output}
         values = [onnx.ValueInfoProto.FromString(kept[name].SerializeToString()) for name in names]
         del self._graph.output[:]
@@ -342,6 +342,7 @@ class Graph:
         needed = set().union(*(self.ancestors(name) for name in names))
         _retain(self._graph.node, lambda node: any(output in needed for output in node.output))
         _retain(self._graph.initializer, lambda tensor: tensor.name in needed)
+        _retain(self._graph.input, lambda port: port.name in needed)
         self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
         self._producers = None
 

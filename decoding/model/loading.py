@@ -132,6 +132,21 @@ def _for_each_row(fill: Fill, shape: Shape) -> Fill:
 
 
 def _stepped(plain: PlainGraph, start: Callable[[Graph], Session], verify: bool) -> tuple[Graph, Session, Contract]:
+    """The graph with free sizes if it can be had, else, where one row was exported, freed for single steps."""
+    try:
+        return _opened(plain, start, verify, one_step=False)
+    except ModelError as error:
+        if not one_row(plain.declared[plain.roles.token]):
+            raise
+        try:
+            return _opened(plain, start, verify, one_step=True)
+        except ModelError:
+            raise error from None
+
+
+def _opened(
+    plain: PlainGraph, start: Callable[[Graph], Session], verify: bool, *, one_step: bool
+) -> tuple[Graph, Session, Contract]:
     """Open the hidden states, find the layouts, prove.
 
     Raises:
@@ -149,8 +164,10 @@ def _stepped(plain: PlainGraph, start: Callable[[Graph], Session], verify: bool)
     shapes = [
         StateShape(*name, s.value.shape, s.axes, h.dtype) for name, s, h in zip(names, starts, hidden, strict=True)
     ]
-    step_loops(graph, recurrent_path(graph, roles.token, roles.logits), plain.declared[roles.token])
-    free_reshapes(graph, roles, [*plain.exposed, *shapes], plain.fills, plain.declared[roles.token])
+    declared = plain.declared[roles.token]
+    if one_step:
+        step_loops(graph, recurrent_path(graph, roles.token, roles.logits), declared)
+    free_reshapes(graph, roles, [*plain.exposed, *shapes], plain.fills, declared, one_step=one_step)
     graph.keep_outputs([roles.logits, *(s.output for s in plain.exposed), *(output for _, output in names)])
     session = start(graph)
 

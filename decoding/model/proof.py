@@ -25,6 +25,8 @@ class NotSteppable(ModelError):
 # Prefixes that the proof steps through: batch x length. The long ones reach past the windows that
 # pooled models are trained with (textgenrnn: 40), which shorter ones cannot tell from a recurrent state.
 PROOF_RUNS = ((1, 1), (1, 2), (2, 7), (7, 48))
+# For graphs that know no more positions than a few.
+_SHORT = 16
 
 
 @dataclass(frozen=True)
@@ -190,10 +192,11 @@ def prove(
 def _runs_that_work(
     original: Session, whole: Contract, fixed: tuple[int | None, int | None]
 ) -> tuple[tuple[int, int], ...]:
-    """PROOF_RUNS, or with the declared batch and time in them where the original takes no others."""
+    """PROOF_RUNS, or shorter ones, or with the declared batch and time in them, where the original takes no others."""
     batch, time = fixed
     candidates = (
         PROOF_RUNS,
+        [(b, min(t, _SHORT)) for b, t in PROOF_RUNS],
         [(batch or b, t) for b, t in PROOF_RUNS],
         [(batch or b, time or t) for b, t in PROOF_RUNS],
     )
