@@ -48,6 +48,7 @@ class Session:
                 raise OptionError(f"threads={threads}: expected a whole number of at least 1, or None")
             options.intra_op_num_threads = threads
         self.name = name
+        self.threads = threads
         wanted = full_names(providers)
         try:
             self._session = ort.InferenceSession(data, options, providers=wanted, disabled_optimizers=_CRASHING)
