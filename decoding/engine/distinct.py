@@ -113,7 +113,7 @@ class DistinctSearch:
         outputs = [np.array(b.tokens, np.int64) for _, _, b in live]
         for processor in self._job.processors:
             processor(History([prompts[i].ids for i, _, _ in live], outputs), edited)
-        edited[np.ix_(short, list(self._job.eos))] = -np.inf
+        edited[np.ix_(short, np.array(self._job.eos, np.int64))] = -np.inf
         return edited
 
     def _reason(self, beam: Beam) -> FinishReason | None:
