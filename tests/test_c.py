@@ -15,7 +15,7 @@ COMPILER = shutil.which("cc")
 def test_every_kernel_in_every_instruction_set(tmp_path):
     assert COMPILER is not None
     sources = [*(ROOT / "csrc").glob("*.c"), ROOT / "tests/c/test_kernels.c"]
-    flags = "-std=c11 -O1 -g1 -ffp-contract=off -fno-sanitize-recover=undefined".split()
+    flags = ["-std=c11", "-O1", "-g1", "-ffp-contract=off", "-fno-sanitize-recover=undefined"]
     sanitize = "-fsanitize=address,undefined"
     if _build([sanitize, "-x", "c", "/dev/null", "-o", str(tmp_path / "probe"), "-shared"]).returncode:
         pytest.skip("the C compiler has no address and undefined-behaviour sanitizers")
@@ -36,9 +36,7 @@ def test_every_kernel_in_every_instruction_set(tmp_path):
 
 
 def _start(arguments):
-    return subprocess.Popen(
-        [COMPILER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return subprocess.Popen([COMPILER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def _build(arguments):

@@ -125,6 +125,21 @@ static void check_top_k(const dec_rows *in, int64_t k, void *scratch) {
     free(ids);
 }
 
+/* Few distinct values, so that every cut falls among ties. */
+static void check_ties(void) {
+    for (int64_t width = 1; width < 700; width += 23) {
+        void *scratch = take(dec_scratch_size(width));
+        float *x = make_row(NORMAL, width, 77);
+        for (int64_t i = 0; i < width; i++)
+            x[i] = rintf(x[i] / 2.0f);
+        const dec_rows in = {x, 1, width, width};
+        for (int64_t k = 1; k <= width; k += 7)
+            check_top_k(&in, k, scratch);
+        free(x);
+        free(scratch);
+    }
+}
+
 static void check_samples(const dec_rows *in, void *scratch, record *now) {
     enum { N = 4 };
     const int64_t width = in->width;
@@ -277,6 +292,7 @@ static void run_isa(record *now) {
             check_bad_rows(width, scratch);
         free(scratch);
     }
+    check_ties();
     check_processors();
 }
 
