@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from decoding.engine.context import ContextRows, StepInputs
+from decoding.engine.job import Prompt
 from decoding.engine.window import WindowBatch
 from decoding.model.contract import State
 from decoding.model.graph import Array
@@ -13,10 +15,11 @@ from decoding.model.model import Model
 from decoding.model.session import Binding
 
 
-def make_batch(model: Model, capacity: int) -> RunningBatch | WindowBatch:
+def make_batch(model: Model, capacity: int, step_inputs: StepInputs | None = None) -> RunningBatch | WindowBatch:
     """The batch for a model that is stepped, or for one whose prefixes are run anew."""
     window = model.contract.window
-    return RunningBatch(model, capacity) if window is None else WindowBatch(model, window, capacity)
+    context = ContextRows(model.contract.contexts, capacity, step_inputs)
+    return RunningBatch(model, capacity, context) if window is None else WindowBatch(model, window, capacity, context)
 
 
 class RunningBatch:
@@ -29,11 +32,13 @@ class RunningBatch:
         tokens: int64 [capacity], what the next step feeds.
         logits: float32 [capacity, V], what the last step gave; the first `size` rows count.
         size: rows in the batch.
+        context: the inputs that the caller gives.
     """
 
-    def __init__(self, model: Model, capacity: int) -> None:
+    def __init__(self, model: Model, capacity: int, context: ContextRows) -> None:
         c = self._contract = model.contract
         self._session = model.session
+        self.context = context
         self.capacity = capacity
         self.size = 0
         self.tokens = np.zeros(capacity, np.int64)
@@ -56,11 +61,12 @@ class RunningBatch:
         for positions in self._positions:
             positions[: self.size] += 1
 
-    def put(self, places: Array, states: Sequence[Array], index: Array, prompts: Sequence[Array]) -> None:
+    def put(self, places: Array, states: Sequence[Array], index: Array, prompts: Sequence[Prompt]) -> None:
         """Start rows at `places` from the rows `index` of `states`; what they feed first is the end of their prompts."""
-        self.tokens[places] = [prompt[-1] for prompt in prompts]
+        self.tokens[places] = [prompt.ids[-1] for prompt in prompts]
+        self.context.put(places, prompts)
         for positions in self._positions:
-            positions[places] = [len(prompt) - 1 for prompt in prompts]
+            positions[places] = [len(prompt.ids) - 1 for prompt in prompts]
         for state, mine, given in zip(self._contract.states, self.states(), states, strict=True):
             _rows(mine, state)[places] = _rows(given, state)[index]
 
@@ -72,11 +78,13 @@ class RunningBatch:
             np.take(old, places, axis=state.batch_axis, out=new, mode="clip")
         for array in (self.tokens, *self._positions):
             array[: self.size] = array[places]
+        self.context.keep(places)
 
     def _bind(self, side: int) -> Binding:
         c, n = self._contract, self.size
         inputs = {c.token.name: self.tokens[:n].reshape(c.token.shape(n))}
-        inputs |= {f.name: f.value(c.token, n, 1) for f in c.fills}
+        inputs |= {f.name: f.value(c.token, n, 1) for f in c.fills if f.kind != "context"}
+        inputs |= self.context.rows(n)
         moving = [f for f in c.fills if f.kind == "position"]
         inputs |= {
             f.name: array[:n].reshape(inputs[f.name].shape) for f, array in zip(moving, self._positions, strict=True)

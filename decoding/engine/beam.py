@@ -42,7 +42,7 @@ class BeamSearch:
         self._model, self._job, self._source, self._beam = model, job, source, job.strategy
         beams = self._beam.num_beams
         places = max(1, rows // beams)
-        self._batch = make_batch(model, places * beams)
+        self._batch = make_batch(model, places * beams, job.step_inputs)
         self._is_eos = np.zeros(model.vocab_size, bool)
         self._is_eos[list(job.eos)] = True
         # With several EOS ids more candidates may end, so more are looked at (as Hugging Face does).
@@ -60,6 +60,7 @@ class BeamSearch:
         beams = self._beam.num_beams
         self._start(self._take(len(self._lengths)))
         while self._prompts and not self._source.stopped.is_set():
+            self._batch.context.refresh(self._histories, self._batch.size)
             self._batch.step()
             scores, parents, tokens, logprobs = self._best_continuations()
             ends, reasons = self._endings(scores, parents, tokens)
@@ -77,6 +78,11 @@ class BeamSearch:
             if new:
                 self._admit(np.searchsorted(kept, finished[: len(new)]), new)
 
+    def _histories(self) -> History:
+        """What every beam has so far."""
+        rows = [(p, b) for p in range(len(self._prompts)) for b in range(self._beam.num_beams)]
+        return History([self._prompts[p].ids for p, _ in rows], [self._ids[p, b, : self._lengths[p]] for p, b in rows])
+
     def _take(self, count: int) -> list[Prompt]:
         """The next prompts. Their outputs are hypotheses of one search, so the source counts one for each."""
         return [prompt for _, prompt in self._source.take(count)]
@@ -92,8 +98,8 @@ class BeamSearch:
         beams, groups = self._beam.num_beams, self._beam.num_beam_groups
         rows = (places[:, None] * beams + np.arange(beams)).ravel()
         which = np.repeat(np.arange(len(prompts)), beams)
-        states = prefill(self._model, [p.ids for p in prompts])
-        self._batch.put(rows, states, which, [prompts[int(i)].ids for i in which])
+        states = prefill(self._model, prompts, self._job.step_inputs)
+        self._batch.put(rows, states, which, [prompts[int(i)] for i in which])
         for place, prompt in zip(places, prompts, strict=True):
             self._prompts[place], self._closed[place] = prompt, [[] for _ in range(groups)]
         self._lengths[places], self._done[places] = 0, False

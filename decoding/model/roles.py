@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from decoding.model.contract import FillKind
 from decoding.model.graph import STATE_SLOTS, VIEW_OPS, Graph, Node, Port, listing
 from decoding.model.pairing import pair_states, shown_slots
 
-ROLE_KEYS = ("token", "logits", "state", "output", "batch_axis", "constant", "window", "pad")
+ROLE_KEYS = ("token", "logits", "state", "output", "batch_axis", "constant", "context", "window", "pad")
 _TOKEN_NAMES = re.compile(r"token|input_?ids?|\bids?\b|symbol|char|word", re.I)
 # What exporters put between ids and the embedding they index: negative ids wrapped, ids clipped.
 _INDEX_OPS = {"Where", "Add", "Sub", "Mul", "Mod", "Max", "Min", "Clip"}
@@ -30,7 +30,8 @@ class Roles:
 
     Attributes:
         states: output of each state input.
-        fills: "length", "mask" or "position" for each input that decoding fills by itself.
+        fills: "length", "mask" or "position" for each input that decoding fills by itself, "context" for each that
+            the caller gives.
         one_hot: width of the token's one-hot vectors, None where it takes ids.
         output: "logits", "probs" or "logprobs" where that is known.
     """
@@ -63,6 +64,7 @@ def given_roles(graph: Graph, roles: Mapping[str, Any] | None) -> dict[str, Any]
         ("state", list(states.values()), outs),
         ("batch_axis", list(merged.get("batch_axis", {})), ins),
         ("constant", list(merged.get("constant", {})), ins),
+        ("context", list(merged.get("context", [])), ins),
     ):
         for name in names:
             if name is not None and name not in known:
@@ -103,7 +105,7 @@ def find_roles(graph: Graph, given: Mapping[str, Any]) -> Roles:
         notes.append("states: given by roles")
     else:
         states = pair_states(graph, ins, [p for p in graph.outputs if p.name != given.get("logits")], notes)
-    fills = {p.name: _fill(graph, p, notes) for p in ins if p.name not in states}
+    fills = {p.name: _fill(graph, p, given.get("context", ()), notes) for p in ins if p.name not in states}
     logits = _find_logits(graph, given, token, states, notes)
     return Roles(token, logits, states, fills, one_hot, given.get("output"), dict(given.get("batch_axis", {})), notes)
 
@@ -194,7 +196,7 @@ def _behind_views(graph: Graph, name: str) -> str:
     return name
 
 
-def _fill(graph: Graph, port: Port, notes: list[str]) -> FillKind:
+def _fill(graph: Graph, port: Port, contexts: Sequence[str], notes: list[str]) -> FillKind:
     """What to fill an input with that is neither token nor state."""
     lengths = {node.input(4) for node in graph.nodes if node.op in STATE_SLOTS and node.input(4)}
     if any(_behind_views(graph, name) == port.name for name in lengths):
@@ -211,9 +213,14 @@ def _fill(graph: Graph, port: Port, notes: list[str]) -> FillKind:
             }[kind]
             notes.append(f"{port.name} is filled with {what}: its name")
             return kind
+    if port.name in contexts or (port.dtype.kind == "f" and port.shape):
+        notes.append(
+            f"{port.name} is a context, given by the caller: neither token nor state nor anything that decoding fills"
+        )
+        return "context"
     raise ModelError(
         f"{graph.name}: nobody feeds the input {port}: it is no token, and no output has its dtype and shape and depends on it, so it is no recurrent state. "
-        f"Pass roles={{'constant': {{{port.name!r}: value}}}} for a fixed value, or roles={{'state': {{{port.name!r}: output}}}}"
+        f"Pass roles={{'constant': {{{port.name!r}: value}}}} for a fixed value, roles={{'context': [{port.name!r}]}} for one that decode() is given, or roles={{'state': {{{port.name!r}: output}}}}"
     )
 
 
