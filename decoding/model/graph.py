@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError as ProtobufError
 from onnx import helper, numpy_helper
 
 from decoding.errors import ModelError
+from decoding.model.damage import check_text, sort_nodes
 
 Array = npt.NDArray[Any]
 Shape = tuple[int | str | None, ...] | None  # None: of unknown rank
@@ -105,7 +106,7 @@ class Node:
         for attribute in self._proto.attribute:
             if attribute.name == name:
                 value = helper.get_attribute_value(attribute)
-                return value.decode() if isinstance(value, bytes) else value
+                return value.decode(errors="replace") if isinstance(value, bytes) else value
         return default
 
     def drop_attribute(self, name: str) -> None:
@@ -121,17 +122,20 @@ class Node:
 
         TensorFlow's loops also carry their weights: what the body hands on as it came is left out.
         """
-        if self.op not in ("Loop", "Scan"):
-            return []
         body = self.attribute("body")
+        if self.op not in ("Loop", "Scan") or not isinstance(body, onnx.GraphProto):
+            return []
         skip = 2 if self.op == "Loop" else 0  # Loop: trip count and condition come first
-        count = len(self._proto.input) - (skip or self.attribute("num_scan_inputs"))
-        sources = {proto.output[0]: proto.input[0] for proto in body.node if proto.op_type == "Identity"}
+        count = len(self._proto.input) - (skip or int(self.attribute("num_scan_inputs", 0)))
+        count = min(count, len(body.input) - skip, len(body.output))  # a damaged file may lack some
+        sources = {
+            proto.output[0]: proto.input[0] for proto in body.node if proto.op_type == "Identity" and proto.output
+        }
         changed = []
         for k in range(count):
             taken, given = body.input[skip + k], body.output[k + (self.op == "Loop")].name
-            while given in sources:
-                given = sources[given]
+            for _ in sources:  # a chain is no longer than that, even where a damaged one has no end
+                given = sources.get(given, given)
             if given != taken.name:
                 changed.append((skip + k, k, _port(taken).dtype))
         return changed
@@ -177,6 +181,8 @@ class Graph:
             proto, name = _parse(source, "the bytes given"), "the bytes given"
         else:
             proto, name = _read(Path(source)), str(source)
+        check_text(proto, name)
+        sort_nodes(proto.graph, name)
         if not proto.graph.node:
             raise ModelError(
                 f"{name}: not an ONNX model, or one without any node; pass a file that an ONNX exporter wrote"
@@ -213,16 +219,25 @@ class Graph:
     def constant(self, name: str) -> Array | None:
         """Value of an initializer or of a Constant node, else None."""
         if name in self._constants:
-            return numpy_helper.to_array(self._constants[name])
+            return self._array(self._constants[name])
         node = self.producer(name)
         if node is not None and node.op == "Constant":
             value = node.attribute("value")
             if isinstance(value, onnx.TensorProto):
-                return numpy_helper.to_array(value)
+                return self._array(value)
             for kind in ("value_int", "value_ints", "value_float", "value_floats"):
                 if (value := node.attribute(kind)) is not None:
                     return np.asarray(value)
         return None
+
+    def _array(self, tensor: onnx.TensorProto) -> Array:
+        try:
+            return numpy_helper.to_array(tensor)
+        except (KeyError, TypeError, ValueError, onnx.checker.ValidationError) as error:
+            raise ModelError(
+                f"{self.name}: the tensor {tensor.name!r} cannot be read: {error}; pass the path of the file if its weights lie beside it, "
+                "or export or copy it again"
+            ) from error
 
     def producer(self, name: str) -> Node | None:
         """The node that makes the tensor `name`, or None for an input or an initializer."""
