@@ -11,7 +11,8 @@ typedef struct candidate {
 
 typedef struct beam_work {
     dec_work row;
-    double *offset;  /* [beams]: beam score - log-sum; -inf for a dead beam */
+    double *max;     /* [beams]: greatest logit; 0 where logits are log-probabilities */
+    double *offset;  /* [beams]: beam score - log of the sum of exp(logit - max); -inf for a dead beam */
     candidate *best; /* [2 * num_beams] */
     int64_t *chosen; /* [num_beams]: tokens that earlier groups chose, for the diversity penalty */
     float *block_max, *lane_max, *bound_work;
@@ -19,7 +20,7 @@ typedef struct beam_work {
 
 size_t dec_beam_scratch_size(int64_t beams, int64_t num_beams, int64_t width) {
     const size_t blocks = (size_t)(beams * dec_blocks(width));
-    size_t bytes = dec_scratch_size(width) + (size_t)beams * sizeof(double) +
+    size_t bytes = dec_scratch_size(width) + (size_t)beams * 2 * sizeof(double) +
                    (size_t)num_beams * (sizeof(int64_t) + 2 * sizeof(candidate)) +
                    blocks * (1 + 2 * DEC_LANES) * sizeof(float);
     return (bytes + 63) / 64 * 64;
@@ -30,12 +31,17 @@ static void carve(void *scratch, const dec_beam *beam, int64_t width, beam_work 
     char *at = scratch;
     dec_carve(at, width, &w->row);
     at += dec_scratch_size(width);
-    w->offset = (double *)at;
+    w->max = (double *)at;
+    w->offset = w->max + beam->beams;
     w->chosen = (int64_t *)(w->offset + beam->beams);
     w->best = (candidate *)(w->chosen + beam->num_beams);
     w->block_max = (float *)(w->best + 2 * beam->num_beams);
     w->lane_max = w->block_max + blocks;
     w->bound_work = w->lane_max + blocks * DEC_LANES;
+}
+
+static double score_of(const beam_work *w, int64_t k, float logit) {
+    return (logit - w->max[k]) + w->offset[k];
 }
 
 /* Offsets and block maxima of the group's beams; the maxima become scores. */
@@ -58,15 +64,16 @@ static dec_status scan_beams(const dec_rows *logits, const dec_beam *beam, const
                 *bad = first + k;
                 return status;
             }
-            double log_sum =
-                beam->logits_are_logprobs ? 0.0 : dec_log_sum(scan.max, scan.sum, (float)DEC_LOG2E);
-            w->offset[k] = beam_scores[first + k] - log_sum;
+            w->max[k] = beam->logits_are_logprobs ? 0.0 : scan.max;
+            w->offset[k] = beam_scores[first + k];
+            if (!beam->logits_are_logprobs)
+                w->offset[k] += dec_logprob(scan.max, scan.max, scan.sum);
         }
         const int dead = w->offset[k] == -INFINITY;
         for (int64_t b = 0; b < blocks; b++)
-            block_max[b] = dead ? -INFINITY : (float)(block_max[b] + w->offset[k]);
+            block_max[b] = dead ? -INFINITY : (float)score_of(w, k, block_max[b]);
         for (int64_t i = 0; i < blocks * DEC_LANES; i++)
-            lane_max[i] = dead ? -INFINITY : (float)(lane_max[i] + w->offset[k]);
+            lane_max[i] = dead ? -INFINITY : (float)score_of(w, k, lane_max[i]);
     }
     return DEC_OK;
 }
@@ -105,8 +112,8 @@ static int64_t best_of_group(const dec_rows *logits, const dec_beam *beam, int64
             continue;
         const float *x = logits->data + (first + k) * logits->stride;
         /* back to the beam's own logits, lower by what rounding can add */
-        double slack = 1e-6 * (fabs((double)bound) + fabs(w->offset[k]));
-        float own = nextafterf((float)(bound - w->offset[k] - slack), -INFINITY);
+        double slack = 1e-6 * (fabs((double)bound) + fabs(w->offset[k]) + fabs(w->max[k]));
+        float own = nextafterf((float)(bound - w->offset[k] + w->max[k] - slack), -INFINITY);
         own = own < -FLT_MAX ? -FLT_MAX : own;
         for (int64_t b = 0; b < blocks; b++) {
             if (w->block_max[k * blocks + b] < bound)
@@ -116,7 +123,7 @@ static int64_t best_of_group(const dec_rows *logits, const dec_beam *beam, int64
             int64_t found = dec_active->collect(x + start, length, own, start, w->row.values, w->row.ids);
             for (int64_t i = 0; i < found; i++) {
                 const int64_t token = w->row.ids[i];
-                double score = w->row.values[i] + w->offset[k];
+                double score = score_of(w, k, w->row.values[i]);
                 if (chosen)
                     score -= beam->diversity_penalty * (double)count_token(w->chosen, chosen, token);
                 n = insert(w->best, n, room, (candidate){score, k * width + token});

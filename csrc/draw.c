@@ -80,7 +80,7 @@ static dec_status draw_plain(const float *x, int64_t width, float c, double u, d
     float weights[DEC_BLOCK];
     isa->exponentials(x + b * DEC_BLOCK, length, scan->block_ref[b], c, weights);
     *token = b * DEC_BLOCK + isa->pick(weights, length, (target - before) / block_factor(scan, b, c));
-    *logprob = (float)(x[*token] - dec_log_sum(scan->max, scan->raw, log2e));
+    *logprob = (float)dec_logprob(x[*token], scan->max, scan->raw);
     return DEC_OK;
 }
 
@@ -95,7 +95,7 @@ static dec_status draw_filtered(const float *x, int64_t width, float temperature
     dec_cumulate(work->cumulative, dec_blocks(kept.n), work->cumulative);
     int64_t i = choose(kept.weights, kept.n, work->cumulative, u);
     *token = kept.ids[i];
-    *logprob = (float)(kept.values[i] - kept.raw_log_sum);
+    *logprob = (float)dec_logprob(kept.values[i], kept.max, kept.raw);
     return DEC_OK;
 }
 
@@ -168,7 +168,7 @@ dec_status dec_top_n(const dec_rows *logits, const dec_stream *stream, int64_t n
         int64_t possible = dec_best(x, logits->width, n, &work);
         int64_t i = (int64_t)(dec_uniform_at(stream, DEC_DRAW, r, 0) * (double)possible);
         tokens[r] = work.ids[i];
-        logprobs[r] = (float)(work.values[i] - dec_log_sum(work.scan.max, work.scan.sum, (float)DEC_LOG2E));
+        logprobs[r] = (float)dec_logprob(work.values[i], work.scan.max, work.scan.sum);
     }
     return DEC_OK;
 }
@@ -235,7 +235,7 @@ static int64_t gumbel_row(const dec_kept *kept, const dec_stream *stream, int64_
         tokens[j] = kept->ids ? kept->ids[i] : i;
         perturbed[j] = value;
         out_scores[j] = base + log(kept->weights[i]);
-        logprobs[j] = (float)(kept->values[i] - kept->raw_log_sum);
+        logprobs[j] = (float)dec_logprob(kept->values[i], kept->max, kept->raw);
         remove_weight(work->weights, kept->n, i, work->scan.block_sum, work->cumulative);
         total = work->cumulative[dec_blocks(kept->n) - 1];
     }

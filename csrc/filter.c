@@ -127,7 +127,8 @@ static dec_status keep_all(const float *x, int64_t width, float c, dec_work *wor
         return status;
     isa->exponentials(x, width, work->scan.max, c, work->weights);
     *kept = (dec_kept){.n = width, .values = x, .weights = work->weights};
-    kept->raw_log_sum = dec_log_sum(work->scan.max, work->scan.sum, (float)DEC_LOG2E);
+    kept->max = work->scan.max;
+    kept->raw = work->scan.sum;
     return DEC_OK;
 }
 
@@ -152,6 +153,7 @@ dec_status dec_keep(const float *x, int64_t width, float temperature, const dec_
     if (filter->eta_cutoff > 0.0)
         keep_eta(&l);
     *kept = (dec_kept){.n = l.n, .values = work->values, .weights = work->weights, .ids = work->ids};
-    kept->raw_log_sum = dec_log_sum(work->scan.max, raw, (float)DEC_LOG2E);
+    kept->max = l.max;
+    kept->raw = raw;
     return DEC_OK;
 }

@@ -87,7 +87,7 @@ void dec_carve(void *scratch, int64_t width, dec_work *work);
 float dec_scale_of(float temperature);
 dec_status dec_row_status(const dec_scan *scan, double raw);
 dec_status dec_weights_status(double sum, float least);
-double dec_log_sum(float max, double sum, float c);
+double dec_logprob(float x, float max, double sum); /* sum of 2 ** ((x - max) * log2(e)) over the row */
 
 /* philox.c: the index-th uniform in [0, 1) of row r */
 double dec_uniform_at(const dec_stream *stream, dec_purpose purpose, int64_t r, uint64_t index);
@@ -110,7 +110,8 @@ typedef struct dec_kept {
     int64_t n;
     const float *values, *weights; /* logits; exponentials relative to the row's maximum */
     const int32_t *ids;            /* NULL: all, in order */
-    double raw_log_sum;            /* log of the sum of exp(logit) over the whole row */
+    float max;                     /* the row's greatest logit */
+    double raw;                    /* sum of exp(logit - max) over the whole row */
 } dec_kept;
 
 int dec_filter_active(const dec_filter *filter);

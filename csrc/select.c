@@ -52,7 +52,7 @@ float dec_select(float *key, float *weight, int64_t n, double target, int64_t *t
         } else {
             base += split.above;
             if (split.equal_count && base + split.equal >= target) {
-                *ties = (int64_t)ceil((target - base) / split.equal * (double)split.equal_count);
+                *ties = (int64_t)ceil((target - base) * (double)split.equal_count / split.equal);
                 *ties = *ties < 1 ? 1 : *ties > split.equal_count ? split.equal_count : *ties;
                 return pivot;
             }

@@ -16,9 +16,10 @@ dec_status dec_row_status(const dec_scan *scan, double sum) {
     return scan->max == -INFINITY ? DEC_FORBIDDEN : DEC_OK;
 }
 
-/* log(sum(exp(x / T))) in units of x / T; dividing by c's own value undoes its rounding. */
-double dec_log_sum(float max, double sum, float c) {
-    return max + log2(sum) / c;
+/* The maximum is subtracted from x, not added to the log, so that great logits lose nothing. Dividing by the
+ * c that the kernels used undoes its rounding. */
+double dec_logprob(float x, float max, double sum) {
+    return ((double)x - max) - log2(sum) / (float)DEC_LOG2E;
 }
 
 void dec_carve(void *scratch, int64_t width, dec_work *work) {

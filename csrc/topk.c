@@ -9,10 +9,6 @@ static dec_status scan_raw(const dec_rows *logits, int64_t r, dec_work *work, in
     return status;
 }
 
-static double raw_log_sum(const dec_work *work) {
-    return dec_log_sum(work->scan.max, work->scan.sum, (float)DEC_LOG2E);
-}
-
 dec_status dec_greedy(const dec_rows *logits, int64_t *tokens, float *logprobs, void *scratch, int64_t *bad) {
     dec_work work;
     dec_carve(scratch, logits->width, &work);
@@ -26,7 +22,7 @@ dec_status dec_greedy(const dec_rows *logits, int64_t *tokens, float *logprobs, 
             b++;
         const int64_t start = b * DEC_BLOCK;
         tokens[r] = start + dec_active->find(x + start, logits->width - start, work.scan.max);
-        logprobs[r] = (float)(work.scan.max - raw_log_sum(&work));
+        logprobs[r] = (float)dec_logprob(work.scan.max, work.scan.max, work.scan.sum);
     }
     return DEC_OK;
 }
@@ -69,16 +65,15 @@ static void sort_descending(float **values, int32_t **ids, int64_t n, float *spa
     *ids = id;
 }
 
-/* The k best of a scanned row, less `offset`; positions behind the possible ones are forbidden tokens, lowest
- * ids first, as a sort of the whole row would have them. */
-static void write_best(const float *x, int64_t width, int64_t k, double offset, dec_work *work, float *best,
-                       int64_t *ids) {
+/* The k best of a scanned row; behind the possible ones come forbidden tokens, lowest ids first, as a sort of
+ * the whole row would have them. */
+static void write_best(const float *x, int64_t width, int64_t k, dec_work *work, float *best, int64_t *ids) {
     int64_t n = dec_best(x, width, k, work);
     float *sorted = work->values;
     int32_t *sorted_ids = work->ids;
     sort_descending(&sorted, &sorted_ids, n, work->key, (int32_t *)work->key_mass);
     for (int64_t i = 0; i < n; i++) {
-        best[i] = (float)(sorted[i] - offset);
+        best[i] = sorted[i];
         ids[i] = sorted_ids[i];
     }
     for (int64_t id = 0; id < width && n < k; id++)
@@ -99,8 +94,7 @@ dec_status dec_top_k(const dec_rows *values, int64_t k, float *best, int64_t *id
             *bad = r;
             return status;
         }
-        write_best(values->data + r * values->stride, values->width, k, 0.0, &work, best + r * k,
-                   ids + r * k);
+        write_best(values->data + r * values->stride, values->width, k, &work, best + r * k, ids + r * k);
     }
     return DEC_OK;
 }
@@ -113,8 +107,9 @@ dec_status dec_top_logprobs(const dec_rows *logits, int64_t k, float *best, int6
         dec_status status = scan_raw(logits, r, &work, bad);
         if (status)
             return status;
-        write_best(logits->data + r * logits->stride, logits->width, k, raw_log_sum(&work), &work,
-                   best + r * k, ids + r * k);
+        write_best(logits->data + r * logits->stride, logits->width, k, &work, best + r * k, ids + r * k);
+        for (int64_t i = r * k; i < (r + 1) * k; i++)
+            best[i] = (float)dec_logprob(best[i], work.scan.max, work.scan.sum);
     }
     return DEC_OK;
 }
@@ -131,7 +126,8 @@ dec_status dec_token_logprobs(const dec_rows *logits, const int64_t *ids, float 
         dec_status status = scan_raw(logits, r, &work, bad);
         if (status)
             return status;
-        logprobs[r] = (float)(logits->data[r * logits->stride + ids[r]] - raw_log_sum(&work));
+        logprobs[r] =
+            (float)dec_logprob(logits->data[r * logits->stride + ids[r]], work.scan.max, work.scan.sum);
     }
     return DEC_OK;
 }

@@ -224,11 +224,10 @@ def _by_prompt(model: Model, job: Job, finished: Iterable[Finished]) -> Iterator
 
 
 def _hypothesis(model: Model, prompt: int, rank: int, f: Finished) -> Hypothesis:
-    logprob = float(np.sum(f.logprobs, dtype=np.float64))
     return Hypothesis(
         prompt,
         rank,
-        logprob,
+        f.logprob,
         f.score,
         f.reason,
         f.logprobs,

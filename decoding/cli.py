@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -140,9 +141,9 @@ def _score(args: argparse.Namespace) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"FILE {args.file}: cannot be read: {error}; give a text file in UTF-8") from error
     texts = [line for line in text.splitlines() if line] if args.lines else [text]
-    prompts = [_prompt(model, t) for t in texts]
+    sequences = [ids for ids in (_prompt(model, t) for t in texts) if ids]
     total, count = 0.0, 0
-    for shown, values in zip(texts, score(model, prompts) if prompts else [], strict=True):
+    for shown, values in zip(texts, score(model, cast(Any, sequences)) if sequences else [], strict=True):
         logprob, scored = float(np.nansum(values, dtype=np.float64)), int(np.isfinite(values).sum())
         total, count = total + logprob, count + scored
         if args.lines:

@@ -75,9 +75,8 @@ def checked_ids(model: Model, ids: Any, name: str) -> Ids:
         return np.zeros(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise OptionError(f"{name}: {array.dtype} of shape {list(array.shape)}; expected whole-number ids of shape [T]")
-    outside = (array < 0) | (array >= model.vocab_size)
-    if outside.any():
-        position = int(outside.argmax())
+    if array.min() < 0 or array.max() >= model.vocab_size:
+        position = int(((array < 0) | (array >= model.vocab_size)).argmax())
         raise OptionError(
             f"{name}: id {array[position]} at position {position} is out of range; the model's ids go from 0 to {model.vocab_size - 1}"
         )

@@ -6,10 +6,7 @@ from scipy import special, stats
 
 from decoding import kernels, reference
 from decoding.errors import DecodeError, OptionError
-
-
-def logits(rows, width, seed=0, scale=3.0):
-    return (np.random.default_rng(seed).normal(size=(rows, width)) * scale).astype(np.float32)
+from tests.helpers.kernels import logits
 
 
 def test_temper_figures():
@@ -96,3 +93,105 @@ def test_a_wrong_temperature_is_named(temperature):
 def test_temperature_zero_points_to_greedy():
     with pytest.raises(OptionError, match=r"Greedy\(\)"):
         kernels.draw(logits(1, 5), temperature=0.0, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("top_k", -1),
+        ("top_k", 1.5),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("min_p", -0.1),
+        ("typical_p", 0.0),
+        ("epsilon_cutoff", 1.0),
+        ("eta_cutoff", -1.0),
+        ("seed", -1),
+        ("seed", 2**64),
+        ("seed", None),
+        ("step", -1),
+        ("rows", [0, 1, 2]),
+        ("rows", [-1, 0]),
+        ("rows", [0.5, 1.5]),
+        ("threads", 0),
+    ],
+)
+def test_a_wrong_option_is_named(name, value):
+    with pytest.raises(OptionError, match=rf"{name} (is|has) "):
+        kernels.draw(logits(2, 5), **{"seed": 0, name: value})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: kernels.draw(np.zeros(3), seed=0), r"logits has shape \(3,\): expected \[B, V\]"),
+        (lambda: kernels.draw(np.zeros((2, 0)), seed=0), "no columns"),
+        (lambda: kernels.draw(np.array([["a"]]), seed=0), "dtype"),
+        (lambda: kernels.softmax(np.zeros(3), out=np.zeros(3)), "out does not fit"),
+        (lambda: kernels.softmax(0.0), "single number"),
+        (lambda: kernels.multinomial([[1.0]], 0, seed=0), "num_samples is 0"),
+        (lambda: kernels.draw(np.zeros((2, 3)), temperature=[1.0], seed=0), r"temperature has shape \(1,\)"),
+    ],
+)
+def test_a_wrong_array_is_named(call, message):
+    with pytest.raises(OptionError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([[1.0, -0.1]], "negative"),
+        ([[np.nan, 1.0]], "NaN"),
+        ([[0.0, 0.0]], "nothing to choose"),
+        ([[np.inf, 1.0]], "inf"),
+    ],
+)
+def test_wrong_weights_are_named(weights, message):
+    for call in (lambda: kernels.multinomial(weights, seed=0), lambda: kernels.temper(weights, 1.0)):
+        with pytest.raises(DecodeError, match=message):
+            call()
+
+
+def test_too_few_weights_without_replacement():
+    with pytest.raises(DecodeError, match="fewer positive weights than num_samples"):
+        kernels.multinomial([[0.5, 0.5, 0.0]], 3, replacement=False, seed=0)
+
+
+def test_empty_batches_are_fine():
+    tokens, logprobs = kernels.draw(np.zeros((0, 5), np.float32), seed=0)
+    assert tokens.shape == logprobs.shape == (0,)
+    assert kernels.softmax(np.zeros((0, 5))).shape == (0, 5)
+
+
+def test_rows_in_place_and_of_any_rank():
+    x = logits(6, 40)
+    expected = kernels.softmax(x)
+    np.testing.assert_array_equal(kernels.softmax(x.reshape(2, 3, 40)), expected.reshape(2, 3, 40))
+    np.testing.assert_array_equal(kernels.softmax(x[0]), expected[0])
+    y = x.copy()
+    assert kernels.softmax(y, out=y) is y
+    np.testing.assert_array_equal(y, expected)
+    with pytest.raises(OptionError, match="overlaps"):
+        kernels.softmax(x[::2], out=x[:3])
+
+
+@pytest.mark.parametrize("view", [lambda x: x[:, ::2], lambda x: x[::-1], lambda x: x[::2], lambda x: x.T.copy().T])
+def test_any_strides(view):
+    x = view(logits(8, 300))
+    tokens, logprobs = kernels.draw(x, seed=1)
+    expected, expected_logprobs = kernels.draw(x.copy(), seed=1)
+    np.testing.assert_array_equal(tokens, expected)
+    np.testing.assert_array_equal(logprobs, expected_logprobs)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int32, ">f4"])
+def test_other_dtypes_are_converted(dtype):
+    x = np.round(logits(8, 300)).astype(dtype)
+    np.testing.assert_array_equal(kernels.draw(x, seed=1)[0], kernels.draw(x.astype(np.float32), seed=1)[0])
+
+
+def test_float64_beyond_float32_forbids_or_is_refused_without_a_warning():
+    assert list(kernels.draw([[-1e300, 0.0]], seed=0)[0]) == [1]
+    with pytest.raises(DecodeError, match="inf"):
+        kernels.draw([[1e300, 0.0]], seed=0)

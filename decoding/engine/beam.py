@@ -93,7 +93,7 @@ class BeamSearch:
         rows = (places[:, None] * beams + np.arange(beams)).ravel()
         which = np.repeat(np.arange(len(prompts)), beams)
         states = prefill(self._model, [p.ids for p in prompts])
-        self._batch.put(rows, states, which, [prompts[i].ids for i in which])
+        self._batch.put(rows, states, which, [prompts[int(i)].ids for i in which])
         for place, prompt in zip(places, prompts, strict=True):
             self._prompts[place], self._closed[place] = prompt, [[] for _ in range(groups)]
         self._lengths[places], self._done[places] = 0, False
@@ -147,7 +147,8 @@ class BeamSearch:
         used, which = np.unique(rows, return_inverse=True)
         best, logprob = kernels.greedy(logits[used])
         normalizer = logits[used, best] - logprob
-        return logits[rows, tokens] - normalizer[which]
+        own: Array = logits[rows, tokens] - normalizer[which]
+        return own
 
     def _endings(self, scores: Array, parents: Array, tokens: Array) -> tuple[Array, Array]:
         """Which candidates end a hypothesis, and why ("" for those that do not)."""
@@ -229,7 +230,8 @@ class BeamSearch:
         ]
         first = self._prompts[place].index * self._job.outputs
         for rank, h in enumerate(closed):
-            yield Finished(first + rank, h.tokens, h.logprobs, h.reason, h.score, len(closed))
+            logprob = float(np.sum(h.logprobs, dtype=np.float64))
+            yield Finished(first + rank, h.tokens, h.logprobs, logprob, h.reason, h.score, len(closed))
 
     def _last_tokens(self, places: Array) -> Array:
         return self._ids[places, :, self._lengths[places] - 1].ravel()

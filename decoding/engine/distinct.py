@@ -113,7 +113,7 @@ class DistinctSearch:
         outputs = [np.array(b.tokens, np.int64) for _, _, b in live]
         for processor in self._job.processors:
             processor(History([prompts[i].ids for i, _, _ in live], outputs), edited)
-        edited[np.ix_(short, list(self._job.eos))] = -np.inf
+        edited[np.ix_(short, np.array(self._job.eos, np.int64))] = -np.inf
         return edited
 
     def _reason(self, beam: Beam) -> FinishReason | None:
@@ -128,7 +128,15 @@ class DistinctSearch:
             assert b.reason is not None
             ids = np.array(b.tokens[: len(b.tokens) - (b.reason == "eos")], np.int64)
             logprobs = np.array(b.logprobs, np.float32)
-            yield Finished(prompt.index * self._width + rank, ids, logprobs, b.reason, b.perturbed, len(beams))
+            yield Finished(
+                prompt.index * self._width + rank,
+                ids,
+                logprobs,
+                float(np.sum(b.logprobs)),
+                b.reason,
+                b.perturbed,
+                len(beams),
+            )
 
     def _reorder(self, beams: list[list[Beam]], open_: list[int]) -> None:
         """Give every row of the open prompts the states of its parent and its last token."""

@@ -62,7 +62,7 @@ class Finished:
 
     Attributes:
         sequence: prompt index * outputs + number of the output.
-        tokens: new ids, EOS excluded; `logprobs`: of each, EOS included.
+        tokens: new ids, EOS excluded; `logprobs`: of each, EOS included; `logprob`: their sum.
         score: what the strategy ranks by.
         siblings: outputs that its prompt has, itself included.
         top: ids and log-probabilities [length, k] of the best tokens at each step, where asked for.
@@ -72,6 +72,7 @@ class Finished:
     sequence: int
     tokens: Array
     logprobs: Array
+    logprob: float
     reason: FinishReason
     score: float
     siblings: int

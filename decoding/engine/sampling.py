@@ -62,9 +62,8 @@ class SamplingSearch:
         """Give the finished rows; put waiting sequences in their places, or shrink the batch."""
         done = self._sampler.finished(self._batch.size)
         for place in done:
-            sequence, tokens, logprobs, reason, top, teacher = self._sampler.take(place)
-            score = float(np.sum(logprobs, dtype=np.float64))
-            yield Finished(sequence, tokens, logprobs, reason, score, self._job.outputs, top, teacher)
+            sequence, tokens, logprobs, logprob, reason, top, teacher = self._sampler.take(place)
+            yield Finished(sequence, tokens, logprobs, logprob, reason, logprob, self._job.outputs, top, teacher)
         rows = self._source.take(len(done))
         if rows:
             self._admit(done[: len(rows)], rows)

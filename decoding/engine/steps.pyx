@@ -177,9 +177,11 @@ cdef class RowSampler:
         """The finished row there; the place becomes idle.
 
         Returns:
-            (sequence, tokens without EOS, log-probabilities, reason, top log-probabilities, teacher's log-probabilities);
-            the last two are None unless asked for.
+            (sequence, tokens without EOS, log-probabilities, their sum, reason, top log-probabilities, teacher's
+            log-probabilities); the last two are None unless asked for.
         """
+        cdef int64_t i, first
+        cdef double total = 0.0
         line, length, status = self._lines_array[place], self.lengths[place], int(self.status[place])
         self.status[place] = IDLE
         tokens = self._history_array[line, : length - (status == BY_EOS)].copy()
@@ -187,7 +189,11 @@ cdef class RowSampler:
         if self._top:
             top = self._top_ids[line, :length].copy(), self._top_values[line, :length].copy()
         teacher = None if self._teacher_logprobs is None else self._teacher_logprobs[line, :length].copy()
-        return int(self.sequences[place]), tokens, self._history_logprobs_array[line, :length].copy(), REASONS[status], top, teacher
+        first = self._lines[place] * self._max_new
+        for i in range(first, first + self._lengths[place]):
+            total += self._history_logprobs[i]
+        logprobs = self._history_logprobs_array[line, :length].copy()
+        return int(self.sequences[place]), tokens, logprobs, total, REASONS[status], top, teacher
 
     def keep(self, places):
         """Move the rows at `places` to the front, in that order; the others are forgotten."""
