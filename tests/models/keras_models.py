@@ -23,7 +23,8 @@ def randomise(model, name):
     """Give a model reproducible weights that make its outputs differ visibly between tokens."""
     draw = np.random.default_rng(zlib.crc32(name.encode()))
     for variable in model.trainable_variables:
-        variable.assign(draw.uniform(-1, 1, tuple(variable.shape)).astype("float32"))
+        scale = 1 if "relu" in name else 2
+        variable.assign(draw.uniform(-scale, scale, tuple(variable.shape)).astype("float32"))
     return model
 
 
