@@ -401,7 +401,8 @@ def states():
     case("mamba", lambda: zoo.Mamba(), (TOKENS[:, 0], *zoo.Mamba.start(2)), [b, d, d, b, d, d], "Mamba-like",
          "other plain-operator cells", names=(["token", "conv_state", "ssm_state"],
                                               ["logits", "conv_state_out", "ssm_state_out"]),
-         states=HC, tolerance=1e-4, notes="conv_state [L, B, D, K], ssm_state [L, B, D, N]", **step, by="d")  # fmt: skip
+         states=HC, tolerance=1e-4,
+         notes="conv_state [L, B, D, K], ssm_state [L, B, D, N]", **step, by="d")  # fmt: skip
 
 
 def inputs():
