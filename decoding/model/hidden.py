@@ -10,7 +10,8 @@ import numpy as np
 
 from decoding.errors import ModelError
 from decoding.model.contract import State
-from decoding.model.graph import STATE_SLOTS, Array, Graph, Node, Shape
+from decoding.model.graph import Graph, Node
+from decoding.model.ports import STATE_SLOTS, Array, Shape
 from decoding.model.roles import Roles, data_ancestors, recurrent_path
 from decoding.model.session import Session
 
@@ -114,7 +115,7 @@ def start_values(graph: Graph, hidden: Sequence[Hidden], declared: Mapping[str, 
     values: list[dict[str, Array]] = [{}, {}]
     if tensors:
         part = graph.part(tensors)
-        session = Session(part.serialize(), graph.name, threads=1)
+        session = Session(part, threads=1)
         values = [_run_part(part, session, tensors, declared, batch) for batch in (2, 3)]
     for h in hidden:
         if h.initial and values[0][h.initial].size > _LARGEST:

@@ -11,7 +11,7 @@ import numpy as np
 
 from decoding.errors import ModelError
 from decoding.model.contract import Contract, Fill, Logits, LogitsLayout, Token, TokenLayout
-from decoding.model.graph import Array
+from decoding.model.ports import Array
 from decoding.model.session import Session
 
 # Distinct, so that an output's dimensions say which of them it follows; the batch differs from usual layer counts.
