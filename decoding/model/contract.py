@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from decoding.model.graph import Array
+from decoding.model.ports import Array
 
 TokenLayout = Literal["B", "BT", "TB"]
 FillKind = Literal["length", "mask", "position", "context"]

@@ -15,9 +15,10 @@ from decoding.errors import ModelError
 from decoding.model import proof, rewrite
 from decoding.model.contract import Contract, Fill, FillKind, State, Window
 from decoding.model.freeing import free_reshapes, one_row, step_loops
-from decoding.model.graph import Graph, Port, Shape, Source
+from decoding.model.graph import Graph, Source
 from decoding.model.hidden import Hidden, Start, find_hidden, hidden_states, open_states, start_values
 from decoding.model.model import Model
+from decoding.model.ports import Port, Shape
 from decoding.model.proof import NotSteppable, StateShape
 from decoding.model.roles import Roles, find_roles, given_roles, json_metadata, recurrent_path
 from decoding.model.session import Session
@@ -62,7 +63,7 @@ def load(
     plain = _make_plain(graph, find_roles(graph, given), declared)
 
     def start(prepared: Graph) -> Session:
-        return Session(prepared.serialize(), graph.name, providers=providers, threads=threads)
+        return Session(prepared, providers=providers, threads=threads)
 
     window = given_window(given, json_metadata(graph, "decoding.pad", None))
     if window is None:

@@ -43,7 +43,7 @@ class Model:
         """The same model over a session of one intra-op thread, for several workers to share; made once."""
         with self._lock:
             if self._alone is None:
-                session = Session(self._graph.serialize(), self.name, providers=self.providers, threads=1)
+                session = Session(self._graph, providers=self.providers, threads=1)
                 self._alone = Model(self._graph, self.contract, session, self.tokenizer)
         return self._alone
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from decoding.errors import ModelError, OptionError
 from decoding.model.contract import FillKind
-from decoding.model.graph import STATE_SLOTS, VIEW_OPS, Graph, Node, Port, listing
+from decoding.model.graph import Graph, Node
 from decoding.model.pairing import pair_states, shown_slots
+from decoding.model.ports import STATE_SLOTS, VIEW_OPS, Port, listing
 
 ROLE_KEYS = ("token", "logits", "state", "output", "batch_axis", "constant", "context", "window", "pad")
 _TOKEN_NAMES = re.compile(r"token|input_?ids?|\bids?\b|symbol|char|word", re.I)

@@ -11,7 +11,8 @@ import numpy as np
 from decoding.errors import ModelError, OptionError
 from decoding.model import proof
 from decoding.model.contract import Contract, Fill, Window
-from decoding.model.graph import Array, Graph, Shape
+from decoding.model.graph import Graph
+from decoding.model.ports import Array, Shape
 from decoding.model.roles import Roles
 from decoding.model.session import Session
 
