@@ -78,6 +78,7 @@ def decode(
     teacher: Sequence[Sequence[int]] | npt.NDArray[Any] | None = None,
     teacher_ratio: float = 0.0,
     logprobs: int = 0,
+    return_attention: bool = False,
     batch_size: int | None = None,
     workers: int | None = None,
     progress: bool = False,
@@ -107,6 +108,7 @@ def decode(
         teacher: an id sequence for each prompt: at each step its token is fed next with probability `teacher_ratio`,
             else the model's own choice (scheduled sampling, Bengio et al. 2015).
         logprobs: how many of the best log-probabilities to give for each new token.
+        return_attention: give the weights over the source with which each token was chosen.
         batch_size: rows that run together, in each worker; default at most 128.
         workers: threads with a batch each; default from the sizes of job and batch.
         progress: show a bar with sequences and tokens a second.
@@ -134,6 +136,7 @@ def decode(
         logprobs=logprobs,
         batch_size=batch_size,
         step_inputs=step_inputs,
+        return_attention=return_attention,
     )
     ids = encode_prompts(model, prompts)
     given = check_contexts(model, context, step_inputs, len(ids))
@@ -258,6 +261,7 @@ def _hypothesis(model: Model, prompt: int, rank: int, f: Finished) -> Hypothesis
         model.tokenizer,
         top_logprobs=f.top,
         teacher_logprobs=f.teacher,
+        attention=f.attention,
     )
 
 

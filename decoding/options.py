@@ -39,6 +39,7 @@ class Options(TypedDict, total=False):
     logprobs: int
     batch_size: int | None
     step_inputs: StepInputs | None
+    return_attention: bool
 
 
 def make_job(
@@ -55,6 +56,7 @@ def make_job(
     logprobs: int = 0,
     batch_size: int | None = None,
     step_inputs: StepInputs | None = None,
+    return_attention: bool = False,
 ) -> Job:
     """Check every option, each by itself and against the others.
 
@@ -83,6 +85,7 @@ def make_job(
         teacher_ratio=-1.0,
         batch_size=DEFAULT_BATCH_SIZE if batch_size is None else whole_number("batch_size", batch_size, 1),
         step_inputs=step_inputs,
+        return_attention=bool(return_attention),
     )
     _check_together(model, job)
     return job
@@ -103,6 +106,15 @@ def _check_together(model: Model, job: Job) -> None:
     if job.top_logprobs > model.vocab_size:
         raise OptionError(f"logprobs={job.top_logprobs}: the model has only {model.vocab_size} tokens")
     whole = isinstance(job.strategy, Beam) or (isinstance(job.strategy, Sample) and not job.strategy.replacement)
+    covers = isinstance(job.strategy, Beam) and job.strategy.coverage_penalty != 0
+    if (job.return_attention or covers) and model.contract.attention is None:
+        option = "return_attention=True" if job.return_attention else "Beam(coverage_penalty=...)"
+        raise OptionError(
+            f"{option}: {model.name} has no attention output; export the weights [batch, source] as an output, and pass "
+            "roles={'attention': name} to load() if its name does not say so"
+        )
+    if job.return_attention and isinstance(job.strategy, Sample) and not job.strategy.replacement:
+        raise OptionError("return_attention=True: not with Sample(replacement=False); use another strategy")
     if whole and job.top_logprobs:
         raise OptionError(
             f"logprobs={job.top_logprobs}: not with {type(job.strategy).__name__} that searches; use Greedy, Sample or TopN"

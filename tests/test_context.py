@@ -126,3 +126,64 @@ def test_wrong_contexts(captioner, options, message):
 def test_a_model_without_contexts_is_given_one():
     with pytest.raises(OptionError, match=r"context: the model has no 'x'; its contexts are none"):
         decode("shakespeare", "A", context={"x": VECTORS})
+
+
+# -- attention -----------------------------------------------------------------------------------------------
+
+SOURCES = np.random.default_rng(2).normal(size=(3, 5, 12)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def attentive():
+    return load(MODELS / "torch_dynamo_attention.onnx")
+
+
+def plain_attention(model, prompt, tokens, source):
+    """Weights [tokens, source] of a plain loop: those with which each new token was chosen; and their log-probabilities."""
+    c = model.contract
+    states = {s.input: s.start(1) for s in c.states}
+    names = [c.logits.name, c.attention, *(s.output for s in c.states)]
+    weights, logprobs, logits, attention = [], [], None, None
+    for step, token in enumerate([*prompt, *tokens]):
+        if step >= len(prompt):
+            row = logits[0].astype(float)
+            weights.append(attention[0])
+            logprobs.append(row[token] - np.log(np.exp(row).sum()))
+        feeds = c.feeds(np.array([[token]]), context={"context": source[None]})
+        logits, attention, *after = model.session.run({**feeds, **states}, names)
+        states = {s.input: v for s, v in zip(c.states, after, strict=True)}
+    return np.array(weights), np.array(logprobs)
+
+
+@pytest.mark.parametrize("strategy", [Greedy(), Sample(), Beam(num_beams=3)])
+def test_attention_is_what_each_token_was_chosen_with(attentive, strategy):
+    prompts = [[1, 2], [3], [4, 5, 6]]
+    outputs = 2 if isinstance(strategy, Beam) else 1
+    out = decode(
+        attentive, prompts, strategy, context=SOURCES, return_attention=True, max_new_tokens=6, seed=1, eos_token_id=0,
+        num_return_sequences=outputs, batch_size=7,
+    )  # fmt: skip
+    for h in out:
+        expected, _ = plain_attention(attentive, prompts[h.prompt_index], h.tokens, SOURCES[h.prompt_index])
+        assert h.attention.shape == (len(h.tokens), 5)
+        np.testing.assert_allclose(h.attention, expected.reshape(-1, 5), atol=1e-5)
+        np.testing.assert_allclose(h.attention.sum(1), 1, atol=1e-5)
+
+
+def test_coverage_is_gnmts(attentive):
+    beam = Beam(num_beams=4, coverage_penalty=0.7, length_penalty=0.5)
+    out = decode(
+        attentive, [[1]], beam, context=SOURCES[:1], max_new_tokens=5, eos_token_id=None, num_return_sequences=4
+    )
+    for h in out:
+        weights, logprobs = plain_attention(attentive, [1], h.tokens, SOURCES[0])
+        coverage = np.log(np.minimum(weights.sum(0), 1)).sum()
+        assert h.score == pytest.approx(logprobs.sum() / 5**0.5 + 0.7 * coverage, abs=1e-4)
+    assert list(out.scores) == sorted(out.scores, reverse=True)
+
+
+def test_a_model_without_attention(captioner):
+    with pytest.raises(OptionError, match=r"return_attention=True: .* has no attention output"):
+        decode(captioner, PROMPTS, context=VECTORS, return_attention=True)
+    with pytest.raises(OptionError, match=r"Beam\(coverage_penalty=...\): .* has no attention output"):
+        decode(captioner, PROMPTS, Beam(coverage_penalty=0.2), context=VECTORS)

@@ -15,11 +15,20 @@ from decoding.model.model import Model
 from decoding.model.session import Binding
 
 
-def make_batch(model: Model, capacity: int, step_inputs: StepInputs | None = None) -> RunningBatch | WindowBatch:
-    """The batch for a model that is stepped, or for one whose prefixes are run anew."""
+def make_batch(
+    model: Model, capacity: int, step_inputs: StepInputs | None = None, *, attention: bool = False
+) -> RunningBatch | WindowBatch:
+    """The batch for a model that is stepped, or for one whose prefixes are run anew.
+
+    With `attention` the batch has the weights of each step too; the model has them, and is stepped.
+    """
     window = model.contract.window
     context = ContextRows(model.contract.contexts, capacity, step_inputs)
-    return RunningBatch(model, capacity, context) if window is None else WindowBatch(model, window, capacity, context)
+    return (
+        RunningBatch(model, capacity, context, attention)
+        if window is None
+        else WindowBatch(model, window, capacity, context)
+    )
 
 
 class RunningBatch:
@@ -33,9 +42,10 @@ class RunningBatch:
         logits: float32 [capacity, V], what the last step gave; the first `size` rows count.
         size: rows in the batch.
         context: the inputs that the caller gives.
+        attention: float32 [capacity, source], the weights of the last step; None where they are not wanted.
     """
 
-    def __init__(self, model: Model, capacity: int, context: ContextRows) -> None:
+    def __init__(self, model: Model, capacity: int, context: ContextRows, attention: bool) -> None:
         c = self._contract = model.contract
         self._session = model.session
         self.context = context
@@ -47,6 +57,8 @@ class RunningBatch:
         self._positions = [np.zeros(capacity, f.dtype) for f in c.fills if f.kind == "position"]
         self._side = 0
         self._bindings: dict[int, tuple[Binding, Binding]] = {}
+        self._wants_attention = attention
+        self.attention: Array | None = None
 
     def states(self) -> list[Array]:
         """The states that the next step reads, one array for each of the contract's, as views."""
@@ -55,6 +67,8 @@ class RunningBatch:
     def step(self) -> None:
         """Run the network once: `tokens` and the states in, `logits` and the next states out."""
         if self.size not in self._bindings:
+            if self._wants_attention and self.attention is None:
+                self.attention = self._make_attention()
             self._bindings[self.size] = self._bind(0), self._bind(1)
         self._bindings[self.size][self._side].run()
         self._side ^= 1
@@ -80,6 +94,14 @@ class RunningBatch:
             array[: self.size] = array[places]
         self.context.keep(places)
 
+    def _make_attention(self) -> Array:
+        """A buffer for the weights, whose number only a run can tell."""
+        c, n = self._contract, self.size
+        feeds = c.feeds(self.tokens[:n, None], context=self.context.rows(n))
+        states = {s.input: value for s, value in zip(c.states, self.states(), strict=True)}
+        (weights,) = self._session.run({**feeds, **states}, [str(c.attention)])
+        return np.zeros((self.capacity, weights.size // n), np.float32)
+
     def _bind(self, side: int) -> Binding:
         c, n = self._contract, self.size
         inputs = {c.token.name: self.tokens[:n].reshape(c.token.shape(n))}
@@ -90,6 +112,8 @@ class RunningBatch:
             f.name: array[:n].reshape(inputs[f.name].shape) for f, array in zip(moving, self._positions, strict=True)
         }
         outputs = {c.logits.name: self.logits[:n].reshape(c.logits.shape(n))}
+        if self.attention is not None:
+            outputs[str(c.attention)] = self.attention[:n]
         for state, before, after in zip(c.states, self._views(side, n), self._views(side ^ 1, n), strict=True):
             inputs[state.input], outputs[state.output] = before, after
         return self._session.bind(inputs, outputs)

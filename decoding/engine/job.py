@@ -43,6 +43,7 @@ class Job:
         teacher_ratio: probability of feeding the teacher's token; below 0 without a teacher.
         batch_size: rows that run together.
         step_inputs: gives contexts anew for each step.
+        return_attention: give the weights over the source for each token.
     """
 
     strategy: Strategy
@@ -58,6 +59,7 @@ class Job:
     teacher_ratio: float
     batch_size: int
     step_inputs: Callable[[History], Mapping[str, Array]] | None = None
+    return_attention: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Finished:
         siblings: outputs that its prompt has, itself included.
         top: ids and log-probabilities [length, k] of the best tokens at each step, where asked for.
         teacher: log-probabilities of the teacher's tokens, where there is one.
+        attention: weights [tokens, source], where asked for.
     """
 
     sequence: int
@@ -82,6 +85,7 @@ class Finished:
     siblings: int
     top: tuple[Array, Array] | None = None
     teacher: Array | None = None
+    attention: Array | None = None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class SamplingSearch:
 
     def __init__(self, model: Model, job: Job, source: Source, rows: int) -> None:
         self._model, self._job, self._source = model, job, source
-        self._batch = make_batch(model, rows, job.step_inputs)
+        self._batch = make_batch(model, rows, job.step_inputs, attention=job.return_attention)
         self._sampler = make_sampler(self._batch.logits, self._batch.tokens, job)
         self._watches_text = bool(job.stop_strings)
         self._carried: tuple[int, list[Array]] = (-1, [])
@@ -56,6 +56,8 @@ class SamplingSearch:
             batch.context.refresh(self._histories, batch.size)
             batch.step()
             finished = sampler.advance(batch.size)
+            if batch.attention is not None:
+                sampler.record_attention(batch.attention[: batch.size])
             if self._watches_text:
                 finished += self._stop_at_texts()
             yield finished
@@ -69,8 +71,9 @@ class SamplingSearch:
         """Give the finished rows; put waiting sequences in their places, or shrink the batch."""
         done = self._sampler.finished(self._batch.size)
         for place in done:
-            sequence, tokens, logprobs, logprob, reason, top, teacher = self._sampler.take(place)
-            yield Finished(sequence, tokens, logprobs, logprob, reason, logprob, self._job.outputs, top, teacher)
+            sequence, tokens, logprobs, logprob, reason, top, teacher, weights = self._sampler.take(place)
+            outputs = self._job.outputs
+            yield Finished(sequence, tokens, logprobs, logprob, reason, logprob, outputs, top, teacher, weights)
         rows = self._source.take(len(done))
         if rows:
             self._admit(done[: len(rows)], rows)

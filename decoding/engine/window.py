@@ -24,6 +24,7 @@ class WindowBatch:
         self._contract, self._session, self._window = model.contract, model.session, window
         self.capacity = capacity
         self.context = context
+        self.attention = None  # a window has no weights of one step
         self.size = 0
         self.tokens = np.zeros(capacity, np.int64)
         self.logits = np.zeros((capacity, model.vocab_size), np.float32)

@@ -173,6 +173,7 @@ class Contract:
 
     Attributes:
         sequence: the graph takes several tokens in one run, so that a prompt is prefilled in one.
+        attention: output with the weights over the source, [batch, source] at each step.
         window: how to decode a graph that cannot be stepped; it then has no states.
         notes: what `load()` decided and from what evidence, one sentence each.
     """
@@ -183,6 +184,7 @@ class Contract:
     fills: tuple[Fill, ...]
     sequence: bool
     window: Window | None = None
+    attention: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -229,6 +231,8 @@ class Contract:
                 )
             else:
                 rows.append((fill.kind, fill.name, str(fill.dtype), "filled at every step"))
+        if self.attention is not None:
+            rows.append(("attention", self.attention, "[batch, source]", "given back by return_attention=True"))
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, (*widths, 0), strict=True)).rstrip() for row in rows

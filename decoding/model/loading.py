@@ -172,7 +172,8 @@ def _opened(
     if one_step:
         step_loops(graph, recurrent_path(graph, roles.token, roles.logits), declared)
     free_reshapes(graph, roles, [*plain.exposed, *shapes], plain.fills, declared, one_step=one_step)
-    graph.keep_outputs([roles.logits, *(s.output for s in plain.exposed), *(output for _, output in names)])
+    attention = [roles.attention] if roles.attention else []
+    graph.keep_outputs([roles.logits, *(s.output for s in plain.exposed), *(output for _, output in names), *attention])
     session = start(graph)
 
     shapes = [
@@ -185,7 +186,13 @@ def _opened(
     exposed = [_exposed_state(graph, shape, axis) for shape, axis in zip(plain.exposed, layout.axes, strict=False)]
     opened = hidden_states(graph, hidden, names, starts, layout.axes[len(exposed) :])
     contract = Contract(
-        layout.token, layout.logits, (*exposed, *opened), fills, layout.sequence, notes=tuple(roles.notes)
+        layout.token,
+        layout.logits,
+        (*exposed, *opened),
+        fills,
+        layout.sequence,
+        attention=roles.attention,
+        notes=tuple(roles.notes),
     )
     session, contract = _as_logits(graph, roles, session, contract, start)
     if verify and (contract.sequence or hidden):
