@@ -206,7 +206,7 @@ class BeamSearch:
         if self._batch.attention is None:
             return None
         last = self._batch.attention[place * self._beam.num_beams + beam]
-        past = last[None, :0] if self._attention is None else self._attention[place, beam, : self._lengths[place]]
+        past = last[None][:0] if self._attention is None else self._attention[place, beam, : self._lengths[place]]
         return np.concatenate([past, last[None]])
 
     def _remember_attention(self, rows: Array) -> None:
