@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import onnx
 import torch
@@ -27,10 +28,16 @@ class LanguageModel(nn.Module):
         return torch.zeros(shape), torch.zeros(shape)
 
 
-def make(hidden: int, layers: int, vocab: int) -> tuple[LanguageModel, bytes]:
-    """A network with random weights, and its export with dynamic batch and time."""
+def make(hidden: int, layers: int, vocab: int, *, end: int | None = None) -> tuple[LanguageModel, bytes]:
+    """A network with random weights, and its export with dynamic batch and time.
+
+    `end` is a token that is made to come about once in fifty.
+    """
     torch.manual_seed(0)
     net = LanguageModel(hidden, layers, vocab).eval()
+    if end is not None:
+        with torch.no_grad():
+            net.head.bias[end] += math.log(vocab / 50)
     batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
     file = io.BytesIO()
     program = torch.onnx.export(

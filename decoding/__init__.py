@@ -1,26 +1,52 @@
 """Decode any recurrent ONNX model: `load()` an exported file, `decode()` sequences."""
 
-from decoding.api import TokenEvent, decode, stream
+from decoding.api import TokenEvent, decode, decode_iter, score, stream
 from decoding.errors import DecodeError, DecodingError, ModelError, OptionError
 from decoding.model.loading import load
 from decoding.model.model import Model
+from decoding.processors import (
+    AllowedTokens,
+    ForcedTokens,
+    FrequencyPenalty,
+    History,
+    LogitBias,
+    NoRepeatNgram,
+    PrefixAllowed,
+    PresencePenalty,
+    RepetitionPenalty,
+    SuppressTokens,
+)
 from decoding.results import Decoded, Hypothesis
-from decoding.strategies import Greedy, Sample
+from decoding.strategies import Beam, Greedy, Sample, TopN
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AllowedTokens",
+    "Beam",
     "DecodeError",
     "Decoded",
     "DecodingError",
+    "ForcedTokens",
+    "FrequencyPenalty",
     "Greedy",
+    "History",
     "Hypothesis",
+    "LogitBias",
     "Model",
     "ModelError",
+    "NoRepeatNgram",
     "OptionError",
+    "PrefixAllowed",
+    "PresencePenalty",
+    "RepetitionPenalty",
     "Sample",
+    "SuppressTokens",
     "TokenEvent",
+    "TopN",
     "decode",
+    "decode_iter",
     "load",
+    "score",
     "stream",
 ]

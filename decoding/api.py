@@ -1,30 +1,41 @@
-"""decode() and stream(): check what was asked, fill in defaults, hand it to an engine."""
+"""decode(), stream(), decode_iter() and score(): check what was asked, hand it to an engine, order what comes back."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterator, Sequence
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
-from decoding.engine.sampling import Finished, Job, SamplingSearch
-from decoding.errors import OptionError
+from decoding.engine.job import Finished, Job, Prompt, Source
+from decoding.engine.run import run
+from decoding.engine.sampling import SamplingSearch
+from decoding.engine.scoring import score_sequences
+from decoding.errors import OptionError, whole_number
 from decoding.model.loading import load
 from decoding.model.model import Model
+from decoding.options import (
+    DEFAULT_BATCH_SIZE,
+    FromModel,
+    Options,
+    choose_workers,
+    make_job,
+    make_prompts,
+    temperatures_of,
+    with_teacher,
+)
+from decoding.processors import Processor
 from decoding.prompts import encode_prompts
-from decoding.results import Decoded, Hypothesis
-from decoding.strategies import Greedy, Sample, Strategy
+from decoding.results import Decoded, FinishReason, Hypothesis
+from decoding.strategies import Beam, Greedy, Sample, Strategy
 
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[Any] | None
-FromModel = Literal["model"]
-
-# Rows that run together unless the caller says otherwise; see docs/architecture.md for the measurement.
-DEFAULT_BATCH_SIZE = 128
-DEFAULT_MAX_NEW_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ class TokenEvent:
     token: int
     text: str | None
     logprob: float
-    finish_reason: str | None
+    finish_reason: FinishReason | None
 
 
 def decode(
@@ -54,10 +65,18 @@ def decode(
     strategy: Strategy = Greedy(),  # noqa: B008 - frozen
     *,
     max_new_tokens: int | None = None,
+    min_new_tokens: int = 0,
     eos_token_id: int | Sequence[int] | FromModel | None = "model",
+    stop: str | Sequence[str | Sequence[int]] = (),
     num_return_sequences: int = 1,
     seed: int | None = None,
+    processors: Sequence[Processor] = (),
+    teacher: Sequence[Sequence[int]] | npt.NDArray[Any] | None = None,
+    teacher_ratio: float = 0.0,
+    logprobs: int = 0,
     batch_size: int | None = None,
+    workers: int | None = None,
+    progress: bool = False,
 ) -> Decoded:
     """Continue every prompt with the model.
 
@@ -66,17 +85,27 @@ def decode(
         prompts: a string, a list of strings, one sequence of ids, a list of id sequences of any lengths, a 2-D integer
             array, or None to start from BOS. Strings are tokenized, with the model's BOS (if it has one) in front;
             ids are taken as they are.
-        strategy: `Greedy()` or `Sample(...)`.
+        strategy: `Greedy()`, `Sample(...)`, `TopN(n)` or `Beam(...)`.
         max_new_tokens: longest output, EOS included; default the model's own, else 256.
+        min_new_tokens: no EOS before so many new tokens.
         eos_token_id: id that ends a sequence, or several; None never stops at a token; default the model's.
+        stop: strings or id sequences that end an output, also across tokens; they stay in it.
         num_return_sequences: outputs for each prompt.
         seed: key of the random draws, 0 to 2**64 - 1; None takes one from the operating system. A token depends only on the
-            seed, the sequence's place (prompt_index * num_return_sequences + output index), its step and the logits:
-            not on `batch_size`, nor on the order in which sequences run.
-        batch_size: rows that run together; default at most 128.
+            seed, the sequence's place (prompt index * num_return_sequences + output index), its step and the logits:
+            not on `batch_size` or `workers`, nor on the order in which sequences run.
+        processors: callables ``f(history, logits)`` that edit the logits of a batch of rows in place; see
+            `decoding.processors`.
+        teacher: an id sequence for each prompt: at each step its token is fed next with probability `teacher_ratio`,
+            else the model's own choice (scheduled sampling, Bengio et al. 2015).
+        logprobs: how many of the best log-probabilities to give for each new token.
+        batch_size: rows that run together, in each worker; default at most 128.
+        workers: threads with a batch each; default from the sizes of job and batch.
+        progress: show a bar with sequences and tokens a second.
 
     Returns:
-        `len(prompts) * num_return_sequences` hypotheses, ordered by prompt, the best of each prompt first.
+        `len(prompts) * num_return_sequences` hypotheses, ordered by prompt, the best of each prompt first. A search for
+        distinct sequences (`Beam`, `Sample(replacement=False)`) gives fewer where there are no more.
 
     Raises:
         OptionError: an argument is wrong.
@@ -84,113 +113,146 @@ def decode(
         DecodeError: logits are NaN or leave no token to choose; names the sequence and the step.
     """
     model = _loaded(model)
-    job = _make_job(model, prompts, strategy, max_new_tokens, eos_token_id, num_return_sequences, seed, batch_size)
-    return _ranked(model, job, SamplingSearch(model, job).run())
+    job = make_job(
+        model,
+        strategy,
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens,
+        eos_token_id=eos_token_id,
+        stop=stop,
+        num_return_sequences=num_return_sequences,
+        seed=seed,
+        processors=processors,
+        logprobs=logprobs,
+        batch_size=batch_size,
+    )
+    ids = encode_prompts(model, prompts)
+    job, taught = with_teacher(model, job, teacher, teacher_ratio, len(ids))
+    finished = run(model, job, make_prompts(job, ids, taught), choose_workers(model, job, workers, len(ids)))
+    groups = _by_prompt(model, job, _with_bar(finished, len(ids) * job.outputs) if progress else finished)
+    return Decoded([h for group in sorted(groups, key=lambda g: g[0].prompt_index) for h in group])
 
 
 def stream(
     model: Model | str | Path,
     prompts: Prompts = None,
     strategy: Strategy = Greedy(),  # noqa: B008 - frozen
-    *,
-    max_new_tokens: int | None = None,
-    eos_token_id: int | Sequence[int] | FromModel | None = "model",
-    num_return_sequences: int = 1,
-    seed: int | None = None,
-    batch_size: int | None = None,
+    **options: Unpack[Options],
 ) -> Iterator[TokenEvent]:
-    """As `decode()`, giving every token as it is made. Arguments and errors are the same."""
+    """As `decode()`, giving every token as it is made.
+
+    Options and errors are those of `decode()`; `Beam` and `Sample(replacement=False)` have no token before the end.
+    """
     model = _loaded(model)
-    job = _make_job(model, prompts, strategy, max_new_tokens, eos_token_id, num_return_sequences, seed, batch_size)
-    return _token_events(model, job)
+    job = make_job(model, strategy, **options)
+    if isinstance(strategy, Beam) or (isinstance(strategy, Sample) and not strategy.replacement):
+        raise OptionError(f"strategy={strategy!r}: it knows no token before the end; use decode(), or another strategy")
+    return _token_events(model, job, make_prompts(job, encode_prompts(model, prompts)))
+
+
+def decode_iter(
+    model: Model | str | Path,
+    prompts: Iterable[str | Sequence[int]],
+    strategy: Strategy = Greedy(),  # noqa: B008 - frozen
+    *,
+    workers: int = 1,
+    **options: Unpack[Options],
+) -> Iterator[Hypothesis]:
+    """As `decode()` over an iterable of prompts, which may be endless, with memory for `batch_size` rows.
+
+    Prompts are taken as places get free. The hypotheses of a prompt come when all of them are finished, best first;
+    `prompt_index` says whose they are. Options and errors are those of `decode()`; a temperature is one number.
+    """
+    model = _loaded(model)
+    job = make_job(model, strategy, **options)
+    temperature = temperatures_of(strategy, 1)[0]
+    none = np.zeros(0, np.int64)
+
+    def read() -> Iterator[Prompt]:
+        for index, prompt in enumerate(prompts):
+            (ids,) = encode_prompts(model, [prompt], first=index)
+            yield Prompt(index, ids, temperature, none)
+
+    finished = run(model, job, read(), whole_number("workers", workers, 1))
+    return itertools.chain.from_iterable(_by_prompt(model, job, finished))
+
+
+def score(
+    model: Model | str | Path, sequences: Prompts, *, batch_size: int | None = None
+) -> list[npt.NDArray[np.float32]]:
+    """Log-probability (natural logarithm) of every given token, given those before it.
+
+    Args:
+        model: what `load()` gave, or what it takes.
+        sequences: strings or ids, in any form that `decode()` takes as prompts.
+        batch_size: sequences that run together; default at most 128.
+
+    Returns:
+        A float32 array for each sequence, one value a token. The first token is scored after the model's BOS; without a
+        BOS nothing comes before it, and its value is NaN.
+
+    Raises:
+        OptionError: an argument is wrong.
+        DecodeError: logits are NaN, infinite or all -inf.
+    """
+    model = _loaded(model)
+    if sequences is None:
+        raise OptionError("sequences is None: there is nothing to score; pass strings or ids")
+    rows = DEFAULT_BATCH_SIZE if batch_size is None else whole_number("batch_size", batch_size, 1)
+    bos = [] if model.bos_token_id is None else [model.bos_token_id]
+    ids = encode_prompts(model, sequences, bos=False)
+    values = score_sequences(model, [np.array([*bos, *i], np.int64) for i in ids], rows)
+    first = np.array([] if bos else [np.nan], np.float32)
+    return [np.concatenate([first, v]) for v in values]
 
 
 def _loaded(model: Model | str | Path) -> Model:
     return model if isinstance(model, Model) else load(model)
 
 
-def _make_job(model: Model, prompts: Prompts, strategy: Strategy, max_new_tokens: int | None, eos_token_id: Any,
-              num_return_sequences: int, seed: int | None, batch_size: int | None) -> Job:  # fmt: skip
-    """Check every option, so that what is wrong is said before the first step."""
-    ids = encode_prompts(model, prompts)
-    outputs = at_least("num_return_sequences", num_return_sequences, 1)
-    if not isinstance(strategy, Greedy | Sample):
-        raise OptionError(
-            f"strategy={strategy!r}: expected a strategy object such as Greedy() or Sample(temperature=0.8)"
-        )
-    if isinstance(strategy, Greedy) and outputs > 1:
-        raise OptionError(
-            f"num_return_sequences={outputs}: Greedy() has one output for each prompt; use Sample() for several"
-        )
-    if max_new_tokens is None:
-        max_new_tokens = model.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
-    return Job(
-        prompts=ids,
-        outputs=outputs,
-        temperature=_temperatures(strategy, len(ids)),
-        seed=_checked_seed(seed),
-        eos=_checked_eos(model, eos_token_id),
-        max_new_tokens=at_least("max_new_tokens", max_new_tokens, 1),
-        batch_size=DEFAULT_BATCH_SIZE if batch_size is None else at_least("batch_size", batch_size, 1),
+def _by_prompt(model: Model, job: Job, finished: Iterable[Finished]) -> Iterator[list[Hypothesis]]:
+    """The hypotheses of each prompt, best first, as soon as all of them are finished."""
+    waiting: dict[int, list[Finished]] = {}
+    for one in finished:
+        prompt = one.sequence // job.outputs
+        group = waiting.setdefault(prompt, [])
+        group.append(one)
+        if len(group) == one.siblings:
+            del waiting[prompt]
+            ranked = sorted(group, key=lambda f: (-f.score, f.sequence))
+            yield [_hypothesis(model, prompt, rank, f) for rank, f in enumerate(ranked)]
+
+
+def _hypothesis(model: Model, prompt: int, rank: int, f: Finished) -> Hypothesis:
+    return Hypothesis(
+        prompt,
+        rank,
+        f.logprob,
+        f.score,
+        f.reason,
+        f.logprobs,
+        f.tokens,
+        model.tokenizer,
+        top_logprobs=f.top,
+        teacher_logprobs=f.teacher,
     )
 
 
-def at_least(name: str, value: Any, low: int) -> int:
-    """`value` as an int that is `low` or more, else an OptionError that names it."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = low - 1
-    if isinstance(value, bool) or number < low:
-        raise OptionError(f"{name}={value!r}: expected a whole number of at least {low}")
-    return number
+def _with_bar(finished: Iterator[Finished], total: int) -> Iterator[Finished]:
+    """The same sequences, behind a progress bar."""
+    tokens, start = 0, time.monotonic()
+    with tqdm(total=total, unit="seq") as bar:
+        for one in finished:
+            tokens += len(one.logprobs)
+            bar.set_postfix_str(f"{tokens / max(time.monotonic() - start, 1e-9):.0f} tokens/s", refresh=False)
+            bar.update()
+            yield one
 
 
-def _temperatures(strategy: Strategy, prompts: int) -> npt.NDArray[np.float32] | None:
-    if isinstance(strategy, Greedy):
-        return None
-    values = np.asarray(strategy.temperature, np.float32)
-    if values.ndim == 1 and len(values) != prompts:
-        raise OptionError(
-            f"Sample(temperature=array of {len(values)}): expected one number, or one for each of the {prompts} prompts"
-        )
-    return np.array(np.broadcast_to(values, prompts))
-
-
-def _checked_seed(seed: int | None) -> int:
-    if seed is None:
-        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
-    if at_least("seed", seed, 0) >= 2**64:
-        raise OptionError(f"seed={seed}: expected a whole number below 2**64")
-    return int(seed)
-
-
-def _checked_eos(model: Model, eos_token_id: Any) -> tuple[int, ...]:
-    if eos_token_id is None:
-        return ()
-    if isinstance(eos_token_id, str) and eos_token_id == "model":
-        return model.eos_token_id
-    ids = tuple(eos_token_id) if np.ndim(eos_token_id) else (eos_token_id,)
-    for token in ids:
-        if at_least("eos_token_id", token, 0) >= model.vocab_size:
-            raise OptionError(f"eos_token_id={token}: the model's ids go from 0 to {model.vocab_size - 1}")
-    return tuple(int(token) for token in ids)
-
-
-def _ranked(model: Model, job: Job, finished: Iterator[Finished]) -> Decoded:
-    """Finished rows as hypotheses, ordered by prompt, the best of each prompt first."""
-    rows = sorted(finished, key=lambda f: f.sequence)
-    totals = [float(np.sum(f.logprobs, dtype=np.float64)) for f in rows]
-    out = []
-    for prompt in range(len(job.prompts)):
-        own = range(prompt * job.outputs, (prompt + 1) * job.outputs)
-        for rank, i in enumerate(sorted(own, key=lambda i: -totals[i])):
-            f = rows[i]
-            out.append(Hypothesis(prompt, rank, totals[i], totals[i], f.reason, f.logprobs, f.tokens, model.tokenizer))
-    return Decoded(out)
-
-
-def _token_events(model: Model, job: Job) -> Iterator[TokenEvent]:
-    for choice in SamplingSearch(model, job).choices():
+def _token_events(model: Model, job: Job, prompts: list[Prompt]) -> Iterator[TokenEvent]:
+    source = Source(prompts, job.outputs)
+    search = SamplingSearch(model, job, source, min(job.batch_size, len(prompts) * job.outputs))
+    for choice in search.choices():
         text = None if model.tokenizer is None or choice.reason == "eos" else model.tokenizer.decode([choice.token])
-        yield TokenEvent(*divmod(choice.sequence, job.outputs), choice.token, text, choice.logprob, choice.reason)
+        prompt, output = divmod(choice.sequence, job.outputs)
+        yield TokenEvent(prompt, output, choice.token, text, choice.logprob, choice.reason)

@@ -1,17 +1,22 @@
-"""The command line: `decoding generate` and `decoding inspect`."""
+"""The command line: `decoding generate`, `decoding score` and `decoding inspect`."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
 
-from decoding.api import TokenEvent, decode, stream
+import numpy as np
+
+from decoding.api import TokenEvent, decode, score, stream
 from decoding.errors import DecodingError, OptionError
 from decoding.model.loading import load
 from decoding.model.model import Model
-from decoding.strategies import Greedy, Sample
+from decoding.strategies import Beam, Greedy, Sample, Strategy
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,10 +60,20 @@ def _parser() -> argparse.ArgumentParser:
         "--temperature", type=float, default=0.8, help="sampling temperature, above 0 (default: %(default)s)"
     )
     how.add_argument("--greedy", action="store_true", help="take the most probable token at every step")
+    how.add_argument("--num-beams", type=int, metavar="N", help="beam search with N beams")
+    generate.add_argument("--top-k", type=int, default=0, help="sample among the K most probable tokens only")
+    generate.add_argument("--top-p", type=float, default=1.0, help="sample among the most probable tokens that reach P")
     generate.add_argument("--n", type=int, default=1, help="number of outputs (default: %(default)s)")
     generate.add_argument("--seed", type=int, help="key of the random draws; the same seed gives the same text")
     generate.add_argument("--max-new-tokens", type=int, help="longest output (default: the model's own, else 256)")
     generate.set_defaults(run=_generate)
+    scored = commands.add_parser(
+        "score", help="log-probability and perplexity of a text", description="Print how probable a model finds a text."
+    )
+    scored.add_argument("model", help="an ONNX file, or a shipped model")
+    scored.add_argument("file", help="the text, a sequence a line with --lines; - reads the terminal's input")
+    scored.add_argument("--lines", action="store_true", help="score every line by itself")
+    scored.set_defaults(run=_score)
     inspect = commands.add_parser(
         "inspect",
         help="print a model's contract",
@@ -72,8 +87,8 @@ def _parser() -> argparse.ArgumentParser:
 def _generate(args: argparse.Namespace) -> None:
     model = load(args.model)
     prompts = _prompt(model, args.prompt)
-    strategy = Greedy() if args.greedy else Sample(temperature=args.temperature)
-    if args.n == 1:
+    strategy = _strategy(args)
+    if args.n == 1 and not isinstance(strategy, Beam):
         shown = args.prompt or ""
         print(shown, end="", flush=True)
         for piece in _pieces(stream(model, prompts, strategy, max_new_tokens=args.max_new_tokens, seed=args.seed)):
@@ -91,6 +106,12 @@ def _generate(args: argparse.Namespace) -> None:
     for number, hypothesis in enumerate(out, 1):
         body = hypothesis.text if hypothesis.text is not None else " " + " ".join(map(str, hypothesis.tokens))
         print(f"--- {number} (log-probability {hypothesis.logprob:.2f})\n{args.prompt or ''}{body}")
+
+
+def _strategy(args: argparse.Namespace) -> Strategy:
+    if args.num_beams is not None:
+        return Beam(num_beams=args.num_beams)
+    return Greedy() if args.greedy else Sample(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
 
 
 def _prompt(model: Model, prompt: str | None) -> str | list[int] | None:
@@ -111,6 +132,30 @@ def _pieces(events: Iterator[TokenEvent]) -> Iterator[str]:
             yield event.text
         elif event.finish_reason != "eos":
             yield f" {event.token}"
+
+
+def _score(args: argparse.Namespace) -> None:
+    model = load(args.model)
+    try:
+        text = sys.stdin.read() if args.file == "-" else Path(args.file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"FILE {args.file}: cannot be read: {error}; give a text file in UTF-8") from error
+    texts = [line for line in text.splitlines() if line] if args.lines else [text]
+    sequences = [ids for ids in (_prompt(model, t) for t in texts) if ids]
+    total, count = 0.0, 0
+    for shown, values in zip(texts, score(model, cast(Any, sequences)) if sequences else [], strict=True):
+        logprob, scored = float(np.nansum(values, dtype=np.float64)), int(np.isfinite(values).sum())
+        total, count = total + logprob, count + scored
+        if args.lines:
+            print(f"{logprob:.4f}\t{shown}")
+    if not count:
+        raise OptionError(
+            f"FILE {args.file}: nothing to score: a sequence needs two tokens, or one where the model has a BOS"
+        )
+    bits = -total / count / math.log(2)
+    print(
+        f"{count} tokens, log-probability {total:.4f}, perplexity {math.exp(-total / count):.4f}, {bits:.4f} bits a token"
+    )
 
 
 def _inspect(args: argparse.Namespace) -> None:

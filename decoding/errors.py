@@ -1,5 +1,8 @@
 """What can go wrong, in three classes. Every message names the thing, what was found and what to do."""
 
+import operator
+from typing import Any
+
 
 class DecodingError(Exception):
     """Base class of every error that this package raises on purpose."""
@@ -25,3 +28,18 @@ class DecodeError(DecodingError, RuntimeError):
         super().__init__(message)
         self.row = row
         self.step = step
+
+
+def whole_number(name: str, value: Any, low: int, *, close: str = "") -> int:
+    """`value` as an int of at least `low`.
+
+    Raises:
+        OptionError: it is none; the message starts with ``name=value``, and `close` behind it.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = low - 1
+    if isinstance(value, bool) or number < low:
+        raise OptionError(f"{name}={value!r}{close}: expected a whole number of at least {low}")
+    return number

@@ -14,21 +14,25 @@ from decoding.model.model import Model
 Ids = npt.NDArray[np.int64]
 
 
-def encode_prompts(model: Model, prompts: Any) -> list[Ids]:
+def encode_prompts(model: Model, prompts: Any, *, bos: bool = True, first: int = 0) -> list[Ids]:
     """Each prompt as int64 ids, at least one long.
+
+    Args:
+        bos: put the model's BOS in front of texts.
+        first: number of the first prompt in messages.
 
     Raises:
         OptionError: a prompt is of a wrong kind, empty where the model has no BOS, holds a character outside
             the vocabulary or an id out of range; the message names the prompt.
     """
-    return [_not_empty(model, ids, f"prompts[{i}]") for i, ids in enumerate(_each(model, prompts))]
+    return [_not_empty(model, ids, f"prompts[{i}]") for i, ids in enumerate(_each(model, prompts, bos, first), first)]
 
 
-def _each(model: Model, prompts: Any) -> list[Ids]:
+def _each(model: Model, prompts: Any, bos: bool, first: int) -> list[Ids]:
     if prompts is None:
         return [np.zeros(0, np.int64)]
     if isinstance(prompts, str):
-        return [_from_text(model, prompts)]
+        return [_from_text(model, prompts, bos)]
     if not isinstance(prompts, Sequence | np.ndarray):
         raise OptionError(
             f"prompts: {type(prompts).__name__} is not a string, a list of strings, ids, a list of id sequences, an array or None"
@@ -44,22 +48,23 @@ def _each(model: Model, prompts: Any) -> list[Ids]:
             raise OptionError(
                 f"prompts: strings and {type(wrong[0]).__name__} together; pass all as strings or all as ids"
             )
-        return [_from_text(model, p) for p in prompts]
-    if np.ndim(prompts[0]) == 0:
-        return [_checked_ids(model, prompts, "prompts")]
-    return [_checked_ids(model, p, f"prompts[{i}]") for i, p in enumerate(prompts)]
+        return [_from_text(model, p, bos) for p in prompts]
+    if isinstance(prompts[0], int | np.integer | float):
+        return [checked_ids(model, prompts, "prompts")]
+    return [checked_ids(model, p, f"prompts[{i}]") for i, p in enumerate(prompts, first)]
 
 
-def _from_text(model: Model, text: str) -> Ids:
+def _from_text(model: Model, text: str, bos: bool) -> Ids:
     if model.tokenizer is None:
         raise OptionError(
             f"prompts: {model.name} has no vocabulary, so a text cannot be read; pass ids, or load(..., tokenizer=...)"
         )
-    bos = [] if model.bos_token_id is None else [model.bos_token_id]
-    return np.array(bos + model.tokenizer.encode(text), np.int64)
+    start = [model.bos_token_id] if bos and model.bos_token_id is not None else []
+    return np.array(start + model.tokenizer.encode(text), np.int64)
 
 
-def _checked_ids(model: Model, ids: Any, name: str) -> Ids:
+def checked_ids(model: Model, ids: Any, name: str) -> Ids:
+    """One sequence of ids as int64, each within the vocabulary; `name` is what messages call it."""
     if isinstance(ids, str):
         raise OptionError(f"{name}: strings and ids together; pass all as strings or all as ids")
     try:
@@ -70,9 +75,8 @@ def _checked_ids(model: Model, ids: Any, name: str) -> Ids:
         return np.zeros(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise OptionError(f"{name}: {array.dtype} of shape {list(array.shape)}; expected whole-number ids of shape [T]")
-    outside = (array < 0) | (array >= model.vocab_size)
-    if outside.any():
-        position = int(outside.argmax())
+    if array.min() < 0 or array.max() >= model.vocab_size:
+        position = int(((array < 0) | (array >= model.vocab_size)).argmax())
         raise OptionError(
             f"{name}: id {array[position]} at position {position} is out of range; the model's ids go from 0 to {model.vocab_size - 1}"
         )

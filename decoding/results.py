@@ -28,6 +28,11 @@ class Hypothesis:
         finish_reason: "eos", "stop" or "length".
         token_logprobs: float32 array, the log-probability of each of `tokens`, and EOS's behind them where
             EOS ended the sequence; their sum is `logprob`.
+        ids: the new ids as an int64 array; `tokens` is the same as a list.
+        top_logprobs: ids int64 and log-probabilities float32, each [steps, k], of the k best tokens at each step, best
+            first; None unless `logprobs=k` was asked for.
+        teacher_logprobs: float32 [steps], log-probability of the teacher's token at each step, NaN behind the teacher's
+            end; None without a teacher.
     """
 
     prompt_index: int
@@ -38,6 +43,8 @@ class Hypothesis:
     token_logprobs: npt.NDArray[np.float32] = field(repr=False)
     ids: npt.NDArray[np.int64] = field(repr=False)
     _tokenizer: Tokenizer | None = field(repr=False, default=None)
+    top_logprobs: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None = field(repr=False, default=None)
+    teacher_logprobs: npt.NDArray[np.float32] | None = field(repr=False, default=None)
 
     @property
     def tokens(self) -> list[int]:

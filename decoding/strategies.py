@@ -1,13 +1,15 @@
-"""How the next token is chosen. Frozen, and checked when made."""
+"""How the next token is chosen. Frozen, and checked when made: a wrong value names the field and its range."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from decoding.errors import OptionError
+from decoding.errors import OptionError, whole_number
 
 
 @dataclass(frozen=True)
@@ -17,36 +19,139 @@ class Greedy:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A random draw from the softmax of the logits over a temperature.
+    """A random draw from the tempered, filtered softmax of the logits. The filters apply in the order of the fields.
 
     Args:
         temperature: divides the logits; above 0. Below 1 sharpens, above 1 flattens. One number, or an
             array with one for each prompt.
+        top_k: keep exactly the k most probable tokens; 0 keeps all (Fan et al. 2018).
+        top_p: keep the most probable tokens until their probabilities reach p, the one that crosses it included;
+            in (0, 1] (Holtzman et al. 2020).
+        min_p: keep tokens of at least min_p times the greatest probability; in [0, 1] (Nguyen et al. 2024).
+        typical_p: keep the tokens whose information is nearest to the entropy until their probabilities reach
+            typical_p; in (0, 1] (Meister et al. 2022).
+        epsilon_cutoff: keep tokens of at least this probability; in [0, 1) (Hewitt et al. 2022).
+        eta_cutoff: keep tokens of at least min(eta, sqrt(eta) * exp(-entropy)); in [0, 1) (Hewitt et al. 2022).
+        replacement: False draws `num_return_sequences` distinct sequences: stochastic beam search with Gumbel-top-k
+            (Kool et al. 2019).
 
-    Raises:
-        OptionError: a value is out of its range.
+    At least one token always survives. Raises OptionError where a value is out of its range.
     """
 
     temperature: float | npt.ArrayLike = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
+    replacement: bool = True
 
     def __post_init__(self) -> None:
-        try:
-            values = np.asarray(self.temperature, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+        _check_temperature(self.temperature)
+        whole_number("Sample(top_k", self.top_k, 0, close=")")
+        _check_number(self, "top_p", "in (0, 1]", lambda x: 0 < x <= 1)
+        _check_number(self, "min_p", "in [0, 1]", lambda x: 0 <= x <= 1)
+        _check_number(self, "typical_p", "in (0, 1]", lambda x: 0 < x <= 1)
+        _check_number(self, "epsilon_cutoff", "in [0, 1)", lambda x: 0 <= x < 1)
+        _check_number(self, "eta_cutoff", "in [0, 1)", lambda x: 0 <= x < 1)
+        _check_flag(self, "replacement")
+
+    @property
+    def filters(self) -> dict[str, Any]:
+        """The filters' fields, as the kernels take them."""
+        names = ("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class TopN:
+    """A uniform choice among the `n` most probable tokens.
+
+    Args:
+        n: how many, at least 1.
+    """
+
+    n: int
+
+    def __post_init__(self) -> None:
+        whole_number("TopN(n", self.n, 1, close=")")
+
+
+@dataclass(frozen=True)
+class Beam:
+    """Beam search, as Hugging Face's `generate` does it.
+
+    A hypothesis of `length` new tokens (EOS counted) scores logprob / length ** length_penalty. Each step looks at
+    2 * num_beams candidates; EOS closes a hypothesis only among the first num_beams of them.
+
+    Args:
+        num_beams: hypotheses kept for each prompt.
+        length_penalty: above 0 favours long outputs, below 0 short ones.
+        early_stopping: True stops as soon as num_beams hypotheses are closed; False when the best open one, scored at its
+            present length, is no better than the worst closed one; "never" when no open one can become better.
+        num_beam_groups: groups that search apart, each penalised for the tokens that earlier groups chose at the same
+            step (diverse beam search, Vijayakumar et al. 2016); divides num_beams.
+        diversity_penalty: that penalty, for each earlier choice of the token; needs num_beam_groups above 1.
+    """
+
+    num_beams: int = 4
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    num_beam_groups: int = 1
+    diversity_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        whole_number("Beam(num_beams", self.num_beams, 1, close=")")
+        whole_number("Beam(num_beam_groups", self.num_beam_groups, 1, close=")")
+        _check_number(self, "length_penalty", "a finite number", math.isfinite)
+        _check_number(self, "diversity_penalty", "a finite number of at least 0", lambda x: 0 <= x < math.inf)
+        if self.early_stopping not in (True, False, "never"):
+            raise OptionError(f"Beam(early_stopping={self.early_stopping!r}): expected True, False or 'never'")
+        if self.num_beams % self.num_beam_groups:
             raise OptionError(
-                f"Sample(temperature={self.temperature!r}): expected a number above 0, or an array of them"
-            ) from error
-        if values.ndim > 1 or values.size == 0:
-            raise OptionError(
-                f"Sample(temperature=array of shape {list(values.shape)}): expected one number, or one for each prompt"
+                f"Beam(num_beam_groups={self.num_beam_groups}): expected a divisor of num_beams={self.num_beams}"
             )
-        for value in values.flat:
-            if value == 0:
-                raise OptionError(
-                    "Sample(temperature=0): a temperature is above 0; for the most probable token at every step use Greedy()"
-                )
-            if not (value > 0 and np.isfinite(np.float32(value)) and np.float32(value) > 0):
-                raise OptionError(f"Sample(temperature={value}): expected a finite number above 0")
+        if self.diversity_penalty and self.num_beam_groups == 1:
+            raise OptionError(
+                f"Beam(diversity_penalty={self.diversity_penalty}): one group has no other to differ from; "
+                "pass num_beam_groups above 1 too"
+            )
 
 
-Strategy = Greedy | Sample
+Strategy = Greedy | Sample | TopN | Beam
+
+
+def _check_temperature(temperature: Any) -> None:
+    try:
+        values = np.asarray(temperature, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"Sample(temperature={temperature!r}): expected a number above 0, or an array of them"
+        ) from error
+    if values.ndim > 1 or values.size == 0:
+        raise OptionError(
+            f"Sample(temperature=array of shape {list(values.shape)}): expected one number, or one for each prompt"
+        )
+    for value in values.flat:
+        if value == 0:
+            raise OptionError(
+                "Sample(temperature=0): a temperature is above 0; for the most probable token at every step use Greedy()"
+            )
+        if not (value > 0 and np.isfinite(value) and 0 < value <= float(np.finfo(np.float32).max)):
+            raise OptionError(f"Sample(temperature={value}): expected a finite number above 0")
+        if np.float32(value) == 0:
+            raise OptionError(f"Sample(temperature={value}): expected a number that float32 can hold; use Greedy()")
+
+
+def _check_number(strategy: Any, name: str, expected: str, allowed: Any) -> None:
+    value = getattr(strategy, name)
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not (number and allowed(value)):
+        raise OptionError(f"{type(strategy).__name__}({name}={value!r}): expected {expected}")
+
+
+def _check_flag(strategy: Any, name: str) -> None:
+    value = getattr(strategy, name)
+    if not isinstance(value, bool):
+        raise OptionError(f"{type(strategy).__name__}({name}={value!r}): expected True or False")

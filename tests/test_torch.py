@@ -61,7 +61,7 @@ def test_a_thousand_greedy_tokens_equal_torchs_own_loop(cell, final, dynamo):
             parameter.mul_(3)  # so that the output does not fall into one token
     prompt = [3, 1, 4, 1, 5]
     expected = network.greedy(prompt, 1000)
-    assert len(set(expected)) > 10
+    assert len(set(expected)) > 5
     assert (
         decode(load(export(network, dynamo)), prompt, Greedy(), max_new_tokens=1000, eos_token_id=None)[0].tokens
         == expected

@@ -1,31 +1,53 @@
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from decoding.processors import Processor
 from decoding.results import FinishReason
 
-_Ints = npt.NDArray[np.int64]
+_Ids = npt.NDArray[np.int64]
+_Floats = npt.NDArray[np.float32]
 
 class RowSampler:
     status: npt.NDArray[np.uint8]
     sequences: npt.NDArray[np.uint64]
-    lengths: _Ints
-    temperature: npt.NDArray[np.float32]
+    lengths: _Ids
+    temperature: _Floats
+    prompts: list[_Ids]
+    teachers: list[_Ids]
     def __init__(
         self,
-        logits: npt.NDArray[np.float32],
-        tokens: _Ints,
+        logits: _Floats,
+        tokens: _Ids,
         *,
         seed: int,
-        greedy: bool,
+        filters: Mapping[str, Any] | None,
+        top_n: int,
         eos: Iterable[int],
+        stop: Iterable[_Ids],
+        min_new_tokens: int,
         max_new_tokens: int,
+        processors: Iterable[Processor],
+        top_logprobs: int,
+        teacher_ratio: float,
     ) -> None: ...
-    def admit(self, positions: _Ints, sequences: _Ints, temperature: npt.NDArray[np.float32] | None) -> None: ...
+    def admit(
+        self,
+        places: _Ids,
+        sequences: Sequence[int],
+        temperature: Sequence[float],
+        prompts: Sequence[_Ids],
+        teachers: Sequence[_Ids],
+    ) -> None: ...
     def advance(self, size: int) -> int: ...
     def chosen(self, size: int) -> Iterator[tuple[int, int, float, FinishReason | None]]: ...
-    def finished(self, size: int) -> _Ints: ...
-    def running(self, size: int) -> _Ints: ...
-    def take(self, position: int) -> tuple[int, _Ints, npt.NDArray[np.float32], FinishReason]: ...
-    def keep(self, positions: _Ints) -> None: ...
+    def finished(self, size: int) -> _Ids: ...
+    def running(self, size: int) -> _Ids: ...
+    def output(self, place: int) -> _Ids: ...
+    def stop(self, place: int) -> None: ...
+    def take(
+        self, place: int
+    ) -> tuple[int, _Ids, _Floats, float, FinishReason, tuple[_Ids, _Floats] | None, _Floats | None]: ...
+    def keep(self, places: _Ids) -> None: ...

@@ -3,44 +3,59 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from decoding.kernels cimport (
-    DEC_INFINITE, DEC_NAN, DEC_OK, c_draw, c_greedy, dec_filter, dec_rows, dec_status, dec_stream, scratch_size,
+    DEC_INFINITE, DEC_NAN, DEC_OK, c_draw, c_greedy, c_token_logprobs, c_top_n, dec_filter, dec_rows, dec_status,
+    dec_stream, scratch_size,
 )
 
 import numpy as np
 
 from decoding.errors import DecodeError
+from decoding.kernels import token_logprobs, top_logprobs, uniform
+from decoding.processors import History
 
 cdef enum:
     IDLE = 0
     RUNNING = 1
     BY_EOS = 2
-    BY_LENGTH = 3
+    BY_STOP = 3
+    BY_LENGTH = 4
 
-REASONS = {BY_EOS: "eos", BY_LENGTH: "length"}
+cdef enum:
+    GREEDY = 0
+    SAMPLE = 1
+    TOP_N = 2
+
+REASONS = {BY_EOS: "eos", BY_STOP: "stop", BY_LENGTH: "length"}
 
 
 cdef class RowSampler:
     """Chooses and records the next token of every running row.
 
-    Positions are those of the running batch. A position is idle, running or finished; each has a line of the
+    Places are those of the running batch. A place is idle, running or finished; each has a line of the
     history, which stays where it is when the batch shrinks.
 
     Args:
         logits: float32 [capacity, V], C-contiguous; read at every step.
         tokens: int64 [capacity], C-contiguous; the choices are written here for the next step.
         seed: key of the draws.
-        greedy: take the most probable token instead of drawing.
-        eos: ids that end a sequence.
-        max_new_tokens: longest sequence, EOS included.
+        filters: of `Sample`; None takes the most probable token.
+        top_n: of `TopN`, else 0.
+        eos: ids that end a sequence; `stop`: id sequences that do.
+        min_new_tokens, max_new_tokens: shortest and longest sequence, EOS included.
+        processors: callables that edit a copy of the logits before the choice.
+        top_logprobs: how many of the best log-probabilities to record at each step.
     """
 
-    cdef readonly object status, sequences, lengths, temperature
-    cdef object _buffers
+    cdef readonly object status, sequences, lengths, temperature, prompts, teachers
+    cdef object _buffers, _lines_array, _history_array, _history_logprobs_array, _logits_array, _edited
+    cdef object _processors, _eos, _top_ids, _top_values, _teacher_logprobs
     cdef dec_rows _logits
     cdef dec_stream _stream
     cdef dec_filter _filter
-    cdef bint _greedy
-    cdef int64_t _max_new
+    cdef int _how
+    cdef int64_t _top_n, _max_new, _min_new, _top
+    cdef double _teacher_ratio
+    cdef list _stop
     cdef const uint8_t *_is_eos
     cdef uint8_t *_status
     cdef uint64_t *_sequences
@@ -52,46 +67,62 @@ cdef class RowSampler:
     cdef int64_t *_history
     cdef float *_history_logprobs
     cdef void *_scratch
-    cdef object _lines_array, _logprobs_array, _history_array, _history_logprobs_array
 
-    def __init__(self, logits, tokens, *, seed, bint greedy, eos, int64_t max_new_tokens):
+    def __init__(self, logits, tokens, *, seed, filters, int64_t top_n, eos, stop, int64_t min_new_tokens,
+                 int64_t max_new_tokens, processors, int64_t top_logprobs, double teacher_ratio):
         capacity, width = logits.shape
         self.status = np.zeros(capacity, np.uint8)
         self.sequences = np.zeros(capacity, np.uint64)
         self.lengths = np.zeros(capacity, np.int64)
         self.temperature = np.ones(capacity, np.float32)
+        self.prompts = [None] * capacity
+        self.teachers = [None] * capacity
         self._lines_array = np.arange(capacity)
-        self._logprobs_array = np.zeros(capacity, np.float32)
         self._history_array = np.empty((capacity, max_new_tokens), np.int64)
         self._history_logprobs_array = np.empty((capacity, max_new_tokens), np.float32)
+        self._logits_array = logits
+        self._processors, self._eos, self._stop = tuple(processors), list(eos), [np.asarray(s, np.int64) for s in stop]
+        self._top, self._top_ids, self._top_values = top_logprobs, None, None
+        if top_logprobs:
+            self._top_ids = np.empty((capacity, max_new_tokens, top_logprobs), np.int64)
+            self._top_values = np.empty((capacity, max_new_tokens, top_logprobs), np.float32)
+        self._teacher_ratio, self._teacher_logprobs = teacher_ratio, None
+        if teacher_ratio >= 0:
+            self._teacher_logprobs = np.full((capacity, max_new_tokens), np.nan, np.float32)
+        self._edited = np.empty_like(logits) if self._processors or min_new_tokens else None
+
         is_eos = np.zeros(width, np.uint8)
-        is_eos[list(eos)] = 1
+        is_eos[self._eos] = 1
+        logprobs = np.zeros(capacity, np.float32)
         scratch = np.empty(scratch_size(width) + 64, np.uint8)
-        self._buffers = (logits, tokens, is_eos, scratch)
+        self._buffers = (tokens, is_eos, logprobs, scratch)
 
         self._logits = dec_rows(<const float *> address(logits), 0, width, width)
         self._stream = dec_stream(<uint64_t> seed, NULL, NULL, 0)
-        self._filter = dec_filter(0, 1.0, 0.0, 1.0, 0.0, 0.0)
-        self._greedy, self._max_new = greedy, max_new_tokens
+        self._how, self._top_n = TOP_N if top_n else GREEDY if filters is None else SAMPLE, top_n
+        f = filters or {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1, "epsilon_cutoff": 0, "eta_cutoff": 0}
+        self._filter = dec_filter(f["top_k"], f["top_p"], f["min_p"], f["typical_p"], f["epsilon_cutoff"], f["eta_cutoff"])
+        self._min_new, self._max_new = min_new_tokens, max_new_tokens
         self._is_eos = <const uint8_t *> address(is_eos)
         self._status = <uint8_t *> address(self.status)
         self._sequences = <uint64_t *> address(self.sequences)
         self._lengths = <int64_t *> address(self.lengths)
         self._temperature = <float *> address(self.temperature)
         self._lines = <int64_t *> address(self._lines_array)
-        self._logprobs = <float *> address(self._logprobs_array)
+        self._logprobs = <float *> address(logprobs)
         self._tokens = <int64_t *> address(tokens)
         self._history = <int64_t *> address(self._history_array)
         self._history_logprobs = <float *> address(self._history_logprobs_array)
         self._scratch = <void *> ((<size_t> address(scratch) + 63) & ~<size_t> 63)
 
-    def admit(self, positions, sequences, temperature):
-        """Start new sequences at these positions; `temperature` is one for each, or None when greedy."""
-        self.status[positions] = RUNNING
-        self.sequences[positions] = sequences
-        self.lengths[positions] = 0
-        if temperature is not None:
-            self.temperature[positions] = temperature
+    def admit(self, places, sequences, temperature, prompts, teachers):
+        """Start new sequences at these places; one of each argument for each."""
+        self.status[places] = RUNNING
+        self.sequences[places] = sequences
+        self.lengths[places] = 0
+        self.temperature[places] = temperature
+        for place, prompt, teacher in zip(places, prompts, teachers):
+            self.prompts[place], self.teachers[place] = prompt, teacher
 
     def advance(self, int64_t size):
         """Choose a token for each running row of the first `size` and record it; how many rows finished by it.
@@ -101,12 +132,22 @@ cdef class RowSampler:
         """
         cdef int64_t bad = 0, finished = 0
         cdef dec_status status
+        cdef const float *source = self._logits.data
+        if self._edited is not None:
+            self._edit(size)
+            source = <const float *> address(self._edited)
         with nogil:
-            status = self._choose(size, &bad)
+            status = self._choose(source, size, &bad)
             if status == DEC_OK:
                 finished = self._record(size)
         if status != DEC_OK:
             raise self._error(status, bad)
+        if self._top:
+            self._record_top(size)
+        if self._stop:
+            finished += self._stop_at_ids(size)
+        if self._teacher_ratio >= 0:
+            self._teach(size)
         return finished
 
     def chosen(self, int64_t size):
@@ -117,30 +158,70 @@ cdef class RowSampler:
                    self._history_logprobs_array[lines, last].tolist(), map(REASONS.get, self.status[rows].tolist()))
 
     def finished(self, int64_t size):
-        """Positions of finished rows that were not taken yet."""
+        """Places of finished rows that were not taken yet."""
         return np.flatnonzero(self.status[:size] > RUNNING)
 
     def running(self, int64_t size):
-        """Positions of running rows."""
+        """Places of running rows."""
         return np.flatnonzero(self.status[:size] == RUNNING)
 
-    def take(self, int64_t position):
-        """The finished row there as (sequence, tokens without EOS, log-probabilities, reason); the position becomes idle."""
-        line, length, status = self._lines_array[position], self.lengths[position], int(self.status[position])
-        self.status[position] = IDLE
-        tokens = self._history_array[line, : length - (status == BY_EOS)].copy()
-        return int(self.sequences[position]), tokens, self._history_logprobs_array[line, :length].copy(), REASONS[status]
+    def output(self, int64_t place):
+        """The new tokens of the row there so far, a view."""
+        return self._history_array[self._lines_array[place], : self.lengths[place]]
 
-    def keep(self, positions):
-        """Move the rows at `positions` to the front, in that order; the others are forgotten."""
-        size = len(positions)
+    def stop(self, int64_t place):
+        """Finish the running row there, by a stop sequence."""
+        self.status[place] = BY_STOP
+
+    def take(self, int64_t place):
+        """The finished row there; the place becomes idle.
+
+        Returns:
+            (sequence, tokens without EOS, log-probabilities, their sum, reason, top log-probabilities, teacher's
+            log-probabilities); the last two are None unless asked for.
+        """
+        cdef int64_t i, first
+        cdef double total = 0.0
+        line, length, status = self._lines_array[place], self.lengths[place], int(self.status[place])
+        self.status[place] = IDLE
+        tokens = self._history_array[line, : length - (status == BY_EOS)].copy()
+        top = None
+        if self._top:
+            top = self._top_ids[line, :length].copy(), self._top_values[line, :length].copy()
+        teacher = None if self._teacher_logprobs is None else self._teacher_logprobs[line, :length].copy()
+        first = self._lines[place] * self._max_new
+        for i in range(first, first + self._lengths[place]):
+            total += self._history_logprobs[i]
+        logprobs = self._history_logprobs_array[line, :length].copy()
+        return int(self.sequences[place]), tokens, logprobs, total, REASONS[status], top, teacher
+
+    def keep(self, places):
+        """Move the rows at `places` to the front, in that order; the others are forgotten."""
+        size = len(places)
         for array in (self.status, self.sequences, self.lengths, self.temperature):
-            array[:size] = array[positions]
-        dropped = np.setdiff1d(np.arange(len(self._lines_array)), positions)
-        self._lines_array[:] = self._lines_array[np.concatenate([positions, dropped])]
+            array[:size] = array[places]
+        for rows in (self.prompts, self.teachers):
+            rows[:size] = [rows[place] for place in places]
+        dropped = np.setdiff1d(np.arange(len(self._lines_array)), places)
+        self._lines_array[:] = self._lines_array[np.concatenate([places, dropped])]
         self.status[size:] = IDLE
 
-    cdef dec_status _choose(self, int64_t size, int64_t *bad) noexcept nogil:
+    cdef _edit(self, int64_t size):
+        """Copy the logits of the running rows and let the processors, and the shortest length, edit them."""
+        running = self.running(size)
+        edited = self._edited[: len(running)]
+        np.take(self._logits_array, running, axis=0, out=edited, mode="clip")
+        if self._processors:
+            history = History([self.prompts[i] for i in running], [self.output(i) for i in running])
+            for processor in self._processors:
+                processor(history, edited)
+        short = np.flatnonzero(self.lengths[running] < self._min_new)
+        if len(short) and self._eos:
+            edited[np.ix_(short, self._eos)] = -np.inf
+        if len(running) < size:  # back to their places; idle rows are not looked at
+            self._edited[running] = edited.copy()
+
+    cdef dec_status _choose(self, const float *source, int64_t size, int64_t *bad) noexcept nogil:
         """Fill tokens and log-probabilities of the running rows, one kernel call for each unbroken run of them."""
         cdef int64_t start = 0, end
         cdef dec_status status = DEC_OK
@@ -153,13 +234,19 @@ cdef class RowSampler:
             end = start + 1
             while end < size and self._status[end] == RUNNING:
                 end += 1
-            logits.data, logits.rows = self._logits.data + start * logits.stride, end - start
-            if self._greedy:
+            logits.data, logits.rows = source + start * logits.stride, end - start
+            stream.rows, stream.steps = self._sequences + start, self._lengths + start
+            if self._how == GREEDY:
                 status = c_greedy(&logits, self._tokens + start, self._logprobs + start, self._scratch, bad)
+            elif self._how == TOP_N:
+                status = c_top_n(&logits, &stream, self._top_n, self._tokens + start, self._logprobs + start, self._scratch, bad)
             else:
-                stream.rows, stream.steps = self._sequences + start, self._lengths + start
                 status = c_draw(&logits, &stream, self._temperature + start, &self._filter, 1,
-                                   self._tokens + start, self._logprobs + start, self._scratch, bad)
+                                self._tokens + start, self._logprobs + start, self._scratch, bad)
+            if status == DEC_OK and source != self._logits.data:
+                # The model's own log-probability is that of the logits before any edit.
+                logits.data = self._logits.data + start * logits.stride
+                status = c_token_logprobs(&logits, self._tokens + start, self._logprobs + start, self._scratch, bad)
             bad[0] += start
             start = end
         return status
@@ -182,10 +269,42 @@ cdef class RowSampler:
                 finished += 1
         return finished
 
+    cdef _record_top(self, int64_t size):
+        """Write the best log-probabilities of the rows that chose."""
+        rows = np.flatnonzero(self.status[:size])
+        values, ids = top_logprobs(self._logits_array[rows], self._top)
+        lines, last = self._lines_array[rows], self.lengths[rows] - 1
+        self._top_ids[lines, last], self._top_values[lines, last] = ids, values
+
+    cdef int64_t _stop_at_ids(self, int64_t size):
+        """Finish the rows whose output ends with a stop sequence; how many ran until now."""
+        cdef int64_t finished = 0
+        for place in np.flatnonzero((self.status[:size] == RUNNING) | (self.status[:size] == BY_LENGTH)):
+            output = self.output(place)
+            if any(len(output) >= len(s) and np.array_equal(output[len(output) - len(s):], s) for s in self._stop):
+                finished += self.status[place] == RUNNING
+                self.status[place] = BY_STOP
+        return finished
+
+    cdef _teach(self, int64_t size):
+        """Record the teacher's tokens' log-probabilities and feed them, by the coin, instead of the choices."""
+        cdef int64_t[:] tokens = self._buffers[0]
+        rows = np.array([i for i in np.flatnonzero(self.status[:size]) if self.lengths[i] <= len(self.teachers[i])], np.int64)
+        if not len(rows):
+            return
+        last = self.lengths[rows] - 1
+        taught = np.array([self.teachers[i][t] for i, t in zip(rows, last)], np.int64)
+        self._teacher_logprobs[self._lines_array[rows], last] = token_logprobs(self._logits_array[rows], taught)
+        coins = uniform(int(self._stream.seed), self.sequences[rows], last, 1, "teacher")[:, 0]
+        for i, token, coin in zip(rows, taught, coins):
+            if coin < self._teacher_ratio:
+                tokens[i] = token
+
     def _error(self, dec_status status, int64_t row):
         sequence, step = int(self.sequences[row]), int(self.lengths[row])
         what = {DEC_NAN: "hold a NaN", DEC_INFINITE: "hold +inf"}.get(status, "are all -inf, so no token is possible")
-        return DecodeError(f"sequence {sequence}, step {step}: the model's logits {what}; check the weights, the inputs and the processors",
+        whose = "logits" if self._edited is None else "logits, after the processors,"
+        return DecodeError(f"sequence {sequence}, step {step}: the model's {whose} {what}; check the weights, the inputs and the processors",
                            row=sequence, step=step)
 
 

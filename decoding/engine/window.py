@@ -45,7 +45,7 @@ class WindowBatch:
         """Shrink to the rows at `places`, in that order."""
         self.size = len(places)
         self.tokens[: self.size] = self.tokens[places]
-        self._prefixes[: self.size] = [self._prefixes[place] for place in places]
+        self._prefixes[: self.size] = [list(self._prefixes[place]) for place in places]  # beams may share a parent
 
     def _run(self, rows: Array, length: int) -> None:
         c = self._contract

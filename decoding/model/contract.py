@@ -12,7 +12,7 @@ from decoding.model.graph import Array
 
 TokenLayout = Literal["B", "BT", "TB"]
 FillKind = Literal["length", "mask", "position"]
-LogitsLayout = Literal["BV", "BTV", "TBV"]
+LogitsLayout = Literal["BV", "BTV", "TBV", "BVT"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Logits:
-    """The output with one float32 score a vocabulary entry: [B, V], [B, T, V] or [T, B, V]."""
+    """The output with one float32 score a vocabulary entry: [B, V], [B, T, V], [T, B, V] or [B, V, T]."""
 
     name: str
     layout: LogitsLayout
@@ -51,12 +51,13 @@ class Logits:
         """The output as [B, T, V] (T is 1 where the graph gives only the last position)."""
         if self.layout == "BV":
             return array[:, None]
-        return array if self.layout == "BTV" else array.swapaxes(0, 1)
+        axes = [self.layout.index(axis) for axis in "BTV"]
+        return array.transpose(axes)
 
     def shape(self, batch: int) -> tuple[int, ...]:
         """The shape of one step's output."""
-        v = self.vocab_size
-        return {"BV": (batch, v), "BTV": (batch, 1, v), "TBV": (1, batch, v)}[self.layout]
+        sizes = {"B": batch, "T": 1, "V": self.vocab_size}
+        return tuple(sizes[axis] for axis in self.layout)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class State:
 
     def start(self, batch: int) -> Array:
         """The initial value for `batch` rows."""
-        return np.ascontiguousarray(np.broadcast_to(self.initial, self.shape(batch)))
+        return np.array(np.broadcast_to(self.initial, self.shape(batch)))
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,8 @@ class Contract:
         """The roles as a table that a person can read."""
         axes = {"B": "[batch]", "BT": "[batch, time]", "TB": "[time, batch]"}[self.token.layout]
         v = self.logits.vocab_size
-        out = {"BV": f"[batch, {v}]", "BTV": f"[batch, time, {v}]", "TBV": f"[time, batch, {v}]"}[self.logits.layout]
+        names = {"B": "batch", "T": "time", "V": str(v)}
+        out = f"[{', '.join(names[axis] for axis in self.logits.layout)}]"
         rows = [("token", self.token.name, f"int64 {axes}", "a whole prompt in one run" if self.sequence else "one step a run"),
                 ("logits", self.logits.name, f"float32 {out}", "")]  # fmt: skip
         for state in self.states:

@@ -117,13 +117,24 @@ class Node:
         self._proto.output[index] = name
 
     def carried(self) -> list[tuple[int, int, np.dtype[Any]]]:
-        """(input slot, output slot, dtype) of each value that a Loop or Scan carries from turn to turn."""
+        """(input slot, output slot, dtype) of each value that a Loop or Scan changes from turn to turn.
+
+        TensorFlow's loops also carry their weights: what the body hands on as it came is left out.
+        """
         if self.op not in ("Loop", "Scan"):
             return []
         body = self.attribute("body")
         skip = 2 if self.op == "Loop" else 0  # Loop: trip count and condition come first
         count = len(self._proto.input) - (skip or self.attribute("num_scan_inputs"))
-        return [(skip + k, k, _port(body.input[skip + k]).dtype) for k in range(count)]
+        sources = {proto.output[0]: proto.input[0] for proto in body.node if proto.op_type == "Identity"}
+        changed = []
+        for k in range(count):
+            taken, given = body.input[skip + k], body.output[k + (self.op == "Loop")].name
+            while given in sources:
+                given = sources[given]
+            if given != taken.name:
+                changed.append((skip + k, k, _port(taken).dtype))
+        return changed
 
     def become_identity(self) -> None:
         """Turn the node into Identity: what came in goes out."""
@@ -323,7 +334,7 @@ class Graph:
         del self._graph.value_info[:]
 
     def keep_outputs(self, names: Sequence[str]) -> None:
-        """Keep only these outputs, in this order, and drop every node and weight that none of them needs."""
+        """Keep only these outputs, in this order, and drop every node, weight and input that none of them needs."""
         kept = {value.name: value for value in self._graph.output}
         values = [onnx.ValueInfoProto.FromString(kept[name].SerializeToString()) for name in names]
         del self._graph.output[:]
@@ -331,6 +342,7 @@ class Graph:
         needed = set().union(*(self.ancestors(name) for name in names))
         _retain(self._graph.node, lambda node: any(output in needed for output in node.output))
         _retain(self._graph.initializer, lambda tensor: tensor.name in needed)
+        _retain(self._graph.input, lambda port: port.name in needed)
         self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
         self._producers = None
 
@@ -340,16 +352,18 @@ class Graph:
         del self._model.metadata_props[:]
         helper.set_model_props(self._model, merged)
 
-    def part(self, outputs: Mapping[str, npt.DTypeLike]) -> Graph:
+    def part(self, outputs: Iterable[str]) -> Graph:
         """A copy that computes just these inner tensors and holds nothing that they do not need."""
+        outputs = list(dict.fromkeys(outputs))
         needed = set().union(*(self.ancestors(name) for name in outputs))
-        copy = onnx.ModelProto(ir_version=self._model.ir_version, opset_import=self._model.opset_import,
-                               functions=self._model.functions)  # fmt: skip
+        copy = onnx.ModelProto(
+            ir_version=self._model.ir_version, opset_import=self._model.opset_import, functions=self._model.functions
+        )
         copy.graph.name = self._graph.name or "part"
         copy.graph.node.extend(n for n in self._graph.node if any(o in needed for o in n.output))
         copy.graph.initializer.extend(t for t in self._graph.initializer if t.name in needed)
         copy.graph.input.extend(v for v in self._graph.input if v.name in needed)
-        copy.graph.output.extend(_value_info(name, dtype, None) for name, dtype in outputs.items())
+        copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)  # onnxruntime infers the types
         return Graph(copy, self.name)
 
     def copy(self) -> Graph:

@@ -74,10 +74,8 @@ def find_hidden(graph: Graph, roles: Roles) -> list[Hidden]:
     for number, node in enumerate(recurrent_path(graph, roles.token, roles.logits)):
         states: list[tuple[int, int, np.dtype[Any], int | None, str]]
         if node.op in STATE_SLOTS:
-            size = _hidden_size(graph, node)
-            states = [
-                (slot, out, np.dtype(np.float32), size, state) for state, (slot, out) in STATE_SLOTS[node.op].items()
-            ]
+            dtype, size = _layer(graph, node)
+            states = [(slot, out, dtype, size, state) for state, (slot, out) in STATE_SLOTS[node.op].items()]
         else:
             states = [(slot, out, dtype, None, str(out)) for slot, out, dtype in node.carried() if dtype.kind == "f"]
         for slot, out, dtype, width, state in states:
@@ -88,19 +86,22 @@ def find_hidden(graph: Graph, roles: Roles) -> list[Hidden]:
     return found
 
 
-def _hidden_size(graph: Graph, node: Node) -> int:
+def _layer(graph: Graph, node: Node) -> tuple[np.dtype[Any], int]:
+    """Dtype and hidden size of a recurrent layer, from its recurrence weights [directions, gates * hidden, hidden]."""
+    weights = graph.constant(node.input(2))
+    if weights is not None:
+        return weights.dtype, int(weights.shape[2])
     size = node.attribute("hidden_size")
-    weights = graph.constant(node.input(2)) if size is None else None
-    if size is None and weights is None:
+    if size is None:
         raise ModelError(
             f"{graph.name}: the {node.op} layer {node.label!r} has no hidden_size and no constant weights; export it again"
         )
-    return int(size if weights is None else weights.shape[2])
+    return np.dtype(np.float32), int(size)
 
 
 def start_values(graph: Graph, hidden: Sequence[Hidden], declared: Mapping[str, Shape]) -> list[Start]:
     """The value that starts each hidden state, from runs of just that part of the original at two batch sizes."""
-    tensors = {h.initial: h.dtype for h in hidden if h.initial}
+    tensors = list(dict.fromkeys(h.initial for h in hidden if h.initial))
     inputs = {p.name for p in graph.inputs}
     for h in hidden:
         if h.initial and (data := inputs & data_ancestors(graph, h.initial)):
@@ -116,20 +117,18 @@ def start_values(graph: Graph, hidden: Sequence[Hidden], declared: Mapping[str, 
 
 
 def _run_part(
-    part: Graph, session: Session, tensors: Mapping[str, Any], declared: Mapping[str, Shape], batch: int
+    part: Graph, session: Session, tensors: Sequence[str], declared: Mapping[str, Shape], batch: int
 ) -> dict[str, Array]:
     """The tensors for inputs of this batch, or of the declared sizes where the export runs with no others."""
     failure = None
     for believe in (False, True):
         feeds = {}
         for port in part.inputs:
-            shape = declared[port.name] or (None, None)
-            free = [batch, *[1] * (len(shape) - 1)]
-            feeds[port.name] = np.zeros(
-                [d if believe and isinstance(d, int) else f for d, f in zip(shape, free, strict=True)], port.dtype
-            )
+            free = [batch, *[1] * (len(port.shape or (None, None)) - 1)]
+            dims = zip(declared[port.name] or free, free, strict=False)
+            feeds[port.name] = np.zeros([d if believe and isinstance(d, int) else f for d, f in dims], port.dtype)
         try:
-            return dict(zip(tensors, session.run(feeds, list(tensors)), strict=True))
+            return dict(zip(tensors, session.run(feeds, tensors), strict=True))
         except ModelError as error:
             failure = error
     raise failure or ModelError(part.name)

@@ -14,14 +14,14 @@ import numpy as np
 from decoding.errors import ModelError
 from decoding.model import proof, rewrite
 from decoding.model.contract import Contract, Fill, State, Window
-from decoding.model.freeing import free_reshapes
+from decoding.model.freeing import free_reshapes, one_row, step_loops
 from decoding.model.graph import Graph, Shape, Source
 from decoding.model.hidden import Hidden, Start, find_hidden, hidden_states, open_states, start_values
 from decoding.model.model import Model
 from decoding.model.proof import NotSteppable, StateShape
 from decoding.model.roles import Roles, find_roles, given_roles, json_metadata, recurrent_path
 from decoding.model.session import Session
-from decoding.model.windowing import explained, given_window, window_contract
+from decoding.model.windowing import check_any_length, explained, given_window, window_contract
 from decoding.text import make_tokenizer
 
 
@@ -55,10 +55,11 @@ def load(
     graph = Graph.load(_shipped(model))
     vocab = json_metadata(graph, "decoding.vocab", None)
     given = given_roles(graph, roles)
+    declared = {port.name: port.shape for port in graph.inputs}
     rewrite.fix_constants(graph, given.get("constant", {}))
     rewrite.inline_decided_ifs(graph)
     rewrite.time_major(graph)
-    plain = _make_plain(graph, find_roles(graph, given))
+    plain = _make_plain(graph, find_roles(graph, given), declared)
 
     def start(prepared: Graph) -> Session:
         return Session(prepared.serialize(), graph.name, providers=providers, threads=threads)
@@ -70,7 +71,7 @@ def load(
         except NotSteppable as error:
             if plain.exposed:
                 raise
-            prepared, session, contract = _windowed(plain, start, Window(), str(error).removeprefix(f"{graph.name}: "))
+            prepared, session, contract = _windowed(plain, start, None, str(error).removeprefix(f"{graph.name}: "))
     else:
         prepared, session, contract = _windowed(plain, start, window, "roles ask for a window")
     return Model(prepared, contract, session, make_tokenizer(tokenizer, vocab, contract.logits.vocab_size))
@@ -105,20 +106,47 @@ def _shipped(model: Source) -> Source:
     return model
 
 
-def _make_plain(graph: Graph, roles: Roles) -> PlainGraph:
+def _make_plain(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> PlainGraph:
+    rewrite.spread_constants(graph, declared, roles.token)
     ports = {p.name: p for p in graph.inputs}
-    declared = {name: port.shape for name, port in ports.items()}
     fills = tuple(
         Fill(name, kind, ports[name].dtype, len(ports[name].shape or (0, 0))) for name, kind in roles.fills.items()
     )
     exposed = [_exposed_shape(graph, roles, name, output) for name, output in roles.states.items()]
+    fills = tuple(_for_each_row(fill, declared[fill.name]) for fill in fills)
     rewrite.check_nodes_run_forward(graph, recurrent_path(graph, roles.token, roles.logits))
     rewrite.plain_ports(graph, roles)
-    free_reshapes(graph, roles)
+    for fill in fills:
+        graph.set_shape(fill.name, [None] * fill.rank)
+    if not one_row(declared[roles.token]):  # else the original runs with its fixed sizes alone
+        free_reshapes(graph, roles, exposed, fills, declared[roles.token])
     return PlainGraph(graph, roles, declared, fills, exposed)
 
 
+def _for_each_row(fill: Fill, shape: Shape) -> Fill:
+    """A position that the whole batch shares becomes one for each row [batch, 1], as rows stand at different places.
+
+    Where the graph cannot take that the probe fails, since its states come out in another shape.
+    """
+    return replace(fill, rank=2) if fill.kind == "position" and shape in ((), (1,)) else fill
+
+
 def _stepped(plain: PlainGraph, start: Callable[[Graph], Session], verify: bool) -> tuple[Graph, Session, Contract]:
+    """The graph with free sizes if it can be had, else, where one row was exported, freed for single steps."""
+    try:
+        return _opened(plain, start, verify, one_step=False)
+    except ModelError as error:
+        if not one_row(plain.declared[plain.roles.token]):
+            raise
+        try:
+            return _opened(plain, start, verify, one_step=True)
+        except ModelError:
+            raise error from None
+
+
+def _opened(
+    plain: PlainGraph, start: Callable[[Graph], Session], verify: bool, *, one_step: bool
+) -> tuple[Graph, Session, Contract]:
     """Open the hidden states, find the layouts, prove.
 
     Raises:
@@ -133,6 +161,13 @@ def _stepped(plain: PlainGraph, start: Callable[[Graph], Session], verify: bool)
     names = open_states(graph, hidden)
     rewrite.drop_lengths(graph, recurrent_path(graph, roles.token, roles.logits))
     rewrite.cut_softmax(graph, roles)
+    shapes = [
+        StateShape(*name, s.value.shape, s.axes, h.dtype) for name, s, h in zip(names, starts, hidden, strict=True)
+    ]
+    declared = plain.declared[roles.token]
+    if one_step:
+        step_loops(graph, recurrent_path(graph, roles.token, roles.logits), declared)
+    free_reshapes(graph, roles, [*plain.exposed, *shapes], plain.fills, declared, one_step=one_step)
     graph.keep_outputs([roles.logits, *(s.output for s in plain.exposed), *(output for _, output in names)])
     session = start(graph)
 
@@ -148,13 +183,14 @@ def _stepped(plain: PlainGraph, start: Callable[[Graph], Session], verify: bool)
     contract = Contract(
         layout.token, layout.logits, (*exposed, *opened), fills, layout.sequence, notes=tuple(roles.notes)
     )
+    session, contract = _as_logits(graph, roles, session, contract, start)
     if verify and (contract.sequence or hidden):
         contract = _proved(session, contract, plain, start, roles.output or "logits")
     return graph, session, contract
 
 
 def _windowed(
-    plain: PlainGraph, start: Callable[[Graph], Session], window: Window, reason: str
+    plain: PlainGraph, start: Callable[[Graph], Session], window: Window | None, reason: str
 ) -> tuple[Graph, Session, Contract]:
     """Leave the graph whole; only the softmax goes."""
     graph, roles = plain.graph, plain.roles
@@ -162,12 +198,28 @@ def _windowed(
     graph.keep_outputs([roles.logits])
     session = start(graph)
     try:
-        contract = window_contract(session, graph, roles, plain.fills, window)
+        contract = window_contract(session, graph, roles, plain.fills, window or Window())
+        if window is None:
+            check_any_length(graph.name, contract, plain.declared[roles.token])
     except ModelError as error:
         raise ModelError(
             f"{graph.name}: it cannot be stepped: {reason}. Nor can it be run on whole prefixes: {error}"
         ) from error
-    return graph, session, explained(contract, reason)
+    return graph, *_as_logits(graph, roles, session, explained(contract, reason), start)
+
+
+def _as_logits(
+    graph: Graph, roles: Roles, session: Session, contract: Contract, start: Callable[[Graph], Session]
+) -> tuple[Session, Contract]:
+    """Put a logarithm behind an output that turns out to give probabilities, made otherwise than by a Softmax."""
+    if roles.output is not None or not proof.gives_probabilities(session, contract):
+        return session, contract
+    roles.output = "probs"
+    name = rewrite.log_probabilities(graph, contract.logits.name)
+    note = (
+        f"the output {contract.logits.name} gives probabilities (they sum to 1): their logarithm stands for the logits"
+    )
+    return start(graph), replace(contract, logits=replace(contract.logits, name=name), notes=(*contract.notes, note))
 
 
 def _startable(plain: PlainGraph, hidden: Sequence[Hidden]) -> tuple[list[Hidden], list[Start]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 from decoding.model.contract import Contract
@@ -30,11 +31,21 @@ class Model:
         self.session = session
         self.tokenizer = tokenizer
         self.name = graph.name
+        self._alone: Model | None = self if session.threads == 1 else None
+        self._lock = threading.Lock()
         self.bos_token_id: int | None = json_metadata(graph, "decoding.bos", None)
         self.pad_token_id: int | None = json_metadata(graph, "decoding.pad", None)
         eos = json_metadata(graph, "decoding.eos", None)
         self.eos_token_id: tuple[int, ...] = () if eos is None else tuple(eos) if isinstance(eos, list) else (eos,)
         self.max_new_tokens: int | None = json_metadata(graph, "decoding.max_new_tokens", None)
+
+    def single_threaded(self) -> Model:
+        """The same model over a session of one intra-op thread, for several workers to share; made once."""
+        with self._lock:
+            if self._alone is None:
+                session = Session(self._graph.serialize(), self.name, providers=self.providers, threads=1)
+                self._alone = Model(self._graph, self.contract, session, self.tokenizer)
+        return self._alone
 
     @property
     def vocab_size(self) -> int:

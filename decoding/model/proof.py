@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class NotSteppable(ModelError):
 # Prefixes that the proof steps through: batch x length. The long ones reach past the windows that
 # pooled models are trained with (textgenrnn: 40), which shorter ones cannot tell from a recurrent state.
 PROOF_RUNS = ((1, 1), (1, 2), (2, 7), (7, 48))
+# For graphs that know no more positions than a few.
+_SHORT = 16
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,11 @@ class StateShape:
     output: str
     sizes: tuple[int | None, ...]
     axes: tuple[int, ...]
-    dtype: np.dtype
+    dtype: np.dtype[Any]
+
+    def sized(self, axis: int, batch: int) -> list[int]:
+        """The shape for `batch` rows on `axis`; 0 where a size is not known."""
+        return [batch if i == axis else size or 0 for i, size in enumerate(self.sizes)]
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def _try_layout(
     feeds = {f.name: f.value(token, _BATCH, time) for f in fills}
     feeds[token.name] = token.arrange(np.zeros((_BATCH, time), np.int64))
     for state, axis in zip(states, axes, strict=True):
-        sizes = [_BATCH if i == axis else size or 0 for i, size in enumerate(state.sizes)]
+        sizes = state.sized(axis, _BATCH)
         if 0 in sizes:
             raise ModelError(f"{session.name}: the state {state.input} has more than one free dimension; pass roles={{'batch_axis': {{{state.input!r}: axis}}}} "
                              "and export it with its other dimensions fixed")  # fmt: skip
@@ -97,25 +104,25 @@ def _try_layout(
         if value.shape != feeds[state.input].shape:
             raise ModelError(f"{session.name}: the state {state.input} goes in as {list(feeds[state.input].shape)} and comes out of {state.output} "
                              f"as {list(value.shape)}: they are not one state; pass roles={{'state': {{input: output}}}}")  # fmt: skip
-    return Layout(
-        token,
-        Logits(logits, _logits_layout(session, logits, scores, time), scores.shape[-1]),
-        tuple(axes),
-        time > 1,
-    )
+    return Layout(token, _logits(session, logits, scores, time), tuple(axes), time > 1)
 
 
-def _logits_layout(session: Session, name: str, scores: Array, time: int) -> LogitsLayout:
-    lead = scores.shape[:-1]
-    layouts: dict[tuple[int, ...], LogitsLayout] = {
-        (_BATCH,): "BV",
-        (_BATCH, time): "BTV",
-        (time, _BATCH): "TBV",
-    }
-    if lead not in layouts:
-        raise ModelError(f"{session.name}: for {_BATCH} rows of {time} tokens the output {name} has shape {list(scores.shape)}; "
-                         f"expected logits [{_BATCH}, vocabulary], [{_BATCH}, {time}, vocabulary] or [{time}, {_BATCH}, vocabulary]")  # fmt: skip
-    return layouts[lead]
+def _logits(session: Session, name: str, scores: Array, time: int) -> Logits:
+    # Where batch and time are equal, [batch, time] is believed.
+    layouts: dict[tuple[int, ...], LogitsLayout] = {(time, _BATCH): "TBV", (_BATCH, time): "BTV", (_BATCH,): "BV"}
+    if scores.shape[:-1] in layouts:
+        return Logits(name, layouts[scores.shape[:-1]], scores.shape[-1])
+    if scores.ndim == 3 and scores.shape[::2] == (_BATCH, time):  # as torch's NLLLoss takes them
+        return Logits(name, "BVT", scores.shape[1])
+    raise ModelError(f"{session.name}: for {_BATCH} rows of {time} tokens the output {name} has shape {list(scores.shape)}; expected logits [{_BATCH}, vocabulary], "
+                     f"[{_BATCH}, {time}, vocabulary], [{time}, {_BATCH}, vocabulary] or [{_BATCH}, vocabulary, {time}]")  # fmt: skip
+
+
+def gives_probabilities(session: Session, contract: Contract) -> bool:
+    """Are the scores of random tokens all non-negative and summing to one?"""
+    ids = np.random.default_rng(0).integers(0, contract.logits.vocab_size, (8, 1))
+    scores = whole_run(session, contract, ids)
+    return bool((scores >= 0).all() and np.allclose(scores.sum(-1), 1, atol=1e-2))
 
 
 def whole_run(session: Session, contract: Contract, ids: Array) -> Array:
@@ -185,10 +192,11 @@ def prove(
 def _runs_that_work(
     original: Session, whole: Contract, fixed: tuple[int | None, int | None]
 ) -> tuple[tuple[int, int], ...]:
-    """PROOF_RUNS, or with the declared batch and time in them where the original takes no others."""
+    """PROOF_RUNS, or shorter ones, or with the declared batch and time in them, where the original takes no others."""
     batch, time = fixed
     candidates = (
         PROOF_RUNS,
+        [(b, min(t, _SHORT)) for b, t in PROOF_RUNS],
         [(batch or b, t) for b, t in PROOF_RUNS],
         [(batch or b, time or t) for b, t in PROOF_RUNS],
     )

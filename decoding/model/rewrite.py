@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from decoding.errors import ModelError, OptionError
-from decoding.model.graph import STATE_SLOTS, VIEW_OPS, Graph, Node
+from decoding.model.graph import STATE_SLOTS, VIEW_OPS, Graph, Node, Shape
 from decoding.model.roles import Roles, data_ancestors
 from decoding.model.session import Session
 
@@ -24,6 +24,31 @@ def fix_constants(graph: Graph, values: Mapping[str, Any]) -> None:
         except (TypeError, ValueError) as error:
             raise OptionError(f"roles['constant'][{name!r}]: {value!r} does not fit the input {port}") from error
         graph.fix_input(name, array)
+
+
+def spread_constants(graph: Graph, declared: Mapping[str, Shape], token: str) -> None:
+    """Repeat what the caller fixed for one row over the rows of the batch: the dimensions that are called as the token's."""
+    dims = list(declared[token] or ())
+    for name, shape in declared.items():
+        value = graph.constant(name)
+        if value is None or shape is None or value.ndim != len(shape):
+            continue
+        shared = [axis for axis, dim in enumerate(shape) if isinstance(dim, str) and dim in dims]
+        if not shared or any(value.shape[axis] != 1 for axis in shared):
+            continue
+        pieces = []
+        for axis, dim in enumerate(shape):
+            if axis in shared:
+                index = graph.add_initializer(f"{name}/axis{axis}", np.array([dims.index(dim)]))
+                size = graph.add_node("Shape", [token], f"{name}/shape{axis}", at=0)
+                graph.add_node("Gather", [size, index], f"{name}/size{axis}", at=1)
+            else:
+                graph.add_initializer(f"{name}/size{axis}", np.array([value.shape[axis]]))
+            pieces.append(f"{name}/size{axis}")
+        place = 2 * len(shared)
+        _feed_from(graph, name, f"{name}/rows")
+        graph.add_node("Concat", pieces, f"{name}/sizes", at=place, axis=0)
+        graph.add_node("Expand", [name, f"{name}/sizes"], f"{name}/rows", at=place + 1)
 
 
 def inline_decided_ifs(graph: Graph) -> None:
@@ -45,14 +70,16 @@ def _decided(graph: Graph, condition: str) -> bool | None:
     """The condition's value where constants, or shapes that agree for all sizes, decide it; else None."""
     if data_ancestors(graph, condition) & {p.name for p in graph.inputs}:
         return None
-    part = graph.part({condition: np.bool_})
-    session = Session(part.serialize(), graph.name, threads=1)
+    part = graph.part([condition])
     values = set()
-    for size in (1, 2, 3):
-        feeds = {
-            p.name: np.zeros([d if isinstance(d, int) else size for d in p.shape or ()], p.dtype) for p in part.inputs
-        }
-        values.add(bool(session.run(feeds, [condition])[0]))
+    try:
+        session = Session(part.serialize(), graph.name, threads=1)
+        for size in (1, 2, 3):
+            sizes = {p.name: [d if isinstance(d, int) else size for d in p.shape or ()] for p in part.inputs}
+            feeds = {p.name: np.zeros(sizes[p.name], p.dtype) for p in part.inputs}
+            values.add(bool(session.run(feeds, [condition])[0]))
+    except ModelError:  # that part of the file does not take such sizes
+        return None
     return values.pop() if len(values) == 1 else None
 
 
@@ -162,10 +189,20 @@ def check_nodes_run_forward(graph: Graph, path: list[Node]) -> None:
     Raises:
         ModelError: names the first such layer.
     """
+    turning = {name for node in graph.nodes if _turns_around(graph, node) for name in node.outputs}
     for node in path:
-        direction = node.attribute("direction", "forward")
-        if node.op in STATE_SLOTS and direction != "forward":
+        direction = str(node.attribute("direction", "forward")) if node.op in STATE_SLOTS else "forward"
+        read = [name for name in (*node.inputs, *node.captures()) if name]
+        turned = turning & set().union(*(data_ancestors(graph, name) for name in read))
+        if direction != "forward" or turned:
+            how = direction if not turned else f"fed in reverse order, by {min(turned)}"
             raise ModelError(
-                f"{graph.name}: the {node.op} layer {node.label!r} is {direction}: it reads the sequence from its end, so it is "
+                f"{graph.name}: the {node.op} layer {node.label!r} is {how}: it reads the sequence from its end, so it is "
                 "an encoder and cannot be decoded step by step; pass it to load(decoder, encoder=...) or export a forward layer"
             )
+
+
+def _turns_around(graph: Graph, node: Node) -> bool:
+    """Does the node put a sequence in reverse order?"""
+    steps = graph.constant(node.input(4)) if node.op == "Slice" else None
+    return node.op == "ReverseSequence" or (steps is not None and bool((steps < 0).any()))

@@ -17,6 +17,8 @@ from decoding.model.pairing import pair_states, shown_slots
 
 ROLE_KEYS = ("token", "logits", "state", "output", "batch_axis", "constant", "window", "pad")
 _TOKEN_NAMES = re.compile(r"token|input_?ids?|\bids?\b|symbol|char|word", re.I)
+# What exporters put between ids and the embedding they index: negative ids wrapped, ids clipped.
+_INDEX_OPS = {"Where", "Add", "Sub", "Mul", "Mod", "Max", "Min", "Clip"}
 _LOGITS_NAMES = re.compile(r"logit|prob|score|softmax|\blinear|output", re.I)
 _FILL_NAMES: dict[FillKind, re.Pattern[str]] = {"mask": re.compile(r"mask", re.I), "position": re.compile(r"pos(ition)?(_?ids?)?\b|\bstep\b", re.I),
                "length": re.compile(r"len", re.I)}  # fmt: skip
@@ -181,7 +183,7 @@ def _feeds_embedding(graph: Graph, name: str) -> bool:
                     return True
             elif node.op == "OneHot" and node.input(0) == tensor:
                 return True
-            elif node.op in VIEW_OPS and node.input(0) == tensor:
+            elif node.op in _INDEX_OPS or (node.op in VIEW_OPS and node.input(0) == tensor):
                 todo += node.outputs
     return False
 
@@ -238,9 +240,20 @@ def _find_logits(
             f"{graph.name}: no output gives logits: a floating-point tensor computed from {token} that is no state; "
             f"its outputs are {listing(graph.outputs)}; pass roles={{'logits': name}}"
         )
+    if not named and any(_is_layer_output(graph, p) for p in ports):
+        raise ModelError(
+            f"{graph.name}: it is an encoder: its outputs {listing(ports)} are a recurrent layer's own, none gives logits; "
+            "pass it to load(decoder, encoder=...), or pass roles={'logits': name}"
+        )
     raise ModelError(
         f"{graph.name}: ambiguous: {listing(layers or ports)} could each be the logits; pass roles={{'logits': name}}"
     )
+
+
+def _is_layer_output(graph: Graph, port: Port) -> bool:
+    """Is the output what a recurrent layer gives for every step, perhaps re-arranged?"""
+    node = graph.producer(_behind_views(graph, port.name))
+    return node is not None and node.op in STATE_SLOTS
 
 
 def _operators(graph: Graph) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,11 @@ SHORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Only states are fetched while a prompt is read: onnxruntime then skips the output projection.
 _ONLY_FETCHED = ort.RunOptions()
 _ONLY_FETCHED.only_execute_path_to_fetches = True
+
+# These optimizations end the process: onnxruntime 1.31 does so on an LSTM with float16 weights.
+_CRASHING = ["FuseFp16InitializerToFp32NodeTransformer"]
+# Where onnxruntime's source stood when it was built, and the function, before what it has to say.
+_SOURCE_PLACE = re.compile(r"(?:/\S*)?onnxruntime\S*/\S+\.(?:cc|h):\d+ (?:.*?\)(?: const)? )?")
 
 
 class Session:
@@ -42,9 +48,10 @@ class Session:
                 raise OptionError(f"threads={threads}: expected a whole number of at least 1, or None")
             options.intra_op_num_threads = threads
         self.name = name
+        self.threads = threads
         wanted = full_names(providers)
         try:
-            self._session = ort.InferenceSession(data, options, providers=wanted)
+            self._session = ort.InferenceSession(data, options, providers=wanted, disabled_optimizers=_CRASHING)
         except Exception as error:
             raise ModelError(f"{name}: onnxruntime {ort.__version__} cannot run it: {first_line(error)}") from error
         self.providers: list[str] = self._session.get_providers()
@@ -104,6 +111,7 @@ def full_names(providers: str | Sequence[Any] | None) -> list[Any]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an exception's text, without onnxruntime's error codes."""
+    """The first line of an exception's text, without onnxruntime's error codes and the places in its source."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].split(" : ")[-1] if lines[0].startswith("[ONNXRuntimeError]") else lines[0]
+    line = lines[0].split(" : ", 3)[-1] if lines[0].startswith("[ONNXRuntimeError]") else lines[0]
+    return _SOURCE_PLACE.sub("", line).strip()

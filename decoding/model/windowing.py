@@ -11,11 +11,11 @@ import numpy as np
 from decoding.errors import ModelError, OptionError
 from decoding.model import proof
 from decoding.model.contract import Contract, Fill, Window
-from decoding.model.graph import Array, Graph
+from decoding.model.graph import Array, Graph, Shape
 from decoding.model.roles import Roles
 from decoding.model.session import Session
 
-_LENGTHS = (1, 2, 5)
+_LENGTHS = (1, 2, 7)
 
 
 def given_window(given: Mapping[str, Any], pad_id: int | None) -> Window | None:
@@ -44,11 +44,28 @@ def window_contract(session: Session, graph: Graph, roles: Roles, fills: Sequenc
             f"{graph.name}: the token input {roles.token} takes one id a row, so it cannot take a window of them"
         )
     lengths = [window.size] if window.size else _LENGTHS
-    layout = proof.probe(session, roles.token, rank, roles.logits, [], fills, times=[lengths[-1]])
+    try:
+        layout = proof.probe(session, roles.token, rank, roles.logits, [], fills, times=[lengths[-1]])
+    except ModelError as error:
+        raise ModelError(f"{error}; {_ADVICE}") from error
     contract = Contract(layout.token, layout.logits, (), tuple(fills), True, window, tuple(roles.notes))
     for length in lengths:
         _check_length(session, contract, length)
     return contract
+
+
+def check_any_length(name: str, contract: Contract, declared: Shape) -> None:
+    """Refuse to guess how a graph is fed that scores one position and was exported for a fixed number of them.
+
+    Raises:
+        ModelError: it is such a graph; the message says what to pass.
+    """
+    time = contract.token.batch_and_time(declared)[1]
+    if time is not None and time > 1 and contract.logits.layout == "BV":
+        raise ModelError(
+            f"{name}: it declares windows of {time} tokens; pass roles={{'window': {time}, 'pad': 'left'}} if shorter prefixes are filled up with the "
+            "padding id (metadata decoding.pad, else 0) on that side, or roles={'window': None} if it takes prefixes of any length"
+        )
 
 
 def _check_length(session: Session, contract: Contract, length: int) -> None:
@@ -57,16 +74,21 @@ def _check_length(session: Session, contract: Contract, length: int) -> None:
     ids = rng.integers(0, contract.logits.vocab_size, (6, length))
     scores = proof.whole_run(session, contract, ids)
     if scores.shape[1] not in (1, length) or (scores.shape[1] == 1 < length and contract.logits.layout != "BV"):
-        raise ModelError(f"{session.name}: for {length} tokens it gives {scores.shape[1]} positions; {_ADVICE}")
+        raise ModelError(
+            f"{session.name}: for {length} tokens it gives scores of shape {list(scores.shape)}; {_ADVICE}"
+        )
     alone = np.concatenate([proof.whole_run(session, contract, row[None]) for row in ids])
     if not np.allclose(scores, alone, rtol=1e-3, atol=1e-4):
         raise ModelError(
             f"{session.name}: the scores of a row depend on the other rows of its batch, so rows cannot be decoded together"
         )
-    if length > 1 and _unused(session, contract, ids, scores):
-        raise ModelError(
-            f"{session.name}: of {length} tokens it looks only at some: the first does not change what follows the last; {_ADVICE}"
-        )
+    # A graph that says how many positions it scored has read them; one that gives only the last may not have.
+    if length == _LENGTHS[1] and contract.logits.layout == "BV":
+        for place, which in ((0, "first"), (-1, "last")):
+            if _unused(session, contract, ids, scores, place):
+                raise ModelError(
+                    f"{session.name}: of {length} tokens it looks only at one: the {which} does not change what follows; {_ADVICE}"
+                )
 
 
 _ADVICE = (
@@ -75,11 +97,11 @@ _ADVICE = (
 )
 
 
-def _unused(session: Session, contract: Contract, ids: Array, scores: Array) -> bool:
-    """Is the score of the last position the same whatever the first token is?"""
+def _unused(session: Session, contract: Contract, ids: Array, scores: Array, place: int) -> bool:
+    """Is the score of the last position the same whatever the token at this place is?"""
     for shift in range(1, min(contract.logits.vocab_size, 4)):
         other = ids.copy()
-        other[:, 0] = (other[:, 0] + shift) % contract.logits.vocab_size
+        other[:, place] = (other[:, place] + shift) % contract.logits.vocab_size
         if not np.array_equal(proof.whole_run(session, contract, other)[:, -1], scores[:, -1]):
             return False
     return True

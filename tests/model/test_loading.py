@@ -47,7 +47,7 @@ def test_a_final_softmax_is_cut(final, kind):
 def test_a_start_other_than_zero_is_kept_and_reported():
     proto = build.recurrent("GRU", hidden=2)
     node = next(n for n in proto.graph.node if n.op_type == "GRU")
-    node.input.append("start")
+    node.input[5] = "start"
     # As exporters do it: a constant expanded to the batch, whose size is taken from the input.
     proto.graph.initializer.append(numpy_helper.from_array(np.array([[[0.5, -2.0]]], np.float32), "value"))
     proto.graph.initializer.append(numpy_helper.from_array(np.array([1]), "one"))
@@ -90,7 +90,7 @@ def test_a_saved_model_loads_again_without_rewriting(tmp_path):
     second = load(tmp_path / "steps.onnx")
     ids = [[1, 2, 3, 4]]
     np.testing.assert_array_equal(stepped(second, ids), stepped(first, ids))
-    assert "cut" not in second.describe()
+    assert "was cut" not in second.describe()
     assert "hidden in" not in second.describe()
     assert onnx.load(tmp_path / "steps.onnx").graph.input[1].type.tensor_type.shape.dim[1].dim_param == "batch"
 
@@ -166,15 +166,18 @@ def test_a_cnn():
 
 def test_a_network_without_states():
     graph = helper.make_graph(
-        [helper.make_node("Gather", ["table", "ids"], ["logits"])],
+        [
+            helper.make_node("Gather", ["table", "ids"], ["all"]),
+            helper.make_node("Gather", ["all", "last"], ["logits"], axis=1),
+        ],
         "bigram",
         [helper.make_tensor_value_info("ids", TensorProto.INT64, ["b", "t"])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", "t", 5])],
-        [numpy_helper.from_array(np.eye(5, dtype=np.float32), "table")],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", 5])],
+        [numpy_helper.from_array(np.eye(5, dtype=np.float32), "table"), numpy_helper.from_array(np.array(-1), "last")],
     )
     with pytest.raises(
         ModelError,
-        match=r"no recurrent state: neither an LSTM, GRU or RNN layer between ids and logits nor a state input",
+        match=r"no recurrent state: neither an LSTM, GRU or RNN layer, .* looks only at one",
     ):
         load(build.model(graph))
 

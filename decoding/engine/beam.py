@@ -1,0 +1,244 @@
+"""Beam search: each prompt keeps its num_beams best hypotheses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from decoding import kernels
+from decoding.engine.batch import make_batch
+from decoding.engine.job import Finished, Job, Prompt, Source
+from decoding.engine.prefill import prefill
+from decoding.engine.sampling import text_stops
+from decoding.model.graph import Array
+from decoding.model.model import Model
+from decoding.processors import History
+from decoding.results import FinishReason
+from decoding.strategies import Beam
+
+
+@dataclass
+class Hypothesis:
+    """A closed hypothesis: new ids with EOS left out, log-probabilities with it."""
+
+    score: float
+    tokens: Array
+    logprobs: Array
+    reason: FinishReason
+
+
+class BeamSearch:
+    """The step loop over prompts of num_beams rows each.
+
+    The rules are those of Hugging Face's `_beam_search` (transformers 5): candidates are the best 2 * num_beams
+    continuations; those that end, if among the first num_beams, are closed; the best num_beams of the others go on.
+    Each group of beams searches, closes and stops by itself. Arrays are [prompts, beams, ...].
+    """
+
+    def __init__(self, model: Model, job: Job, source: Source, rows: int) -> None:
+        assert isinstance(job.strategy, Beam)
+        self._model, self._job, self._source, self._beam = model, job, source, job.strategy
+        beams = self._beam.num_beams
+        places = max(1, rows // beams)
+        self._batch = make_batch(model, places * beams)
+        self._is_eos = np.zeros(model.vocab_size, bool)
+        self._is_eos[list(job.eos)] = True
+        # With several EOS ids more candidates may end, so more are looked at (as Hugging Face does).
+        self._candidates = beams * max(1, (2 + len(job.eos)) // 2)
+        self._prompts: list[Prompt] = []
+        self._closed: list[list[list[Hypothesis]]] = []
+        self._lengths = np.zeros(places, np.int64)
+        self._scores = np.zeros((places, beams), np.float32)
+        self._done = np.zeros((places, self._beam.num_beam_groups), bool)
+        self._ids = np.zeros((places, beams, job.max_new_tokens), np.int64)
+        self._logprobs = np.zeros((places, beams, job.max_new_tokens), np.float32)
+
+    def run(self) -> Iterator[Finished]:
+        """Decode everything that the source gives, yielding each prompt's hypotheses as it finishes."""
+        beams = self._beam.num_beams
+        self._start(self._take(len(self._lengths)))
+        while self._prompts and not self._source.stopped.is_set():
+            self._batch.step()
+            scores, parents, tokens, logprobs = self._best_continuations()
+            ends, reasons = self._endings(scores, parents, tokens)
+            self._close(scores, parents, tokens, logprobs, ends, reasons)
+            rows = self._go_on(scores, parents, tokens, logprobs, ends)
+            finished = self._check_done()
+            for place in finished:
+                yield from self._results(place)
+            new = self._take(len(finished))
+            leave = finished[len(new) :]
+            kept = np.setdiff1d(np.arange(len(self._prompts)), leave)
+            self._batch.keep((kept[:, None] * beams + rows[kept]).ravel())
+            self._batch.tokens[: len(kept) * beams] = self._last_tokens(kept)
+            self._keep(kept)
+            if new:
+                self._admit(np.searchsorted(kept, finished[: len(new)]), new)
+
+    def _take(self, count: int) -> list[Prompt]:
+        """The next prompts. Their outputs are hypotheses of one search, so the source counts one for each."""
+        return [prompt for _, prompt in self._source.take(count)]
+
+    def _start(self, prompts: list[Prompt]) -> None:
+        self._batch.size = len(prompts) * self._beam.num_beams
+        self._prompts, self._closed = list(prompts), [[] for _ in prompts]
+        if prompts:
+            self._admit(np.arange(len(prompts)), prompts)
+
+    def _admit(self, places: Array, prompts: Sequence[Prompt]) -> None:
+        """Start prompts at these places: the first beam of each group counts, the others are still the same."""
+        beams, groups = self._beam.num_beams, self._beam.num_beam_groups
+        rows = (places[:, None] * beams + np.arange(beams)).ravel()
+        which = np.repeat(np.arange(len(prompts)), beams)
+        states = prefill(self._model, [p.ids for p in prompts])
+        self._batch.put(rows, states, which, [prompts[int(i)].ids for i in which])
+        for place, prompt in zip(places, prompts, strict=True):
+            self._prompts[place], self._closed[place] = prompt, [[] for _ in range(groups)]
+        self._lengths[places], self._done[places] = 0, False
+        self._scores[places] = -np.inf
+        self._scores[places, :: beams // groups] = 0
+
+    def _best_continuations(self) -> tuple[Array, Array, Array, Array]:
+        """Scores, parents, tokens and the model's own log-probabilities of the candidates, [prompts, groups, candidates]."""
+        beam, n = self._beam, len(self._prompts)
+        scores = self._scores[:n]
+        logits = self._batch.logits[: n * beam.num_beams]
+        edited = self._edited(logits)
+        given = (logits if edited is None else edited).reshape(n, beam.num_beams, -1)
+        best, parents, tokens = kernels.beam_prune(
+            given,
+            scores,
+            self._candidates,
+            groups=beam.num_beam_groups,
+            diversity_penalty=beam.diversity_penalty,
+            eos_token_id=self._job.eos,
+            normalize=edited is None,
+        )
+        rows = (np.arange(n)[:, None] * beam.num_beams + parents).ravel()
+        possible = tokens.ravel() >= 0
+        logprobs = np.full(rows.shape, -np.inf, np.float32)
+        logprobs[possible] = self._own_logprobs(logits, rows[possible], tokens.ravel()[possible])
+        shape = (n, beam.num_beam_groups, -1)
+        return tuple(a.reshape(shape) for a in (best, parents, tokens, logprobs))  # type: ignore[return-value]
+
+    def _edited(self, logits: Array) -> Array | None:
+        """Log-probabilities as the processors and the shortest length leave them; None where nothing edits."""
+        short = self._lengths[: len(self._prompts)] < self._job.min_new_tokens
+        if not (self._job.processors or (short.any() and self._job.eos)):
+            return None
+        beams = self._beam.num_beams
+        edited = np.zeros_like(logits)
+        live = np.flatnonzero(np.isfinite(self._scores[: len(self._prompts)]).ravel())
+        edited[live] = kernels.log_softmax(logits[live])
+        if self._job.processors:
+            rows = [(row // beams, row % beams) for row in live]
+            outputs = [self._ids[p, b, : self._lengths[p]] for p, b in rows]
+            view = edited[live]
+            for processor in self._job.processors:
+                processor(History([self._prompts[p].ids for p, _ in rows], outputs), view)
+            edited[live] = view
+        edited[np.ix_(np.repeat(short, beams), self._is_eos)] = -np.inf
+        return edited
+
+    def _own_logprobs(self, logits: Array, rows: Array, tokens: Array) -> Array:
+        """The model's log-probabilities of tokens, each after one of the rows."""
+        used, which = np.unique(rows, return_inverse=True)
+        best, logprob = kernels.greedy(logits[used])
+        normalizer = logits[used, best] - logprob
+        own: Array = logits[rows, tokens] - normalizer[which]
+        return own
+
+    def _endings(self, scores: Array, parents: Array, tokens: Array) -> tuple[Array, Array]:
+        """Which candidates end a hypothesis, and why ("" for those that do not)."""
+        n = len(self._prompts)
+        reasons = np.full(tokens.shape, "", object)
+        reasons[(self._lengths[:n] + 1 == self._job.max_new_tokens)] = "length"
+        if self._job.stop or self._job.stop_strings:
+            for at in np.argwhere(tokens >= 0):
+                if self._stops(self._output(at[0], parents[tuple(at)], tokens[tuple(at)])):
+                    reasons[tuple(at)] = "stop"
+        reasons[self._is_eos[tokens] & (tokens >= 0)] = "eos"
+        return (reasons != "") & (scores > -np.inf), reasons
+
+    def _output(self, place: int, beam: int, token: int) -> Array:
+        return np.append(self._ids[place, beam, : self._lengths[place]], token)
+
+    def _stops(self, output: Array) -> bool:
+        ids = any(len(output) >= len(s) and np.array_equal(output[-len(s) :], s) for s in self._job.stop)
+        return ids or (bool(self._job.stop_strings) and text_stops(self._model, self._job, output))
+
+    def _close(
+        self, scores: Array, parents: Array, tokens: Array, logprobs: Array, ends: Array, reasons: Array
+    ) -> None:
+        """Close the hypotheses that end among each group's first candidates; keep the best of each group."""
+        width = self._beam.num_beams // self._beam.num_beam_groups
+        closing = ends[:, :, :width] & ~self._done[: len(self._prompts), :, None]
+        for place, group, rank in np.argwhere(closing):
+            at, length = (place, group, rank), self._lengths[place] + 1
+            reason = reasons[at]
+            ids = self._output(place, parents[at], tokens[at])
+            own = np.append(self._logprobs[place, parents[at], : length - 1], logprobs[at]).astype(np.float32)
+            score = float(scores[at]) / float(length) ** self._beam.length_penalty
+            self._closed[place][group].append(Hypothesis(score, ids[:-1] if reason == "eos" else ids, own, reason))
+        for closed in (c for place in self._closed for c in place):
+            closed.sort(key=lambda h: -h.score)
+            del closed[width:]
+
+    def _go_on(self, scores: Array, parents: Array, tokens: Array, logprobs: Array, ends: Array) -> Array:
+        """Make the best open candidates the new beams; the rows of their parents, [prompts, beams]."""
+        n, beams = len(self._prompts), self._beam.num_beams
+        width = beams // self._beam.num_beam_groups
+        open_ = ~ends & (scores > -np.inf) & ~self._done[:n, :, None]
+        order = np.argsort(~open_, axis=-1, kind="stable")[:, :, :width]
+
+        def pick(array: Array) -> Array:
+            return np.take_along_axis(array, order, -1).reshape(n, beams)
+
+        alive = pick(open_)
+        rows = np.where(alive, pick(parents), np.arange(beams))
+        self._scores[:n] = np.where(alive, pick(scores), -np.inf)
+        at = np.arange(n)[:, None]
+        self._ids[:n], self._logprobs[:n] = self._ids[at, rows], self._logprobs[at, rows]
+        self._ids[at, np.arange(beams), self._lengths[:n, None]] = np.where(alive, pick(tokens), 0)
+        self._logprobs[at, np.arange(beams), self._lengths[:n, None]] = pick(logprobs)
+        self._lengths[:n] += 1
+        return rows
+
+    def _check_done(self) -> Array:
+        """Mark the groups that cannot improve any more; the places whose groups are all done."""
+        n, beam = len(self._prompts), self._beam
+        width = beam.num_beams // beam.num_beam_groups
+        best = self._scores[:n].reshape(n, beam.num_beam_groups, width).max(-1).astype(np.float64)
+        hopeful = beam.early_stopping == "never" and beam.length_penalty > 0
+        length = np.full(n, float(self._job.max_new_tokens)) if hopeful else self._lengths[:n].astype(np.float64)
+        hope = best / (length**beam.length_penalty)[:, None]
+        full = np.array([[len(c) == width for c in place] for place in self._closed])
+        worst = np.array([[c[-1].score if len(c) == width else -np.inf for c in place] for place in self._closed])
+        # One beam is greedy search, which ends at its first EOS whatever the penalty (as in Hugging Face).
+        self._done[:n] |= ~(hope > worst) | (full & (beam.early_stopping is True or beam.num_beams == 1))
+        self._done[:n] |= (self._lengths[:n] == self._job.max_new_tokens)[:, None]
+        # The beams of a group that is done are dead: nothing is computed from them.
+        self._scores[:n][np.repeat(self._done[:n], width, axis=1)] = -np.inf
+        return np.flatnonzero(self._done[:n].all(axis=1))
+
+    def _results(self, place: int) -> Iterator[Finished]:
+        """The best closed hypotheses of a prompt, as many as were asked for if there are so many."""
+        closed = sorted((h for group in self._closed[place] for h in group), key=lambda h: -h.score)[
+            : self._job.outputs
+        ]
+        first = self._prompts[place].index * self._job.outputs
+        for rank, h in enumerate(closed):
+            logprob = float(np.sum(h.logprobs, dtype=np.float64))
+            yield Finished(first + rank, h.tokens, h.logprobs, logprob, h.reason, h.score, len(closed))
+
+    def _last_tokens(self, places: Array) -> Array:
+        return self._ids[places, :, self._lengths[places] - 1].ravel()
+
+    def _keep(self, places: Array) -> None:
+        size = len(places)
+        for array in (self._lengths, self._scores, self._done, self._ids, self._logprobs):
+            array[:size] = array[places]
+        self._prompts = [self._prompts[p] for p in places]
+        self._closed = [self._closed[p] for p in places]

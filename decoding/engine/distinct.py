@@ -1,0 +1,149 @@
+"""Sampling without replacement: stochastic beam search (Kool, van Hoof, Welling 2019, "Stochastic Beams")."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from decoding import kernels
+from decoding.engine.batch import make_batch
+from decoding.engine.job import Finished, Job, Prompt, Source
+from decoding.engine.prefill import prefill
+from decoding.model.graph import Array
+from decoding.model.model import Model
+from decoding.processors import History
+from decoding.results import FinishReason
+from decoding.strategies import Sample
+
+
+@dataclass
+class Beam:
+    """A partial or finished sequence.
+
+    Attributes:
+        parent: row, within the prompt, that the next step continues.
+        logprob: under the tempered and filtered distribution that is drawn from.
+        perturbed: the same with Gumbel noise; the greatest win, and a child's never exceeds its parent's.
+        logprobs: of each token, under the model itself.
+    """
+
+    parent: int
+    logprob: float
+    perturbed: float
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    reason: FinishReason | None = None
+
+
+class DistinctSearch:
+    """Draws `outputs` distinct sequences for each prompt: a beam search over Gumbel-perturbed log-probabilities.
+
+    The sequences that it gives are a sample without replacement from the distribution that `Sample` with replacement
+    draws from, in the order of their perturbed log-probabilities.
+    """
+
+    def __init__(self, model: Model, job: Job, source: Source, rows: int) -> None:
+        assert isinstance(job.strategy, Sample)
+        self._model, self._job, self._source, self._sample = model, job, source, job.strategy
+        self._width = job.outputs
+        self._places = max(1, rows // self._width)
+        self._batch = make_batch(model, self._places * self._width)
+
+    def run(self) -> Iterator[Finished]:
+        """Decode everything that the source gives, yielding each prompt's sequences as it finishes."""
+        while prompts := [prompt for _, prompt in self._source.take(self._places)]:
+            beams = self._start(prompts)
+            while prompts and not self._source.stopped.is_set():
+                self._batch.step()
+                beams = self._extend(prompts, beams)
+                open_ = [i for i, own in enumerate(beams) if any(b.reason is None for b in own)]
+                for i in sorted(set(range(len(prompts))) - set(open_)):
+                    yield from self._results(prompts[i], beams[i])
+                self._reorder(beams, open_)
+                prompts, beams = [prompts[i] for i in open_], [beams[i] for i in open_]
+
+    def _start(self, prompts: list[Prompt]) -> list[list[Beam]]:
+        """One empty sequence for each prompt; its other rows wait for it to branch."""
+        self._batch.size = len(prompts) * self._width
+        which = np.repeat(np.arange(len(prompts)), self._width)
+        states = prefill(self._model, [p.ids for p in prompts])
+        self._batch.put(np.arange(self._batch.size), states, which, [prompts[i].ids for i in which])
+        return [[Beam(0, 0.0, np.inf)] for _ in prompts]
+
+    def _extend(self, prompts: list[Prompt], beams: list[list[Beam]]) -> list[list[Beam]]:
+        """The best continuations of each prompt's open sequences, beside its finished ones."""
+        live = [(i, j, b) for i, own in enumerate(beams) for j, b in enumerate(own) if b.reason is None]
+        rows = np.array([i * self._width + j for i, j, _ in live])
+        logits = self._batch.logits[rows]
+        edited = self._edited(prompts, live, logits)
+        tokens, perturbed, scores, _ = kernels.gumbel_top_k(
+            logits if edited is None else edited,
+            self._width,
+            temperature=np.array([prompts[i].temperature for i, _, _ in live], np.float32),
+            **self._sample.filters,
+            seed=self._job.seed,
+            rows=np.array([prompts[i].index * self._width + j for i, j, _ in live]),
+            step=np.array([len(b.tokens) for _, _, b in live]),
+            scores=np.array([b.logprob for _, _, b in live]),
+            maxima=np.array([b.perturbed for _, _, b in live]),
+        )
+        pools = [[b for b in own if b.reason is not None] for own in beams]
+        best, logprob = kernels.greedy(logits)
+        normalizer = logits[np.arange(len(live)), best] - logprob
+        for row, (i, j, b) in enumerate(live):
+            for token, g, score in zip(tokens[row], perturbed[row], scores[row], strict=True):
+                if token >= 0:
+                    own = float(logits[row, token] - normalizer[row])
+                    child = Beam(j, float(score), float(g), [*b.tokens, int(token)], [*b.logprobs, own])
+                    pools[i].append(child)
+        kept = [sorted(pool, key=lambda b: -b.perturbed)[: self._width] for pool in pools]
+        for own_beams in kept:
+            for b in own_beams:
+                b.reason = b.reason or self._reason(b)
+        return kept
+
+    def _edited(self, prompts: list[Prompt], live: list[tuple[int, int, Beam]], logits: Array) -> Array | None:
+        """The logits as the processors and the shortest length leave them; None where nothing edits."""
+        short = np.array([len(b.tokens) < self._job.min_new_tokens for _, _, b in live])
+        if not (self._job.processors or (short.any() and self._job.eos)):
+            return None
+        edited = logits.copy()
+        outputs = [np.array(b.tokens, np.int64) for _, _, b in live]
+        for processor in self._job.processors:
+            processor(History([prompts[i].ids for i, _, _ in live], outputs), edited)
+        edited[np.ix_(short, np.array(self._job.eos, np.int64))] = -np.inf
+        return edited
+
+    def _reason(self, beam: Beam) -> FinishReason | None:
+        if beam.tokens[-1] in self._job.eos:
+            return "eos"
+        if any(beam.tokens[-len(s) :] == s.tolist() for s in self._job.stop):
+            return "stop"
+        return "length" if len(beam.tokens) == self._job.max_new_tokens else None
+
+    def _results(self, prompt: Prompt, beams: list[Beam]) -> Iterator[Finished]:
+        for rank, b in enumerate(beams):
+            assert b.reason is not None
+            ids = np.array(b.tokens[: len(b.tokens) - (b.reason == "eos")], np.int64)
+            logprobs = np.array(b.logprobs, np.float32)
+            yield Finished(
+                prompt.index * self._width + rank,
+                ids,
+                logprobs,
+                float(np.sum(b.logprobs)),
+                b.reason,
+                b.perturbed,
+                len(beams),
+            )
+
+    def _reorder(self, beams: list[list[Beam]], open_: list[int]) -> None:
+        """Give every row of the open prompts the states of its parent and its last token."""
+        rows = []
+        for i in open_:
+            parents = [b.parent if b.reason is None else 0 for b in beams[i]]
+            rows += [i * self._width + p for p in parents + [0] * (self._width - len(parents))]
+        self._batch.keep(np.array(rows, np.int64))
+        last = [[b.tokens[-1] for b in beams[i]] + [0] * (self._width - len(beams[i])) for i in open_]
+        self._batch.tokens[: len(rows)] = np.array(last, np.int64).ravel()

@@ -1,0 +1,113 @@
+"""What a search is asked for, and what it gives back."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from decoding.model.graph import Array
+from decoding.processors import Processor
+from decoding.results import FinishReason
+from decoding.strategies import Strategy
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt, checked.
+
+    Attributes:
+        ids: int64, at least one; the last is the first that the step loop feeds.
+        temperature: of `Sample`.
+        teacher: int64 ids to feed at random instead of the choices; empty without a teacher.
+    """
+
+    index: int
+    ids: Array
+    temperature: float
+    teacher: Array
+
+
+@dataclass(frozen=True)
+class Job:
+    """What holds for every prompt, checked and with defaults filled in.
+
+    Attributes:
+        outputs: sequences wanted for each prompt.
+        seed: key of the random generator.
+        eos: ids that end a sequence; `stop`: id sequences that do; `stop_strings`: texts that do.
+        top_logprobs: how many of the best log-probabilities to record at each step.
+        teacher_ratio: probability of feeding the teacher's token; below 0 without a teacher.
+        batch_size: rows that run together.
+    """
+
+    strategy: Strategy
+    outputs: int
+    seed: int
+    eos: tuple[int, ...]
+    stop: tuple[Array, ...]
+    stop_strings: tuple[str, ...]
+    min_new_tokens: int
+    max_new_tokens: int
+    processors: tuple[Processor, ...]
+    top_logprobs: int
+    teacher_ratio: float
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One finished row.
+
+    Attributes:
+        sequence: prompt index * outputs + number of the output.
+        tokens: new ids, EOS excluded; `logprobs`: of each, EOS included; `logprob`: their sum.
+        score: what the strategy ranks by.
+        siblings: outputs that its prompt has, itself included.
+        top: ids and log-probabilities [length, k] of the best tokens at each step, where asked for.
+        teacher: log-probabilities of the teacher's tokens, where there is one.
+    """
+
+    sequence: int
+    tokens: Array
+    logprobs: Array
+    logprob: float
+    reason: FinishReason
+    score: float
+    siblings: int
+    top: tuple[Array, Array] | None = None
+    teacher: Array | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One token of one sequence; `reason` says why the sequence ends with it, or is None."""
+
+    sequence: int
+    token: int
+    logprob: float
+    reason: FinishReason | None
+
+
+@dataclass
+class Source:
+    """Where searches take their prompts from; several may take from one, in several threads.
+
+    Attributes:
+        stopped: set when the caller has left: searches end at their next step.
+    """
+
+    prompts: Iterable[Prompt]
+    outputs: int
+    stopped: threading.Event = field(init=False, default_factory=threading.Event)
+    _rows: Iterator[tuple[int, Prompt]] = field(init=False)
+    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._rows = ((p.index * self.outputs + n, p) for p in self.prompts for n in range(self.outputs))
+
+    def take(self, count: int) -> list[tuple[int, Prompt]]:
+        """The next sequences, as (sequence, prompt), `count` of them or as many as are left."""
+        with self._lock:
+            return list(itertools.islice(self._rows, count))

@@ -1,0 +1,206 @@
+"""The options of decode() and its kin: checked, with defaults filled in, before the first step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from decoding.engine.job import Job, Prompt
+from decoding.errors import OptionError, whole_number
+from decoding.model.model import Model
+from decoding.processors import Processor
+from decoding.prompts import Ids, checked_ids
+from decoding.strategies import Beam, Greedy, Sample, Strategy, TopN
+
+# Rows that run together unless the caller says otherwise; see docs/architecture.md for the measurement.
+DEFAULT_BATCH_SIZE = 128
+DEFAULT_MAX_NEW_TOKENS = 256
+
+FromModel = Literal["model"]
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments that decode(), stream() and decode_iter() share; decode() explains them."""
+
+    max_new_tokens: int | None
+    min_new_tokens: int
+    eos_token_id: int | Sequence[int] | FromModel | None
+    stop: str | Sequence[str | Sequence[int]]
+    num_return_sequences: int
+    seed: int | None
+    processors: Sequence[Processor]
+    logprobs: int
+    batch_size: int | None
+
+
+def make_job(
+    model: Model,
+    strategy: Strategy,
+    *,
+    max_new_tokens: int | None = None,
+    min_new_tokens: int = 0,
+    eos_token_id: int | Sequence[int] | FromModel | None = "model",
+    stop: str | Sequence[str | Sequence[int]] = (),
+    num_return_sequences: int = 1,
+    seed: int | None = None,
+    processors: Sequence[Processor] = (),
+    logprobs: int = 0,
+    batch_size: int | None = None,
+) -> Job:
+    """Check every option, each by itself and against the others.
+
+    Raises:
+        OptionError: names the option, what was found and what was expected.
+    """
+    if not isinstance(strategy, Greedy | Sample | TopN | Beam):
+        raise OptionError(
+            f"strategy={strategy!r}: expected a strategy object such as Greedy() or Sample(temperature=0.8)"
+        )
+    outputs = whole_number("num_return_sequences", num_return_sequences, 1)
+    if max_new_tokens is None:
+        max_new_tokens = model.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
+    stop_ids, stop_strings = _stops(model, stop)
+    job = Job(
+        strategy=strategy,
+        outputs=outputs,
+        seed=_seed(seed),
+        eos=_eos(model, eos_token_id),
+        stop=stop_ids,
+        stop_strings=stop_strings,
+        min_new_tokens=whole_number("min_new_tokens", min_new_tokens, 0),
+        max_new_tokens=whole_number("max_new_tokens", max_new_tokens, 1),
+        processors=_processors(processors),
+        top_logprobs=whole_number("logprobs", logprobs, 0),
+        teacher_ratio=-1.0,
+        batch_size=DEFAULT_BATCH_SIZE if batch_size is None else whole_number("batch_size", batch_size, 1),
+    )
+    _check_together(model, job)
+    return job
+
+
+def _check_together(model: Model, job: Job) -> None:
+    """Options that contradict each other, or the model."""
+    if isinstance(job.strategy, Greedy) and job.outputs > 1:
+        raise OptionError(
+            f"num_return_sequences={job.outputs}: Greedy() has one output for each prompt; use Sample() or Beam() for several"
+        )
+    if isinstance(job.strategy, Beam) and job.outputs > job.strategy.num_beams:
+        raise OptionError(
+            f"num_return_sequences={job.outputs}: more than the num_beams={job.strategy.num_beams} hypotheses that Beam keeps"
+        )
+    if job.min_new_tokens > job.max_new_tokens:
+        raise OptionError(f"min_new_tokens={job.min_new_tokens}: more than max_new_tokens={job.max_new_tokens}")
+    if job.top_logprobs > model.vocab_size:
+        raise OptionError(f"logprobs={job.top_logprobs}: the model has only {model.vocab_size} tokens")
+    whole = isinstance(job.strategy, Beam) or (isinstance(job.strategy, Sample) and not job.strategy.replacement)
+    if whole and job.top_logprobs:
+        raise OptionError(
+            f"logprobs={job.top_logprobs}: not with {type(job.strategy).__name__} that searches; use Greedy, Sample or TopN"
+        )
+
+
+def make_prompts(job: Job, ids: Sequence[Ids], teacher: Sequence[Ids] | None = None) -> list[Prompt]:
+    """Prompts with what differs from one to the next."""
+    none = np.zeros(0, np.int64)
+    temperatures = temperatures_of(job.strategy, len(ids))
+    return [Prompt(i, p, temperatures[i], none if teacher is None else teacher[i]) for i, p in enumerate(ids)]
+
+
+def temperatures_of(strategy: Strategy, prompts: int) -> list[float]:
+    """The temperature of each prompt; 1 where the strategy has none."""
+    if not isinstance(strategy, Sample):
+        return [1.0] * prompts
+    values = np.asarray(strategy.temperature, np.float32)
+    if values.ndim == 1 and len(values) != prompts:
+        raise OptionError(
+            f"Sample(temperature=array of {len(values)}): expected one number, or one for each of the {prompts} prompts"
+        )
+    return [float(v) for v in np.broadcast_to(values, prompts)]
+
+
+def with_teacher(model: Model, job: Job, teacher: Any, ratio: Any, prompts: int) -> tuple[Job, list[Ids] | None]:
+    """The job with its teacher ratio, and the teacher's ids of each prompt; as it was where there is no teacher."""
+    number = isinstance(ratio, int | float | np.floating) and not isinstance(ratio, bool)
+    if not (number and 0 <= ratio <= 1):
+        raise OptionError(f"teacher_ratio={ratio!r}: expected a probability in [0, 1]")
+    if teacher is None:
+        if ratio:
+            raise OptionError(
+                f"teacher_ratio={ratio}: there is no teacher; pass teacher= too, one id sequence for each prompt"
+            )
+        return job, None
+    if not isinstance(job.strategy, Greedy | Sample | TopN) or not getattr(job.strategy, "replacement", True):
+        raise OptionError(f"teacher: not with {type(job.strategy).__name__} that searches; use Greedy, Sample or TopN")
+    if not isinstance(teacher, Sequence | np.ndarray) or isinstance(teacher, str) or len(teacher) != prompts:
+        found = f"{len(teacher)} sequences" if isinstance(teacher, Sequence | np.ndarray) else type(teacher).__name__
+        raise OptionError(f"teacher: found {found}; expected one id sequence for each of the {prompts} prompts")
+    ids = [checked_ids(model, t, f"teacher[{i}]") for i, t in enumerate(teacher)]
+    return replace(job, teacher_ratio=float(ratio)), ids
+
+
+def choose_workers(model: Model, job: Job, workers: int | None, prompts: int) -> int:
+    """Threads to decode in.
+
+    A worker is worth it when each can fill a batch of its own: then two of them beat two intra-op threads (measured
+    in docs/architecture.md). A job of one batch, and a model whose threads the caller chose, stay in one.
+    """
+    if workers is not None:
+        return whole_number("workers", workers, 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    full = prompts * job.outputs // job.batch_size
+    return max(1, min(cores, full)) if model.session.threads is None and not job.processors else 1
+
+
+def _seed(seed: int | None) -> int:
+    if seed is None:
+        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+    if whole_number("seed", seed, 0) >= 2**64:
+        raise OptionError(f"seed={seed}: expected a whole number below 2**64")
+    return int(seed)
+
+
+def _eos(model: Model, eos_token_id: Any) -> tuple[int, ...]:
+    if eos_token_id is None:
+        return ()
+    if isinstance(eos_token_id, str) and eos_token_id == "model":
+        return model.eos_token_id
+    ids = tuple(eos_token_id) if np.ndim(eos_token_id) else (eos_token_id,)
+    for token in ids:
+        if whole_number("eos_token_id", token, 0) >= model.vocab_size:
+            raise OptionError(f"eos_token_id={token}: the model's ids go from 0 to {model.vocab_size - 1}")
+    return tuple(int(token) for token in ids)
+
+
+def _stops(model: Model, stop: Any) -> tuple[tuple[npt.NDArray[np.int64], ...], tuple[str, ...]]:
+    """Stop sequences of ids, and stop strings."""
+    stops = [stop] if isinstance(stop, str) else stop
+    if not isinstance(stops, Iterable):
+        raise OptionError(f"stop={stop!r}: expected a string, or a list of strings and id sequences")
+    stops = list(stops)
+    texts = tuple(s for s in stops if isinstance(s, str))
+    if texts and model.tokenizer is None:
+        raise OptionError(
+            f"stop={texts[0]!r}: {model.name} has no vocabulary; give stops as ids, or load(..., tokenizer=...)"
+        )
+    ids = tuple(checked_ids(model, [s] if np.ndim(s) == 0 else s, "stop") for s in stops if not isinstance(s, str))
+    if "" in texts or any(not len(i) for i in ids):
+        raise OptionError("stop: an empty stop sequence would end every output at once; leave it out")
+    return ids, texts
+
+
+def _processors(processors: Any) -> tuple[Callable[..., None], ...]:
+    if callable(processors) or not isinstance(processors, Iterable):
+        raise OptionError(f"processors={processors!r}: expected a list of callables f(history, logits)")
+    for processor in processors:
+        if not callable(processor):
+            raise OptionError(f"processors: {processor!r} is no callable f(history, logits)")
+        if isinstance(processor, type):
+            raise OptionError(
+                f"processors: {processor.__name__} is a class; pass an object of it, {processor.__name__}(...)"
+            )
+    return tuple(processors)

@@ -1,0 +1,214 @@
+"""Logits processors: they edit the logits of a batch of rows in place, before the strategy chooses.
+
+A processor is any callable ``f(history, logits)``: `history` is a `History`, `logits` a float32 array [rows, V];
+-inf forbids a token. They run in the order given. In `Greedy`, `Sample` and `TopN` they see the logits, in `Beam` the
+log-probabilities, which are not normalised again (as in Hugging Face).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from decoding import kernels
+from decoding.errors import OptionError, whole_number
+
+Logits = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+
+class History(Sequence[Ids]):
+    """What each row has so far: ``history[i]`` is row i's prompt and output, int64.
+
+    Attributes:
+        prompts: each row's prompt.
+        outputs: each row's new tokens.
+    """
+
+    def __init__(self, prompts: Sequence[Ids], outputs: Sequence[Ids]) -> None:
+        self.prompts = prompts
+        self.outputs = outputs
+
+    @overload
+    def __getitem__(self, index: int) -> Ids: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Ids]: ...
+    def __getitem__(self, index: int | slice) -> Ids | list[Ids]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return np.concatenate([self.prompts[index], self.outputs[index]])
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+
+Processor = Callable[[History, Logits], None]
+
+
+@dataclass(frozen=True)
+class RepetitionPenalty:
+    """Multiplies negative logits of tokens in prompt or output by `penalty` and divides others (Keskar et al. 2019).
+
+    Args:
+        penalty: above 0; above 1 discourages repetition.
+    """
+
+    penalty: float
+
+    def __post_init__(self) -> None:
+        _finite(self, "penalty", above_zero=True)
+
+    def __call__(self, history: History, logits: Logits) -> None:
+        """Edit the logits in place."""
+        kernels.repetition_penalty(logits, history, self.penalty)
+
+
+@dataclass(frozen=True)
+class PresencePenalty:
+    """Subtracts `penalty` from the logit of every token that the output has."""
+
+    penalty: float
+
+    def __post_init__(self) -> None:
+        _finite(self, "penalty")
+
+    def __call__(self, history: History, logits: Logits) -> None:
+        """Edit the logits in place."""
+        kernels.presence_penalty(logits, history.outputs, self.penalty)
+
+
+@dataclass(frozen=True)
+class FrequencyPenalty:
+    """Subtracts `penalty` from a token's logit for every time that the output has it."""
+
+    penalty: float
+
+    def __post_init__(self) -> None:
+        _finite(self, "penalty")
+
+    def __call__(self, history: History, logits: Logits) -> None:
+        """Edit the logits in place."""
+        kernels.frequency_penalty(logits, history.outputs, self.penalty)
+
+
+@dataclass(frozen=True)
+class NoRepeatNgram:
+    """Forbids every token that would make an n-gram of prompt and output come a second time.
+
+    Args:
+        n: length of the n-grams, at least 1.
+    """
+
+    n: int
+
+    def __post_init__(self) -> None:
+        whole_number("NoRepeatNgram(n", self.n, 1, close=")")
+
+    def __call__(self, history: History, logits: Logits) -> None:
+        """Edit the logits in place."""
+        kernels.no_repeat_ngram(logits, history, self.n)
+
+
+class LogitBias:
+    """Adds a bias to the logits of given tokens; -inf forbids one.
+
+    Args:
+        bias: ``{id: bias}``.
+    """
+
+    def __init__(self, bias: Mapping[int, float]) -> None:
+        self.ids = _ids("LogitBias(bias", list(bias))
+        self.values = np.array(list(bias.values()), np.float32)
+        if np.isnan(self.values).any() or (self.values == math.inf).any():
+            raise OptionError(f"LogitBias(bias={dict(bias)}): expected finite numbers or -inf")
+
+    def __call__(self, history: History, logits: Logits) -> None:
+        """Edit the logits in place."""
+        kernels.logit_bias(logits, self.ids, self.values)
+
+
+class SuppressTokens:
+    """Forbids the given tokens.
+
+    Args:
+        ids: token ids.
+    """
+
+    def __init__(self, ids: Iterable[int]) -> None:
+        self.ids = _ids("SuppressTokens(ids", ids)
+
+    def __call__(self, history: History, logits: Logits) -> None:
+        """Edit the logits in place."""
+        kernels.suppress_tokens(logits, self.ids)
+
+
+class AllowedTokens:
+    """Forbids all but the given tokens.
+
+    Args:
+        ids: token ids.
+    """
+
+    def __init__(self, ids: Iterable[int]) -> None:
+        self.ids = _ids("AllowedTokens(ids", ids)
+        if not self.ids.size:
+            raise OptionError("AllowedTokens(ids=[]): at least one token must be allowed")
+
+    def __call__(self, history: History, logits: Logits) -> None:
+        """Edit the logits in place."""
+        kernels.allow_tokens(logits, self.ids)
+
+
+class ForcedTokens:
+    """Makes the output have given tokens at given places.
+
+    Args:
+        tokens: ``{place: id}``; the first new token has place 0.
+    """
+
+    def __init__(self, tokens: Mapping[int, int]) -> None:
+        self.tokens = {
+            whole_number("ForcedTokens(place", place, 0, close=")"): int(_ids("ForcedTokens(id", [token])[0])
+            for place, token in tokens.items()
+        }
+
+    def __call__(self, history: History, logits: Logits) -> None:
+        """Edit the logits in place."""
+        for row, output in enumerate(history.outputs):
+            if (token := self.tokens.get(len(output))) is not None:
+                kernels.allow_tokens(logits[row : row + 1], [token])
+
+
+class PrefixAllowed:
+    """Allows only the tokens that a function gives for what a row has so far.
+
+    Args:
+        function: ``f(ids) -> allowed ids``, called for each row at each step with its prompt and output.
+    """
+
+    def __init__(self, function: Callable[[Ids], Iterable[int]]) -> None:
+        if not callable(function):
+            raise OptionError(f"PrefixAllowed({function!r}): expected a function from ids to allowed ids")
+        self.function = function
+
+    def __call__(self, history: History, logits: Logits) -> None:
+        """Edit the logits in place."""
+        for row, ids in enumerate(history):
+            kernels.allow_tokens(logits[row : row + 1], _ids("PrefixAllowed(ids", self.function(ids)))
+
+
+def _finite(processor: Any, name: str, *, above_zero: bool = False) -> None:
+    value = getattr(processor, name)
+    number = isinstance(value, int | float | np.floating) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or (above_zero and value <= 0):
+        expected = "a finite number above 0" if above_zero else "a finite number"
+        raise OptionError(f"{type(processor).__name__}({name}={value!r}): expected {expected}")
+
+
+def _ids(name: str, ids: Iterable[int]) -> Ids:
+    return np.array([whole_number(name, i, 0, close=")") for i in ids], np.int64)

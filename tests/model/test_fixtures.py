@@ -1,0 +1,120 @@
+"""Every real export of tests/models/, stepped and compared with what the original framework gave.
+
+The manifest says of each file how it must load: "step", "window", "refuse" or, for an encoder, "encoder".
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from decoding import ModelError, load
+from decoding.model import proof
+
+MODELS = Path(__file__).parents[1] / "models"
+MANIFEST = json.loads((MODELS / "manifest.json").read_text())
+
+
+def fixtures(*expected):
+    """Names of the fixtures of which one of these outcomes is expected."""
+    return [
+        pytest.param(name, marks=[pytest.mark.skip(reason=entry["later"])] if "later" in entry else [])
+        for name, entry in MANIFEST.items()
+        if entry["expect"] in expected
+    ]
+
+
+def fixture(name):
+    """The manifest's entry, the pairs of ids [T] and expected output [T, V], and the roles to pass."""
+    entry = MANIFEST[name]
+    data = np.load(MODELS / f"{name}.npz")
+    pairs = [(data[f"ids_{i}"], data[f"out_{i}"]) for i in range(sum(key.startswith("ids_") for key in data))]
+    constant = {key: data[f"feed_{key}"] for key, kind in entry["feeds"].items() if kind == "constant"}
+    given = {key: value for key, value in entry["roles"].items() if key in ("window", "pad")}
+    if entry["run"].startswith("window:"):
+        given = {"window": int(entry["run"][7:]), "pad": "left"}
+    return entry, pairs, {**given, **({"constant": constant} if constant else {})}
+
+
+def outcome(name, roles=None):
+    """The loaded model and "", or None and the message with which it is refused."""
+    try:
+        return load(MODELS / f"{name}.onnx", roles=roles), ""
+    except ModelError as error:
+        return None, str(error)
+
+
+def check(model, entry, ids, expected):
+    run = windowed if model.contract.window else stepped
+    found = proof.as_kind(run(model, ids).astype(np.float64), entry["output"])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=max(entry["tolerance"], 1e-5))
+
+
+def stepped(model, ids):
+    return proof.stepped_run(model.session, model.contract, ids[None])[0]
+
+
+def windowed(model, ids):
+    """The last position's scores after each prefix."""
+    contract = model.contract
+    rows = []
+    for end in range(1, len(ids) + 1):
+        shown = contract.window.shown(end)
+        cut = np.array([contract.window.cut(ids[:end].tolist(), shown)])
+        scores = proof.whole_run(model.session, contract, cut)
+        rows.append(scores[0, contract.window.end(end, scores.shape[1])])
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("name", fixtures("step"))
+def test_steps_give_what_the_original_framework_gives(name):
+    entry, pairs, roles = fixture(name)
+    model, refused = outcome(name, roles)
+    if model is None:
+        assert "refuse" in entry["accept"], refused
+        assert re.search(entry["reason"], refused), refused
+        return
+    assert model.contract.window is None or "window" in entry["accept"], model.describe()
+    for ids, expected in pairs:
+        check(model, entry, ids, expected)
+
+
+@pytest.mark.parametrize("name", fixtures("step"))
+def test_a_saved_step_graph_loads_again_as_it_is(name, tmp_path):
+    _, pairs, roles = fixture(name)
+    first, _ = outcome(name, roles)
+    if first is None:
+        pytest.skip("refused, as the test above accepts")
+    if first.contract.window is not None:
+        pytest.skip("a window of prefixes, as the test above accepts")
+    first.save(tmp_path / "steps.onnx")
+    second = load(tmp_path / "steps.onnx")
+    for rewritten in ("hidden in", "was cut", "baked", "one-hot"):
+        assert rewritten not in second.describe()
+    ids = pairs[-1][0]
+    np.testing.assert_array_equal(stepped(second, ids), stepped(first, ids))
+
+
+@pytest.mark.parametrize("name", fixtures("window"))
+def test_windows_give_what_the_original_framework_gives(name):
+    entry, pairs, roles = fixture(name)
+    model = load(MODELS / f"{name}.onnx", roles=roles)
+    assert model.contract.window is not None
+    assert "window mode" in model.describe()
+    for ids, expected in pairs:
+        check(model, entry, ids, expected)
+
+
+@pytest.mark.parametrize("name", fixtures("refuse", "encoder"))
+def test_refused_with_the_true_reason(name):
+    entry, pairs, _ = fixture(name)
+    model, refused = outcome(name)
+    if model is None:
+        assert re.search(entry["reason"] or entry["expect"], refused), refused
+        assert "/onnxruntime_src/" not in refused
+        return
+    assert {"step", "window"} & set(entry["accept"]), f"it was not refused: {model.describe()}"
+    for ids, expected in pairs:
+        check(model, entry, ids, expected)

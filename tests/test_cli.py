@@ -1,0 +1,91 @@
+"""decoding/cli.py, run as a user runs it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from decoding import load, score
+from decoding.cli import main
+from tests import build
+
+
+def run(capsys, *args):
+    code = main(list(args))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_generate_prints_the_prompt_and_what_follows(capsys):
+    code, out, _ = run(capsys, "generate", "shakespeare", "ROMEO:", "--seed", "1", "--max-new-tokens", "40")
+    assert code == 0
+    assert out.startswith("ROMEO:")
+    assert len(out) == len("ROMEO:") + 40 + 1
+    assert run(capsys, "generate", "shakespeare", "ROMEO:", "--seed", "1", "--max-new-tokens", "40")[1] == out
+
+
+@pytest.mark.parametrize(
+    "how",
+    [["--greedy"], ["--num-beams", "3"], ["--temperature", "0.5", "--top-k", "5", "--top-p", "0.9"], ["--n", "3"]],
+)
+def test_every_strategy_runs(capsys, how):
+    code, out, _ = run(capsys, "generate", "shakespeare", "JULIET:", "--max-new-tokens", "10", *how)
+    assert code == 0
+    assert out.count("JULIET:") == (3 if "--n" in how else 1)
+
+
+def test_ids_for_a_model_without_a_vocabulary(capsys, tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(build.recurrent().SerializeToString())
+    code, out, _ = run(capsys, "generate", str(path), "1 2", "--greedy", "--max-new-tokens", "4")
+    assert code == 0
+    assert len(out.split()) == 6
+    code, _, err = run(capsys, "generate", str(path), "one two")
+    assert code == 1
+    assert "give ids split by spaces" in err
+
+
+def test_score_prints_the_perplexity(capsys, tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("To be, or not to be")
+    code, out, _ = run(capsys, "score", "shakespeare", str(path))
+    values = score("shakespeare", "To be, or not to be")[0][1:]
+    assert code == 0
+    assert f"perplexity {np.exp(-values.astype(float).mean()):.2f}" in out
+    assert "18 tokens" in out
+    path.write_text("To be\n\nor not\n")
+    assert len(run(capsys, "score", "shakespeare", str(path), "--lines")[1].splitlines()) == 3
+
+
+def test_inspect_prints_the_contract(capsys):
+    code, out, _ = run(capsys, "inspect", "shakespeare")
+    assert code == 0
+    assert out.rstrip() == load("shakespeare").describe()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["inspect", "nowhere.onnx"], "nowhere.onnx: no such file"),
+        (["generate", "shakespeare", "ß"], "'ß' at position 0"),
+        (["generate", "shakespeare", "a", "--temperature", "0"], "use Greedy()"),
+        (["generate", "shakespeare"], "has no BOS"),
+        (["score", "shakespeare", "nowhere.txt"], "nowhere.txt: cannot be read"),
+    ],
+)
+def test_errors_are_one_line_and_exit_with_1(capsys, args, message):
+    code, _, err = run(capsys, *args)
+    assert code == 1
+    assert message in err
+    assert err.startswith("decoding: ")
+    assert err.count("\n") == 1
+
+
+def test_python_dash_m_and_a_reader_that_leaves():
+    command = [sys.executable, "-m", "decoding", "generate", "shakespeare", "ROMEO:", "--max-new-tokens", "3000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.read(6) == "ROMEO:"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 0
