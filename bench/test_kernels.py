@@ -241,5 +241,7 @@ def test_kernel(benchmark, task, shape, peer):
 
 def test_empty_call(benchmark):
     """What calling any native function costs."""
-    benchmark.extra_info.update(task="empty native call", shape=[], peer="ours", instruction_set=kernels.instruction_set())
+    benchmark.extra_info.update(
+        task="empty native call", shape=[], peer="ours", instruction_set=kernels.instruction_set()
+    )
     benchmark.pedantic(kernels.instruction_set, rounds=200, iterations=100)
