@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from decoding.model.damage import check_text, sort_nodes
 from decoding.model.ports import Array as Array  # the type of the arrays that a graph gives and takes
 from decoding.model.ports import Port
 from decoding.model.protobuf import rename, retain
+from decoding.model.reading import cut_weights
 
 Source = str | Path | bytes | onnx.ModelProto
 
 # Weights of at least this many numbers stand apart from the model: copies share them, and sessions take them as they are.
 _LARGE = 1024
-_PLAIN = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT32, onnx.TensorProto.INT64}  # fmt: skip
+_PLAIN = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT32, onnx.TensorProto.INT64})  # fmt: skip
 
 
 class Node:
@@ -155,20 +157,23 @@ class Graph:
         Raises:
             ModelError: there is no such file, or it does not hold an ONNX model.
         """
+        weights: dict[str, Array] = {}
         if isinstance(source, onnx.ModelProto):
             proto, name = onnx.ModelProto(), "the ModelProto"
             proto.CopyFrom(source)
         elif isinstance(source, bytes):
-            proto, name = _parse(source, "the bytes given"), "the bytes given"
+            name = "the bytes given"
+            proto, weights = _parse(source, name)
         else:
-            proto, name = _read(Path(source)), str(source)
+            name = str(source)
+            proto, weights = _read(Path(source))
         check_text(proto, name)
         sort_nodes(proto.graph, name)
         if not proto.graph.node:
             raise ModelError(
                 f"{name}: not an ONNX model, or one without any node; pass a file that an ONNX exporter wrote"
             )
-        return cls(proto, name, _set_apart(proto.graph, name))
+        return cls(proto, name, {**weights, **_set_apart(proto.graph, name, weights)})
 
     # -- what the graph says of itself -------------------------------------------------------------------
 
@@ -391,31 +396,54 @@ class Graph:
         return self._producers, self._consumers
 
 
-def _read(path: Path) -> onnx.ModelProto:
+def _read(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
     if not path.is_file():
         raise ModelError(f"{path}: no such file; pass the path of an .onnx file, or the name of a shipped model")
-    proto = _parse(path.read_bytes(), str(path))
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            raise ModelError(f"{path}: not an ONNX file, it is empty; export or copy it again")
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            proto, weights = _parse(data, str(path))
     try:
+        apart = [tensor for tensor in proto.graph.initializer if tensor.name in weights]
+        for tensor in apart:  # they are no files
+            tensor.data_location = onnx.TensorProto.DEFAULT
         onnx.load_external_data_for_model(proto, str(path.parent))
+        for tensor in apart:
+            tensor.data_location = onnx.TensorProto.EXTERNAL
     except Exception as error:
         raise ModelError(f"{path}: its external data cannot be read: {error}") from error
-    return proto
+    return proto, weights
 
 
-def _parse(data: bytes, name: str) -> onnx.ModelProto:
-    try:
-        return onnx.load_model_from_string(data)
-    except Exception as error:
-        raise ModelError(
-            f"{name}: not an ONNX file, or a truncated one ({len(data)} bytes, {error}); export or copy it again"
-        ) from error
+def _parse(data: bytes | mmap, name: str) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """The model and, apart, its large weights: they are copied once, and not at all by protobuf."""
+    with memoryview(data) as view:
+        skeleton, places = cut_weights(view, _LARGE * 4, _PLAIN)
+        try:
+            proto = onnx.load_model_from_string(skeleton)
+        except Exception as error:
+            raise ModelError(
+                f"{name}: not an ONNX file, or a truncated one ({len(data)} bytes, {error}); export or copy it again"
+            ) from error
+        weights = {}
+        for index, place in places.items():
+            tensor = proto.graph.initializer[index]
+            with view[place] as raw:
+                flat = np.frombuffer(raw, helper.tensor_dtype_to_np_dtype(tensor.data_type)).copy()
+            if flat.size != prod(tensor.dims):
+                raise ModelError(
+                    f"{name}: the tensor {tensor.name!r} cannot be read: {flat.size} numbers for the shape {list(tensor.dims)}; export or copy it again"
+                )
+            weights[tensor.name] = flat.reshape(tensor.dims)
+    return proto, weights
 
 
-def _set_apart(graph: onnx.GraphProto, name: str) -> dict[str, Array]:
-    """Take the data of the large weights out of a graph."""
+def _set_apart(graph: onnx.GraphProto, name: str, done: Mapping[str, Array]) -> dict[str, Array]:
+    """Take the data of the large weights out of a graph where that is not done yet."""
     weights = {}
     for tensor in graph.initializer:
-        if tensor.data_type in _PLAIN and prod(tensor.dims) >= _LARGE:
+        if tensor.name not in done and tensor.data_type in _PLAIN and prod(tensor.dims) >= _LARGE:
             weights[tensor.name] = _array(tensor, name)
             stub = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
             stub.data_location = onnx.TensorProto.EXTERNAL
