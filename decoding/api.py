@@ -26,6 +26,7 @@ from decoding.options import (
     FromModel,
     Options,
     check_contexts,
+    check_names,
     choose_workers,
     make_job,
     make_prompts,
@@ -48,7 +49,7 @@ class TokenEvent:
         prompt_index: which prompt it continues.
         output_index: which of the prompt's outputs it belongs to.
         token: the id; EOS is an event too.
-        text: the token as text, None without a tokenizer and for EOS.
+        text: the token as text; empty for EOS, None without a tokenizer.
         logprob: the model's own log-probability of the token.
         finish_reason: why the sequence ended with this token, None while it goes on.
     """
@@ -158,9 +159,11 @@ def stream(
 ) -> Iterator[TokenEvent]:
     """As `decode()`, giving every token as it is made.
 
-    Options and errors are those of `decode()`; `Beam` and `Sample(replacement=False)` have no token before the end.
+    Takes the options of `decode()` but teacher, workers and progress; `Beam` and `Sample(replacement=False)` have no
+    token before the end. Errors are those of `decode()`.
     """
     model = _loaded(model)
+    check_names("stream", options)
     job = make_job(model, strategy, **options)
     if isinstance(strategy, Beam) or (isinstance(strategy, Sample) and not strategy.replacement):
         raise OptionError(f"strategy={strategy!r}: it knows no token before the end; use decode(), or another strategy")
@@ -180,10 +183,16 @@ def decode_iter(
     """As `decode()` over an iterable of prompts, which may be endless, with memory for `batch_size` rows.
 
     Prompts are taken as places get free. The hypotheses of a prompt come when all of them are finished, best first;
-    `prompt_index` says whose they are. Options and errors are those of `decode()`; a temperature is one number.
+    `prompt_index` says whose they are. Takes the options of `decode()` but context, teacher and progress; a temperature
+    is one number, and `workers` is 1 unless given. Errors are those of `decode()`.
     """
     model = _loaded(model)
+    check_names("decode_iter", options)
+    if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+        raise OptionError(f"prompts={prompts!r}: expected an iterable of prompts, each a string or a sequence of ids")
     job = make_job(model, strategy, **options)
+    if isinstance(strategy, Sample) and np.ndim(strategy.temperature):
+        raise OptionError("Sample(temperature=array): the prompts of an iterable cannot be counted; pass one number")
     temperature = temperatures_of(strategy, 1)[0]
     check_contexts(model, None, job.step_inputs, 0)
     none = np.zeros(0, np.int64)
@@ -225,7 +234,7 @@ def score(
         raise OptionError("sequences is None: there is nothing to score; pass strings or ids")
     rows = DEFAULT_BATCH_SIZE if batch_size is None else whole_number("batch_size", batch_size, 1)
     bos = [] if model.bos_token_id is None else [model.bos_token_id]
-    ids = encode_prompts(model, sequences, bos=False)
+    ids = encode_prompts(model, sequences, bos=False, name="sequences")
     given = check_contexts(model, context, None, len(ids))
     values = score_sequences(model, make_prompts(Greedy(), [np.array([*bos, *i], np.int64) for i in ids], given), rows)
     first = np.array([] if bos else [np.nan], np.float32)
@@ -280,6 +289,7 @@ def _token_events(model: Model, job: Job, prompts: list[Prompt]) -> Iterator[Tok
     source = Source(prompts, job.outputs)
     search = SamplingSearch(model, job, source, min(job.batch_size, len(prompts) * job.outputs))
     for choice in search.choices():
-        text = None if model.tokenizer is None or choice.reason == "eos" else model.tokenizer.decode([choice.token])
+        shown = [] if choice.reason == "eos" else [choice.token]
+        text = None if model.tokenizer is None else model.tokenizer.decode(shown)
         prompt, output = divmod(choice.sequence, job.outputs)
         yield TokenEvent(prompt, output, choice.token, text, choice.logprob, choice.reason)

@@ -12,6 +12,8 @@ from typing import Any, cast
 
 import numpy as np
 
+import decoding
+
 from decoding.api import TokenEvent, decode, score, stream
 from decoding.errors import DecodingError, OptionError
 from decoding.model.loading import load
@@ -38,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="decoding", description="Decode recurrent ONNX models.")
+    parser.add_argument("--version", action="version", version=f"rnn-decoding {decoding.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     generate = commands.add_parser(
         "generate",
@@ -53,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "prompt",
         nargs="?",
-        help="text to continue, or ids split by spaces where the model has no vocabulary; default: start from BOS",
+        help="text to continue, or ids split by spaces where the model has no vocabulary; default: start from BOS, where the model has one",
     )
     how = generate.add_mutually_exclusive_group()
     how.add_argument(
@@ -71,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "score", help="log-probability and perplexity of a text", description="Print how probable a model finds a text."
     )
     scored.add_argument("model", help="an ONNX file, or a shipped model")
-    scored.add_argument("file", help="the text, a sequence a line with --lines; - reads the terminal's input")
+    scored.add_argument("file", help="the text, a sequence a line with --lines; - reads standard input")
     scored.add_argument("--lines", action="store_true", help="score every line by itself")
     scored.set_defaults(run=_score)
     inspect = commands.add_parser(
@@ -89,9 +92,10 @@ def _generate(args: argparse.Namespace) -> None:
     prompts = _prompt(model, args.prompt)
     strategy = _strategy(args)
     if args.n == 1 and not isinstance(strategy, Beam):
-        shown = args.prompt or ""
-        print(shown, end="", flush=True)
-        for piece in _pieces(stream(model, prompts, strategy, max_new_tokens=args.max_new_tokens, seed=args.seed)):
+        pieces = _pieces(stream(model, prompts, strategy, max_new_tokens=args.max_new_tokens, seed=args.seed))
+        # The first piece first: where something is wrong, nothing is printed but the error.
+        print((args.prompt or "") + next(pieces, ""), end="", flush=True)
+        for piece in pieces:
             print(piece, end="", flush=True)
         print()
         return
@@ -116,6 +120,8 @@ def _strategy(args: argparse.Namespace) -> Strategy:
 
 def _prompt(model: Model, prompt: str | None) -> str | list[int] | None:
     """The prompt as decode() takes it: without a vocabulary it is ids."""
+    if prompt is None and model.bos_token_id is None:
+        raise OptionError(f"PROMPT: {model.name} has no BOS to start from; give a prompt to continue")
     if prompt is None or model.tokenizer is not None:
         return prompt
     try:
@@ -141,13 +147,15 @@ def _score(args: argparse.Namespace) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"FILE {args.file}: cannot be read: {error}; give a text file in UTF-8") from error
     texts = [line for line in text.splitlines() if line] if args.lines else [text]
-    sequences = [ids for ids in (_prompt(model, t) for t in texts) if ids]
+    sequences = {text: ids for text in texts if (ids := _prompt(model, text))}
+    texts = [text for text in texts if text in sequences]
     total, count = 0.0, 0
-    for shown, values in zip(texts, score(model, cast(Any, sequences)) if sequences else [], strict=True):
+    values_of = score(model, cast(Any, [sequences[text] for text in texts])) if texts else []
+    for shown, values in zip(texts, values_of, strict=True):
         logprob, scored = float(np.nansum(values, dtype=np.float64)), int(np.isfinite(values).sum())
         total, count = total + logprob, count + scored
         if args.lines:
-            print(f"{logprob:.4f}\t{shown}")
+            print(f"{logprob:.4f}\t{shown}" if scored else f"-\t{shown}")
     if not count:
         raise OptionError(
             f"FILE {args.file}: nothing to score: a sequence needs two tokens, or one where the model has a BOS"

@@ -79,7 +79,7 @@ def make_job(
         stop=stop_ids,
         stop_strings=stop_strings,
         min_new_tokens=whole_number("min_new_tokens", min_new_tokens, 0),
-        max_new_tokens=whole_number("max_new_tokens", max_new_tokens, 1),
+        max_new_tokens=_longest(max_new_tokens),
         processors=_processors(processors),
         top_logprobs=whole_number("logprobs", logprobs, 0),
         teacher_ratio=-1.0,
@@ -89,6 +89,12 @@ def make_job(
     )
     _check_together(model, job)
     return job
+
+
+def check_names(function: str, options: Mapping[str, Any]) -> None:
+    """Refuse keyword arguments that the function does not have."""
+    if unknown := sorted(set(options) - set(Options.__annotations__)):
+        raise OptionError(f"{function}() has no option {unknown[0]!r}; it has {', '.join(Options.__annotations__)}")
 
 
 def _check_together(model: Model, job: Job) -> None:
@@ -208,6 +214,12 @@ def choose_workers(model: Model, job: Job, workers: int | None, prompts: int) ->
     return max(1, min(cores, full)) if model.session.threads is None and not job.processors else 1
 
 
+def _longest(max_new_tokens: Any) -> int:
+    if whole_number("max_new_tokens", max_new_tokens, 1) >= 2**31:
+        raise OptionError(f"max_new_tokens={max_new_tokens}: expected a whole number below 2**31")
+    return int(max_new_tokens)
+
+
 def _seed(seed: int | None) -> int:
     if seed is None:
         return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
@@ -231,7 +243,7 @@ def _eos(model: Model, eos_token_id: Any) -> tuple[int, ...]:
 def _stops(model: Model, stop: Any) -> tuple[tuple[npt.NDArray[np.int64], ...], tuple[str, ...]]:
     """Stop sequences of ids, and stop strings."""
     stops = [stop] if isinstance(stop, str) else stop
-    if not isinstance(stops, Iterable):
+    if isinstance(stops, bytes) or not isinstance(stops, Iterable):
         raise OptionError(f"stop={stop!r}: expected a string, or a list of strings and id sequences")
     stops = list(stops)
     texts = tuple(s for s in stops if isinstance(s, str))

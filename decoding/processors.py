@@ -50,6 +50,24 @@ class History(Sequence[Ids]):
 Processor = Callable[[History, Logits], None]
 
 
+def apply_processors(processors: Sequence[Processor], history: History, logits: Logits) -> None:
+    """Let each processor edit the logits in turn.
+
+    Raises:
+        OptionError: one gives something back instead of editing in place, or has ids outside the vocabulary.
+    """
+    for index, processor in enumerate(processors):
+        name = f"processors[{index}] ({getattr(processor, '__name__', type(processor).__name__)})"
+        try:
+            returned: Any = processor(history, logits)
+        except OptionError as error:
+            raise OptionError(f"{name}: {error}") from error
+        if returned is not None:
+            raise OptionError(
+                f"{name} gave back {type(returned).__name__}: a processor edits the logits in place and gives back None"
+            )
+
+
 @dataclass(frozen=True)
 class RepetitionPenalty:
     """Multiplies negative logits of tokens in prompt or output by `penalty` and divides others (Keskar et al. 2019).

@@ -14,44 +14,50 @@ from decoding.model.model import Model
 Ids = npt.NDArray[np.int64]
 
 
-def encode_prompts(model: Model, prompts: Any, *, bos: bool = True, first: int = 0) -> list[Ids]:
+def encode_prompts(model: Model, prompts: Any, *, bos: bool = True, first: int = 0, name: str = "prompts") -> list[Ids]:
     """Each prompt as int64 ids, at least one long.
 
     Args:
         bos: put the model's BOS in front of texts.
-        first: number of the first prompt in messages.
+        first: number of the first prompt in messages; `name`: what messages call them all.
 
     Raises:
         OptionError: a prompt is of a wrong kind, empty where the model has no BOS, holds a character outside
             the vocabulary or an id out of range; the message names the prompt.
     """
-    return [_not_empty(model, ids, f"prompts[{i}]") for i, ids in enumerate(_each(model, prompts, bos, first), first)]
+    return [
+        _not_empty(model, ids, f"{name}[{i}]") for i, ids in enumerate(_each(model, prompts, bos, first, name), first)
+    ]
 
 
-def _each(model: Model, prompts: Any, bos: bool, first: int) -> list[Ids]:
+def _each(model: Model, prompts: Any, bos: bool, first: int, name: str) -> list[Ids]:
+    if hasattr(prompts, "__array__"):  # a tensor of torch, say
+        prompts = np.asarray(prompts)
     if prompts is None:
         return [np.zeros(0, np.int64)]
     if isinstance(prompts, str):
         return [_from_text(model, prompts, bos)]
     if not isinstance(prompts, Sequence | np.ndarray):
         raise OptionError(
-            f"prompts: {type(prompts).__name__} is not a string, a list of strings, ids, a list of id sequences, an array or None"
+            f"{name}: {type(prompts).__name__} is not a string, a list of strings, ids, a list of id sequences, an array or None"
         )
     if isinstance(prompts, np.ndarray) and prompts.ndim not in (1, 2):
         raise OptionError(
-            f"prompts: an array of shape {list(prompts.shape)}; expected one sequence of ids [T] or several [B, T]"
+            f"{name}: an array of shape {list(prompts.shape)}; expected one sequence of ids [T] or several [B, T]"
         )
     if len(prompts) == 0:
-        raise OptionError("prompts is empty: there is nothing to decode; pass None to start from BOS")
+        raise OptionError(
+            f"{name} is empty: there is nothing to do; give at least one (for prompts, None starts from BOS)"
+        )
     if isinstance(prompts[0], str):
         if wrong := [p for p in prompts if not isinstance(p, str)]:
             raise OptionError(
-                f"prompts: strings and {type(wrong[0]).__name__} together; pass all as strings or all as ids"
+                f"{name}: strings and {type(wrong[0]).__name__} together; pass all as strings or all as ids"
             )
         return [_from_text(model, p, bos) for p in prompts]
     if isinstance(prompts[0], int | np.integer | float):
-        return [checked_ids(model, prompts, "prompts")]
-    return [checked_ids(model, p, f"prompts[{i}]") for i, p in enumerate(prompts, first)]
+        return [checked_ids(model, prompts, name)]
+    return [checked_ids(model, p, f"{name}[{i}]") for i, p in enumerate(prompts, first)]
 
 
 def _from_text(model: Model, text: str, bos: bool) -> Ids:
@@ -60,7 +66,7 @@ def _from_text(model: Model, text: str, bos: bool) -> Ids:
             f"prompts: {model.name} has no vocabulary, so a text cannot be read; pass ids, or load(..., tokenizer=...)"
         )
     start = [model.bos_token_id] if bos and model.bos_token_id is not None else []
-    return np.array(start + model.tokenizer.encode(text), np.int64)
+    return checked_ids(model, start + model.tokenizer.encode(text), "the tokenizer's ids")
 
 
 def checked_ids(model: Model, ids: Any, name: str) -> Ids:

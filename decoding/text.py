@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -143,14 +144,18 @@ def _from_file(path: Path) -> Tokenizer:
     if not path.is_file():
         raise OptionError(f"tokenizer: no such file: {path}")
     if path.suffix == ".json":
-        from tokenizers import Tokenizer as Fast
-
-        return HuggingFaceTokenizer(Fast.from_file(str(path)))
+        fast = _extra("tokenizers", path).Tokenizer
+        return HuggingFaceTokenizer(fast.from_file(str(path)))
     if path.suffix == ".model":
-        from sentencepiece import SentencePieceProcessor
-
-        return SentencePieceTokenizer(SentencePieceProcessor(model_file=str(path)))
+        return SentencePieceTokenizer(_extra("sentencepiece", path).SentencePieceProcessor(model_file=str(path)))
     raise OptionError(f"tokenizer: {path}: expected a Hugging Face tokenizer.json or a SentencePiece .model file")
+
+
+def _extra(module: str, path: Path) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise OptionError(f"tokenizer: {path} needs the package {module}; pip install 'rnn-decoding[text]'") from error
 
 
 def _shorten(text: str) -> str:

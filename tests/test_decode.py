@@ -267,7 +267,7 @@ def test_a_result_shows_its_text_escaped_in_a_notebook():
         ([11], r"prompts.*id 11 at position 0 is out of range; the model's ids go from 0 to 10"),
         ([[1], [2, -1]], r"prompts\[1\]: id -1 at position 1 is out of range"),
         ([[1], []], r"prompts\[1\] is empty and .* has no BOS.*decoding.bos"),
-        ([], r"prompts is empty: .*pass None"),
+        ([], r"prompts is empty: .*None starts from BOS"),
         (None, r"prompts\[0\] is empty and .* has no BOS"),
         ("ROMEO", r"has no vocabulary, so a text cannot be read; pass ids, or load\(\.\.\., tokenizer=\.\.\.\)"),
         ([1.5, 2.0], r"prompts: float64 of shape \[2\]; expected whole-number ids"),

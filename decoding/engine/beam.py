@@ -14,7 +14,7 @@ from decoding.engine.prefill import prefill
 from decoding.engine.sampling import text_stops
 from decoding.model.graph import Array
 from decoding.model.model import Model
-from decoding.processors import History
+from decoding.processors import History, apply_processors
 from decoding.results import FinishReason
 from decoding.strategies import Beam
 
@@ -145,8 +145,7 @@ class BeamSearch:
             rows = [(row // beams, row % beams) for row in live]
             outputs = [self._ids[p, b, : self._lengths[p]] for p, b in rows]
             view = edited[live]
-            for processor in self._job.processors:
-                processor(History([self._prompts[p].ids for p, _ in rows], outputs), view)
+            apply_processors(self._job.processors, History([self._prompts[p].ids for p, _ in rows], outputs), view)
             edited[live] = view
         edited[np.ix_(np.repeat(short, beams), self._is_eos)] = -np.inf
         return edited

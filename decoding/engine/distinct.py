@@ -13,7 +13,7 @@ from decoding.engine.job import Finished, Job, Prompt, Source
 from decoding.engine.prefill import prefill
 from decoding.model.graph import Array
 from decoding.model.model import Model
-from decoding.processors import History
+from decoding.processors import History, apply_processors
 from decoding.results import FinishReason
 from decoding.strategies import Sample
 
@@ -119,8 +119,7 @@ class DistinctSearch:
             return None
         edited = logits.copy()
         outputs = [np.array(b.tokens, np.int64) for _, _, b in live]
-        for processor in self._job.processors:
-            processor(History([prompts[i].ids for i, _, _ in live], outputs), edited)
+        apply_processors(self._job.processors, History([prompts[i].ids for i, _, _ in live], outputs), edited)
         edited[np.ix_(short, np.array(self._job.eos, np.int64))] = -np.inf
         return edited
 

@@ -9,9 +9,9 @@ from decoding.kernels cimport (
 
 import numpy as np
 
-from decoding.errors import DecodeError
+from decoding.errors import DecodeError, OptionError
 from decoding.kernels import token_logprobs, top_logprobs, uniform
-from decoding.processors import History
+from decoding.processors import History, apply_processors
 
 cdef enum:
     IDLE = 0
@@ -78,8 +78,12 @@ cdef class RowSampler:
         self.prompts = [None] * capacity
         self.teachers = [None] * capacity
         self._lines_array = np.arange(capacity)
-        self._history_array = np.empty((capacity, max_new_tokens), np.int64)
-        self._history_logprobs_array = np.empty((capacity, max_new_tokens), np.float32)
+        try:
+            self._history_array = np.empty((capacity, max_new_tokens), np.int64)
+            self._history_logprobs_array = np.empty((capacity, max_new_tokens), np.float32)
+        except MemoryError:
+            raise OptionError(f"max_new_tokens={max_new_tokens}: no memory for {capacity} rows of them; "
+                              "pass a smaller one, or a smaller batch_size") from None
         self._logits_array = logits
         self._processors, self._eos, self._stop = tuple(processors), list(eos), [np.asarray(s, np.int64) for s in stop]
         self._top, self._top_ids, self._top_values = top_logprobs, None, None
@@ -174,8 +178,10 @@ cdef class RowSampler:
         return np.flatnonzero(self.status[:size] == RUNNING)
 
     def output(self, int64_t place):
-        """The new tokens of the row there so far, a view."""
-        return self._history_array[self._lines_array[place], : self.lengths[place]]
+        """The new tokens of the row there so far, a view that cannot be written to."""
+        tokens = self._history_array[self._lines_array[place], : self.lengths[place]]
+        tokens.flags.writeable = False
+        return tokens
 
     def stop(self, int64_t place):
         """Finish the running row there, by a stop sequence."""
@@ -222,8 +228,7 @@ cdef class RowSampler:
         np.take(self._logits_array, running, axis=0, out=edited, mode="clip")
         if self._processors:
             history = History([self.prompts[i] for i in running], [self.output(i) for i in running])
-            for processor in self._processors:
-                processor(history, edited)
+            apply_processors(self._processors, history, edited)
         short = np.flatnonzero(self.lengths[running] < self._min_new)
         if len(short) and self._eos:
             edited[np.ix_(short, self._eos)] = -np.inf
