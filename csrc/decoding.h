@@ -1,14 +1,15 @@
 /* The C face of the decoding kernels: everything between two network steps.
  *
  * Conventions
- *   logits      float32 [rows, width]; `stride` floats lie between the starts of two rows; -inf means
- * "forbidden". log-probs   natural logarithms. ids         int64, 0 <= id < width. Among equal values the
- * lowest id wins, everywhere. scratch     memory the caller lends: no kernel allocates. Sizes come from the
- * *_scratch_size functions, in bytes, aligned as malloc does. Contents do not matter before or after, unless
- * a function says so. result      a dec_status. Unless it is DEC_OK, *bad is the index of the first offending
- * row and the outputs from that row on are unspecified. bad rows    a row with a NaN, with +inf, or with
- * nothing but -inf is reported and never drawn from. Every function may be called from any thread; none keeps
- * state, but for the instruction set chosen at start.
+ *   logits      float32 [rows, width]; `stride` floats lie between the starts of two rows; -inf: "forbidden".
+ *   log-probs   natural logarithms.
+ *   ids         int64, 0 <= id < width. Among equal values the lowest id wins, everywhere.
+ *   scratch     memory the caller lends: no kernel allocates. Sizes come from the *_scratch_size functions, in
+ *               bytes, aligned as malloc does. Contents do not matter before or after, unless a function says so.
+ *   result      a dec_status. Unless it is DEC_OK, *bad is the index of the first offending row, and the outputs
+ *               from that row on are unspecified.
+ *   bad rows    a row with a NaN, with +inf, or with nothing but -inf is reported and never drawn from.
+ * Every function may be called from any thread; none keeps state, but for the instruction set chosen at start.
  */
 #ifndef DECODING_H
 #define DECODING_H

@@ -10,7 +10,8 @@ import numpy as np
 
 from decoding.errors import ModelError
 from decoding.model.contract import Fill, Token, TokenLayout
-from decoding.model.graph import STATE_SLOTS, Array, Graph, Node, Shape
+from decoding.model.graph import Graph, Node
+from decoding.model.ports import STATE_SLOTS, Array, Shape
 from decoding.model.proof import StateShape
 from decoding.model.roles import Roles
 from decoding.model.session import Session
@@ -107,7 +108,7 @@ def _given_shapes(
     if roles.token not in inputs:
         return None
     rank = len(inputs[roles.token].shape or (None, None))
-    session = Session(part.serialize(), graph.name, threads=1)
+    session = Session(part, threads=1)
     layouts: tuple[TokenLayout, ...] = ("B",) if rank == 1 else ("BT", "TB")
     for layout in layouts:
         token = Token(roles.token, layout)

@@ -6,7 +6,8 @@ The rest of the package sees names, NumPy arrays and `Node` views, never a proto
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from math import prod
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +18,17 @@ from google.protobuf.message import DecodeError as ProtobufError
 from onnx import helper, numpy_helper
 
 from decoding.errors import ModelError
+from decoding.model.damage import check_text, sort_nodes
+from decoding.model.ports import Array as Array  # the type of the arrays that a graph gives and takes
+from decoding.model.ports import Port
+from decoding.model.protobuf import rename, retain
+from decoding.model.reading import cut_weights
 
-Array = npt.NDArray[Any]
-Shape = tuple[int | str | None, ...] | None  # None: of unknown rank
 Source = str | Path | bytes | onnx.ModelProto
 
-# Operators that only re-arrange, copy or convert what they are given through their first input.
-VIEW_OPS = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Slice",
-                      "Split", "Expand", "Concat"})  # fmt: skip
-
-# Input slots of the recurrent operators that take the initial state, and the outputs that give the last one.
-STATE_SLOTS = {"LSTM": {"h": (5, 1), "c": (6, 2)}, "GRU": {"h": (5, 1)}, "RNN": {"h": (5, 1)}}
-
-
-@dataclass(frozen=True)
-class Port:
-    """A graph input or output: its name, NumPy dtype and shape (None where a dimension is unknown)."""
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: Shape
-
-    def __str__(self) -> str:
-        shape = "?" if self.shape is None else ", ".join("?" if d is None else str(d) for d in self.shape)
-        return f"{self.name} {self.dtype}[{shape}]"
-
-
-def listing(ports: Iterable[Port]) -> str:
-    """Ports in a sentence."""
-    return "; ".join(str(p) for p in ports) or "none"
+# Weights of at least this many numbers stand apart from the model: copies share them, and sessions take them as they are.
+_LARGE = 1024
+_PLAIN = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT32, onnx.TensorProto.INT64})  # fmt: skip
 
 
 class Node:
@@ -91,7 +74,7 @@ class Node:
                 self._proto.input[index] = new
         for attribute in self._proto.attribute:
             for body in (attribute.g, *attribute.graphs):
-                _rename(body, {old: new})
+                rename(body, {old: new})
 
     def output(self, index: int, default: str) -> str:
         """Name of output `index`; one that was omitted is given the name `default` first."""
@@ -105,12 +88,12 @@ class Node:
         for attribute in self._proto.attribute:
             if attribute.name == name:
                 value = helper.get_attribute_value(attribute)
-                return value.decode() if isinstance(value, bytes) else value
+                return value.decode(errors="replace") if isinstance(value, bytes) else value
         return default
 
     def drop_attribute(self, name: str) -> None:
         """Take an attribute away."""
-        _retain(self._proto.attribute, lambda attribute: attribute.name != name)
+        retain(self._proto.attribute, lambda attribute: attribute.name != name)
 
     def rename_output(self, index: int, name: str) -> None:
         """Call output `index` something else."""
@@ -121,17 +104,20 @@ class Node:
 
         TensorFlow's loops also carry their weights: what the body hands on as it came is left out.
         """
-        if self.op not in ("Loop", "Scan"):
-            return []
         body = self.attribute("body")
+        if self.op not in ("Loop", "Scan") or not isinstance(body, onnx.GraphProto):
+            return []
         skip = 2 if self.op == "Loop" else 0  # Loop: trip count and condition come first
-        count = len(self._proto.input) - (skip or self.attribute("num_scan_inputs"))
-        sources = {proto.output[0]: proto.input[0] for proto in body.node if proto.op_type == "Identity"}
+        count = len(self._proto.input) - (skip or int(self.attribute("num_scan_inputs", 0)))
+        count = min(count, len(body.input) - skip, len(body.output))  # a damaged file may lack some
+        sources = {
+            proto.output[0]: proto.input[0] for proto in body.node if proto.op_type == "Identity" and proto.output
+        }
         changed = []
         for k in range(count):
             taken, given = body.input[skip + k], body.output[k + (self.op == "Loop")].name
-            while given in sources:
-                given = sources[given]
+            for _ in sources:  # a chain is no longer than that, even where a damaged one has no end
+                given = sources.get(given, given)
             if given != taken.name:
                 changed.append((skip + k, k, _port(taken).dtype))
         return changed
@@ -155,8 +141,9 @@ class Node:
 class Graph:
     """An ONNX model that can be searched and rewritten. `Graph.load` makes one."""
 
-    def __init__(self, proto: onnx.ModelProto, name: str) -> None:
+    def __init__(self, proto: onnx.ModelProto, name: str, weights: Mapping[str, Array]) -> None:
         self._model = proto
+        self._weights = weights
         self._graph = proto.graph
         self.name = name
         self._producers: dict[str, Node] | None = None
@@ -170,18 +157,23 @@ class Graph:
         Raises:
             ModelError: there is no such file, or it does not hold an ONNX model.
         """
+        weights: dict[str, Array] = {}
         if isinstance(source, onnx.ModelProto):
             proto, name = onnx.ModelProto(), "the ModelProto"
             proto.CopyFrom(source)
         elif isinstance(source, bytes):
-            proto, name = _parse(source, "the bytes given"), "the bytes given"
+            name = "the bytes given"
+            proto, weights = _parse(source, name)
         else:
-            proto, name = _read(Path(source)), str(source)
+            name = str(source)
+            proto, weights = _read(Path(source))
+        check_text(proto, name)
+        sort_nodes(proto.graph, name)
         if not proto.graph.node:
             raise ModelError(
                 f"{name}: not an ONNX model, or one without any node; pass a file that an ONNX exporter wrote"
             )
-        return cls(proto, name)
+        return cls(proto, name, {**weights, **_set_apart(proto.graph, name, weights)})
 
     # -- what the graph says of itself -------------------------------------------------------------------
 
@@ -213,12 +205,12 @@ class Graph:
     def constant(self, name: str) -> Array | None:
         """Value of an initializer or of a Constant node, else None."""
         if name in self._constants:
-            return numpy_helper.to_array(self._constants[name])
+            return self._weights[name] if name in self._weights else _array(self._constants[name], self.name)
         node = self.producer(name)
         if node is not None and node.op == "Constant":
             value = node.attribute("value")
             if isinstance(value, onnx.TensorProto):
-                return numpy_helper.to_array(value)
+                return _array(value, self.name)
             for kind in ("value_int", "value_ints", "value_float", "value_floats"):
                 if (value := node.attribute(kind)) is not None:
                     return np.asarray(value)
@@ -299,7 +291,7 @@ class Graph:
             for name in [proto.name] if isinstance(proto, onnx.TensorProto) else proto.output:
                 names[name] = prefix + name
         inner = onnx.GraphProto.FromString(body.SerializeToString())
-        _rename(inner, names)
+        rename(inner, names)
         results = [
             helper.make_node("Identity", [names.get(o.name, o.name)], [out])
             for o, out in zip(body.output, node.outputs, strict=True)
@@ -313,7 +305,7 @@ class Graph:
 
     def fix_input(self, name: str, value: Array) -> None:
         """Turn a graph input into a constant."""
-        _retain(self._graph.input, lambda port: port.name != name)
+        retain(self._graph.input, lambda port: port.name != name)
         self.add_initializer(name, value)
 
     def edited(self) -> None:
@@ -340,9 +332,9 @@ class Graph:
         del self._graph.output[:]
         self._graph.output.extend(values)
         needed = set().union(*(self.ancestors(name) for name in names))
-        _retain(self._graph.node, lambda node: any(output in needed for output in node.output))
-        _retain(self._graph.initializer, lambda tensor: tensor.name in needed)
-        _retain(self._graph.input, lambda port: port.name in needed)
+        retain(self._graph.node, lambda node: any(output in needed for output in node.output))
+        retain(self._graph.initializer, lambda tensor: tensor.name in needed)
+        retain(self._graph.input, lambda port: port.name in needed)
         self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
         self._producers = None
 
@@ -364,22 +356,32 @@ class Graph:
         copy.graph.initializer.extend(t for t in self._graph.initializer if t.name in needed)
         copy.graph.input.extend(v for v in self._graph.input if v.name in needed)
         copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)  # onnxruntime infers the types
-        return Graph(copy, self.name)
+        return Graph(copy, self.name, self._weights)
 
     def copy(self) -> Graph:
         """An independent copy."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self._model)
-        return Graph(proto, self.name)
+        return Graph(proto, self.name, self._weights)
+
+    def skeleton(self) -> tuple[bytes, dict[str, Array]]:
+        """The model as bytes without its large weights, and those."""
+        weights = {name: value for name, value in self._weights.items() if name in self._constants}
+        return bytes(self._model.SerializeToString()), weights
 
     def serialize(self) -> bytes:
-        """The model as bytes.
+        """The whole model as bytes.
 
         Raises:
             ModelError: the model is over protobuf's limit of 2 GiB.
         """
+        whole = onnx.ModelProto()
+        whole.CopyFrom(self._model)
+        for tensor in whole.graph.initializer:
+            if tensor.name in self._weights:
+                tensor.CopyFrom(numpy_helper.from_array(self._weights[tensor.name], tensor.name))
         try:
-            return bytes(self._model.SerializeToString())
+            return bytes(whole.SerializeToString())
         except (ValueError, ProtobufError) as error:
             raise ModelError(f"{self.name}: cannot be serialized: {error}") from error
 
@@ -394,47 +396,70 @@ class Graph:
         return self._producers, self._consumers
 
 
-def _read(path: Path) -> onnx.ModelProto:
+def _read(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
     if not path.is_file():
         raise ModelError(f"{path}: no such file; pass the path of an .onnx file, or the name of a shipped model")
-    proto = _parse(path.read_bytes(), str(path))
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            raise ModelError(f"{path}: not an ONNX file, it is empty; export or copy it again")
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            proto, weights = _parse(data, str(path))
     try:
+        apart = [tensor for tensor in proto.graph.initializer if tensor.name in weights]
+        for tensor in apart:  # they are no files
+            tensor.data_location = onnx.TensorProto.DEFAULT
         onnx.load_external_data_for_model(proto, str(path.parent))
+        for tensor in apart:
+            tensor.data_location = onnx.TensorProto.EXTERNAL
     except Exception as error:
         raise ModelError(f"{path}: its external data cannot be read: {error}") from error
-    return proto
+    return proto, weights
 
 
-def _parse(data: bytes, name: str) -> onnx.ModelProto:
-    try:
-        return onnx.load_model_from_string(data)
-    except Exception as error:
-        raise ModelError(
-            f"{name}: not an ONNX file, or a truncated one ({len(data)} bytes, {error}); export or copy it again"
-        ) from error
+def _parse(data: bytes | mmap, name: str) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """The model and, apart, its large weights: they are copied once, and not at all by protobuf."""
+    with memoryview(data) as view:
+        skeleton, places = cut_weights(view, _LARGE * 4, _PLAIN)
+        try:
+            proto = onnx.load_model_from_string(skeleton)
+        except Exception as error:
+            raise ModelError(
+                f"{name}: not an ONNX file, or a truncated one ({len(data)} bytes, {error}); export or copy it again"
+            ) from error
+        weights = {}
+        for index, place in places.items():
+            tensor = proto.graph.initializer[index]
+            with view[place] as raw:
+                flat = np.frombuffer(raw, helper.tensor_dtype_to_np_dtype(tensor.data_type)).copy()
+            if flat.size != prod(tensor.dims):
+                raise ModelError(
+                    f"{name}: the tensor {tensor.name!r} cannot be read: {flat.size} numbers for the shape {list(tensor.dims)}; export or copy it again"
+                )
+            weights[tensor.name] = flat.reshape(tensor.dims)
+    return proto, weights
 
 
-def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    """Rename tensors in a body and in the bodies inside it, and give its nodes names of their own."""
+def _set_apart(graph: onnx.GraphProto, name: str, done: Mapping[str, Array]) -> dict[str, Array]:
+    """Take the data of the large weights out of a graph where that is not done yet."""
+    weights = {}
     for tensor in graph.initializer:
-        tensor.name = names.get(tensor.name, tensor.name)
-    for proto in graph.node:
-        for field in (proto.input, proto.output):
-            for index, name in enumerate(field):
-                field[index] = names.get(name, name)
-        for attribute in proto.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                _rename(body, names)
-                for value in body.output:
-                    value.name = names.get(value.name, value.name)
+        if tensor.name not in done and tensor.data_type in _PLAIN and prod(tensor.dims) >= _LARGE:
+            weights[tensor.name] = _array(tensor, name)
+            stub = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            stub.data_location = onnx.TensorProto.EXTERNAL
+            stub.external_data.add(key="location", value="in memory")
+            tensor.CopyFrom(stub)
+    return weights
 
 
-def _retain(field: Any, keep: Any) -> None:
-    kept = [item for item in field if keep(item)]
-    if len(kept) < len(field):
-        copies = [type(item).FromString(item.SerializeToString()) for item in kept]
-        del field[:]
-        field.extend(copies)
+def _array(tensor: onnx.TensorProto, name: str) -> Array:
+    try:
+        return numpy_helper.to_array(tensor)
+    except (KeyError, TypeError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            f"{name}: the tensor {tensor.name!r} cannot be read: {error}; pass the path of the file if its weights lie beside it, "
+            "or export or copy it again"
+        ) from error
 
 
 def _port(value: onnx.ValueInfoProto) -> Port:

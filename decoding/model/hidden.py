@@ -10,9 +10,13 @@ import numpy as np
 
 from decoding.errors import ModelError
 from decoding.model.contract import State
-from decoding.model.graph import STATE_SLOTS, Array, Graph, Node, Shape
+from decoding.model.graph import Graph, Node
+from decoding.model.ports import STATE_SLOTS, Array, Shape
 from decoding.model.roles import Roles, data_ancestors, recurrent_path
 from decoding.model.session import Session
+
+# Numbers in two rows of a state; damaged sizes go far beyond.
+_LARGEST = 2**26
 
 
 @dataclass(frozen=True)
@@ -89,14 +93,14 @@ def find_hidden(graph: Graph, roles: Roles) -> list[Hidden]:
 def _layer(graph: Graph, node: Node) -> tuple[np.dtype[Any], int]:
     """Dtype and hidden size of a recurrent layer, from its recurrence weights [directions, gates * hidden, hidden]."""
     weights = graph.constant(node.input(2))
-    if weights is not None:
+    if weights is not None and weights.ndim == 3:
         return weights.dtype, int(weights.shape[2])
     size = node.attribute("hidden_size")
-    if size is None:
+    if weights is not None or not isinstance(size, int):
         raise ModelError(
-            f"{graph.name}: the {node.op} layer {node.label!r} has no hidden_size and no constant weights; export it again"
+            f"{graph.name}: the {node.op} layer {node.label!r} has no recurrence weights [directions, gates * hidden, hidden] and no hidden_size; export it again"
         )
-    return np.dtype(np.float32), int(size)
+    return np.dtype(np.float32), size
 
 
 def start_values(graph: Graph, hidden: Sequence[Hidden], declared: Mapping[str, Shape]) -> list[Start]:
@@ -111,8 +115,13 @@ def start_values(graph: Graph, hidden: Sequence[Hidden], declared: Mapping[str, 
     values: list[dict[str, Array]] = [{}, {}]
     if tensors:
         part = graph.part(tensors)
-        session = Session(part.serialize(), graph.name, threads=1)
+        session = Session(part, threads=1)
         values = [_run_part(part, session, tensors, declared, batch) for batch in (2, 3)]
+    for h in hidden:
+        if h.initial and values[0][h.initial].size > _LARGEST:
+            raise ModelError(
+                f"{graph.name}: the state {h.source} starts as {list(values[0][h.initial].shape)} for 2 rows, which no state is: the file is damaged"
+            )
     return [_start(h, values[0].get(h.initial), values[1].get(h.initial)) for h in hidden]
 
 

@@ -43,7 +43,7 @@ class Model:
         """The same model over a session of one intra-op thread, for several workers to share; made once."""
         with self._lock:
             if self._alone is None:
-                session = Session(self._graph.serialize(), self.name, providers=self.providers, threads=1)
+                session = Session(self._graph, providers=self.providers, threads=1)
                 self._alone = Model(self._graph, self.contract, session, self.tokenizer)
         return self._alone
 
@@ -81,6 +81,8 @@ class Model:
             "output": "logits",
             "state": {s.input: s.output for s in c.states},
             "batch_axis": {s.input: s.batch_axis for s in c.states},
+            "context": [f.name for f in c.contexts],
+            **({"attention": c.attention} if c.attention else {}),
         }
         initial = {s.input: s.initial.tolist() for s in c.states if s.initial.any()}
         graph.set_metadata({"decoding.roles": json.dumps(roles), "decoding.initial": json.dumps(initial)})

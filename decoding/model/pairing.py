@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from decoding.errors import ModelError
-from decoding.model.graph import STATE_SLOTS, VIEW_OPS, Graph, Port, listing
+from decoding.model.graph import Graph
+from decoding.model.ports import STATE_SLOTS, VIEW_OPS, Port, listing
 
 # Operators through which a state is carried over to its next value: c' = f*c + i*g, h' = (1-z)*n + z*h, s' = w*s + k*v.
 _CARRY_OPS = VIEW_OPS | {"Add", "Sub", "Mul", "Where", "Sum", "ScatterND", "ScatterElements", "Clip"}

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from decoding.errors import ModelError, OptionError
-from decoding.model.graph import STATE_SLOTS, VIEW_OPS, Graph, Node, Shape
+from decoding.model.graph import Graph, Node
+from decoding.model.ports import STATE_SLOTS, VIEW_OPS, Shape
 from decoding.model.roles import Roles, data_ancestors
 from decoding.model.session import Session
 
@@ -73,7 +74,7 @@ def _decided(graph: Graph, condition: str) -> bool | None:
     part = graph.part([condition])
     values = set()
     try:
-        session = Session(part.serialize(), graph.name, threads=1)
+        session = Session(part, threads=1)
         for size in (1, 2, 3):
             sizes = {p.name: [d if isinstance(d, int) else size for d in p.shape or ()] for p in part.inputs}
             feeds = {p.name: np.zeros(sizes[p.name], p.dtype) for p in part.inputs}

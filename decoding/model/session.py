@@ -9,7 +9,8 @@ from typing import Any
 import onnxruntime as ort
 
 from decoding.errors import ModelError, OptionError
-from decoding.model.graph import Array
+from decoding.model.graph import Graph
+from decoding.model.ports import Array
 
 SHORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -24,19 +25,17 @@ _SOURCE_PLACE = re.compile(r"(?:/\S*)?onnxruntime\S*/\S+\.(?:cc|h):\d+ (?:.*?\)(
 
 
 class Session:
-    """An onnxruntime session over a serialized graph.
+    """An onnxruntime session over a graph as it is now.
 
     Args:
-        data: the serialized model.
-        name: what to call the model in messages.
+        graph: what to run; its large weights are taken as they are, without a copy.
         providers: onnxruntime's names or "cpu" and "cuda", the preferred one first; default: the CPU.
         threads: intra-op threads; None leaves the choice to onnxruntime.
     """
 
     def __init__(
         self,
-        data: bytes,
-        name: str,
+        graph: Graph,
         *,
         providers: str | Sequence[Any] | None = None,
         threads: int | None = None,
@@ -47,9 +46,12 @@ class Session:
             if threads < 1:
                 raise OptionError(f"threads={threads}: expected a whole number of at least 1, or None")
             options.intra_op_num_threads = threads
-        self.name = name
+        self.name = name = graph.name
         self.threads = threads
         wanted = full_names(providers)
+        data, weights = graph.skeleton()
+        self._weights = {key: ort.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
+        options.add_external_initializers(list(self._weights), list(self._weights.values()))
         try:
             self._session = ort.InferenceSession(data, options, providers=wanted, disabled_optimizers=_CRASHING)
         except Exception as error:

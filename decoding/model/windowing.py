@@ -11,7 +11,8 @@ import numpy as np
 from decoding.errors import ModelError, OptionError
 from decoding.model import proof
 from decoding.model.contract import Contract, Fill, Window
-from decoding.model.graph import Array, Graph, Shape
+from decoding.model.graph import Graph
+from decoding.model.ports import Array, Shape
 from decoding.model.roles import Roles
 from decoding.model.session import Session
 
@@ -48,7 +49,7 @@ def window_contract(session: Session, graph: Graph, roles: Roles, fills: Sequenc
         layout = proof.probe(session, roles.token, rank, roles.logits, [], fills, times=[lengths[-1]])
     except ModelError as error:
         raise ModelError(f"{error}; {_ADVICE}") from error
-    contract = Contract(layout.token, layout.logits, (), tuple(fills), True, window, tuple(roles.notes))
+    contract = Contract(layout.token, layout.logits, (), tuple(fills), True, window, notes=tuple(roles.notes))
     for length in lengths:
         _check_length(session, contract, length)
     return contract

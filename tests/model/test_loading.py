@@ -283,3 +283,41 @@ def test_metadata_that_is_no_json():
     helper.set_model_props(proto, {"decoding.roles": "{token"})
     with pytest.raises(ModelError, match=r"metadata 'decoding.roles' is not JSON"):
         load(proto)
+
+
+def test_nodes_in_no_order_are_sorted():
+    proto = build.recurrent("GRU", layers=2)
+    plain = load(proto)
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(reversed(nodes))
+    ids = [[1, 2, 3, 4]]
+    np.testing.assert_array_equal(stepped(load(proto), ids), stepped(plain, ids))
+
+
+def test_a_node_that_needs_its_own_result():
+    proto = build.recurrent("GRU")
+    proto.graph.node[0].input[1] = "logits"
+    with pytest.raises(ModelError, match="needs its own result"):
+        load(proto)
+
+
+def test_names_that_are_no_text():
+    data = build.recurrent("GRU").SerializeToString()
+    with pytest.raises(ModelError, match=r"damaged.*no UTF-8"):
+        load(data.replace(b"embedded", b"embedde\xff"))
+
+
+def test_weights_that_do_not_fill_their_shape():
+    proto = build.recurrent("GRU")
+    next(t for t in proto.graph.initializer if t.name == "R0").dims[1] += 1
+    with pytest.raises(ModelError, match="'R0' cannot be read"):
+        load(proto)
+
+
+def test_messages_of_onnxruntime_name_no_place_in_its_source():
+    proto = build.recurrent("GRU")
+    proto.ir_version = 99
+    with pytest.raises(ModelError, match="IR version") as refused:
+        load(proto)
+    assert ".cc" not in str(refused.value)

@@ -15,7 +15,6 @@ from onnx.backend.test.case import node
 from decoding import ModelError, load
 from decoding.model import proof
 
-
 # Importing a module makes its cases; collect_testcases() would import the two hundred others too.
 for module in ("gru", "lstm", "rnn"):
     importlib.import_module(f"onnx.backend.test.case.node.{module}")

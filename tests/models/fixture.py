@@ -1,6 +1,7 @@
 """Writes one fixture (model, expected outputs, manifest entry) and checks it with onnxruntime.
 
-Shared by the make_*.py scripts; README.md tells what the manifest's fields mean.
+Shared by the make_*.py scripts; README.md tells what the manifest's fields mean. Run by itself it writes the
+table of README.md anew.
 """
 
 import json
@@ -30,13 +31,15 @@ def add(
     accept=None, reason=None, run="whole", states=None, feeds=None, roles=None, notes="", tolerance=2e-5,
     lengths=LENGTHS, low=0, batch=1, arrays=None, external=False, original=None, truth_run=None, width=None,
     crashes=False,
+    listed=True,
 ):  # fmt: skip
     """Write `name`.onnx, `name`.npz and the manifest entry, then compare onnxruntime with `truth`.
 
-    truth(ids [T]) -> [T, vocab], from the original framework or a NumPy cell. Without it, `original` stands in for
-    the file: original(*inputs in graph order) -> outputs in graph order, run as `truth_run` (default: `run`) says.
-    token and out are (name, layout) pairs; states is {input: (output, batch axis)}; an int for a name is
-    a place in the graph's inputs or outputs. arrays are the constant inputs and initial states (batch 1).
+    truth(ids [T]) -> [T, vocab], from the original framework or a NumPy cell. Without it, `original` stands
+    in for the file: original(*inputs in graph order) -> outputs in graph order, run as `truth_run` says
+    (default: `run`). token and out are (name, layout) pairs; states is {input: (output, batch axis)}; an int
+    for a name is a place in the graph's inputs or outputs. arrays are constant inputs and initial states, for
+    a batch of 1.
     """
     model = onnx.load_from_string(model) if isinstance(model, bytes) else model
     _strip(model)
@@ -70,7 +73,7 @@ def add(
         ids = draw.integers(low, vocab, length)
         data[f"ids_{i}"], data[f"out_{i}"] = ids, np.asarray(truth(ids)).astype(np.float32)
         if data[f"out_{i}"].shape != (length, width or vocab):
-            raise SystemExit(f"{name}: truth has shape {data[f'out_{i}'].shape}, not {(length, width or vocab)}")
+            raise SystemExit(f"{name}: the truth has shape {data[f'out_{i}'].shape}")
     path = HERE / f"{name}.onnx"
     if external:
         (HERE / f"{name}.data").unlink(missing_ok=True)
@@ -78,6 +81,9 @@ def add(
     else:
         path.write_bytes(model.SerializeToString(deterministic=True))
     np.savez_compressed(HERE / f"{name}.npz", **data)
+    if not listed:
+        print(f"{name:36} {path.stat().st_size:7} bytes  {check(name, entry, data)} (not listed)", flush=True)
+        return
     manifest = json.loads(MANIFEST.read_text()) if MANIFEST.exists() else {}
     manifest[name] = entry
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(manifest.items())]
@@ -89,10 +95,14 @@ class _Original:
     """The original framework's model behind the two methods of an InferenceSession that are used here."""
 
     def __init__(self, graph, call):
-        self.inputs, self.outputs, self.call = [i.name for i in graph.input], [o.name for o in graph.output], call
+        self.inputs, self.outputs = [i.name for i in graph.input], [o.name for o in graph.output]
+        self.call = call
         kinds = {i.name: i.type.tensor_type for i in graph.input}
         self.kinds = {
-            k: (onnx.helper.tensor_dtype_to_np_dtype(t.elem_type), [d.dim_value or d.dim_param for d in t.shape.dim])
+            k: (
+                onnx.helper.tensor_dtype_to_np_dtype(t.elem_type),
+                [d.dim_value or d.dim_param for d in t.shape.dim],
+            )
             for k, t in kinds.items()
         }
 
@@ -103,6 +113,7 @@ class _Original:
 
 def _strip(model):
     """Drop documentation and traces: they name the files of the machine that exported."""
+
     def graph(g):
         del g.metadata_props[:]
         g.doc_string = ""
@@ -129,7 +140,7 @@ def _strip(model):
 
 
 def _shorten(graph):
-    """Give inner values, and nodes that carry no state, a short name where theirs is long: TensorFlow's fill a file."""
+    """Shorten the long names of inner values and of nodes that carry no state: TensorFlow's fill a file."""
     kept = {v.name for v in [*graph.input, *graph.output]}
     names = {}
 
@@ -201,7 +212,7 @@ def check(name, entry, data):
         got, expected = _run(session, kinds, entry, data, data[f"ids_{i}"]), data[f"out_{i}"]
         if got.shape != expected.shape:
             raise SystemExit(f"{name}: onnxruntime gives {got.shape}, expected {expected.shape}")
-        worst = max(worst, np.abs(got - expected).max())
+        worst = max(worst, np.nanmax(np.abs(got - expected)))
     if not worst <= entry["tolerance"]:
         raise SystemExit(f"{name}: onnxruntime differs from the truth by {worst}")
     return f"largest difference {worst:.1e}"
@@ -238,9 +249,9 @@ def _run(session, kinds, entry, data, ids):
         return once(ids, 0)
     if mode == "steps":
         return np.concatenate([once(ids[t : t + 1], t) for t in range(len(ids))])
-    if mode.startswith("prefix:"):  # one length only: repeat its last position, the only one that is known
+    if mode.startswith("prefix:"):  # one length only: only its last position is known
         n = int(mode[7:])
-        known = np.array(data[next(k for k in data if k[:4] == "ids_" and data[k] is ids).replace("ids", "out")])
+        known = np.full((len(ids), entry["vocab"]), np.nan)
         known[n - 1] = once(ids[:n], 0)[-1]
         return known
     if mode == "prefixes":
@@ -250,3 +261,21 @@ def _run(session, kinds, entry, data, ids):
         padded = np.concatenate([np.zeros(width, ids.dtype), ids])
         return np.stack([once(padded[t + 1 : t + 1 + width], 0)[-1] for t in range(len(ids))])
     raise SystemExit(f"unknown run: {mode}")
+
+
+def write_table():
+    """Write the table of README.md anew from the manifest."""
+    readme = HERE / "README.md"
+    head = readme.read_text().split("| fixture |")[0]
+    lines = [
+        "| fixture | cell | exporter | script | expect | notes |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, e in json.loads(MANIFEST.read_text()).items():
+        row = [name, e["cell"], e["exporter"], e["script"], " or ".join(e["accept"]), e["notes"]]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
+    readme.write_text(head + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    write_table()

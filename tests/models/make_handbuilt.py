@@ -4,6 +4,7 @@ Needs onnx, onnxruntime and NumPy. The expected outputs come from numpy_cells.py
 Every model is Embedding -> recurrent layer(s) -> Linear, built with onnx.helper.
 """
 
+import json
 import sys
 
 import numpy as np
@@ -24,10 +25,11 @@ def const(name, value, dtype=None):
 
 
 def weights(name, op, peepholes=False, inputs=E, hidden=H, scale=1.0):
-    """Return float32 embedding, W, R, B, P, output weight and bias with visible differences between tokens."""
+    """Return float32 embedding, W, R, B, P, output weight and bias; tokens differ visibly."""
     u, g = rng(name + "/w").uniform, GATES[op]
     shapes = {
-        "emb": (V, inputs), "W": (1, g * hidden, inputs), "R": (1, g * hidden, hidden), "B": (1, 2 * g * hidden),
+        "emb": (V, inputs), "W": (1, g * hidden, inputs), "R": (1, g * hidden, hidden),
+        "B": (1, 2 * g * hidden),
         "P": (1, 3 * hidden), "out_w": (hidden, V), "out_b": (V,),
     }  # fmt: skip
     w = {key: (scale * u(-1, 1, shape)).astype(np.float32) for key, shape in shapes.items()}
@@ -56,11 +58,13 @@ def model(nodes, inputs, outputs, initializers, opset=17, ir=8, **more):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir, **more)
 
 
-def layer_model(op, w, *, opset=17, ir=8, layout=0, exposed=None, init=None, lens=None, batch="batch", time="time",
+def layer_model(op, w, *, opset=17, ir=8, layout=0, exposed=None, init=None, lens=None, batch="batch",
+                time="time",
                 logits="logits", double=False, attributes=None):  # fmt: skip
     """Ids [batch, time] -> Gather -> RNN, GRU or LSTM -> MatMul -> logits [batch, time, V].
 
-    exposed: [(state input, state output)], init: constant initial states, lens: constant sequence_lens or "shape".
+    exposed: [(state input, state output)], init: constant initial states,
+    lens: constant sequence_lens or "shape".
     """
     real, cast = (F64, np.float64) if double else (F32, np.float32)
     consts = {k: v.astype(cast) for k, v in w.items()}
@@ -167,31 +171,103 @@ def layers():
     leaky_attributes = {**leaky, "activation_alpha": [0.3]}
     yield "rnn_leaky_relu", "RNN", {"attributes": leaky_attributes}, {**leaky, "alpha": [0.3]}, {}
     yield "lstm_states", "LSTM", {"exposed": hc}, {}, {"states": two}
-    yield "gru_states_fixed_batch", "GRU", {"exposed": hc[:1], "batch": 1, "time": 1}, {}, {
-        "states": one, "run": "steps", "notes": "batch and time declared 1; nothing in the graph depends on them"}
-    yield "lstm_states_batch3", "LSTM", {"exposed": hc, "batch": 3, "time": 1}, {}, {
-        "states": two, "run": "steps", "batch": 3, "notes": "batch declared 3"}
-    yield "lstm_states_swapped", "LSTM", {"exposed": hc}, {}, {
-        "states": two, "notes": "c_out stands before h_out, both have one shape: only the names tell"}
-    yield "lstm_initial_state", "LSTM", {"init": [h0, c0]}, {"h0": h0, "c0": c0}, {
-        "notes": "constant initial state, not zero, expanded to the batch"}
-    yield "gru_initial_state_fixed", "GRU", {"init": [h0], "batch": 1}, {"h0": h0}, {
-        "notes": "constant initial state, not zero; batch fixed at 1"}
+    yield (
+        "gru_states_fixed_batch",
+        "GRU",
+        {"exposed": hc[:1], "batch": 1, "time": 1},
+        {},
+        {"states": one, "run": "steps", "notes": "batch and time declared 1; no node depends on them"},
+    )
+    yield (
+        "lstm_states_batch3",
+        "LSTM",
+        {"exposed": hc, "batch": 3, "time": 1},
+        {},
+        {"states": two, "run": "steps", "batch": 3, "notes": "batch declared 3"},
+    )
+    yield (
+        "lstm_states_swapped",
+        "LSTM",
+        {"exposed": hc},
+        {},
+        {"states": two, "notes": "c_out stands before h_out, both have one shape: only the names tell"},
+    )
+    yield (
+        "lstm_initial_state",
+        "LSTM",
+        {"init": [h0, c0]},
+        {"h0": h0, "c0": c0},
+        {"notes": "constant initial state, not zero, expanded to the batch"},
+    )
+    yield (
+        "gru_initial_state_fixed",
+        "GRU",
+        {"init": [h0], "batch": 1},
+        {"h0": h0},
+        {"notes": "constant initial state, not zero; batch fixed at 1"},
+    )
     yield "lstm_lens_shape", "LSTM", {"lens": "shape"}, {}, {"notes": "sequence_lens computed from the shape"}
-    yield "gru_lens_constant", "GRU", {"lens": [9], "batch": 1}, {}, {
-        "lengths": (9,) * 3, "accept": ["step", "refuse"], "reason": "sequence_lens|length",
-        "notes": "sequence_lens is the constant 9: the file itself runs only nine steps at once"}
-    yield "lstm_lens_short", "LSTM", {"lens": [5], "batch": 1}, {"lens": [5]}, {
-        "lengths": (5, 9), "accept": ["step", "refuse"], "reason": "sequence_lens|length", "tolerance": 2e-5,
-        "notes": "sequence_lens is the constant 5: past it the output is that of a zero h"}
+    yield (
+        "gru_lens_constant",
+        "GRU",
+        {"lens": [9], "batch": 1},
+        {},
+        {
+            "lengths": (9,) * 3,
+            "accept": ["step", "refuse"],
+            "reason": "sequence_lens|length",
+            "notes": "sequence_lens is the constant 9: the file itself runs only nine steps at once",
+        },
+    )
+    yield (
+        "lstm_lens_short",
+        "LSTM",
+        {"lens": [5], "batch": 1},
+        {"lens": [5]},
+        {
+            "lengths": (5, 9),
+            "accept": ["step", "refuse"],
+            "reason": "sequence_lens|length",
+            "tolerance": 2e-5,
+            "notes": "sequence_lens is the constant 5: past it the output is that of a zero h",
+        },
+    )
     yield "lstm_opset7", "LSTM", {"opset": 7, "ir": 3}, {}, {}
     yield "gru_opset7", "GRU", {"opset": 7, "ir": 3}, {}, {}
     yield "lstm_opset26", "LSTM", {"opset": 26, "ir": 13}, {}, {"notes": "the newest onnxruntime 1.31 takes"}
-    yield "lstm_opset28", "LSTM", {"opset": 28, "ir": 14}, {}, {
-        "run": "never", "expect": "refuse", "accept": ["refuse", "step"], "reason": "opset|IR|version"}
-    yield "lstm_float64", "LSTM", {"double": True}, {}, {
-        "run": "never", "expect": "refuse", "accept": ["refuse", "step"], "reason": "float64|double", "notes": "onnxruntime makes the session and fails at the first run"}
+    yield (
+        "lstm_opset28",
+        "LSTM",
+        {"opset": 28, "ir": 14},
+        {},
+        {"run": "never", "expect": "refuse", "accept": ["refuse", "step"], "reason": "opset|IR|version"},
+    )
+    yield (
+        "lstm_float64",
+        "LSTM",
+        {"double": True},
+        {},
+        {
+            "run": "never",
+            "expect": "refuse",
+            "accept": ["refuse", "step"],
+            "reason": "float64|double",
+            "notes": "onnxruntime makes the session and fails at the first run",
+        },
+    )
+    half = {"tolerance": 2e-2, "crashes": True}
+    half["notes"] = "float16 weights and logits; all optimizations on crash onnxruntime 1.31"
+    yield "gru_float16", "GRU", {}, {}, half
+    yield "rnn_float16", "RNN", {}, {}, half
     yield "lstm_external", "LSTM", {}, {}, {"external": True, "notes": "weights in hand_lstm_external.data"}
+
+
+def to_float16(proto):
+    for tensor in proto.graph.initializer:
+        if tensor.data_type == F32:
+            half = numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
+    proto.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
 
 
 def make_layers(wanted):
@@ -201,6 +277,8 @@ def make_layers(wanted):
             continue
         w = weights(name, op, "peephole" in name)
         proto = layer_model(op, w, **build)
+        if "float16" in name:
+            to_float16(proto)
         if "swapped" in name:
             outputs = list(proto.graph.output)
             del proto.graph.output[:]
@@ -219,7 +297,8 @@ def stacked(name):
                   node("Split", [s + "_t"], [s + "0", s + "1"], axis=0)]  # fmt: skip
     for i in range(2):
         outs = [f"y{i}", f"h{i}n", f"c{i}n"]
-        nodes += [node("LSTM", [f"x{i}", f"W{i}", f"R{i}", f"B{i}", "", f"h{i}", f"c{i}"], outs, hidden_size=H),
+        nodes += [node("LSTM", [f"x{i}", f"W{i}", f"R{i}", f"B{i}", "", f"h{i}", f"c{i}"], outs,
+                       hidden_size=H),
                   node("Squeeze", [f"y{i}", "axis1"], [f"x{i + 1}"])]  # fmt: skip
     for s in "hc":
         nodes += [node("Concat", [s + "0n", s + "1n"], [s + "_c"], axis=0),
@@ -228,7 +307,8 @@ def stacked(name):
               node("Add", ["p", "out_b"], ["logits"])]  # fmt: skip
     state = [2, H, "batch"]
     proto = model(nodes, [info("ids", I64, ["batch", "time"]), *(info(s, F32, state) for s in "hc")],
-                  [info("logits", F32, ["batch", "time", V]), *(info(s + "_next", F32, state) for s in "hc")], c,
+                  [info("logits", F32, ["batch", "time", V]),
+                   *(info(s + "_next", F32, state) for s in "hc")], c,
                   13, 8)  # fmt: skip
 
     def expected(ids):
@@ -267,7 +347,10 @@ def directions(name, op, direction):
 
 
 def in_if(name, exposed):
-    """Two nested Ifs, an LSTM in each branch (as in silero-vad): on `sr` with states in and out, or on a constant."""
+    """Two nested Ifs, an LSTM in each branch (as in silero-vad).
+
+    exposed: the input `sr` picks the branch, states in and out; else constants pick it and states are hidden.
+    """
     ws = [weights(f"{name}{i}", "LSTM") for i in range(3)]
 
     def branch(i, sub=None, **captured):
@@ -280,7 +363,8 @@ def in_if(name, exposed):
             nodes += [node("Gather", ["state", at], [f"{s}_{i}"], axis=0)]
             states.append(f"{s}_{i}")
         nodes += [
-            node("LSTM", [f"x_{i}", f"W_{i}", f"R_{i}", f"B_{i}", "", *states], [f"y_{i}", f"hn_{i}", f"cn_{i}"],
+            node("LSTM", [f"x_{i}", f"W_{i}", f"R_{i}", f"B_{i}", "", *states], [f"y_{i}", f"hn_{i}",
+                f"cn_{i}"],
                  f"lstm_{i}", hidden_size=H),
             node("Squeeze", [f"y_{i}", f"axis_{i}"], [f"y3_{i}"]),
             node("Transpose", [f"y3_{i}"], [f"yb_{i}"], perm=[1, 0, 2]),
@@ -314,16 +398,17 @@ def in_if(name, exposed):
     else:
         c = {"cond0": np.array(False), "cond1": np.array(True)}
     more = {"states": {"state": ("stateN", 2)}, "arrays": {"sr": np.array(16000)}} if exposed else {}
-    note = "h and c stacked in one state; the constant `sr` picks the branch" if exposed else "constant conditions"
+    note = "h and c stacked in one state; `sr` picks the branch" if exposed else "constant conditions"
     put(name, model(nodes, inputs, outs, c, 16), truth("LSTM", ws[1]), "LSTM", row="LSTM inside nested If",
         notes=note, **more)  # fmt: skip
 
 
 def loop_or_scan(name, op, exposed=False):
-    """A tanh cell of plain operators inside Loop or Scan; its carried state is hidden or a graph input and output."""
+    """A plain tanh cell inside Loop or Scan; its carried state is hidden, or a graph input and output."""
     w = weights(name, "RNN")
     c = {"emb": w["emb"], "Wt": w["W"][0].T, "Rt": w["R"][0].T, "b": w["B"][0, :H] + w["B"][0, H:],
-         "out_w": w["out_w"], "out_b": w["out_b"], "width": np.array([H]), "i0": np.array([0]), "i1": np.array([1]),
+         "out_w": w["out_w"], "out_b": w["out_b"], "width": np.array([H]), "i0": np.array([0]),
+         "i1": np.array([1]),
          "i2": np.array([2]), "yes": np.array(True), "scalar": np.zeros(0, np.int64)}  # fmt: skip
     cell = [
         node("MatMul", ["x_t", "Wt"], ["from_x"]), node("MatMul", ["h", "Rt"], ["from_h"]),
@@ -346,7 +431,8 @@ def loop_or_scan(name, op, exposed=False):
     else:
         body = helper.make_graph(
             [node("Gather", ["x", "i"], ["x_t"], axis=0), *cell, node("Identity", ["go"], ["go_on"])], "body",
-            [info("i", I64, []), info("go", TensorProto.BOOL, []), state], [info("go_on", TensorProto.BOOL, []), *news],
+            [info("i", I64, []), info("go", TensorProto.BOOL, []), state],
+            [info("go_on", TensorProto.BOOL, []), *news],
         )  # fmt: skip
         run = [node("Slice", ["shape", "i1", "i2"], ["t1"]), node("Reshape", ["t1", "scalar"], ["steps"]),
                node("Loop", ["steps", "yes", "h_first"], ["h_last", "y"], "loop", body=body)]  # fmt: skip
@@ -367,7 +453,10 @@ def gru_step(name, kind):
     "outputs_roles" and "inputs_roles" carry the answer in the file's metadata.
     """
     w = weights(name, "GRU", hidden=V)
-    inputs, outs = [info("a", I64, ["n"]), info("b", F32, ["n", V])], [info("y", F32, ["n", V]), info("z", F32, ["n", V])]
+    inputs, outs = (
+        [info("a", I64, ["n"]), info("b", F32, ["n", V])],
+        [info("y", F32, ["n", V]), info("z", F32, ["n", V])],
+    )
     c = {**w, "axis": np.array([0]), "emb2": np.zeros((V, E), np.float32)}
     nodes = [node("Gather", ["emb", "a"], ["e"])]
     if kind.startswith("inputs"):
@@ -386,8 +475,6 @@ def gru_step(name, kind):
     proto = model(nodes, inputs, outs, c)
     told = kind.endswith("roles")
     if told:
-        import json
-
         helper.set_model_props(proto, {"decoding.roles": json.dumps(roles), "decoding.bos": "0", "decoding.eos": "1"})
     put(name, proto, truth("GRU", w), "GRU", token=("a", "B"), out=(outs[0].name, "BV"), run="steps",
         states={state: (outs[1].name, 0)}, arrays={"b": np.array([3])} if kind.startswith("inputs") else None,

@@ -1,7 +1,7 @@
 """Make the fixtures of tf2onnx: `python tests/models/make_tf2onnx.py [part of a name ...]`.
 
-Needs keras 2.15, tensorflow 2.15, tf2onnx, onnx and onnxruntime. Beside the Keras models it freezes TensorFlow 1
-graphs (dynamic_rnn over cells, with peepholes among them), which tf2onnx writes as Scan.
+Needs keras 2.15, tensorflow 2.15, tf2onnx, onnx 1.17 and onnxruntime. Beside the Keras models it freezes
+TensorFlow 1 graphs (dynamic_rnn over cells, with peepholes among them), which tf2onnx writes as Scan.
 """
 
 import contextlib
@@ -53,23 +53,31 @@ def tf1(name, cell_of, cell, states=False):
             proto, _ = tf2onnx.convert.from_graph_def(
                 frozen, input_names=["tokens:0"], output_names=["logits:0"], opset=15
             )
-        add(name, proto, truth, script="make_tf2onnx.py", exporter=VERSIONS, cell=cell, row="TensorFlow 1 cells",
+        add(name, proto, truth, script="make_tf2onnx.py", exporter=VERSIONS, cell=cell,
+            row="TensorFlow 1 cells",
             vocab=V, token=(0, "BT"), out=(0, "BTV"))  # fmt: skip
 
 
 def main(*parts):
     logging.disable(logging.WARNING)
-    keras_models.write(keras, "tf2onnx", export, np.asarray, parts, script="make_tf2onnx.py", exporter=VERSIONS,
+    keras_models.write(keras, "tf2onnx", export, np.asarray, parts, script="make_tf2onnx.py",
+                       exporter=VERSIONS,
                        row="tf2onnx, Keras 2")  # fmt: skip
     tf.compat.v1.disable_control_flow_v2()
     cells = {
         "tf1_peephole": (lambda c: c.LSTMCell(H, use_peepholes=True), "LSTM with peepholes"),
-        "tf1_peephole_clip": (lambda c: c.LSTMCell(H, use_peepholes=True, cell_clip=0.5), "LSTM with peepholes and clip"),
+        "tf1_peephole_clip": (
+            lambda c: c.LSTMCell(H, use_peepholes=True, cell_clip=0.5),
+            "LSTM with peepholes and clip",
+        ),
         "tf1_lstm_proj": (lambda c: c.LSTMCell(H, num_proj=H), "LSTM with projection"),
         "tf1_basic_lstm": (lambda c: c.BasicLSTMCell(H), "LSTM, forget bias 1"),
         "tf1_gru": (lambda c: c.GRUCell(H), "GRU"),
         "tf1_rnn": (lambda c: c.BasicRNNCell(H), "RNN"),
-        "tf1_multi": (lambda c: c.MultiRNNCell([c.LSTMCell(H), c.GRUCell(H)]), "LSTM and GRU in one MultiRNNCell"),
+        "tf1_multi": (
+            lambda c: c.MultiRNNCell([c.LSTMCell(H), c.GRUCell(H)]),
+            "LSTM and GRU in one MultiRNNCell",
+        ),
     }
     for name, (cell_of, cell) in cells.items():
         if not parts or any(part in name for part in parts):

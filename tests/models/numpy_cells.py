@@ -107,9 +107,9 @@ def lstm(
 ):  # fmt: skip
     """C = f * C + i * g(...), H = o * h(C); peepholes: i and f see the old C, o the new one.
 
-    `input_forget` couples the gates: f = 1 - i. `clip` bounds what enters the gates and the candidate; the new C
-    enters h unclipped. (The operator's text, "applied to the input of activations", would allow both; this is
-    how onnxruntime reads it.)
+    `input_forget` couples the gates: f = 1 - i. `clip` bounds what enters the gates and the candidate; the
+    new C enters h unclipped. (The operator's text, "applied to the input of activations", would allow both;
+    this is how onnxruntime reads it.)
     """
     x, W, R, wb, rb, h0, c0 = _prepare(4, x, W, R, B, h0, c0)
     f, g, _ = activation_functions(activations, alpha, beta, clip)

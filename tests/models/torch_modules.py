@@ -45,7 +45,8 @@ def apply_head(x, head):
 class Sequence(nn.Module):
     """Embedding, an RNN over the whole sequence, Linear."""
 
-    def __init__(self, kind, layers=1, *, tb=False, head=None, last=False, onehot=False, bidirectional=False, proj=0,
+    def __init__(self, kind, layers=1, *, tb=False, head=None, last=False, onehot=False,
+                 bidirectional=False, proj=0,
                  learned=False, tied=False, cast16=False, **options):  # fmt: skip
         super().__init__()
         embedding = H if tied else E
@@ -78,7 +79,11 @@ class Sequence(nn.Module):
 class LstmStates(nn.Module):
     def __init__(self, layers):
         super().__init__()
-        self.emb, self.rnn, self.out = nn.Embedding(V, E), nn.LSTM(E, H, layers, batch_first=True), nn.Linear(H, V)
+        self.emb, self.rnn, self.out = (
+            nn.Embedding(V, E),
+            nn.LSTM(E, H, layers, batch_first=True),
+            nn.Linear(H, V),
+        )
 
     def forward(self, tokens, h0, c0):
         y, (h, c) = self.rnn(self.emb(tokens), (h0, c0))
@@ -142,7 +147,11 @@ class Projected(nn.Module):
 
     def __init__(self, inputs, size=3):
         super().__init__()
-        self.x, self.h, self.r = nn.Linear(inputs, 4 * H), nn.Linear(size, 4 * H), nn.Linear(H, size, bias=False)
+        self.x, self.h, self.r = (
+            nn.Linear(inputs, 4 * H),
+            nn.Linear(size, 4 * H),
+            nn.Linear(H, size, bias=False),
+        )
 
     def forward(self, x, state):
         i, f, g, o = (self.x(x) + self.h(state[0])).chunk(4, -1)
@@ -158,7 +167,10 @@ class Cells(nn.Module):
         own = {"peephole": Peephole, "LSTMP": Projected}
         make = own.get(kind) or (lambda n: getattr(nn, kind + "Cell")(n, H))
         width = 3 if kind == "LSTMP" else H
-        self.cells, self.pairs = nn.ModuleList(make(n) for n in (E, width)), kind in ("LSTM", "peephole", "LSTMP")
+        self.cells, self.pairs = (
+            nn.ModuleList(make(n) for n in (E, width)),
+            kind in ("LSTM", "peephole", "LSTMP"),
+        )
         self.emb, self.out = nn.Embedding(V, E), nn.Linear(width, V)
 
     def forward(self, token, *states):
@@ -200,7 +212,12 @@ class LoopConcat(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.emb, self.out, self.x, self.h = nn.Embedding(V, E), nn.Linear(H, V), nn.Linear(E, H), nn.Linear(H, H)
+        self.emb, self.out, self.x, self.h = (
+            nn.Embedding(V, E),
+            nn.Linear(H, V),
+            nn.Linear(E, H),
+            nn.Linear(H, H),
+        )
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         x = self.x(self.emb(tokens))
@@ -217,7 +234,12 @@ class ScanOverCell(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.emb, self.out, self.x, self.h = nn.Embedding(V, E), nn.Linear(H, V), nn.Linear(E, H), nn.Linear(H, H)
+        self.emb, self.out, self.x, self.h = (
+            nn.Embedding(V, E),
+            nn.Linear(H, V),
+            nn.Linear(E, H),
+            nn.Linear(H, H),
+        )
 
     def forward(self, tokens):
         from torch._higher_order_ops.scan import scan
@@ -321,7 +343,7 @@ class Rwkv(nn.Module):
 
 
 class RwkvMatrix(nn.Module):
-    """RWKV-5's matrix-valued memory, with a float16 token shift and a flag that is set after the first step."""
+    """RWKV-5's matrix-valued memory, with a float16 token shift and a flag set after the first step."""
 
     heads, size = 2, 3
 
@@ -354,7 +376,10 @@ class Mamba(nn.Module):
         self.emb, self.out = nn.Embedding(V, H), nn.Linear(H, V)
         self.inp = nn.ModuleList(nn.Linear(H, 2 * H) for _ in range(layers))
         self.select = nn.ModuleList(nn.Linear(H, H + 2 * n) for _ in range(layers))
-        self.conv, self.a = nn.Parameter(torch.zeros(layers, H, self.taps)), nn.Parameter(torch.zeros(layers, H, n))
+        self.conv, self.a = (
+            nn.Parameter(torch.zeros(layers, H, self.taps)),
+            nn.Parameter(torch.zeros(layers, H, n)),
+        )
 
     @staticmethod
     def start(batch):
