@@ -1,25 +1,16 @@
-/* Bit counting for masks of lanes, and what vector files without a native form of an operation share. */
+/* Counting the bits of masks, and what instruction sets without a native form of an operation share. */
 #ifndef DECODING_BITS_H
 #define DECODING_BITS_H
 
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__GNUC__)
+#if !defined(__GNUC__) && !defined(__clang__)
+#error "the kernels are written for GCC and Clang (on Windows: clang-cl or MinGW)"
+#endif
+
 #define lowest_bit(mask) __builtin_ctz(mask)
 #define count_bits(mask) __builtin_popcount(mask)
-#else
-static inline int count_bits(uint32_t mask) {
-    int n = 0;
-    for (; mask; mask &= mask - 1)
-        n++;
-    return n;
-}
-
-static inline int lowest_bit(uint32_t mask) {
-    return count_bits((mask & (0u - mask)) - 1);
-}
-#endif
 
 /* The first n lanes from p, the rest `fill`. */
 static inline float *fill_lanes(float *lane, const float *p, int64_t n, float fill) {

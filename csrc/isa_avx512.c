@@ -2,7 +2,7 @@
 #include "bits.h"
 #include "internal.h"
 
-#if defined(__GNUC__) && defined(__x86_64__)
+#if defined(__x86_64__)
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma,bmi,popcnt"))),   \
                              apply_to = function)

@@ -95,7 +95,8 @@ static inline void scan_row(const float *x, int64_t n, float c, int both, dec_sc
             /* while all was -inf the sums are 0 (or NaN), and there is nothing to rescale */
             if (top > -INFINITY) {
                 sum *= exp2(((double)top - block_max) * c);
-                raw *= exp2(((double)top - block_max) * DEC_LOG2E);
+                if (both)
+                    raw *= exp2(((double)top - block_max) * DEC_LOG2E);
             }
             ref = top = block_max;
         }

@@ -1,17 +1,10 @@
 /* Philox4x64-10: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. */
 #include "internal.h"
-#if defined(_MSC_VER)
-#include <intrin.h>
-#endif
 
 static inline uint64_t multiply(uint64_t a, uint64_t b, uint64_t *high) {
-#if defined(_MSC_VER)
-    return _umul128(a, b, high);
-#else
     __uint128_t product = (__uint128_t)a * b;
     *high = (uint64_t)(product >> 64);
     return (uint64_t)product;
-#endif
 }
 
 static void philox_block(const uint64_t key[2], const uint64_t counter[4], uint64_t out[4]) {

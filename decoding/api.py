@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from decoding.engine.context import StepInputs
 from decoding.engine.job import Finished, Job, Prompt, Source
 from decoding.engine.run import run
 from decoding.engine.sampling import SamplingSearch
@@ -24,6 +25,7 @@ from decoding.options import (
     DEFAULT_BATCH_SIZE,
     FromModel,
     Options,
+    check_contexts,
     choose_workers,
     make_job,
     make_prompts,
@@ -70,10 +72,13 @@ def decode(
     stop: str | Sequence[str | Sequence[int]] = (),
     num_return_sequences: int = 1,
     seed: int | None = None,
+    context: Mapping[str, npt.ArrayLike] | npt.NDArray[Any] | None = None,
     processors: Sequence[Processor] = (),
+    step_inputs: StepInputs | None = None,
     teacher: Sequence[Sequence[int]] | npt.NDArray[Any] | None = None,
     teacher_ratio: float = 0.0,
     logprobs: int = 0,
+    return_attention: bool = False,
     batch_size: int | None = None,
     workers: int | None = None,
     progress: bool = False,
@@ -94,11 +99,16 @@ def decode(
         seed: key of the random draws, 0 to 2**64 - 1; None takes one from the operating system. A token depends only on the
             seed, the sequence's place (prompt index * num_return_sequences + output index), its step and the logits:
             not on `batch_size` or `workers`, nor on the order in which sequences run.
+        context: the arrays that the model's contexts take, one entry for each prompt: ``{input name: array [prompts, ...]}``,
+            or just the array where there is one context. The same at every step.
         processors: callables ``f(history, logits)`` that edit the logits of a batch of rows in place; see
             `decoding.processors`.
+        step_inputs: a function that gives contexts anew for each step: ``f(history) -> {input name: array [rows, ...]}``;
+            `history` is a `History` whose rows end with the token that this step feeds.
         teacher: an id sequence for each prompt: at each step its token is fed next with probability `teacher_ratio`,
             else the model's own choice (scheduled sampling, Bengio et al. 2015).
         logprobs: how many of the best log-probabilities to give for each new token.
+        return_attention: give the weights over the source with which each token was chosen.
         batch_size: rows that run together, in each worker; default at most 128.
         workers: threads with a batch each; default from the sizes of job and batch.
         progress: show a bar with sequences and tokens a second.
@@ -125,10 +135,15 @@ def decode(
         processors=processors,
         logprobs=logprobs,
         batch_size=batch_size,
+        step_inputs=step_inputs,
+        return_attention=return_attention,
     )
     ids = encode_prompts(model, prompts)
+    given = check_contexts(model, context, step_inputs, len(ids))
     job, taught = with_teacher(model, job, teacher, teacher_ratio, len(ids))
-    finished = run(model, job, make_prompts(job, ids, taught), choose_workers(model, job, workers, len(ids)))
+    finished = run(
+        model, job, make_prompts(strategy, ids, given, taught), choose_workers(model, job, workers, len(ids))
+    )
     groups = _by_prompt(model, job, _with_bar(finished, len(ids) * job.outputs) if progress else finished)
     return Decoded([h for group in sorted(groups, key=lambda g: g[0].prompt_index) for h in group])
 
@@ -137,6 +152,8 @@ def stream(
     model: Model | str | Path,
     prompts: Prompts = None,
     strategy: Strategy = Greedy(),  # noqa: B008 - frozen
+    *,
+    context: Mapping[str, npt.ArrayLike] | npt.NDArray[Any] | None = None,
     **options: Unpack[Options],
 ) -> Iterator[TokenEvent]:
     """As `decode()`, giving every token as it is made.
@@ -147,7 +164,9 @@ def stream(
     job = make_job(model, strategy, **options)
     if isinstance(strategy, Beam) or (isinstance(strategy, Sample) and not strategy.replacement):
         raise OptionError(f"strategy={strategy!r}: it knows no token before the end; use decode(), or another strategy")
-    return _token_events(model, job, make_prompts(job, encode_prompts(model, prompts)))
+    ids = encode_prompts(model, prompts)
+    given = check_contexts(model, context, job.step_inputs, len(ids))
+    return _token_events(model, job, make_prompts(strategy, ids, given))
 
 
 def decode_iter(
@@ -166,6 +185,7 @@ def decode_iter(
     model = _loaded(model)
     job = make_job(model, strategy, **options)
     temperature = temperatures_of(strategy, 1)[0]
+    check_contexts(model, None, job.step_inputs, 0)
     none = np.zeros(0, np.int64)
 
     def read() -> Iterator[Prompt]:
@@ -178,13 +198,18 @@ def decode_iter(
 
 
 def score(
-    model: Model | str | Path, sequences: Prompts, *, batch_size: int | None = None
+    model: Model | str | Path,
+    sequences: Prompts,
+    *,
+    context: Mapping[str, npt.ArrayLike] | npt.NDArray[Any] | None = None,
+    batch_size: int | None = None,
 ) -> list[npt.NDArray[np.float32]]:
     """Log-probability (natural logarithm) of every given token, given those before it.
 
     Args:
         model: what `load()` gave, or what it takes.
         sequences: strings or ids, in any form that `decode()` takes as prompts.
+        context: as in `decode()`.
         batch_size: sequences that run together; default at most 128.
 
     Returns:
@@ -201,7 +226,8 @@ def score(
     rows = DEFAULT_BATCH_SIZE if batch_size is None else whole_number("batch_size", batch_size, 1)
     bos = [] if model.bos_token_id is None else [model.bos_token_id]
     ids = encode_prompts(model, sequences, bos=False)
-    values = score_sequences(model, [np.array([*bos, *i], np.int64) for i in ids], rows)
+    given = check_contexts(model, context, None, len(ids))
+    values = score_sequences(model, make_prompts(Greedy(), [np.array([*bos, *i], np.int64) for i in ids], given), rows)
     first = np.array([] if bos else [np.nan], np.float32)
     return [np.concatenate([first, v]) for v in values]
 
@@ -235,6 +261,7 @@ def _hypothesis(model: Model, prompt: int, rank: int, f: Finished) -> Hypothesis
         model.tokenizer,
         top_logprobs=f.top,
         teacher_logprobs=f.teacher,
+        attention=f.attention,
     )
 
 

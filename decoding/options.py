@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
+from decoding.engine.context import StepInputs, check_context
 from decoding.engine.job import Job, Prompt
 from decoding.errors import OptionError, whole_number
+from decoding.model.graph import Array
 from decoding.model.model import Model
 from decoding.processors import Processor
 from decoding.prompts import Ids, checked_ids
@@ -36,6 +38,8 @@ class Options(TypedDict, total=False):
     processors: Sequence[Processor]
     logprobs: int
     batch_size: int | None
+    step_inputs: StepInputs | None
+    return_attention: bool
 
 
 def make_job(
@@ -51,6 +55,8 @@ def make_job(
     processors: Sequence[Processor] = (),
     logprobs: int = 0,
     batch_size: int | None = None,
+    step_inputs: StepInputs | None = None,
+    return_attention: bool = False,
 ) -> Job:
     """Check every option, each by itself and against the others.
 
@@ -78,6 +84,8 @@ def make_job(
         top_logprobs=whole_number("logprobs", logprobs, 0),
         teacher_ratio=-1.0,
         batch_size=DEFAULT_BATCH_SIZE if batch_size is None else whole_number("batch_size", batch_size, 1),
+        step_inputs=step_inputs,
+        return_attention=bool(return_attention),
     )
     _check_together(model, job)
     return job
@@ -98,17 +106,61 @@ def _check_together(model: Model, job: Job) -> None:
     if job.top_logprobs > model.vocab_size:
         raise OptionError(f"logprobs={job.top_logprobs}: the model has only {model.vocab_size} tokens")
     whole = isinstance(job.strategy, Beam) or (isinstance(job.strategy, Sample) and not job.strategy.replacement)
+    covers = isinstance(job.strategy, Beam) and job.strategy.coverage_penalty != 0
+    if (job.return_attention or covers) and model.contract.attention is None:
+        option = "return_attention=True" if job.return_attention else "Beam(coverage_penalty=...)"
+        raise OptionError(
+            f"{option}: {model.name} has no attention output; export the weights [batch, source] as an output, and pass "
+            "roles={'attention': name} to load() if its name does not say so"
+        )
+    if job.return_attention and isinstance(job.strategy, Sample) and not job.strategy.replacement:
+        raise OptionError("return_attention=True: not with Sample(replacement=False); use another strategy")
     if whole and job.top_logprobs:
         raise OptionError(
             f"logprobs={job.top_logprobs}: not with {type(job.strategy).__name__} that searches; use Greedy, Sample or TopN"
         )
 
 
-def make_prompts(job: Job, ids: Sequence[Ids], teacher: Sequence[Ids] | None = None) -> list[Prompt]:
+def make_prompts(
+    strategy: Strategy, ids: Sequence[Ids], context: Mapping[str, Array], teacher: Sequence[Ids] | None = None
+) -> list[Prompt]:
     """Prompts with what differs from one to the next."""
     none = np.zeros(0, np.int64)
-    temperatures = temperatures_of(job.strategy, len(ids))
-    return [Prompt(i, p, temperatures[i], none if teacher is None else teacher[i]) for i, p in enumerate(ids)]
+    temperatures = temperatures_of(strategy, len(ids))
+    return [
+        Prompt(i, p, temperatures[i], none if teacher is None else teacher[i], {n: v[i] for n, v in context.items()})
+        for i, p in enumerate(ids)
+    ]
+
+
+def check_contexts(model: Model, context: Any, step_inputs: Any, prompts: int) -> dict[str, Array]:
+    """The model's contexts for all prompts, by input name.
+
+    Raises:
+        OptionError: one is missing, unknown or of a wrong shape.
+    """
+    fills = {f.name: f for f in model.contract.contexts}
+    if step_inputs is not None and not callable(step_inputs):
+        raise OptionError(
+            f"step_inputs={step_inputs!r}: expected a function from a History to a dict of arrays [rows, ...]"
+        )
+    if context is not None and not isinstance(context, Mapping):
+        if len(fills) != 1:
+            raise OptionError(
+                f"context: expected a dict from input names to arrays; the model's contexts are {', '.join(fills) or 'none'}"
+            )
+        context = {next(iter(fills)): context}
+    given = {}
+    for name, value in (context or {}).items():
+        if name not in fills:
+            raise OptionError(f"context: the model has no {name!r}; its contexts are {', '.join(fills) or 'none'}")
+        given[name] = check_context(fills[name], value, prompts, "context")
+    if (missing := sorted(set(fills) - set(given))) and step_inputs is None:
+        sizes = ", ".join(["prompts", *("any" if s is None else str(s) for s in fills[missing[0]].sizes)])
+        raise OptionError(
+            f"context: the model needs {missing[0]!r}; pass context={{{missing[0]!r}: array [{sizes}]}}, or step_inputs="
+        )
+    return given
 
 
 def temperatures_of(strategy: Strategy, prompts: int) -> list[float]:

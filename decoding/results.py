@@ -33,6 +33,8 @@ class Hypothesis:
             first; None unless `logprobs=k` was asked for.
         teacher_logprobs: float32 [steps], log-probability of the teacher's token at each step, NaN behind the teacher's
             end; None without a teacher.
+        attention: float32 [new tokens, source], the weights with which each token was chosen; None unless
+            `return_attention=True`.
     """
 
     prompt_index: int
@@ -45,6 +47,7 @@ class Hypothesis:
     _tokenizer: Tokenizer | None = field(repr=False, default=None)
     top_logprobs: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None = field(repr=False, default=None)
     teacher_logprobs: npt.NDArray[np.float32] | None = field(repr=False, default=None)
+    attention: npt.NDArray[np.float32] | None = field(repr=False, default=None)
 
     @property
     def tokens(self) -> list[int]:

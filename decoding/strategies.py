@@ -93,6 +93,9 @@ class Beam:
         num_beam_groups: groups that search apart, each penalised for the tokens that earlier groups chose at the same
             step (diverse beam search, Vijayakumar et al. 2016); divides num_beams.
         diversity_penalty: that penalty, for each earlier choice of the token; needs num_beam_groups above 1.
+        coverage_penalty: adds coverage_penalty * sum over the source of log(min(attention so far, 1)) to the score of a
+            closed hypothesis (Wu et al. 2016, "GNMT", equation 14); positions that are never attended to, such as
+            padding, do not count. Needs a model with an attention output.
     """
 
     num_beams: int = 4
@@ -100,12 +103,14 @@ class Beam:
     early_stopping: bool | Literal["never"] = False
     num_beam_groups: int = 1
     diversity_penalty: float = 0.0
+    coverage_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         whole_number("Beam(num_beams", self.num_beams, 1, close=")")
         whole_number("Beam(num_beam_groups", self.num_beam_groups, 1, close=")")
         _check_number(self, "length_penalty", "a finite number", math.isfinite)
         _check_number(self, "diversity_penalty", "a finite number of at least 0", lambda x: 0 <= x < math.inf)
+        _check_number(self, "coverage_penalty", "a finite number of at least 0", lambda x: 0 <= x < math.inf)
         if self.early_stopping not in (True, False, "never"):
             raise OptionError(f"Beam(early_stopping={self.early_stopping!r}): expected True, False or 'never'")
         if self.num_beams % self.num_beam_groups:

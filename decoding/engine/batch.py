@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from decoding.engine.context import ContextRows, StepInputs
+from decoding.engine.job import Prompt
 from decoding.engine.window import WindowBatch
 from decoding.model.contract import State
 from decoding.model.graph import Array
@@ -13,10 +15,20 @@ from decoding.model.model import Model
 from decoding.model.session import Binding
 
 
-def make_batch(model: Model, capacity: int) -> RunningBatch | WindowBatch:
-    """The batch for a model that is stepped, or for one whose prefixes are run anew."""
+def make_batch(
+    model: Model, capacity: int, step_inputs: StepInputs | None = None, *, attention: bool = False
+) -> RunningBatch | WindowBatch:
+    """The batch for a model that is stepped, or for one whose prefixes are run anew.
+
+    With `attention` the batch has the weights of each step too; the model has them, and is stepped.
+    """
     window = model.contract.window
-    return RunningBatch(model, capacity) if window is None else WindowBatch(model, window, capacity)
+    context = ContextRows(model.contract.contexts, capacity, step_inputs)
+    return (
+        RunningBatch(model, capacity, context, attention)
+        if window is None
+        else WindowBatch(model, window, capacity, context)
+    )
 
 
 class RunningBatch:
@@ -29,11 +41,14 @@ class RunningBatch:
         tokens: int64 [capacity], what the next step feeds.
         logits: float32 [capacity, V], what the last step gave; the first `size` rows count.
         size: rows in the batch.
+        context: the inputs that the caller gives.
+        attention: float32 [capacity, source], the weights of the last step; None where they are not wanted.
     """
 
-    def __init__(self, model: Model, capacity: int) -> None:
+    def __init__(self, model: Model, capacity: int, context: ContextRows, attention: bool) -> None:
         c = self._contract = model.contract
         self._session = model.session
+        self.context = context
         self.capacity = capacity
         self.size = 0
         self.tokens = np.zeros(capacity, np.int64)
@@ -42,6 +57,8 @@ class RunningBatch:
         self._positions = [np.zeros(capacity, f.dtype) for f in c.fills if f.kind == "position"]
         self._side = 0
         self._bindings: dict[int, tuple[Binding, Binding]] = {}
+        self._wants_attention = attention
+        self.attention: Array | None = None
 
     def states(self) -> list[Array]:
         """The states that the next step reads, one array for each of the contract's, as views."""
@@ -50,17 +67,20 @@ class RunningBatch:
     def step(self) -> None:
         """Run the network once: `tokens` and the states in, `logits` and the next states out."""
         if self.size not in self._bindings:
+            if self._wants_attention and self.attention is None:
+                self.attention = self._make_attention()
             self._bindings[self.size] = self._bind(0), self._bind(1)
         self._bindings[self.size][self._side].run()
         self._side ^= 1
         for positions in self._positions:
             positions[: self.size] += 1
 
-    def put(self, places: Array, states: Sequence[Array], index: Array, prompts: Sequence[Array]) -> None:
+    def put(self, places: Array, states: Sequence[Array], index: Array, prompts: Sequence[Prompt]) -> None:
         """Start rows at `places` from the rows `index` of `states`; what they feed first is the end of their prompts."""
-        self.tokens[places] = [prompt[-1] for prompt in prompts]
+        self.tokens[places] = [prompt.ids[-1] for prompt in prompts]
+        self.context.put(places, prompts)
         for positions in self._positions:
-            positions[places] = [len(prompt) - 1 for prompt in prompts]
+            positions[places] = [len(prompt.ids) - 1 for prompt in prompts]
         for state, mine, given in zip(self._contract.states, self.states(), states, strict=True):
             _rows(mine, state)[places] = _rows(given, state)[index]
 
@@ -72,16 +92,28 @@ class RunningBatch:
             np.take(old, places, axis=state.batch_axis, out=new, mode="clip")
         for array in (self.tokens, *self._positions):
             array[: self.size] = array[places]
+        self.context.keep(places)
+
+    def _make_attention(self) -> Array:
+        """A buffer for the weights, whose number only a run can tell."""
+        c, n = self._contract, self.size
+        feeds = c.feeds(self.tokens[:n, None], context=self.context.rows(n))
+        states = {s.input: value for s, value in zip(c.states, self.states(), strict=True)}
+        (weights,) = self._session.run({**feeds, **states}, [str(c.attention)])
+        return np.zeros((self.capacity, weights.size // n), np.float32)
 
     def _bind(self, side: int) -> Binding:
         c, n = self._contract, self.size
         inputs = {c.token.name: self.tokens[:n].reshape(c.token.shape(n))}
-        inputs |= {f.name: f.value(c.token, n, 1) for f in c.fills}
+        inputs |= {f.name: f.value(c.token, n, 1) for f in c.fills if f.kind != "context"}
+        inputs |= self.context.rows(n)
         moving = [f for f in c.fills if f.kind == "position"]
         inputs |= {
             f.name: array[:n].reshape(inputs[f.name].shape) for f, array in zip(moving, self._positions, strict=True)
         }
         outputs = {c.logits.name: self.logits[:n].reshape(c.logits.shape(n))}
+        if self.attention is not None:
+            outputs[str(c.attention)] = self.attention[:n]
         for state, before, after in zip(c.states, self._views(side, n), self._views(side ^ 1, n), strict=True):
             inputs[state.input], outputs[state.output] = before, after
         return self._session.bind(inputs, outputs)

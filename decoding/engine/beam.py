@@ -27,6 +27,7 @@ class Hypothesis:
     tokens: Array
     logprobs: Array
     reason: FinishReason
+    attention: Array | None
 
 
 class BeamSearch:
@@ -40,9 +41,11 @@ class BeamSearch:
     def __init__(self, model: Model, job: Job, source: Source, rows: int) -> None:
         assert isinstance(job.strategy, Beam)
         self._model, self._job, self._source, self._beam = model, job, source, job.strategy
+        self._needs_attention = job.return_attention or job.strategy.coverage_penalty != 0
+        self._attention: Array | None = None  # [places, beams, steps, source]
         beams = self._beam.num_beams
         places = max(1, rows // beams)
-        self._batch = make_batch(model, places * beams)
+        self._batch = make_batch(model, places * beams, job.step_inputs, attention=self._needs_attention)
         self._is_eos = np.zeros(model.vocab_size, bool)
         self._is_eos[list(job.eos)] = True
         # With several EOS ids more candidates may end, so more are looked at (as Hugging Face does).
@@ -60,6 +63,7 @@ class BeamSearch:
         beams = self._beam.num_beams
         self._start(self._take(len(self._lengths)))
         while self._prompts and not self._source.stopped.is_set():
+            self._batch.context.refresh(self._histories, self._batch.size)
             self._batch.step()
             scores, parents, tokens, logprobs = self._best_continuations()
             ends, reasons = self._endings(scores, parents, tokens)
@@ -77,6 +81,11 @@ class BeamSearch:
             if new:
                 self._admit(np.searchsorted(kept, finished[: len(new)]), new)
 
+    def _histories(self) -> History:
+        """What every beam has so far."""
+        rows = [(p, b) for p in range(len(self._prompts)) for b in range(self._beam.num_beams)]
+        return History([self._prompts[p].ids for p, _ in rows], [self._ids[p, b, : self._lengths[p]] for p, b in rows])
+
     def _take(self, count: int) -> list[Prompt]:
         """The next prompts. Their outputs are hypotheses of one search, so the source counts one for each."""
         return [prompt for _, prompt in self._source.take(count)]
@@ -92,8 +101,8 @@ class BeamSearch:
         beams, groups = self._beam.num_beams, self._beam.num_beam_groups
         rows = (places[:, None] * beams + np.arange(beams)).ravel()
         which = np.repeat(np.arange(len(prompts)), beams)
-        states = prefill(self._model, [p.ids for p in prompts])
-        self._batch.put(rows, states, which, [prompts[int(i)].ids for i in which])
+        states = prefill(self._model, prompts, self._job.step_inputs)
+        self._batch.put(rows, states, which, [prompts[int(i)] for i in which])
         for place, prompt in zip(places, prompts, strict=True):
             self._prompts[place], self._closed[place] = prompt, [[] for _ in range(groups)]
         self._lengths[places], self._done[places] = 0, False
@@ -181,10 +190,35 @@ class BeamSearch:
             ids = self._output(place, parents[at], tokens[at])
             own = np.append(self._logprobs[place, parents[at], : length - 1], logprobs[at]).astype(np.float32)
             score = float(scores[at]) / float(length) ** self._beam.length_penalty
-            self._closed[place][group].append(Hypothesis(score, ids[:-1] if reason == "eos" else ids, own, reason))
+            weights = self._weights(place, parents[at])
+            if weights is not None and self._beam.coverage_penalty:
+                covered = weights.sum(0, dtype=np.float64)
+                score += self._beam.coverage_penalty * float(np.log(np.minimum(covered[covered > 0], 1)).sum())
+            self._closed[place][group].append(
+                Hypothesis(score, ids[:-1] if reason == "eos" else ids, own, reason, weights)
+            )
         for closed in (c for place in self._closed for c in place):
             closed.sort(key=lambda h: -h.score)
             del closed[width:]
+
+    def _weights(self, place: int, beam: int) -> Array | None:
+        """Attention [steps, source] of a hypothesis that continues this beam by the step just taken."""
+        if self._batch.attention is None:
+            return None
+        last = self._batch.attention[place * self._beam.num_beams + beam]
+        past = last[None][:0] if self._attention is None else self._attention[place, beam, : self._lengths[place]]
+        return np.concatenate([past, last[None]])
+
+    def _remember_attention(self, rows: Array) -> None:
+        """Move the weights with their beams and add those of the step just taken."""
+        if self._batch.attention is None:
+            return
+        n, at = len(self._prompts), np.arange(len(self._prompts))[:, None]
+        last = self._batch.attention[: n * self._beam.num_beams].reshape(n, self._beam.num_beams, -1)
+        if self._attention is None:
+            self._attention = np.zeros((*self._ids.shape, last.shape[-1]), np.float32)
+        self._attention[:n] = self._attention[at, rows]
+        self._attention[at, np.arange(self._beam.num_beams), self._lengths[:n, None]] = last[at, rows]
 
     def _go_on(self, scores: Array, parents: Array, tokens: Array, logprobs: Array, ends: Array) -> Array:
         """Make the best open candidates the new beams; the rows of their parents, [prompts, beams]."""
@@ -203,6 +237,7 @@ class BeamSearch:
         self._ids[:n], self._logprobs[:n] = self._ids[at, rows], self._logprobs[at, rows]
         self._ids[at, np.arange(beams), self._lengths[:n, None]] = np.where(alive, pick(tokens), 0)
         self._logprobs[at, np.arange(beams), self._lengths[:n, None]] = pick(logprobs)
+        self._remember_attention(rows)
         self._lengths[:n] += 1
         return rows
 
@@ -231,14 +266,18 @@ class BeamSearch:
         first = self._prompts[place].index * self._job.outputs
         for rank, h in enumerate(closed):
             logprob = float(np.sum(h.logprobs, dtype=np.float64))
-            yield Finished(first + rank, h.tokens, h.logprobs, logprob, h.reason, h.score, len(closed))
+            attention = h.attention[: len(h.tokens)] if h.attention is not None and self._job.return_attention else None
+            yield Finished(
+                first + rank, h.tokens, h.logprobs, logprob, h.reason, h.score, len(closed), attention=attention
+            )
 
     def _last_tokens(self, places: Array) -> Array:
         return self._ids[places, :, self._lengths[places] - 1].ravel()
 
     def _keep(self, places: Array) -> None:
         size = len(places)
-        for array in (self._lengths, self._scores, self._done, self._ids, self._logprobs):
-            array[:size] = array[places]
+        for array in (self._lengths, self._scores, self._done, self._ids, self._logprobs, self._attention):
+            if array is not None:
+                array[:size] = array[places]
         self._prompts = [self._prompts[p] for p in places]
         self._closed = [self._closed[p] for p in places]

@@ -49,13 +49,14 @@ class DistinctSearch:
         self._model, self._job, self._source, self._sample = model, job, source, job.strategy
         self._width = job.outputs
         self._places = max(1, rows // self._width)
-        self._batch = make_batch(model, self._places * self._width)
+        self._batch = make_batch(model, self._places * self._width, job.step_inputs)
 
     def run(self) -> Iterator[Finished]:
         """Decode everything that the source gives, yielding each prompt's sequences as it finishes."""
         while prompts := [prompt for _, prompt in self._source.take(self._places)]:
             beams = self._start(prompts)
             while prompts and not self._source.stopped.is_set():
+                self._batch.context.refresh(lambda: self._histories(prompts, beams), self._batch.size)  # noqa: B023 - called at once
                 self._batch.step()
                 beams = self._extend(prompts, beams)
                 open_ = [i for i, own in enumerate(beams) if any(b.reason is None for b in own)]
@@ -68,9 +69,16 @@ class DistinctSearch:
         """One empty sequence for each prompt; its other rows wait for it to branch."""
         self._batch.size = len(prompts) * self._width
         which = np.repeat(np.arange(len(prompts)), self._width)
-        states = prefill(self._model, [p.ids for p in prompts])
-        self._batch.put(np.arange(self._batch.size), states, which, [prompts[i].ids for i in which])
+        states = prefill(self._model, prompts, self._job.step_inputs)
+        self._batch.put(np.arange(self._batch.size), states, which, [prompts[i] for i in which])
         return [[Beam(0, 0.0, np.inf)] for _ in prompts]
+
+    def _histories(self, prompts: list[Prompt], beams: list[list[Beam]]) -> History:
+        """What every row has so far; rows that wait for a branch have what the first has."""
+        rows = [
+            (p, own[min(j, len(own) - 1)]) for p, own in zip(prompts, beams, strict=True) for j in range(self._width)
+        ]
+        return History([p.ids for p, _ in rows], [np.array(b.tokens, np.int64) for _, b in rows])
 
     def _extend(self, prompts: list[Prompt], beams: list[list[Beam]]) -> list[list[Beam]]:
         """The best continuations of each prompt's open sequences, beside its finished ones."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from decoding.model.graph import Array
-from decoding.processors import Processor
+from decoding.processors import History, Processor
 from decoding.results import FinishReason
 from decoding.strategies import Strategy
 
@@ -21,12 +21,14 @@ class Prompt:
         ids: int64, at least one; the last is the first that the step loop feeds.
         temperature: of `Sample`.
         teacher: int64 ids to feed at random instead of the choices; empty without a teacher.
+        context: the model's contexts for this prompt, without a batch axis.
     """
 
     index: int
     ids: Array
     temperature: float
     teacher: Array
+    context: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Job:
         top_logprobs: how many of the best log-probabilities to record at each step.
         teacher_ratio: probability of feeding the teacher's token; below 0 without a teacher.
         batch_size: rows that run together.
+        step_inputs: gives contexts anew for each step.
+        return_attention: give the weights over the source for each token.
     """
 
     strategy: Strategy
@@ -54,6 +58,8 @@ class Job:
     top_logprobs: int
     teacher_ratio: float
     batch_size: int
+    step_inputs: Callable[[History], Mapping[str, Array]] | None = None
+    return_attention: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Finished:
         siblings: outputs that its prompt has, itself included.
         top: ids and log-probabilities [length, k] of the best tokens at each step, where asked for.
         teacher: log-probabilities of the teacher's tokens, where there is one.
+        attention: weights [tokens, source], where asked for.
     """
 
     sequence: int
@@ -78,6 +85,7 @@ class Finished:
     siblings: int
     top: tuple[Array, Array] | None = None
     teacher: Array | None = None
+    attention: Array | None = None
 
 
 @dataclass(frozen=True)

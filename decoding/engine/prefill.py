@@ -6,14 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from decoding.engine.context import StepInputs, step_values
+from decoding.engine.job import Prompt
 from decoding.model.graph import Array
 from decoding.model.model import Model
+from decoding.processors import History
 
 # Longest piece read in one run: it bounds the memory of the hidden sequences, [rows, piece, hidden] a layer.
 _PIECE = 512
 
 
-def prefill(model: Model, prompts: Sequence[Array]) -> list[Array]:
+def prefill(model: Model, prompts: Sequence[Prompt], step_inputs: StepInputs | None = None) -> list[Array]:
     """States after all but the last token of each prompt, the rows in the order of `prompts`.
 
     The last token is the first that the step loop feeds. Unequal prompts are read in waves: the first
@@ -24,16 +27,22 @@ def prefill(model: Model, prompts: Sequence[Array]) -> list[Array]:
     c = model.contract
     if not c.states:
         return []
-    lengths = np.array([len(p) - 1 for p in prompts])
+    lengths = np.array([len(p.ids) - 1 for p in prompts])
     order = np.argsort(-lengths, kind="stable")
     states = [s.start(len(prompts)) for s in c.states]
-    piece = _PIECE if c.sequence else 1
+    piece = _PIECE if c.sequence and step_inputs is None else 1
+    empty = np.zeros(0, np.int64)
+    fills = {f.name: f for f in c.contexts}
     read = 0
     while read < lengths.max():
         live = int((lengths > read).sum())
         end = min(int(lengths[order[live - 1]]), read + piece)
-        ids = np.stack([prompts[i][read:end] for i in order[:live]])
-        feeds = c.feeds(ids, read) | {
+        own = [prompts[i] for i in order[:live]]
+        context = {name: np.stack([p.context[name] for p in own]) for name in own[0].context}
+        if step_inputs is not None:
+            history = History([p.ids[:end] for p in own], [empty] * live)
+            context |= step_values(fills, step_inputs, history, live)
+        feeds = c.feeds(np.stack([p.ids[read:end] for p in own]), read, context) | {
             s.input: np.ascontiguousarray(value.take(range(live), axis=s.batch_axis))
             for s, value in zip(c.states, states, strict=True)
         }

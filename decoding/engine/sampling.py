@@ -13,6 +13,7 @@ from decoding.engine.prefill import prefill
 from decoding.engine.steps import RowSampler
 from decoding.model.graph import Array
 from decoding.model.model import Model
+from decoding.processors import History
 from decoding.strategies import Sample, TopN
 
 
@@ -25,7 +26,7 @@ class SamplingSearch:
 
     def __init__(self, model: Model, job: Job, source: Source, rows: int) -> None:
         self._model, self._job, self._source = model, job, source
-        self._batch = make_batch(model, rows)
+        self._batch = make_batch(model, rows, job.step_inputs, attention=job.return_attention)
         self._sampler = make_sampler(self._batch.logits, self._batch.tokens, job)
         self._watches_text = bool(job.stop_strings)
         self._carried: tuple[int, list[Array]] = (-1, [])
@@ -52,18 +53,27 @@ class SamplingSearch:
         if rows:
             self._admit(np.arange(len(rows)), rows)
         while batch.size and not self._source.stopped.is_set():
+            batch.context.refresh(self._histories, batch.size)
             batch.step()
             finished = sampler.advance(batch.size)
+            if batch.attention is not None:
+                sampler.record_attention(batch.attention[: batch.size])
             if self._watches_text:
                 finished += self._stop_at_texts()
             yield finished
+
+    def _histories(self) -> History:
+        """What every row has so far; of an idle one, what it had."""
+        places = range(self._batch.size)
+        return History([self._sampler.prompts[i] for i in places], [self._sampler.output(i) for i in places])
 
     def _retire(self) -> Iterator[Finished]:
         """Give the finished rows; put waiting sequences in their places, or shrink the batch."""
         done = self._sampler.finished(self._batch.size)
         for place in done:
-            sequence, tokens, logprobs, logprob, reason, top, teacher = self._sampler.take(place)
-            yield Finished(sequence, tokens, logprobs, logprob, reason, logprob, self._job.outputs, top, teacher)
+            sequence, tokens, logprobs, logprob, reason, top, teacher, weights = self._sampler.take(place)
+            outputs = self._job.outputs
+            yield Finished(sequence, tokens, logprobs, logprob, reason, logprob, outputs, top, teacher, weights)
         rows = self._source.take(len(done))
         if rows:
             self._admit(done[: len(rows)], rows)
@@ -78,7 +88,7 @@ class SamplingSearch:
         own = [prompt for _, prompt in rows]
         prompts = list({prompt.index: prompt for prompt in own}.values())
         which = np.array([[p.index for p in prompts].index(prompt.index) for prompt in own])
-        self._batch.put(places, self._states_after(prompts), which, [prompt.ids for prompt in own])
+        self._batch.put(places, self._states_after(prompts), which, own)
         temperatures, teachers = [p.temperature for p in own], [p.teacher for p in own]
         self._sampler.admit(places, [s for s, _ in rows], temperatures, [p.ids for p in own], teachers)
 
@@ -89,10 +99,10 @@ class SamplingSearch:
         the next, where it is the first.
         """
         carried, states = self._carried
-        new = [p.ids for p in prompts if p.index != carried]
+        new = [p for p in prompts if p.index != carried]
         axes = [s.batch_axis for s in self._model.contract.states]
         if new:
-            read = prefill(self._model, new)
+            read = prefill(self._model, new, self._job.step_inputs)
             again = len(new) < len(prompts)
             states = (
                 [np.concatenate(pair, axis) for *pair, axis in zip(states, read, axes, strict=True)] if again else read

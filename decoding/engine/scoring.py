@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from decoding import kernels
 from decoding.engine.batch import make_batch
+from decoding.engine.job import Prompt
 from decoding.model.graph import Array
 from decoding.model.model import Model
 
@@ -15,9 +17,9 @@ from decoding.model.model import Model
 _LOGITS = 1 << 24
 
 
-def score_sequences(model: Model, sequences: Sequence[Array], batch_size: int) -> list[Array]:
+def score_sequences(model: Model, sequences: Sequence[Prompt], batch_size: int) -> list[Array]:
     """float32 log-probability of every token but the first of each sequence, given those before it."""
-    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i].ids))
     scores: list[Array] = [np.zeros(0, np.float32)] * len(sequences)
     by_runs = model.contract.sequence and model.contract.window is None and model.contract.logits.layout != "BV"
     for start in range(0, len(order), batch_size):
@@ -28,12 +30,13 @@ def score_sequences(model: Model, sequences: Sequence[Array], batch_size: int) -
     return scores
 
 
-def _by_runs(model: Model, sequences: Sequence[Array]) -> list[Array]:
+def _by_runs(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
     """Scores of sequences of descending length, many tokens in a run.
 
     Unequal sequences are read in waves, as prompts are (see prefill.py).
     """
     c = model.contract
+    sequences = [p.ids for p in prompts]
     names = [c.logits.name, *(s.output for s in c.states)]
     states = [s.start(len(sequences)) for s in c.states]
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
@@ -43,7 +46,8 @@ def _by_runs(model: Model, sequences: Sequence[Array]) -> list[Array]:
         piece = max(1, _LOGITS // (live * c.logits.vocab_size))
         end = min(len(sequences[live - 1]) - 1, read + piece)
         ids = np.stack([s[read : end + 1] for s in sequences[:live]])
-        feeds = c.feeds(ids[:, :-1], read)
+        context = {name: np.stack([p.context[name] for p in prompts[:live]]) for name in prompts[0].context}
+        feeds = c.feeds(ids[:, :-1], read, context)
         cut = [
             np.ascontiguousarray(v.take(range(live), axis=s.batch_axis)) for s, v in zip(c.states, states, strict=True)
         ]
@@ -57,12 +61,13 @@ def _by_runs(model: Model, sequences: Sequence[Array]) -> list[Array]:
     return scores
 
 
-def _by_steps(model: Model, sequences: Sequence[Array]) -> list[Array]:
+def _by_steps(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
     """Scores of sequences of descending length, a token at a time."""
+    sequences = [p.ids for p in prompts]
     batch = make_batch(model, len(sequences))
     batch.size = len(sequences)
     starts = [s.start(len(sequences)) for s in model.contract.states]
-    batch.put(np.arange(batch.size), starts, np.arange(batch.size), [s[:1] for s in sequences])
+    batch.put(np.arange(batch.size), starts, np.arange(batch.size), [replace(p, ids=p.ids[:1]) for p in prompts])
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
     for t in range(len(sequences[0]) - 1):
         live = sum(len(s) - 1 > t for s in sequences)

@@ -48,7 +48,7 @@ cdef class RowSampler:
 
     cdef readonly object status, sequences, lengths, temperature, prompts, teachers
     cdef object _buffers, _lines_array, _history_array, _history_logprobs_array, _logits_array, _edited
-    cdef object _processors, _eos, _top_ids, _top_values, _teacher_logprobs
+    cdef object _processors, _eos, _attention, _top_ids, _top_values, _teacher_logprobs
     cdef dec_rows _logits
     cdef dec_stream _stream
     cdef dec_filter _filter
@@ -89,6 +89,7 @@ cdef class RowSampler:
         self._teacher_ratio, self._teacher_logprobs = teacher_ratio, None
         if teacher_ratio >= 0:
             self._teacher_logprobs = np.full((capacity, max_new_tokens), np.nan, np.float32)
+        self._attention = None
         self._edited = np.empty_like(logits) if self._processors or min_new_tokens else None
 
         is_eos = np.zeros(width, np.uint8)
@@ -150,6 +151,13 @@ cdef class RowSampler:
             self._teach(size)
         return finished
 
+    def record_attention(self, weights):
+        """Write the weights [size, source] of the step whose tokens were just chosen."""
+        if self._attention is None:
+            self._attention = np.empty((*self._history_array.shape, weights.shape[1]), np.float32)
+        rows = np.flatnonzero(self.status[: len(weights)])
+        self._attention[self._lines_array[rows], self.lengths[rows] - 1] = weights[rows]
+
     def chosen(self, int64_t size):
         """(sequence, token, log-probability, reason or None) of each row that chose in the last step."""
         rows = np.flatnonzero(self.status[:size])
@@ -178,7 +186,7 @@ cdef class RowSampler:
 
         Returns:
             (sequence, tokens without EOS, log-probabilities, their sum, reason, top log-probabilities, teacher's
-            log-probabilities); the last two are None unless asked for.
+            log-probabilities, attention [tokens, source]); the last three are None unless asked for.
         """
         cdef int64_t i, first
         cdef double total = 0.0
@@ -193,7 +201,8 @@ cdef class RowSampler:
         for i in range(first, first + self._lengths[place]):
             total += self._history_logprobs[i]
         logprobs = self._history_logprobs_array[line, :length].copy()
-        return int(self.sequences[place]), tokens, logprobs, total, REASONS[status], top, teacher
+        attention = None if self._attention is None else self._attention[line, : len(tokens)].copy()
+        return int(self.sequences[place]), tokens, logprobs, total, REASONS[status], top, teacher, attention
 
     def keep(self, places):
         """Move the rows at `places` to the front, in that order; the others are forgotten."""

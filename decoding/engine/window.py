@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from decoding.engine.context import ContextRows
+from decoding.engine.job import Prompt
 from decoding.model.contract import Window
 from decoding.model.graph import Array
 from decoding.model.model import Model
@@ -18,9 +20,11 @@ class WindowBatch:
     run together. A step costs as much as the whole window: see `Model.describe()`.
     """
 
-    def __init__(self, model: Model, window: Window, capacity: int) -> None:
+    def __init__(self, model: Model, window: Window, capacity: int, context: ContextRows) -> None:
         self._contract, self._session, self._window = model.contract, model.session, window
         self.capacity = capacity
+        self.context = context
+        self.attention = None  # a window has no weights of one step
         self.size = 0
         self.tokens = np.zeros(capacity, np.int64)
         self.logits = np.zeros((capacity, model.vocab_size), np.float32)
@@ -35,22 +39,25 @@ class WindowBatch:
             rows = np.flatnonzero(lengths == length)
             self._run(rows, int(length))
 
-    def put(self, places: Array, states: Sequence[Array], index: Array, prompts: Sequence[Array]) -> None:
+    def put(self, places: Array, states: Sequence[Array], index: Array, prompts: Sequence[Prompt]) -> None:
         """Start rows at `places`; there are no states to start them from."""
         for place, prompt in zip(places, prompts, strict=True):
-            self._prefixes[place] = prompt[:-1].tolist()
-            self.tokens[place] = prompt[-1]
+            self._prefixes[place] = prompt.ids[:-1].tolist()
+            self.tokens[place] = prompt.ids[-1]
+        self.context.put(places, prompts)
 
     def keep(self, places: Array) -> None:
         """Shrink to the rows at `places`, in that order."""
         self.size = len(places)
         self.tokens[: self.size] = self.tokens[places]
         self._prefixes[: self.size] = [list(self._prefixes[place]) for place in places]  # beams may share a parent
+        self.context.keep(places)
 
     def _run(self, rows: Array, length: int) -> None:
         c = self._contract
         ids = np.array([self._window.cut(self._prefixes[row], length) for row in rows], np.int64)
-        scores = c.logits.arrange(self._session.run(c.feeds(ids), [c.logits.name])[0])
+        context = {name: values[rows] for name, values in self.context.rows(self.size).items()}
+        scores = c.logits.arrange(self._session.run(c.feeds(ids, context=context), [c.logits.name])[0])
         # Right-padded rows end before the window does.
         ends = [self._window.end(len(self._prefixes[row]), scores.shape[1]) for row in rows]
         self.logits[rows] = scores[np.arange(len(rows)), ends]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 from decoding.model.ports import Array
 
 TokenLayout = Literal["B", "BT", "TB"]
-FillKind = Literal["length", "mask", "position"]
+FillKind = Literal["length", "mask", "position", "context"]
 LogitsLayout = Literal["BV", "BTV", "TBV", "BVT"]
 
 
@@ -92,22 +92,35 @@ class State:
         return np.array(np.broadcast_to(self.initial, self.shape(batch)))
 
 
+# Size to probe a free dimension of a context with.
+_ANY_SIZE = 4
+
+
 @dataclass(frozen=True)
 class Fill:
-    """An input that decoding fills by itself.
+    """An input that is neither token nor state.
 
     Attributes:
-        kind: "length" (tokens in this run), "mask" (ones) or "position" (of each token in its sequence).
+        kind: "length" (tokens in this run), "mask" (ones) or "position" (of each token in its sequence), which
+            decoding fills by itself; "context", which the caller gives for each prompt or each step.
         rank: number of dimensions: [batch] or [batch, time], turned where the token is [time, batch].
+        sizes: of a context's dimensions behind the batch, None where any size will do.
     """
 
     name: str
     kind: FillKind
     dtype: np.dtype[Any]
     rank: int
+    sizes: tuple[int | None, ...] = ()
 
     def value(self, token: Token, batch: int, time: int, start: Array | int = 0) -> Array:
-        """The input for a run of `time` tokens whose first has the position `start` (one for each row)."""
+        """The input for a run of `time` tokens whose first has the position `start` (one for each row).
+
+        For a context these are numbers to probe with, others in each row.
+        """
+        if self.kind == "context":
+            shape = (batch, *(_ANY_SIZE if size is None else size for size in self.sizes))
+            return np.random.default_rng(0).standard_normal(shape).astype(self.dtype)
         if self.kind == "length":
             return np.full((batch,), time, self.dtype)
         if self.kind == "mask":
@@ -160,6 +173,7 @@ class Contract:
 
     Attributes:
         sequence: the graph takes several tokens in one run, so that a prompt is prefilled in one.
+        attention: output with the weights over the source, [batch, source] at each step.
         window: how to decode a graph that cannot be stepped; it then has no states.
         notes: what `load()` decided and from what evidence, one sentence each.
     """
@@ -170,12 +184,25 @@ class Contract:
     fills: tuple[Fill, ...]
     sequence: bool
     window: Window | None = None
+    attention: str | None = None
     notes: tuple[str, ...] = ()
 
-    def feeds(self, ids: Array, start: Array | int = 0) -> dict[str, Array]:
-        """Everything but the states for a run over `ids` [B, T], whose first tokens have the positions `start`."""
-        fills = {f.name: f.value(self.token, len(ids), ids.shape[1], start) for f in self.fills}
-        return {self.token.name: self.token.arrange(ids), **fills}
+    @property
+    def contexts(self) -> tuple[Fill, ...]:
+        """The inputs that the caller gives."""
+        return tuple(f for f in self.fills if f.kind == "context")
+
+    def feeds(self, ids: Array, start: Array | int = 0, context: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Everything but the states for a run over `ids` [B, T], whose first tokens have the positions `start`.
+
+        Contexts that are not given are filled with numbers to probe with.
+        """
+        fills = {
+            f.name: f.value(self.token, len(ids), ids.shape[1], start)
+            for f in self.fills
+            if f.name not in (context or {})
+        }
+        return {self.token.name: self.token.arrange(ids), **fills, **(context or {})}
 
     def describe(self) -> str:
         """The roles as a table that a person can read."""
@@ -196,7 +223,16 @@ class Contract:
                     f"{state.source}; {start}",
                 )
             )
-        rows += [(fill.kind, fill.name, str(fill.dtype), "filled at every step") for fill in self.fills]
+        for fill in self.fills:
+            sizes = ", ".join(["batch", *("?" if size is None else str(size) for size in fill.sizes)])
+            if fill.kind == "context":
+                rows.append(
+                    ("context", fill.name, f"{fill.dtype} [{sizes}]", "given by the caller: context= or step_inputs=")
+                )
+            else:
+                rows.append((fill.kind, fill.name, str(fill.dtype), "filled at every step"))
+        if self.attention is not None:
+            rows.append(("attention", self.attention, "[batch, source]", "given back by return_attention=True"))
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, (*widths, 0), strict=True)).rstrip() for row in rows

@@ -13,12 +13,12 @@ import numpy as np
 
 from decoding.errors import ModelError
 from decoding.model import proof, rewrite
-from decoding.model.contract import Contract, Fill, State, Window
+from decoding.model.contract import Contract, Fill, FillKind, State, Window
 from decoding.model.freeing import free_reshapes, one_row, step_loops
 from decoding.model.graph import Graph, Source
 from decoding.model.hidden import Hidden, Start, find_hidden, hidden_states, open_states, start_values
 from decoding.model.model import Model
-from decoding.model.ports import Shape
+from decoding.model.ports import Port, Shape
 from decoding.model.proof import NotSteppable, StateShape
 from decoding.model.roles import Roles, find_roles, given_roles, json_metadata, recurrent_path
 from decoding.model.session import Session
@@ -110,9 +110,7 @@ def _shipped(model: Source) -> Source:
 def _make_plain(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> PlainGraph:
     rewrite.spread_constants(graph, declared, roles.token)
     ports = {p.name: p for p in graph.inputs}
-    fills = tuple(
-        Fill(name, kind, ports[name].dtype, len(ports[name].shape or (0, 0))) for name, kind in roles.fills.items()
-    )
+    fills = tuple(_make_fill(ports[name], kind) for name, kind in roles.fills.items())
     exposed = [_exposed_shape(graph, roles, name, output) for name, output in roles.states.items()]
     fills = tuple(_for_each_row(fill, declared[fill.name]) for fill in fills)
     rewrite.check_nodes_run_forward(graph, recurrent_path(graph, roles.token, roles.logits))
@@ -122,6 +120,11 @@ def _make_plain(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> Pl
     if not one_row(declared[roles.token]):  # else the original runs with its fixed sizes alone
         free_reshapes(graph, roles, exposed, fills, declared[roles.token])
     return PlainGraph(graph, roles, declared, fills, exposed)
+
+
+def _make_fill(port: Port, kind: FillKind) -> Fill:
+    sizes = tuple(d if isinstance(d, int) else None for d in port.shape[1:]) if kind == "context" and port.shape else ()
+    return Fill(port.name, kind, port.dtype, len(port.shape or (0, 0)), sizes)
 
 
 def _for_each_row(fill: Fill, shape: Shape) -> Fill:
@@ -169,7 +172,8 @@ def _opened(
     if one_step:
         step_loops(graph, recurrent_path(graph, roles.token, roles.logits), declared)
     free_reshapes(graph, roles, [*plain.exposed, *shapes], plain.fills, declared, one_step=one_step)
-    graph.keep_outputs([roles.logits, *(s.output for s in plain.exposed), *(output for _, output in names)])
+    attention = [roles.attention] if roles.attention else []
+    graph.keep_outputs([roles.logits, *(s.output for s in plain.exposed), *(output for _, output in names), *attention])
     session = start(graph)
 
     shapes = [
@@ -182,7 +186,13 @@ def _opened(
     exposed = [_exposed_state(graph, shape, axis) for shape, axis in zip(plain.exposed, layout.axes, strict=False)]
     opened = hidden_states(graph, hidden, names, starts, layout.axes[len(exposed) :])
     contract = Contract(
-        layout.token, layout.logits, (*exposed, *opened), fills, layout.sequence, notes=tuple(roles.notes)
+        layout.token,
+        layout.logits,
+        (*exposed, *opened),
+        fills,
+        layout.sequence,
+        attention=roles.attention,
+        notes=tuple(roles.notes),
     )
     session, contract = _as_logits(graph, roles, session, contract, start)
     if verify and (contract.sequence or hidden):

@@ -81,6 +81,8 @@ class Model:
             "output": "logits",
             "state": {s.input: s.output for s in c.states},
             "batch_axis": {s.input: s.batch_axis for s in c.states},
+            "context": [f.name for f in c.contexts],
+            **({"attention": c.attention} if c.attention else {}),
         }
         initial = {s.input: s.initial.tolist() for s in c.states if s.initial.any()}
         graph.set_metadata({"decoding.roles": json.dumps(roles), "decoding.initial": json.dumps(initial)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +17,12 @@ from decoding.model.node import Node
 from decoding.model.pairing import pair_states, shown_slots
 from decoding.model.ports import STATE_SLOTS, VIEW_OPS, Port, listing
 
-ROLE_KEYS = ("token", "logits", "state", "output", "batch_axis", "constant", "window", "pad")
+ROLE_KEYS = ("token", "logits", "state", "output", "batch_axis", "constant", "context", "attention", "window", "pad")
 _TOKEN_NAMES = re.compile(r"token|input_?ids?|\bids?\b|symbol|char|word", re.I)
 # What exporters put between ids and the embedding they index: negative ids wrapped, ids clipped.
 _INDEX_OPS = {"Where", "Add", "Sub", "Mul", "Mod", "Max", "Min", "Clip"}
 _LOGITS_NAMES = re.compile(r"logit|prob|score|softmax|\blinear|output", re.I)
+_ATTENTION_NAMES = re.compile(r"att|align", re.I)
 _FILL_NAMES: dict[FillKind, re.Pattern[str]] = {"mask": re.compile(r"mask", re.I), "position": re.compile(r"pos(ition)?(_?ids?)?\b|\bstep\b", re.I),
                "length": re.compile(r"len", re.I)}  # fmt: skip
 
@@ -32,7 +33,9 @@ class Roles:
 
     Attributes:
         states: output of each state input.
-        fills: "length", "mask" or "position" for each input that decoding fills by itself.
+        fills: "length", "mask" or "position" for each input that decoding fills by itself, "context" for each that
+            the caller gives.
+        attention: output with the weights over the source, None where there is none.
         one_hot: width of the token's one-hot vectors, None where it takes ids.
         output: "logits", "probs" or "logprobs" where that is known.
     """
@@ -41,6 +44,7 @@ class Roles:
     logits: str
     states: dict[str, str]
     fills: dict[str, FillKind]
+    attention: str | None = None
     one_hot: int | None = None
     output: str | None = None
     batch_axis: dict[str, int] = field(default_factory=dict)
@@ -64,7 +68,9 @@ def given_roles(graph: Graph, roles: Mapping[str, Any] | None) -> dict[str, Any]
         ("state", list(states), ins),
         ("state", list(states.values()), outs),
         ("batch_axis", list(merged.get("batch_axis", {})), ins),
+        ("attention", [merged.get("attention")], outs),
         ("constant", list(merged.get("constant", {})), ins),
+        ("context", list(merged.get("context", [])), ins),
     ):
         for name in names:
             if name is not None and name not in known:
@@ -105,9 +111,12 @@ def find_roles(graph: Graph, given: Mapping[str, Any]) -> Roles:
         notes.append("states: given by roles")
     else:
         states = pair_states(graph, ins, [p for p in graph.outputs if p.name != given.get("logits")], notes)
-    fills = {p.name: _fill(graph, p, notes) for p in ins if p.name not in states}
-    logits = _find_logits(graph, given, token, states, notes)
-    return Roles(token, logits, states, fills, one_hot, given.get("output"), dict(given.get("batch_axis", {})), notes)
+    fills = {p.name: _fill(graph, p, given.get("context", ()), notes) for p in ins if p.name not in states}
+    attention = _find_attention(graph, given, states, notes)
+    logits = _find_logits(graph, given, token, {*states.values(), attention}, notes)
+    return Roles(
+        token, logits, states, fills, attention, one_hot, given.get("output"), dict(given.get("batch_axis", {})), notes
+    )
 
 
 def recurrent_path(graph: Graph, token: str, logits: str) -> list[Node]:
@@ -196,7 +205,7 @@ def _behind_views(graph: Graph, name: str) -> str:
     return name
 
 
-def _fill(graph: Graph, port: Port, notes: list[str]) -> FillKind:
+def _fill(graph: Graph, port: Port, contexts: Sequence[str], notes: list[str]) -> FillKind:
     """What to fill an input with that is neither token nor state."""
     lengths = {node.input(4) for node in graph.nodes if node.op in STATE_SLOTS and node.input(4)}
     if any(_behind_views(graph, name) == port.name for name in lengths):
@@ -213,20 +222,38 @@ def _fill(graph: Graph, port: Port, notes: list[str]) -> FillKind:
             }[kind]
             notes.append(f"{port.name} is filled with {what}: its name")
             return kind
+    if port.name in contexts or (port.dtype.kind == "f" and port.shape):
+        notes.append(
+            f"{port.name} is a context, given by the caller: neither token nor state nor anything that decoding fills"
+        )
+        return "context"
     raise ModelError(
         f"{graph.name}: nobody feeds the input {port}: it is no token, and no output has its dtype and shape and depends on it, so it is no recurrent state. "
-        f"Pass roles={{'constant': {{{port.name!r}: value}}}} for a fixed value, or roles={{'state': {{{port.name!r}: output}}}}"
+        f"Pass roles={{'constant': {{{port.name!r}: value}}}} for a fixed value, roles={{'context': [{port.name!r}]}} for one that decode() is given, or roles={{'state': {{{port.name!r}: output}}}}"
     )
 
 
+def _find_attention(graph: Graph, given: Mapping[str, Any], states: Mapping[str, str], notes: list[str]) -> str | None:
+    """The output with the attention weights over a context, where a name tells."""
+    if name := given.get("attention"):
+        notes.append(f"attention is {name}: given by roles")
+        return str(name)
+    ports = [p for p in graph.outputs if p.name not in states.values() and p.dtype.kind == "f"]
+    named = [p.name for p in ports if _ATTENTION_NAMES.search(p.name)]
+    if len(named) != 1 or len(ports) < 2:
+        return None
+    notes.append(f"attention is {named[0]}: its name")
+    return named[0]
+
+
 def _find_logits(
-    graph: Graph, given: Mapping[str, Any], token: str, states: Mapping[str, str], notes: list[str]
+    graph: Graph, given: Mapping[str, Any], token: str, taken: Container[str | None], notes: list[str]
 ) -> str:
     if name := given.get("logits"):
         notes.append(f"logits are {name}: given by roles")
         return str(name)
     downstream = graph.descendants(token)
-    ports = [p for p in graph.outputs if p.name not in states.values() and p.dtype.kind == "f" and p.name in downstream]
+    ports = [p for p in graph.outputs if p.name not in taken and p.dtype.kind == "f" and p.name in downstream]
     layers = [p for p in ports if not shown_slots(graph, p.name)]  # a last state that no input takes back is no logits
     named = [p for p in layers if _LOGITS_NAMES.search(p.name)]
     for found, evidence in (

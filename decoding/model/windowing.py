@@ -49,7 +49,7 @@ def window_contract(session: Session, graph: Graph, roles: Roles, fills: Sequenc
         layout = proof.probe(session, roles.token, rank, roles.logits, [], fills, times=[lengths[-1]])
     except ModelError as error:
         raise ModelError(f"{error}; {_ADVICE}") from error
-    contract = Contract(layout.token, layout.logits, (), tuple(fills), True, window, tuple(roles.notes))
+    contract = Contract(layout.token, layout.logits, (), tuple(fills), True, window, notes=tuple(roles.notes))
     for length in lengths:
         _check_length(session, contract, length)
     return contract

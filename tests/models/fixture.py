@@ -1,5 +1,4 @@
-"""
-Writes one fixture (model, expected outputs, manifest entry) and checks it with onnxruntime.
+"""Writes one fixture (model, expected outputs, manifest entry) and checks it with onnxruntime.
 
 Shared by the make_*.py scripts; README.md tells what the manifest's fields mean. Run by itself it writes the
 table of README.md anew.
@@ -34,8 +33,7 @@ def add(
     crashes=False,
     listed=True,
 ):  # fmt: skip
-    """
-    Write `name`.onnx, `name`.npz and the manifest entry, then compare onnxruntime with `truth`.
+    """Write `name`.onnx, `name`.npz and the manifest entry, then compare onnxruntime with `truth`.
 
     truth(ids [T]) -> [T, vocab], from the original framework or a NumPy cell. Without it, `original` stands
     in for the file: original(*inputs in graph order) -> outputs in graph order, run as `truth_run` says
@@ -52,9 +50,7 @@ def add(
         return values[name].name if isinstance(name, int) else name
 
     token, out = (named(graph_inputs, token[0]), token[1]), (named(graph_outputs, out[0]), out[1])
-    states = {
-        named(graph_inputs, i): (named(graph_outputs, o), axis) for i, (o, axis) in (states or {}).items()
-    }
+    states = {named(graph_inputs, i): (named(graph_outputs, o), axis) for i, (o, axis) in (states or {}).items()}
     feeds = {named(graph_inputs, k): v for k, v in (feeds or {}).items()}
     arrays = {named(graph_inputs, k): np.asarray(v) for k, v in (arrays or {}).items()}
     draw, data = rng(name), {f"feed_{k}": v for k, v in arrays.items()}

@@ -1,5 +1,4 @@
-"""
-The Keras models that make_keras.py and make_tf2onnx.py export, for Keras 2.15 and Keras 3 alike.
+"""The Keras models that make_keras.py and make_tf2onnx.py export, for Keras 2.15 and Keras 3 alike.
 
 Each entry of `table` is name -> (build, manifest fields); a field called "keras_tf" or "keras_torch" holds
 what differs for that exporter (None: no fixture, which is the rule for "keras_torch"). Vocabulary V,

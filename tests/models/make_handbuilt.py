@@ -1,5 +1,4 @@
-"""
-Make the fixtures that no exporter writes: `python tests/models/make_handbuilt.py [part of a name ...]`.
+"""Make the fixtures that no exporter writes: `python tests/models/make_handbuilt.py [part of a name ...]`.
 
 Needs onnx, onnxruntime and NumPy. The expected outputs come from numpy_cells.py (float64).
 Every model is Embedding -> recurrent layer(s) -> Linear, built with onnx.helper.
@@ -62,8 +61,7 @@ def model(nodes, inputs, outputs, initializers, opset=17, ir=8, **more):
 def layer_model(op, w, *, opset=17, ir=8, layout=0, exposed=None, init=None, lens=None, batch="batch",
                 time="time",
                 logits="logits", double=False, attributes=None):  # fmt: skip
-    """
-    Ids [batch, time] -> Gather -> RNN, GRU or LSTM -> MatMul -> logits [batch, time, V].
+    """Ids [batch, time] -> Gather -> RNN, GRU or LSTM -> MatMul -> logits [batch, time, V].
 
     exposed: [(state input, state output)], init: constant initial states,
     lens: constant sequence_lens or "shape".
@@ -336,9 +334,7 @@ def directions(name, op, direction):
         node("Transpose", ["y"], ["y_bt"], perm=[2, 0, 1, 3]), node("Reshape", ["y_bt", "shape"], ["y_flat"]),
         node("MatMul", ["y_flat", "out_w"], ["p"]), node("Add", ["p", "out_b"], ["logits"]),
     ]  # fmt: skip
-    proto = model(
-        nodes, [info("ids", I64, ["batch", "time"])], [info("logits", F32, ["batch", "time", V])], c
-    )
+    proto = model(nodes, [info("ids", I64, ["batch", "time"])], [info("logits", F32, ["batch", "time", V])], c)
 
     def expected(ids):
         x = w["emb"].astype(np.float64)[ids][:, None]
@@ -351,8 +347,7 @@ def directions(name, op, direction):
 
 
 def in_if(name, exposed):
-    """
-    Two nested Ifs, an LSTM in each branch (as in silero-vad).
+    """Two nested Ifs, an LSTM in each branch (as in silero-vad).
 
     exposed: the input `sr` picks the branch, states in and out; else constants pick it and states are hidden.
     """
@@ -452,8 +447,7 @@ def loop_or_scan(name, op, exposed=False):
 
 
 def gru_step(name, kind):
-    """
-    One plain GRU step over vectors: what is what is hidden from the loader.
+    """One plain GRU step over vectors: what is what is hidden from the loader.
 
     kind "outputs": V == H and nameless, so logits and state look alike, but one leaves the layer; "inputs": two int inputs alike.
     "outputs_roles" and "inputs_roles" carry the answer in the file's metadata.
@@ -481,9 +475,7 @@ def gru_step(name, kind):
     proto = model(nodes, inputs, outs, c)
     told = kind.endswith("roles")
     if told:
-        helper.set_model_props(
-            proto, {"decoding.roles": json.dumps(roles), "decoding.bos": "0", "decoding.eos": "1"}
-        )
+        helper.set_model_props(proto, {"decoding.roles": json.dumps(roles), "decoding.bos": "0", "decoding.eos": "1"})
     put(name, proto, truth("GRU", w), "GRU", token=("a", "B"), out=(outs[0].name, "BV"), run="steps",
         states={state: (outs[1].name, 0)}, arrays={"b": np.array([3])} if kind.startswith("inputs") else None,
         expect="step" if told or kind == "outputs" else "refuse", reason=None if told else "roles",

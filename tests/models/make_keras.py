@@ -1,5 +1,4 @@
-"""
-Make the fixtures that Keras 3 exports itself: `python tests/models/make_keras.py [part of a name ...]`.
+"""Make the fixtures that Keras 3 exports itself: `python tests/models/make_keras.py [part of a name ...]`.
 
 Run it once for each backend:
     KERAS_BACKEND=tensorflow   needs keras 3, tensorflow 2.19, tf2onnx, onnx, onnxruntime
@@ -36,9 +35,7 @@ def main(*parts):
     def export(model, path, fixed):
         options = {}
         if fixed:  # Keras drops a fixed batch size unless it is told again
-            options["input_signature"] = [
-                keras.InputSpec(t.dtype, t.shape, name=t.name) for t in model.inputs
-            ]
+            options["input_signature"] = [keras.InputSpec(t.dtype, t.shape, name=t.name) for t in model.inputs]
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             model.export(path, format="onnx", verbose=False, **options)
 

@@ -1,5 +1,4 @@
-"""
-Make the fixtures of tf2onnx: `python tests/models/make_tf2onnx.py [part of a name ...]`.
+"""Make the fixtures of tf2onnx: `python tests/models/make_tf2onnx.py [part of a name ...]`.
 
 Needs keras 2.15, tensorflow 2.15, tf2onnx, onnx 1.17 and onnxruntime. Beside the Keras models it freezes
 TensorFlow 1 graphs (dynamic_rnn over cells, with peepholes among them), which tf2onnx writes as Scan.

@@ -1,5 +1,4 @@
-"""
-Make the fixtures that PyTorch exports: `python tests/models/make_torch.py [part of a name ...]`.
+"""Make the fixtures that PyTorch exports: `python tests/models/make_torch.py [part of a name ...]`.
 
 Needs torch, onnxscript, onnx and onnxruntime. Each case is exported by one or both of torch's exporters
 ("legacy" is TorchScript, dynamo=False); the expected outputs are the module's own, computed in float64.
@@ -38,9 +37,7 @@ def export(module, exporter, args, axes, names, opset):
     if exporter == "legacy":
         if axes and names:
             options["dynamic_axes"] = dict(zip(names[0], axes, strict=False))
-            options["dynamic_axes"] |= {
-                k: v for k, v in zip(names[1], axes[len(names[0]) :], strict=False) if v
-            }
+            options["dynamic_axes"] |= {k: v for k, v in zip(names[1], axes[len(names[0]) :], strict=False) if v}
     elif axes:
         dynamic = [dict.fromkeys(a, torch.export.Dim.DYNAMIC) for a in axes[: len(args)]]
         if any(p.kind == p.VAR_POSITIONAL for p in zoo.parameters(module)):
@@ -124,8 +121,7 @@ def case(
 
 
 def in_child():
-    """
-    Fork, and return True in the child alone.
+    """Fork, and return True in the child alone.
 
     An export leaves traces in the process (torch.export refuses a second module that it takes alone), and a
     broken file can crash onnxruntime.
@@ -321,9 +317,7 @@ def states():
     h = torch.zeros(2, 2, H)
     hc, d = (TOKENS, h, h), {1: B}
     lstm, gru = (["tokens", "h0", "c0"], ["logits", "hn", "cn"]), (["tokens", "h0"], ["logits", "hn"])
-    case(
-        "lstm_states", lambda: zoo.LstmStates(2), hc, [BT, d, d, BT, d, d], "LSTM", row, names=lstm, states=HC
-    )
+    case("lstm_states", lambda: zoo.LstmStates(2), hc, [BT, d, d, BT, d, d], "LSTM", row, names=lstm, states=HC)
     case(
         "gru_states",
         lambda: zoo.GruStates(2),

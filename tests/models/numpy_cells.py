@@ -1,5 +1,4 @@
-"""
-The recurrent operators of ONNX in float64 NumPy, written from the operators' formulas.
+"""The recurrent operators of ONNX in float64 NumPy, written from the operators' formulas.
 
 An independent truth for tests: nothing here looks at onnxruntime, and `onnx.reference` is no help
 because it ignores `clip`, `input_forget` and `sequence_lens`. One direction (forward) and the default
@@ -33,8 +32,7 @@ _WITH_PARAMETERS = {
 
 
 def activation_functions(names, alpha=(), beta=(), clip=None):
-    """
-    The functions of an `activations` list; each takes its alpha and beta from the front of those lists.
+    """The functions of an `activations` list; each takes its alpha and beta from the front of those lists.
 
     A function that has no alpha (or beta) consumes none. `clip` bounds the input of each of them.
     """
@@ -107,8 +105,7 @@ def lstm(
     x, W, R, B=None, h0=None, c0=None, P=None, *, activations=("Sigmoid", "Tanh", "Tanh"), alpha=(), beta=(),
     clip=None, input_forget=0, lens=None,
 ):  # fmt: skip
-    """
-    C = f * C + i * g(...), H = o * h(C); peepholes: i and f see the old C, o the new one.
+    """C = f * C + i * g(...), H = o * h(C); peepholes: i and f see the old C, o the new one.
 
     `input_forget` couples the gates: f = 1 - i. `clip` bounds what enters the gates and the candidate; the
     new C enters h unclipped. (The operator's text, "applied to the input of activations", would allow both;

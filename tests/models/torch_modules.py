@@ -59,8 +59,7 @@ class Sequence(nn.Module):
         if tied:
             self.out.weight = self.emb.weight
         self.start = nn.ParameterList(
-            nn.Parameter(torch.zeros(layers, 1, H))
-            for _ in range((2 if kind == "LSTM" else 1) if learned else 0)
+            nn.Parameter(torch.zeros(layers, 1, H)) for _ in range((2 if kind == "LSTM" else 1) if learned else 0)
         )
         self.tb, self.head, self.last, self.cast16 = tb, head, last, cast16
 
@@ -394,9 +393,7 @@ class Mamba(nn.Module):
             u = nn.functional.silu((convs[-1] * self.conv[i]).sum(-1))
             delta, b, c = select(u).split([H, self.order, self.order], -1)
             delta = nn.functional.softplus(delta)[..., None]
-            ssms.append(
-                torch.exp(-delta * torch.exp(self.a[i])) * ssm_state[i] + delta * b[:, None] * u[..., None]
-            )
+            ssms.append(torch.exp(-delta * torch.exp(self.a[i])) * ssm_state[i] + delta * b[:, None] * u[..., None])
             x = x + (ssms[-1] * c[:, None]).sum(-1) * nn.functional.silu(gate)
         return self.out(x), torch.stack(convs), torch.stack(ssms)
 
