@@ -10,7 +10,8 @@ import numpy as np
 
 from decoding.errors import ModelError
 from decoding.model.contract import Fill, Token, TokenLayout
-from decoding.model.graph import Graph, Node
+from decoding.model.graph import Graph
+from decoding.model.node import Node
 from decoding.model.ports import STATE_SLOTS, Array, Shape
 from decoding.model.proof import StateShape
 from decoding.model.roles import Roles

@@ -5,7 +5,7 @@ The rest of the package sees names, NumPy arrays and `Node` views, never a proto
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -19,9 +19,10 @@ from onnx import helper, numpy_helper
 
 from decoding.errors import ModelError
 from decoding.model.damage import check_text, sort_nodes
+from decoding.model.node import Node
 from decoding.model.ports import Array as Array  # the type of the arrays that a graph gives and takes
 from decoding.model.ports import Port
-from decoding.model.protobuf import rename, retain
+from decoding.model.protobuf import read_port, rename, retain
 from decoding.model.reading import cut_weights
 
 Source = str | Path | bytes | onnx.ModelProto
@@ -29,113 +30,6 @@ Source = str | Path | bytes | onnx.ModelProto
 # Weights of at least this many numbers stand apart from the model: copies share them, and sessions take them as they are.
 _LARGE = 1024
 _PLAIN = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT32, onnx.TensorProto.INT64})  # fmt: skip
-
-
-class Node:
-    """A view of one operator; edits go straight to the graph."""
-
-    def __init__(self, proto: onnx.NodeProto) -> None:
-        self._proto = proto
-
-    @property
-    def op(self) -> str:
-        """Operator name, with its domain in front unless it is ONNX's own."""
-        domain = self._proto.domain
-        return self._proto.op_type if domain in ("", "ai.onnx") else f"{domain}.{self._proto.op_type}"
-
-    @property
-    def label(self) -> str:
-        """What to call the node in a message."""
-        return self._proto.name or next(iter(self._proto.output), self._proto.op_type)
-
-    @property
-    def inputs(self) -> list[str]:
-        """Input names; an omitted optional input is an empty string."""
-        return list(self._proto.input)
-
-    @property
-    def outputs(self) -> list[str]:
-        """Output names; an omitted optional output is an empty string."""
-        return list(self._proto.output)
-
-    def input(self, index: int) -> str:
-        """Name of input `index`, empty where it is omitted."""
-        return self._proto.input[index] if index < len(self._proto.input) else ""
-
-    def set_input(self, index: int, name: str) -> None:
-        """Feed input `index` from the tensor `name`."""
-        self._proto.input.extend([""] * (index + 1 - len(self._proto.input)))
-        self._proto.input[index] = name
-
-    def replace_input(self, old: str, new: str) -> None:
-        """Read the tensor `new` wherever the node reads `old`, its bodies included."""
-        for index, name in enumerate(self._proto.input):
-            if name == old:
-                self._proto.input[index] = new
-        for attribute in self._proto.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                rename(body, {old: new})
-
-    def output(self, index: int, default: str) -> str:
-        """Name of output `index`; one that was omitted is given the name `default` first."""
-        self._proto.output.extend([""] * (index + 1 - len(self._proto.output)))
-        if not self._proto.output[index]:
-            self._proto.output[index] = default
-        return str(self._proto.output[index])
-
-    def attribute(self, name: str, default: Any = None) -> Any:
-        """Value of an attribute (bytes come as str), or `default`."""
-        for attribute in self._proto.attribute:
-            if attribute.name == name:
-                value = helper.get_attribute_value(attribute)
-                return value.decode(errors="replace") if isinstance(value, bytes) else value
-        return default
-
-    def drop_attribute(self, name: str) -> None:
-        """Take an attribute away."""
-        retain(self._proto.attribute, lambda attribute: attribute.name != name)
-
-    def rename_output(self, index: int, name: str) -> None:
-        """Call output `index` something else."""
-        self._proto.output[index] = name
-
-    def carried(self) -> list[tuple[int, int, np.dtype[Any]]]:
-        """(input slot, output slot, dtype) of each value that a Loop or Scan changes from turn to turn.
-
-        TensorFlow's loops also carry their weights: what the body hands on as it came is left out.
-        """
-        body = self.attribute("body")
-        if self.op not in ("Loop", "Scan") or not isinstance(body, onnx.GraphProto):
-            return []
-        skip = 2 if self.op == "Loop" else 0  # Loop: trip count and condition come first
-        count = len(self._proto.input) - (skip or int(self.attribute("num_scan_inputs", 0)))
-        count = min(count, len(body.input) - skip, len(body.output))  # a damaged file may lack some
-        sources = {
-            proto.output[0]: proto.input[0] for proto in body.node if proto.op_type == "Identity" and proto.output
-        }
-        changed = []
-        for k in range(count):
-            taken, given = body.input[skip + k], body.output[k + (self.op == "Loop")].name
-            for _ in sources:  # a chain is no longer than that, even where a damaged one has no end
-                given = sources.get(given, given)
-            if given != taken.name:
-                changed.append((skip + k, k, _port(taken).dtype))
-        return changed
-
-    def become_identity(self) -> None:
-        """Turn the node into Identity: what came in goes out."""
-        del self._proto.attribute[:]
-        del self._proto.input[1:]
-        self._proto.op_type, self._proto.domain = "Identity", ""
-
-    def captures(self) -> Iterator[str]:
-        """Names that the bodies of If, Loop and Scan may take from outside."""
-        for attribute in self._proto.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                for proto in body.node:
-                    yield from proto.input
-                    yield from Node(proto).captures()
-                yield from (output.name for output in body.output)
 
 
 class Graph:
@@ -180,12 +74,12 @@ class Graph:
     @property
     def inputs(self) -> list[Port]:
         """The inputs that a caller must feed: initializers are left out."""
-        return [_port(v) for v in self._graph.input if v.name not in self._constants]
+        return [read_port(v) for v in self._graph.input if v.name not in self._constants]
 
     @property
     def outputs(self) -> list[Port]:
         """The graph's outputs in order."""
-        return [_port(v) for v in self._graph.output]
+        return [read_port(v) for v in self._graph.output]
 
     @property
     def nodes(self) -> list[Node]:
@@ -318,7 +212,7 @@ class Graph:
         """Declare another shape (None: unknown) for a graph input or output, and another dtype if one is given."""
         for value in (*self._graph.input, *self._graph.output):
             if value.name == name:
-                port = _port(value)
+                port = read_port(value)
                 value.CopyFrom(_value_info(name, port.dtype if dtype is None else dtype, shape))
 
     def forget_shapes(self) -> None:
@@ -460,18 +354,6 @@ def _array(tensor: onnx.TensorProto, name: str) -> Array:
             f"{name}: the tensor {tensor.name!r} cannot be read: {error}; pass the path of the file if its weights lie beside it, "
             "or export or copy it again"
         ) from error
-
-
-def _port(value: onnx.ValueInfoProto) -> Port:
-    tensor = value.type.tensor_type
-    try:
-        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-    except (KeyError, TypeError):
-        dtype = np.dtype(object)
-    if not tensor.HasField("shape"):
-        return Port(value.name, dtype, None)
-    dims = ((d.dim_value if d.HasField("dim_value") else d.dim_param or None) for d in tensor.shape.dim)
-    return Port(value.name, dtype, tuple(dims))
 
 
 def _value_info(name: str, dtype: npt.DTypeLike, shape: Sequence[int | str | None] | None) -> onnx.ValueInfoProto:

@@ -10,7 +10,8 @@ import numpy as np
 
 from decoding.errors import ModelError
 from decoding.model.contract import State
-from decoding.model.graph import Graph, Node
+from decoding.model.graph import Graph
+from decoding.model.node import Node
 from decoding.model.ports import STATE_SLOTS, Array, Shape
 from decoding.model.roles import Roles, data_ancestors, recurrent_path
 from decoding.model.session import Session
@@ -116,12 +117,13 @@ def start_values(graph: Graph, hidden: Sequence[Hidden], declared: Mapping[str, 
     if tensors:
         part = graph.part(tensors)
         session = Session(part, threads=1)
-        values = [_run_part(part, session, tensors, declared, batch) for batch in (2, 3)]
-    for h in hidden:
-        if h.initial and values[0][h.initial].size > _LARGEST:
-            raise ModelError(
-                f"{graph.name}: the state {h.source} starts as {list(values[0][h.initial].shape)} for 2 rows, which no state is: the file is damaged"
-            )
+        values[0] = _run_part(part, session, tensors, declared, 2)
+        for name, value in values[0].items():
+            if value.size > _LARGEST:
+                raise ModelError(
+                    f"{graph.name}: the initial state {name} has the shape {list(value.shape)} for 2 rows, which no state has: the file is damaged"
+                )
+        values[1] = _run_part(part, session, tensors, declared, 3)
     return [_start(h, values[0].get(h.initial), values[1].get(h.initial)) for h in hidden]
 
 

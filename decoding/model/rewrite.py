@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from decoding.errors import ModelError, OptionError
-from decoding.model.graph import Graph, Node
+from decoding.model.graph import Graph
+from decoding.model.node import Node
 from decoding.model.ports import STATE_SLOTS, VIEW_OPS, Shape
 from decoding.model.roles import Roles, data_ancestors
 from decoding.model.session import Session

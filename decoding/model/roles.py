@@ -12,7 +12,8 @@ import numpy as np
 
 from decoding.errors import ModelError, OptionError
 from decoding.model.contract import FillKind
-from decoding.model.graph import Graph, Node
+from decoding.model.graph import Graph
+from decoding.model.node import Node
 from decoding.model.pairing import pair_states, shown_slots
 from decoding.model.ports import STATE_SLOTS, VIEW_OPS, Port, listing
 

@@ -118,3 +118,12 @@ def test_refused_with_the_true_reason(name):
     assert {"step", "window"} & set(entry["accept"]), f"it was not refused: {model.describe()}"
     for ids, expected in pairs:
         check(model, entry, ids, expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["torch_legacy_pooled_w6", "torch_dynamo_pooled_w6", "tf2onnx_pooled", "keras_tf_pooled"]
+)
+def test_a_fixed_window_is_not_padded_by_a_guess(name):
+    model, refused = outcome(name)
+    assert model is None
+    assert "pass roles={'window': 6, 'pad': 'left'}" in refused
