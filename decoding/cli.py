@@ -13,7 +13,6 @@ from typing import Any, cast
 import numpy as np
 
 import decoding
-
 from decoding.api import TokenEvent, decode, score, stream
 from decoding.errors import DecodingError, OptionError
 from decoding.model.loading import load
