@@ -66,11 +66,12 @@ class RunningBatch:
 
     def step(self) -> None:
         """Run the network once: `tokens` and the states in, `logits` and the next states out."""
-        if self.size not in self._bindings:
+        pair = self._bindings.get(self.size)
+        if pair is None:
             if self._wants_attention and self.attention is None:
                 self.attention = self._make_attention()
-            self._bindings[self.size] = self._bind(0), self._bind(1)
-        self._bindings[self.size][self._side].run()
+            pair = self._bindings[self.size] = self._bind(0), self._bind(1)
+        pair[self._side].run()
         self._side ^= 1
         for positions in self._positions:
             positions[: self.size] += 1

@@ -28,39 +28,50 @@ class SamplingSearch:
         self._model, self._job, self._source = model, job, source
         self._batch = make_batch(model, rows, job.step_inputs, attention=job.return_attention)
         self._sampler = make_sampler(self._batch.logits, self._batch.tokens, job)
-        self._watches_text = bool(job.stop_strings)
+        self._has_extras = bool(job.stop_strings or job.step_inputs or job.return_attention)
         self._carried: tuple[int, list[Array]] = (-1, [])
 
     def run(self) -> Iterator[Finished]:
         """Decode everything that the source gives, yielding each sequence as it finishes."""
-        for finished in self._steps():
-            if finished:
-                yield from self._retire()
+        for _ in self._steps(every=False):
+            yield from self._retire()
 
     def choices(self) -> Iterator[Choice]:
         """Decode everything that the source gives, yielding every token as it is chosen."""
-        for finished in self._steps():
+        for finished in self._steps(every=True):
             yield from itertools.starmap(Choice, self._sampler.chosen(self._batch.size))
             if finished:
                 for _ in self._retire():
                     pass
 
-    def _steps(self) -> Iterator[int]:
-        """Take steps until nothing is left, giving how many rows finished in each; the caller retires them."""
-        batch, sampler = self._batch, self._sampler
+    def _steps(self, *, every: bool) -> Iterator[int]:
+        """Take steps until nothing is left, giving how many rows finished, for the caller to retire.
+
+        Args:
+            every: come back after each step; else only after those in which a row finished. At 35 microseconds a
+                step, what Python does here counts (bench/test_decode.py).
+        """
+        batch, sampler, stopped = self._batch, self._sampler, self._source.stopped.is_set
         rows = self._source.take(batch.capacity)
         batch.size = len(rows)
         if rows:
             self._admit(np.arange(len(rows)), rows)
-        while batch.size and not self._source.stopped.is_set():
-            batch.context.refresh(self._histories, batch.size)
-            batch.step()
-            finished = sampler.advance(batch.size)
-            if batch.attention is not None:
-                sampler.record_attention(batch.attention[: batch.size])
-            if self._watches_text:
-                finished += self._stop_at_texts()
-            yield finished
+        step, advance, extras = batch.step, sampler.advance, self._has_extras
+        while batch.size and not stopped():
+            if extras:
+                batch.context.refresh(self._histories, batch.size)
+            step()
+            finished = advance(batch.size)
+            if extras:
+                finished += self._after_step()
+            if finished or every:
+                yield finished
+
+    def _after_step(self) -> int:
+        """What only some jobs want of a step; how many rows finished by it."""
+        if self._batch.attention is not None:
+            self._sampler.record_attention(self._batch.attention[: self._batch.size])
+        return self._stop_at_texts() if self._job.stop_strings else 0
 
     def _histories(self) -> History:
         """What every row has so far; of an idle one, what it had."""
@@ -78,6 +89,9 @@ class SamplingSearch:
         if rows:
             self._admit(done[: len(rows)], rows)
         running = self._sampler.running(self._batch.size)
+        if not len(running):
+            self._batch.size = 0
+            return
         # Idle rows are computed for nothing; shrinking copies the states once. An eighth balances the two.
         if 8 * (self._batch.size - len(running)) >= self._batch.size:
             self._batch.keep(running)

@@ -75,16 +75,16 @@ class Session:
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Binding:
         """Tie inputs and outputs to these arrays' memory, so that a run copies and allocates nothing."""
-        return Binding(self._session, inputs, outputs)
+        return Binding(self._session, self.name, inputs, outputs)
 
 
 class Binding:
     """A run prepared over fixed buffers; the arrays must be C-contiguous and are kept alive here."""
 
     def __init__(
-        self, session: ort.InferenceSession, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+        self, session: ort.InferenceSession, name: str, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
     ) -> None:
-        self._session, self._buffers = session, (dict(inputs), dict(outputs))
+        self._session, self._name, self._buffers = session, name, (dict(inputs), dict(outputs))
         self._binding = session.io_binding()
         for name, array in inputs.items():
             self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
@@ -92,8 +92,15 @@ class Binding:
             self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
     def run(self) -> None:
-        """Read the bound inputs and fill the bound outputs."""
-        self._session.run_with_iobinding(self._binding)
+        """Read the bound inputs and fill the bound outputs.
+
+        Raises:
+            ModelError: onnxruntime reported an error; its message is kept.
+        """
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:
+            raise ModelError(f"{self._name}: the step failed: {first_line(error)}") from error
 
 
 def full_names(providers: str | Sequence[Any] | None) -> list[Any]:
