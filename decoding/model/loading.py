@@ -293,4 +293,6 @@ def _proved(
     proved = proof.prove(session, contract, start(original), whole, kind, fixed, 2e-2 if half else 1e-4)
     runs = ", ".join(f"{b}x{t}" for b, t in proved)
     note = f"proved: stepping equals the whole-sequence run on random prefixes (batch x length {runs})"
+    if not proved:
+        note = "not proved: the logits are NaN whatever the tokens are; check the weights"
     return replace(contract, notes=(*contract.notes, note))

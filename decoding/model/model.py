@@ -6,6 +6,7 @@ import json
 import threading
 from pathlib import Path
 
+from decoding.errors import ModelError
 from decoding.model.contract import Contract
 from decoding.model.graph import Graph
 from decoding.model.roles import json_metadata
@@ -33,11 +34,13 @@ class Model:
         self.name = graph.name
         self._alone: Model | None = self if session.threads == 1 else None
         self._lock = threading.Lock()
-        self.bos_token_id: int | None = json_metadata(graph, "decoding.bos", None)
-        self.pad_token_id: int | None = json_metadata(graph, "decoding.pad", None)
-        eos = json_metadata(graph, "decoding.eos", None)
-        self.eos_token_id: tuple[int, ...] = () if eos is None else tuple(eos) if isinstance(eos, list) else (eos,)
-        self.max_new_tokens: int | None = json_metadata(graph, "decoding.max_new_tokens", None)
+        v = contract.logits.vocab_size
+        self.bos_token_id = _number(graph, "decoding.bos", 0, v)
+        self.pad_token_id = _number(graph, "decoding.pad", 0, v)
+        eos = json_metadata(graph, "decoding.eos", [])
+        eos = eos if isinstance(eos, list) else [eos]
+        self.eos_token_id = tuple(_checked(graph, "decoding.eos", e, 0, v) for e in eos)
+        self.max_new_tokens = _number(graph, "decoding.max_new_tokens", 1, 2**31)
 
     def single_threaded(self) -> Model:
         """The same model over a session of one intra-op thread, for several workers to share; made once."""
@@ -87,3 +90,21 @@ class Model:
         initial = {s.input: s.initial.tolist() for s in c.states if s.initial.any()}
         graph.set_metadata({"decoding.roles": json.dumps(roles), "decoding.initial": json.dumps(initial)})
         Path(path).write_bytes(graph.serialize())
+
+
+def _number(graph: Graph, key: str, low: int, end: int) -> int | None:
+    """A whole number of the file's metadata, None where there is none.
+
+    Raises:
+        ModelError: it is something else, or not in range.
+    """
+    value = json_metadata(graph, key, None)
+    return None if value is None else _checked(graph, key, value, low, end)
+
+
+def _checked(graph: Graph, key: str, value: object, low: int, end: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value < end:
+        raise ModelError(
+            f"{graph.name}: metadata {key!r} is {value!r}; expected a whole number from {low} to {end - 1}"
+        )
+    return value

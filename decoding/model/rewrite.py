@@ -200,7 +200,7 @@ def check_nodes_run_forward(graph: Graph, path: list[Node]) -> None:
             how = direction if not turned else f"fed in reverse order, by {min(turned)}"
             raise ModelError(
                 f"{graph.name}: the {node.op} layer {node.label!r} is {how}: it reads the sequence from its end, so it is "
-                "an encoder and cannot be decoded step by step; pass it to load(decoder, encoder=...) or export a forward layer"
+                "an encoder and cannot be decoded step by step; export a decoder, whose layers run forward"
             )
 
 

@@ -272,7 +272,7 @@ def _find_logits(
     if not named and any(_is_layer_output(graph, p) for p in ports):
         raise ModelError(
             f"{graph.name}: it is an encoder: its outputs {listing(ports)} are a recurrent layer's own, none gives logits; "
-            "pass it to load(decoder, encoder=...), or pass roles={'logits': name}"
+            "export the decoder, or pass roles={'logits': name}"
         )
     raise ModelError(
         f"{graph.name}: ambiguous: {listing(layers or ports)} could each be the logits; pass roles={{'logits': name}}"

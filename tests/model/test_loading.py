@@ -113,6 +113,36 @@ def test_special_ids_and_vocabulary_come_from_the_metadata():
     assert model.vocab_size == 11
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("bos", 11),
+        ("bos", "x"),
+        ("pad", -1),
+        ("eos", [2, 11]),
+        ("eos", 1.5),
+        ("max_new_tokens", 0),
+        ("max_new_tokens", True),
+    ],
+)
+def test_metadata_out_of_range_is_named(key, value):
+    with pytest.raises(ModelError, match=rf"metadata 'decoding.{key}' is .*expected a whole number from"):
+        load(build.recurrent(metadata={f"decoding.{key}": value}))
+
+
+def test_logits_that_are_always_nan_are_not_called_proved():
+    model = load(build.recurrent(bias=[np.nan] + [0.0] * 10))
+    assert "not proved: the logits are NaN" in model.describe()
+
+
+def test_forbidden_tokens_do_not_keep_the_proof_from_looking():
+    swapped = {"state": {"h0": "h1_out", "h1": "h0_out"}}
+    bias = [-np.inf, *[0.0] * 10]
+    assert "proved: stepping equals" in load(build.recurrent("GRU", layers=2, exposed=True, bias=bias)).describe()
+    with pytest.raises(ModelError, match="stepping differs"):
+        load(build.recurrent("GRU", layers=2, exposed=True, bias=bias), roles=swapped)
+
+
 def test_the_shipped_model_loads_by_its_name():
     model = load("shakespeare")
     assert model.vocab_size == 65
