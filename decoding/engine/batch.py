@@ -47,7 +47,7 @@ class RunningBatch:
 
     def __init__(self, model: Model, capacity: int, context: ContextRows, attention: bool) -> None:
         c = self._contract = model.contract
-        self._session = model.session
+        self._session = model.step_session
         self.context = context
         self.capacity = capacity
         self.size = 0

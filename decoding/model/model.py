@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 from decoding.errors import ModelError
 from decoding.model.contract import Contract
+from decoding.model.folding import Folded
 from decoding.model.graph import Graph
 from decoding.model.roles import json_metadata
 from decoding.model.session import Session
@@ -23,11 +25,20 @@ class Model:
         bos_token_id, pad_token_id: special ids, or None.
         eos_token_id: ids that end a sequence; there may be none.
         max_new_tokens: the longest output that the file asks for, or None.
-        session: runs the graph.
+        session: runs the graph; `step_session` does for single tokens, by a faster graph where there is one.
     """
 
-    def __init__(self, graph: Graph, contract: Contract, session: Session, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        contract: Contract,
+        session: Session,
+        tokenizer: Tokenizer | None,
+        folded: Folded | None = None,
+    ) -> None:
         self._graph = graph
+        self._folded = folded
+        self.step_session = session if folded is None else folded.session
         self.contract = contract
         self.session = session
         self.tokenizer = tokenizer
@@ -47,7 +58,10 @@ class Model:
         with self._lock:
             if self._alone is None:
                 session = Session(self._graph, providers=self.providers, threads=1)
-                self._alone = Model(self._graph, self.contract, session, self.tokenizer)
+                folded = self._folded
+                if folded is not None:
+                    folded = replace(folded, session=Session(folded.graph, providers=self.providers, threads=1))
+                self._alone = Model(self._graph, self.contract, session, self.tokenizer, folded)
         return self._alone
 
     @property
