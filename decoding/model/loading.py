@@ -14,7 +14,7 @@ import numpy as np
 from decoding.errors import ModelError
 from decoding.model import proof, rewrite
 from decoding.model.contract import Contract, Fill, FillKind, State, Window
-from decoding.model.folding import faster_step
+from decoding.model.folding import folded_step
 from decoding.model.freeing import free_reshapes, one_row, step_loops
 from decoding.model.graph import Graph, Source
 from decoding.model.hidden import Hidden, Start, find_hidden, hidden_states, open_states, start_values
@@ -76,9 +76,9 @@ def load(
             prepared, session, contract = _windowed(plain, start, None, str(error).removeprefix(f"{graph.name}: "))
     else:
         prepared, session, contract = _windowed(plain, start, window, "roles ask for a window")
-    folded = faster_step(session, prepared, contract, start) if contract.window is None else None
+    folded = folded_step(session, prepared, contract, start) if contract.window is None else None
     if folded is not None:
-        note = f"single steps take embedding and input weights from one table: {folded.share:.2f} of the time, measured"
+        note = "single steps take the product of embedding and input weights from one table"
         contract = replace(contract, notes=(*contract.notes, note))
     return Model(prepared, contract, session, make_tokenizer(tokenizer, vocab, contract.logits.vocab_size), folded)
 

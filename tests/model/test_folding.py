@@ -9,6 +9,11 @@ from decoding.model.session import Session
 from tests import build
 
 
+@pytest.fixture(autouse=True)
+def _narrow_layers_too(monkeypatch):
+    monkeypatch.setattr(folding, "SMALLEST_HIDDEN", 1)
+
+
 def folded(model):
     graph = folding.fold_embedding(model._graph, model.contract)
     return None if graph is None else Session(graph, threads=1)
@@ -35,25 +40,19 @@ def test_a_table_that_would_be_large_is_not_made(monkeypatch):
     assert folded(load(build.recurrent("LSTM"))) is None
 
 
-def test_a_graph_that_gives_something_else_is_not_taken(monkeypatch):
-    model = load(build.recurrent("LSTM", seed=1))
-    other = load(build.recurrent("LSTM", seed=2))
-    monkeypatch.setattr(folding, "_seconds", lambda session, contract, ids: 1.0 if session is model.session else 0.1)
-    assert folding.faster_step(model.session, model._graph, model.contract, lambda graph: other.session) is None
-    taken = folding.faster_step(model.session, model._graph, model.contract, lambda graph: Session(graph, threads=1))
-    assert taken is not None
-    assert taken.share == pytest.approx(0.1)
+def test_a_narrow_layer_is_left_as_it_is(monkeypatch):
+    monkeypatch.setattr(folding, "SMALLEST_HIDDEN", 9)
+    assert folded(load(build.recurrent("LSTM"))) is None
 
 
-def test_what_is_not_faster_is_not_taken(monkeypatch):
-    model = load(build.recurrent("LSTM", seed=1))
-    monkeypatch.setattr(folding, "_seconds", lambda session, contract, ids: 1.0)
-    assert (
-        folding.faster_step(model.session, model._graph, model.contract, lambda graph: Session(graph, threads=1))
-        is None
-    )
+def test_a_graph_that_gives_something_else_is_not_taken():
+    model, other = load(build.recurrent("LSTM", seed=1)), load(build.recurrent("LSTM", seed=2))
+    args = (model.session, model._graph, model.contract)
+    assert folding.folded_step(*args, lambda graph: other.session) is None
+    assert folding.folded_step(*args, lambda graph: Session(graph, threads=1)) is not None
 
 
-def test_the_shipped_model_says_what_was_measured():
+def test_the_shipped_model_is_folded_and_says_so():
     model = load("shakespeare")
-    assert (model.step_session is model.session) is ("one table" not in model.describe())
+    assert model.step_session is not model.session
+    assert "from one table" in model.describe()
