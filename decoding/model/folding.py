@@ -1,7 +1,7 @@
 """A faster graph for single steps: embedding and input weights in one table.
 
-Where ids go through an embedding straight into an LSTM, ``table = embedding @ W.T + bias`` saves the product with the
-input at every step. ONNX's LSTM takes no such table, so the cell of that layer is written as plain operators for one
+Where ids go through an embedding straight into an LSTM or GRU, ``table = embedding @ W.T + bias`` saves the product with the
+input at every step. ONNX's layers take no such table, so the cell of that layer is written as plain operators for one
 step; whole sequences (prompts, scores) stay with the unfolded graph.
 """
 
@@ -15,12 +15,12 @@ import numpy as np
 from decoding.model.contract import Contract
 from decoding.model.graph import Graph
 from decoding.model.node import Node
-from decoding.model.ports import Array
+from decoding.model.ports import STATE_SLOTS, Array
 from decoding.model.session import Session
 
 # A rule and no measurement at load, so that the same file is always run by the same graph: bench/test_folding.py shows that
 # narrower layers lose at batch 1, and that from here on every batch size wins.
-SMALLEST_HIDDEN = 96
+SMALLEST_HIDDEN = 128
 # A larger table costs more in loading than its steps save.
 LARGEST_TABLE = 16 << 20  # bytes
 
@@ -63,23 +63,24 @@ def _same(a: Session, b: Session, contract: Contract, batch: int) -> bool:
 
 
 def fold_embedding(graph: Graph, contract: Contract) -> Graph | None:
-    """A copy of the step graph for runs of one token, its first LSTM fed from a table; None where nothing can be folded."""
+    """A copy of the step graph for runs of one token, its first LSTM or GRU fed from a table; None where nothing can be folded."""
     found = _find(graph, contract)
     if found is None:
         return None
     folded = graph.copy()
-    layer = next(n for n in folded.nodes if n.label == found.layer.label and n.op == "LSTM")
+    layer = next(n for n in folded.nodes if n.label == found.layer.label and n.op == found.layer.op)
     _write_cell(folded, layer, found, contract.token.name)
     folded.keep_outputs([p.name for p in folded.outputs])
     return folded
 
 
 def _find(graph: Graph, contract: Contract) -> _Foldable | None:
-    """The plain LSTM layer that embedded ids go straight into."""
+    """The plain LSTM or GRU layer that embedded ids go straight into."""
     if graph.opset < 10:  # Slice took attributes then
         return None
     for layer in graph.nodes:
-        if layer.op != "LSTM" or layer.input(4) or layer.input(7) or not (layer.input(5) and layer.input(6)):
+        slots = [slot for slot, _ in STATE_SLOTS.get(layer.op, {}).values()]
+        if layer.op not in _CELLS or layer.input(4) or layer.input(7) or not all(layer.input(slot) for slot in slots):
             continue
         if any(layer.attribute(name) for name in ("activations", "clip", "input_forget", "layout")):
             continue
@@ -123,43 +124,82 @@ def _root(graph: Graph, name: str) -> str:
     return name
 
 
+class _Writer:
+    """Writes operators in a layer's place, with names of the layer's own."""
+
+    def __init__(self, graph: Graph, layer: Node) -> None:
+        self._graph, self._label, self._place = graph, layer.label, graph.place(layer)
+        self._count = 0
+
+    def constant(self, value: Array) -> str:
+        self._count += 1
+        return self._graph.add_initializer(f"{self._label}/folded{self._count}", value)
+
+    def __call__(self, op: str, *inputs: str, to: str | None = None, **attributes: object) -> str:
+        self._count, self._place = self._count + 1, self._place + 1
+        output = to or f"{self._label}/folded{self._count}"
+        return self._graph.add_node(op, list(inputs), output, at=self._place - 1, **attributes)
+
+    def columns(self, tensor: str, width: int, start: int, end: int) -> str:
+        """The parts `start` to `end` of a tensor [B, parts * width]."""
+        bounds = (self.constant(np.array([v])) for v in (start * width, end * width, 1))
+        return self("Slice", tensor, *bounds)
+
+
 def _write_cell(graph: Graph, layer: Node, found: _Foldable, token: str) -> None:
-    """Put plain operators in the layer's place: c' = f*c + i*g, h' = o*tanh(c') (ONNX's order of gates is i, o, f, c)."""
-    rows = found.weights["W"].shape[0]
-    bias = found.weights["B"][:rows] + found.weights["B"][rows:]
-    at = [graph.place(layer)]
-
-    def constant(name: str, value: Array) -> str:
-        return graph.add_initializer(f"{layer.label}/folded_{name}", value)
-
-    def node(op: str, inputs: list[str], name: str, **attributes: object) -> str:
-        at[0] += 1
-        return graph.add_node(op, inputs, name, at=at[0] - 1, **attributes)
-
-    def inner(op: str, inputs: list[str], name: str, **attributes: object) -> str:
-        return node(op, inputs, f"{layer.label}/{name}", **attributes)
-
-    table = constant("table", (found.embedding @ found.weights["W"].T + bias).astype(np.float32))
-    recurrent = constant("recurrent", np.ascontiguousarray(found.weights["R"].T))
-    flat, state = constant("flat", np.array([-1])), constant("state", np.array([-1, found.sizes[1]]))
-    ids = inner("Reshape", [token, flat], "ids")
-    h, c = (inner("Reshape", [layer.input(slot), state], name) for slot, name in ((5, "h"), (6, "c")))
-    gates = inner("Gemm", [h, recurrent, inner("Gather", [table, ids], "from_input")], "gates")
-    i, o, f, g = (
-        inner("Slice", [gates, *(constant(f"{n}{k}", np.array([v])) for n, v in bounds)], f"gate{k}")
-        for k, bounds in enumerate(
-            (("start", k * found.sizes[1]), ("end", (k + 1) * found.sizes[1]), ("axis", 1)) for k in range(4)
-        )
-    )
-    i, o, f = (inner("Sigmoid", [gate], f"open{k}") for k, gate in enumerate((i, o, f)))
-    kept, added = inner("Mul", [f, c], "kept"), inner("Mul", [i, inner("Tanh", [g], "candidate")], "added")
-    after_c = inner("Add", [kept, added], "c_after")
-    after_h = inner("Mul", [o, inner("Tanh", [after_c], "c_shown")], "h_after")
+    """Put plain operators in the layer's place, for one token."""
+    write, width = _Writer(graph, layer), found.sizes[1]
+    ids = write("Reshape", token, write.constant(np.array([-1])))
+    state = write.constant(np.array([-1, width]))
+    states = [write("Reshape", layer.input(slot), state) for slot, _ in STATE_SLOTS[layer.op].values()]
+    after = _CELLS[layer.op](write, layer, found, ids, states)
     outputs = [*layer.outputs, "", ""][:3]
-    shapes = (("y", [1, 1, -1]), ("h", [1, -1]), ("c", [1, -1]))
-    for index, (name, value) in enumerate(zip(outputs, (after_h, after_h, after_c), strict=True)):
+    for index, (name, value) in enumerate(zip(outputs, (after[0], *after), strict=False)):
         if name:
             layer.rename_output(index, f"{layer.label}/unfolded{index}")
-            shape = constant(f"shape_{shapes[index][0]}", np.array([*shapes[index][1], found.sizes[1]]))
-            node("Reshape", [value, shape], name)
+            ones = [1, 1] if index == 0 else [1]
+            write("Reshape", value, write.constant(np.array([*ones, -1, width])), to=name)
     graph.edited()
+
+
+def _table(write: _Writer, found: _Foldable, bias: Array) -> str:
+    return write.constant((found.embedding @ found.weights["W"].T + bias).astype(np.float32))
+
+
+def _lstm(write: _Writer, layer: Node, found: _Foldable, ids: str, states: list[str]) -> list[str]:
+    """C' = f*c + i*g, h' = o*tanh(c'); ONNX's order of gates is i, o, f, g."""
+    (h, c), width = states, found.sizes[1]
+    from_input = write("Gather", _table(write, found, found.weights["B"].reshape(2, -1).sum(0)), ids)
+    recurrent = write.constant(np.ascontiguousarray(found.weights["R"].T))
+    gates = write("Gemm", h, recurrent, from_input)
+    opened = [write("Sigmoid", write.columns(gates, width, k, k + 1)) for k in range(3)]
+    candidate = write("Tanh", write.columns(gates, width, 3, 4))
+    after_c = write("Add", write("Mul", opened[2], c), write("Mul", opened[0], candidate))
+    return [write("Mul", opened[1], write("Tanh", after_c)), after_c]
+
+
+def _gru(write: _Writer, layer: Node, found: _Foldable, ids: str, states: list[str]) -> list[str]:
+    """H' = n + z*(h - n), n = tanh(x + r*(hR + b)) or tanh(x + (r*h)R + b); ONNX's order of gates is z, r, n."""
+    (h,), width = states, found.sizes[1]
+    of_input, of_state = found.weights["B"].reshape(2, -1)
+    from_input = write("Gather", _table(write, found, of_input), ids)
+    recurrent, bias = np.ascontiguousarray(found.weights["R"].T), of_state.astype(np.float32)
+    cut = 2 * width
+
+    def gemm(left: str, start: int, end: int | None) -> str:
+        return write(
+            "Gemm", left, write.constant(np.ascontiguousarray(recurrent[:, start:end])), write.constant(bias[start:end])
+        )
+
+    whole = bool(layer.attribute("linear_before_reset", 0))
+    from_state = gemm(h, 0, None if whole else cut)
+    z, r = (
+        write("Sigmoid", write("Add", *(write.columns(t, width, k, k + 1) for t in (from_input, from_state))))
+        for k in (0, 1)
+    )
+    own = write("Mul", r, write.columns(from_state, width, 2, 3)) if whole else gemm(write("Mul", r, h), cut, None)
+    n = write("Tanh", write("Add", write.columns(from_input, width, 2, 3), own))
+    return [write("Add", n, write("Mul", z, write("Sub", h, n)))]
+
+
+_CELLS = {"LSTM": _lstm, "GRU": _gru}

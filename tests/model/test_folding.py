@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from decoding import load
 from decoding.model import folding, proof
@@ -21,18 +22,30 @@ def folded(model):
 
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("exposed", [False, True])
-def test_folded_steps_give_what_the_graph_gives(layers, exposed):
-    proto = build.recurrent("LSTM", layers=layers, exposed=exposed, seed=layers)
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_folded_steps_give_what_the_graph_gives(cell, layers, exposed):
+    proto = build.recurrent(cell, layers=layers, exposed=exposed, seed=layers)
     model = load(proto)
     ids = np.random.default_rng(0).integers(0, 11, (5, 30))
     found = proof.stepped_run(folded(model), model.contract, ids)
-    expected = build.whole_run(build.recurrent("LSTM", layers=layers, seed=layers), ids)
+    expected = build.whole_run(build.recurrent(cell, layers=layers, seed=layers), ids)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("cell", ["GRU", "RNN"])
-def test_other_layers_are_left_as_they_are(cell):
-    assert folded(load(build.recurrent(cell))) is None
+@pytest.mark.parametrize("linear_before_reset", [0, 1])
+def test_both_kinds_of_gru(linear_before_reset):
+    proto = build.recurrent("GRU", seed=4)
+    node = next(n for n in proto.graph.node if n.op_type == "GRU")
+    node.attribute.append(helper.make_attribute("linear_before_reset", linear_before_reset))
+    model = load(proto)
+    ids = np.random.default_rng(0).integers(0, 11, (5, 30))
+    np.testing.assert_allclose(
+        proof.stepped_run(folded(model), model.contract, ids), build.whole_run(proto, ids), atol=1e-5
+    )
+
+
+def test_other_layers_are_left_as_they_are():
+    assert folded(load(build.recurrent("RNN"))) is None
 
 
 def test_a_table_that_would_be_large_is_not_made(monkeypatch):
