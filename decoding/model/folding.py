@@ -87,17 +87,18 @@ def _find(graph: Graph, contract: Contract) -> _Foldable | None:
         gather = _behind(graph, layer.input(0))
         if gather is None or gather.op != "Gather" or gather.attribute("axis", 0) != 0:
             continue
-        ids = gather.input(1)
-        source = _behind(graph, ids)
-        straight = source is None and _root(graph, ids) == contract.token.name
-        weights = _values(graph, [gather.input(0), *(layer.input(slot) for slot in (1, 2, 3) if layer.input(slot))])
-        if not straight or weights is None:
+        embedding, hidden = graph.constant(gather.input(0)), layer.attribute("hidden_size", 0)
+        straight = _behind(graph, gather.input(1)) is None and _root(graph, gather.input(1)) == contract.token.name
+        if not straight or embedding is None or embedding.ndim != 2 or hidden < SMALLEST_HIDDEN:
             continue
-        embedding, w, r = weights[:3]
-        bias = weights[3] if len(weights) > 3 else np.zeros((1, 2 * w.shape[1]), w.dtype)
-        small = embedding.ndim == 2 and embedding.shape[0] * w.shape[1] * 4 <= LARGEST_TABLE
-        if small and r.shape[2] >= SMALLEST_HIDDEN and w.shape[0] == 1 and w.dtype == np.float32:
-            return _Foldable(layer, embedding, {"W": w[0], "R": r[0], "B": bias[0]}, (embedding.shape[0], r.shape[2]))
+        if embedding.shape[0] * _GATES[layer.op] * hidden * 4 > LARGEST_TABLE:
+            continue
+        weights = _values(graph, [layer.input(slot) for slot in (1, 2, 3) if layer.input(slot)])
+        if weights is None or weights[0].shape[0] != 1 or weights[0].dtype != np.float32:
+            continue
+        w, r = weights[0][0], weights[1][0]
+        bias = weights[2][0] if len(weights) > 2 else np.zeros(2 * w.shape[0], w.dtype)
+        return _Foldable(layer, embedding, {"W": w, "R": r, "B": bias}, (embedding.shape[0], hidden))
     return None
 
 
@@ -202,4 +203,5 @@ def _gru(write: _Writer, layer: Node, found: _Foldable, ids: str, states: list[s
     return [write("Add", n, write("Mul", z, write("Sub", h, n)))]
 
 
+_GATES = {"LSTM": 4, "GRU": 3}
 _CELLS = {"LSTM": _lstm, "GRU": _gru}
