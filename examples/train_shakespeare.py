@@ -90,6 +90,8 @@ def export(model: CharLSTM, vocab: list[str], path: Path) -> None:
         dynamic_shapes=({0: batch, 1: time_}, {1: batch}, {1: batch}),
         dynamo=True,
     )
+    for node in program.model.graph:
+        node.metadata_props.clear()  # traces that name the files of the machine that exported
     program.model.metadata_props["decoding.vocab"] = json.dumps(vocab)
     path.parent.mkdir(parents=True, exist_ok=True)
     program.save(str(path))

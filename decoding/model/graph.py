@@ -76,6 +76,10 @@ class Graph:
         """The inputs that a caller must feed: initializers are left out."""
         return [read_port(v) for v in self._graph.input if v.name not in self._constants]
 
+    def rank(self, name: str) -> int:
+        """Number of dimensions that the file declares for an input, 0 where it does not say."""
+        return len(next(p.shape for p in self.inputs if p.name == name) or ())
+
     @property
     def outputs(self) -> list[Port]:
         """The graph's outputs in order."""

@@ -168,26 +168,22 @@ def _opened(
             f"no recurrent state: neither an LSTM, GRU or RNN layer, a Loop or a Scan between {roles.token} and {roles.logits} nor a state input"
         )
     names = open_states(graph, hidden)
-    rewrite.drop_lengths(graph, recurrent_path(graph, roles.token, roles.logits))
+    path = recurrent_path(graph, roles.token, roles.logits)
+    rewrite.drop_lengths(graph, path)
     rewrite.cut_softmax(graph, roles)
     shapes = [
         StateShape(*name, s.value.shape, s.axes, h.dtype) for name, s, h in zip(names, starts, hidden, strict=True)
     ]
     declared = plain.declared[roles.token]
     if one_step:
-        step_loops(graph, recurrent_path(graph, roles.token, roles.logits), declared)
+        step_loops(graph, path, declared)
     free_reshapes(graph, roles, [*plain.exposed, *shapes], plain.fills, declared, one_step=one_step)
     attention = [roles.attention] if roles.attention else []
     graph.keep_outputs([roles.logits, *(s.output for s in plain.exposed), *(output for _, output in names), *attention])
     session = start(graph)
 
-    shapes = [
-        StateShape(*name, s.value.shape, s.axes, h.dtype) for name, s, h in zip(names, starts, hidden, strict=True)
-    ]
     fills = tuple(f for f in plain.fills if f.name in {p.name for p in graph.inputs})
-    layout = proof.probe(
-        session, roles.token, _rank(graph, roles.token), roles.logits, [*plain.exposed, *shapes], fills
-    )
+    layout = proof.probe(session, roles.token, graph.rank(roles.token), roles.logits, [*plain.exposed, *shapes], fills)
     exposed = [_exposed_state(graph, shape, axis) for shape, axis in zip(plain.exposed, layout.axes, strict=False)]
     opened = hidden_states(graph, hidden, names, starts, layout.axes[len(exposed) :])
     contract = Contract(
@@ -246,11 +242,6 @@ def _startable(plain: PlainGraph, hidden: Sequence[Hidden]) -> tuple[list[Hidden
     starts = start_values(plain.graph, hidden, plain.declared)
     kept = [(h, s) for h, s in zip(hidden, starts, strict=True) if s.value.ndim]
     return [h for h, _ in kept], [s for _, s in kept]
-
-
-def _rank(graph: Graph, name: str) -> int:
-    """Number of dimensions of an input, 0 where it is unknown."""
-    return len(next(p.shape for p in graph.inputs if p.name == name) or ())
 
 
 def _exposed_shape(graph: Graph, roles: Roles, name: str, output: str) -> StateShape:

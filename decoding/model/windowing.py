@@ -39,7 +39,7 @@ def window_contract(session: Session, graph: Graph, roles: Roles, fills: Sequenc
     Raises:
         ModelError: it does not take such lengths, mixes rows, or does not look at the whole window.
     """
-    rank = len(next(p.shape for p in graph.inputs if p.name == roles.token) or ())
+    rank = graph.rank(roles.token)
     if rank == 1:
         raise ModelError(
             f"{graph.name}: the token input {roles.token} takes one id a row, so it cannot take a window of them"

@@ -64,6 +64,8 @@ def main():
     batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
     example = torch.zeros(2, 3, dtype=torch.int64)
     program = torch.onnx.export(network, (example,), dynamic_shapes=({0: batch, 1: time},), dynamo=True)
+    for node in program.model.graph:
+        node.metadata_props.clear()  # traces that name the files of the machine that exported
     program.save(HERE / "beam_huggingface.onnx")
     model = Wrapped(Config(), network).eval()
     cases = []
