@@ -22,6 +22,7 @@ class Prompt:
         temperature: of `Sample`.
         teacher: int64 ids to feed at random instead of the choices; empty without a teacher.
         context: the model's contexts for this prompt, without a batch axis.
+        states: what the states start from, without a batch axis, where that is not the model's own initial value.
     """
 
     index: int
@@ -29,6 +30,7 @@ class Prompt:
     temperature: float
     teacher: Array
     context: Mapping[str, Array] = field(default_factory=dict)
+    states: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,8 @@ class SamplingSearch:
         for place in done:
             sequence, tokens, logprobs, logprob, reason, top, teacher, weights = self._sampler.take(place)
             outputs = self._job.outputs
+            if weights is not None and self._batch.attention is not None:
+                weights = weights[:, : self._batch.context.source_length(place, self._batch.attention.shape[1])]
             yield Finished(sequence, tokens, logprobs, logprob, reason, logprob, outputs, top, teacher, weights)
         rows = self._source.take(len(done))
         if rows:

@@ -9,9 +9,11 @@ import numpy as np
 
 from decoding import kernels
 from decoding.engine.batch import make_batch
+from decoding.engine.context import start_states
 from decoding.engine.job import Prompt
 from decoding.model.graph import Array
 from decoding.model.model import Model
+from decoding.model.padding import pad_together
 
 # Logits of one run over whole sequences, in floats (64 MiB): longer ones are read in pieces.
 _LOGITS = 1 << 24
@@ -38,7 +40,7 @@ def _by_runs(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
     c = model.contract
     sequences = [p.ids for p in prompts]
     names = [c.logits.name, *(s.output for s in c.states)]
-    states = [s.start(len(sequences)) for s in c.states]
+    states = start_states(c.states, prompts)
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
     read, longest = 0, len(sequences[0]) - 1
     while read < longest:
@@ -46,7 +48,7 @@ def _by_runs(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
         piece = max(1, _LOGITS // (live * c.logits.vocab_size))
         end = min(len(sequences[live - 1]) - 1, read + piece)
         ids = np.stack([s[read : end + 1] for s in sequences[:live]])
-        context = {name: np.stack([p.context[name] for p in prompts[:live]]) for name in prompts[0].context}
+        context = pad_together(c.row_fills, [p.context for p in prompts[:live]])
         feeds = c.feeds(ids[:, :-1], read, context)
         cut = [
             np.ascontiguousarray(v.take(range(live), axis=s.batch_axis)) for s, v in zip(c.states, states, strict=True)
@@ -66,7 +68,7 @@ def _by_steps(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
     sequences = [p.ids for p in prompts]
     batch = make_batch(model, len(sequences))
     batch.size = len(sequences)
-    starts = [s.start(len(sequences)) for s in model.contract.states]
+    starts = start_states(model.contract.states, prompts)
     batch.put(np.arange(batch.size), starts, np.arange(batch.size), [replace(p, ids=p.ids[:1]) for p in prompts])
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
     for t in range(len(sequences[0]) - 1):

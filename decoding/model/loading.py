@@ -13,12 +13,13 @@ import numpy as np
 
 from decoding.errors import ModelError
 from decoding.model import proof, rewrite
-from decoding.model.contract import Contract, Fill, FillKind, State, Window
+from decoding.model.contract import Contract, Fill, State, Window
 from decoding.model.folding import folded_step
 from decoding.model.freeing import free_reshapes, one_row, step_loops
 from decoding.model.graph import Graph, Source
 from decoding.model.hidden import Hidden, Start, find_hidden, hidden_states, open_states, start_values
 from decoding.model.model import Model
+from decoding.model.padding import with_padding
 from decoding.model.ports import Port, Shape
 from decoding.model.proof import NotSteppable, StateShape
 from decoding.model.roles import Roles, find_roles, given_roles, json_metadata, recurrent_path
@@ -115,7 +116,7 @@ def _shipped(model: Source) -> Source:
 def _make_plain(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> PlainGraph:
     rewrite.spread_constants(graph, declared, roles.token)
     ports = {p.name: p for p in graph.inputs}
-    fills = tuple(_make_fill(ports[name], kind) for name, kind in roles.fills.items())
+    fills = tuple(_make_fill(ports, roles, name) for name in roles.fills)
     exposed = [_exposed_shape(graph, roles, name, output) for name, output in roles.states.items()]
     fills = tuple(_for_each_row(fill, declared[fill.name]) for fill in fills)
     rewrite.check_nodes_run_forward(graph, recurrent_path(graph, roles.token, roles.logits))
@@ -127,9 +128,30 @@ def _make_plain(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> Pl
     return PlainGraph(graph, roles, declared, fills, exposed)
 
 
-def _make_fill(port: Port, kind: FillKind) -> Fill:
-    sizes = tuple(d if isinstance(d, int) else None for d in port.shape[1:]) if kind == "context" and port.shape else ()
-    return Fill(port.name, kind, port.dtype, len(port.shape or (0, 0)), sizes)
+def _make_fill(ports: Mapping[str, Port], roles: Roles, name: str) -> Fill:
+    """What the declared shape says of an input that is neither token nor state."""
+    port, kind = ports[name], roles.fills[name]
+    behind = (port.shape or ())[1:]
+    sizes: tuple[int | None, ...] = tuple(d if isinstance(d, int) else None for d in behind)
+    fill = Fill(name, kind, port.dtype, len(port.shape or (0, 0)), source=roles.sources.get(name, ""))
+    if kind == "latent":
+        return replace(fill, sizes=sizes, draw=roles.draws[name])
+    if kind == "source_mask":
+        return replace(fill, sizes=tuple(1 if d == 1 else None for d in behind))
+    if kind == "context":
+        return replace(fill, sizes=sizes, source_axis=_source_axis(ports, roles, name, sizes))
+    return fill
+
+
+def _source_axis(ports: Mapping[str, Port], roles: Roles, name: str, sizes: tuple[int | None, ...]) -> int | None:
+    """The dimension of a context that is free, or as long as the mask that tells where it ends."""
+    free = [axis for axis, size in enumerate(sizes) if size is None]
+    masks = [mask for mask, context in roles.sources.items() if context == name]
+    widths = {d for mask in masks for d in (ports[mask].shape or ())[1:] if isinstance(d, int) and d > 1}
+    fixed = [axis for axis, size in enumerate(sizes) if size in widths]
+    if not free and not fixed and masks and len(sizes) == 2:
+        return 0  # [batch, source, features] with a length
+    return next((found[0] for found in (free, fixed) if len(found) == 1), None)
 
 
 def _for_each_row(fill: Fill, shape: Shape) -> Fill:
@@ -195,6 +217,7 @@ def _opened(
         attention=roles.attention,
         notes=tuple(roles.notes),
     )
+    contract = with_padding(session, contract)
     session, contract = _as_logits(graph, roles, session, contract, start)
     if verify and (contract.sequence or hidden):
         contract = _proved(session, contract, plain, start, roles.output or "logits")
@@ -217,7 +240,8 @@ def _windowed(
         raise ModelError(
             f"{graph.name}: it cannot be stepped: {reason}. Nor can it be run on whole prefixes: {error}"
         ) from error
-    return graph, *_as_logits(graph, roles, session, explained(contract, reason), start)
+    contract = with_padding(session, explained(contract, reason))
+    return graph, *_as_logits(graph, roles, session, contract, start)
 
 
 def _as_logits(
@@ -278,11 +302,12 @@ def _proved(
     original = plain.graph.copy()
     original.keep_outputs([plain.roles.logits])
     names = {p.name for p in original.inputs}
+    known = {f.name: f for f in contract.fills}
     whole = replace(
         contract,
         logits=replace(contract.logits, name=plain.roles.logits),
         states=tuple(s for s in contract.states if s.input in names),
-        fills=tuple(f for f in plain.fills if f.name in names),
+        fills=tuple(known.get(f.name, f) for f in plain.fills if f.name in names),
     )
     half = any(s.dtype == np.float16 for s in contract.states)
     fixed = contract.token.batch_and_time(plain.declared[contract.token.name])
