@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from decoding.model.contract import Fill, State
 from decoding.model.graph import Array
 from decoding.model.padding import pad_to
 from decoding.processors import History
+
+if TYPE_CHECKING:
+    from decoding.engine.latents import Latents
 
 StepInputs = Callable[[History], Mapping[str, Array]]
 
@@ -36,11 +40,15 @@ class ContextRows:
         self._buffers: dict[str, Array] = {}
         self._lengths = {f.name: np.zeros(capacity, np.int64) for f in fills if f.source_axis is not None}
         self._owners = np.full(capacity, -1)
+        self._positions = np.zeros(capacity, np.int64)  # of the token that the next step feeds
+        self._draws: Latents | None = None
         self.layout = 0
 
     def put(self, places: Array, prompts: Sequence[Prompt]) -> None:
         """Give these rows the contexts of their prompts."""
         self._owners[places] = [p.index for p in prompts]
+        self._positions[places] = [len(p.ids) - 1 for p in prompts]
+        self._draws = prompts[0].draws
         self._ends = [f for f in self._ends if f.name not in prompts[0].context]
         for name in prompts[0].context:
             self._write(name, places, [p.context[name] for p in prompts])
@@ -49,7 +57,7 @@ class ContextRows:
         """Move the rows at `places` to the front; nothing moves among the beams of one prompt."""
         owners = self._owners[places]
         if not np.array_equal(owners, self._owners[: len(places)]):
-            for array in (*self._buffers.values(), *self._lengths.values()):
+            for array in (*self._buffers.values(), *self._lengths.values(), self._positions):
                 array[: len(places)] = array[places]
         self._owners[: len(places)] = owners
         self._owners[len(places) :] = -1
@@ -64,7 +72,12 @@ class ContextRows:
         return max(lengths, default=width)
 
     def refresh(self, histories: Callable[[], History], size: int) -> None:
-        """Ask for this step's inputs, where there are any."""
+        """Give every row this step's latents, and ask for its inputs, where there are any."""
+        if self._draws is not None:
+            drawn = self._draws.steps(list(self._fills.values()), self._owners[:size], self._positions[:size], 1)
+            self._positions[:size] += 1
+            for name, value in drawn.items():
+                self._write(name, np.arange(size), value)
         if self._step_inputs is None:
             return
         given = step_values(self._fills, self._step_inputs, histories(), size)
@@ -104,7 +117,9 @@ class ContextRows:
         if buffer is not None and (buffer.ndim != len(shape) + 1 or any(
             a != b for i, (a, b) in enumerate(zip(buffer.shape[1:], shape, strict=True)) if i != axis
         )):  # fmt: skip
-            raise OptionError(f"context {name!r}: shape {list(values[0].shape)} a row; the rows before had {list(buffer.shape[1:])}")
+            raise OptionError(
+                f"context {name!r}: shape {list(values[0].shape)} a row; the rows before had {list(buffer.shape[1:])}"
+            )
         return shape
 
     def _replace(self, name: str, shape: tuple[int, ...]) -> None:
@@ -152,25 +167,49 @@ def step_values(fills: Mapping[str, Fill], step_inputs: StepInputs, history: His
     for name, value in given.items():
         if name not in fills:
             raise OptionError(f"step_inputs gave {name!r}: the model's contexts are {', '.join(fills) or 'none'}")
-        values[name] = check_context(fills[name], value, rows, "step_inputs")
+        values[name] = np.asarray(check_context(fills[name], np.asarray(value), rows, "step_inputs"))
     return values
 
 
-def check_context(fill: Fill, value: Array, rows: int, option: str) -> Array:
-    """A context for `rows` rows, of the input's dtype.
+def check_context(fill: Fill, value: Any, rows: int, option: str) -> list[Array] | Array:
+    """A context for `rows` rows, of the input's dtype: one array, or a list where they differ in length.
 
     Raises:
         OptionError: its shape is not the input's.
     """
+    expected = fill.sizes if fill.kind in ("context", "latent") else (None,) * (fill.rank - 1)
+    shown = ", ".join("any" if e is None else str(e) for e in (rows, *expected))
     try:
-        array = np.asarray(value).astype(fill.dtype)
+        ragged = isinstance(value, list | tuple) and len({np.shape(one) for one in value}) > 1
+        arrays = (
+            [np.asarray(one).astype(fill.dtype) for one in value] if ragged else np.asarray(value).astype(fill.dtype)
+        )
     except (TypeError, ValueError) as error:
         raise OptionError(f"{option}[{fill.name!r}]: expected {fill.dtype} numbers: {error}") from error
-    expected = (rows, *fill.sizes)
-    fits = array.ndim == len(expected) and all(e is None or e == d for e, d in zip(expected, array.shape, strict=True))
+    shapes = [one.shape for one in arrays] if ragged or np.ndim(arrays) else []
+    fits = len(shapes) == rows and all(
+        len(shape) == len(expected) and all(e is None or e == d for e, d in zip(expected, shape, strict=True))
+        for shape in shapes
+    )
     if not fits:
-        shown = ", ".join("any" if e is None else str(e) for e in expected)
+        found = f"shapes {[list(shape) for shape in shapes[:4]]}" if ragged else f"shape {list(np.shape(arrays))}"
+        raise OptionError(f"{option}[{fill.name!r}] has {found}: expected [{shown}], one entry for each prompt or row")
+    return arrays
+
+
+def check_state(state: State, value: Any, prompts: int) -> Array:
+    """What a state starts from, one value for each prompt.
+
+    Raises:
+        OptionError: its shape is not the state's without its batch axis.
+    """
+    sizes = np.delete(state.initial.shape, state.batch_axis).tolist()
+    try:
+        array = np.asarray(value).astype(state.dtype)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"context[{state.input!r}]: expected {state.dtype} numbers: {error}") from error
+    if list(array.shape) != [prompts, *sizes]:
         raise OptionError(
-            f"{option}[{fill.name!r}] has shape {list(array.shape)}: expected [{shown}], one entry for each prompt or row"
+            f"context[{state.input!r}] has shape {list(array.shape)}: expected {[prompts, *sizes]}, what the state starts from for each prompt"
         )
     return array

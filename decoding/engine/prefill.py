@@ -31,7 +31,7 @@ def prefill(model: Model, prompts: Sequence[Prompt], step_inputs: StepInputs | N
     lengths = np.array([len(p.ids) - 1 for p in prompts])
     order = np.argsort(-lengths, kind="stable")
     states = start_states(c.states, prompts)
-    piece = _PIECE if c.sequence and step_inputs is None else 1
+    piece = _PIECE if c.sequence and step_inputs is None and not c.draws_alone else 1
     empty = np.zeros(0, np.int64)
     fills = {f.name: f for f in c.contexts}
     read = 0
@@ -40,6 +40,9 @@ def prefill(model: Model, prompts: Sequence[Prompt], step_inputs: StepInputs | N
         end = min(int(lengths[order[live - 1]]), read + piece)
         own = [prompts[i] for i in order[:live]]
         context = pad_together(c.row_fills, [p.context for p in own])
+        if (draws := own[0].draws) is not None:
+            keys = np.array([p.index for p in own])
+            context |= draws.steps(c.fills, keys, np.full(live, read), end - read)
         if step_inputs is not None:
             history = History([p.ids[:end] for p in own], [empty] * live)
             context |= step_values(fills, step_inputs, history, live)

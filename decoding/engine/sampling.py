@@ -28,7 +28,7 @@ class SamplingSearch:
         self._model, self._job, self._source = model, job, source
         self._batch = make_batch(model, rows, job.step_inputs, attention=job.return_attention)
         self._sampler = make_sampler(self._batch.logits, self._batch.tokens, job)
-        self._has_extras = bool(job.stop_strings or job.step_inputs or job.return_attention)
+        self._has_extras = bool(job.stop_strings or job.step_inputs or job.return_attention or job.latents)
         self._carried: tuple[int, list[Array]] = (-1, [])
 
     def run(self) -> Iterator[Finished]:

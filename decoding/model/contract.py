@@ -68,6 +68,7 @@ class State:
         batch_axis: the axis that counts rows.
         initial: value before the first token, of the state's shape with a batch of one.
         source: where it came from, in words.
+        exposed: the file takes and gives it by itself.
     """
 
     input: str
@@ -75,6 +76,7 @@ class State:
     batch_axis: int
     initial: Array
     source: str
+    exposed: bool = False
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -175,7 +177,8 @@ class Fill:
             return ends.astype(self.dtype).reshape(-1, *(1,) * (self.rank - 1))
         real = (np.arange(width) < ends[:, None]) != self.inverted
         # [batch, source], or with ones between or behind, as attention scores are: [batch, 1, source].
-        return real.astype(self.dtype).reshape(-1, *(width if size is None else 1 for size in self.sizes or (None,)))
+        filled: Array = real.astype(self.dtype)
+        return filled.reshape(-1, *(width if size is None else 1 for size in self.sizes or (None,)))
 
 
 @dataclass(frozen=True)
@@ -248,6 +251,11 @@ class Contract:
     def latents(self) -> tuple[Fill, ...]:
         """The inputs that are drawn."""
         return tuple(f for f in self.fills if f.kind == "latent")
+
+    @property
+    def draws_alone(self) -> bool:
+        """Is there a latent that is another at every step, but takes one value a run, so that tokens are fed one by one?"""
+        return any(f.draw.every == "step" and not f.timed for f in self.latents)
 
     @property
     def row_fills(self) -> tuple[Fill, ...]:

@@ -35,7 +35,9 @@ def find_latents(
     for port in ports:
         if port.dtype.kind != "f" or port.name in given.get("context", ()):
             if port.name in asked:
-                raise OptionError(f"roles['latent']: {port} cannot be drawn: a latent is a floating-point input, and no context")
+                raise OptionError(
+                    f"roles['latent']: {port} cannot be drawn: a latent is a floating-point input, and no context"
+                )
             continue
         if port.name not in asked and not (_NAMES.search(port.name) and port.shape):
             continue
@@ -47,7 +49,11 @@ def find_latents(
                 f"{graph.name}: the latent {port} cannot be drawn, since a size behind its batch is not fixed; export it with fixed sizes, or pass "
                 f"roles={{'context': [{port.name!r}]}} and give it"
             )
-        how = "given by roles" if port.name in asked else "its name; roles={'latent': {...: 'uniform'}} or roles={'context': [...]} say otherwise"
+        how = (
+            "given by roles"
+            if port.name in asked
+            else "its name; roles={'latent': {...: 'uniform'}} or roles={'context': [...]} say otherwise"
+        )
         notes.append(f"{port.name} is a latent, {draw}: {how}")
         draws[port.name] = draw
     return draws
@@ -63,5 +69,7 @@ def _parse(name: str, value: Any, timed: bool) -> Draw:
             "'every': 'sequence' or 'step'}"
         )
     if timed and draw.every == "sequence":
-        raise OptionError(f"roles['latent'][{name!r}]={value!r}: the input has a value for each token, [batch, time, ...]; 'every' is 'step'")
+        raise OptionError(
+            f"roles['latent'][{name!r}]={value!r}: the input has a value for each token, [batch, time, ...]; 'every' is 'step'"
+        )
     return draw

@@ -47,7 +47,9 @@ def _evidence(graph: Graph, port: Port, token: Port, contexts: list[Port], kind:
     """Why a mask or length is about a context; empty where it is about the tokens."""
     if not contexts:
         return ""
-    if kind == "length" and any(node.op in STATE_SLOTS and port.name in graph.ancestors(node.input(4)) for node in graph.nodes):
+    if kind == "length" and any(
+        node.op in STATE_SLOTS and port.name in graph.ancestors(node.input(4)) for node in graph.nodes
+    ):
         return ""
     dims = [d for d in (port.shape or ())[1:] if d not in (1, None)]
     if kind == "mask" and dims:
@@ -57,9 +59,9 @@ def _evidence(graph: Graph, port: Port, token: Port, contexts: list[Port], kind:
             return "its dimension is the context's" if in_context else ""
     if kind == "length" and any(_meets(graph, port.name, p.name, token.name) for p in contexts):
         return "it is compared with the context's size"
-    in_source, in_token = _SOURCE_NAMES.search(port.name), _TOKEN_NAMES.search(port.name)
-    if bool(in_source) != bool(in_token):
-        return "its name" if in_source else ""
+    source_name, token_name = bool(_SOURCE_NAMES.search(port.name)), bool(_TOKEN_NAMES.search(port.name))
+    if source_name != token_name:
+        return "its name" if source_name else ""
     steps = (token.shape or (None, None))[1:]
     if kind == "mask" and port.shape and len(port.shape) > 1 and port.shape[-1] != 1 and steps in ((), (1,)):
         return "the token is a single step"
@@ -95,4 +97,8 @@ def _may_vary(shape: Shape) -> bool:
 def _meets(graph: Graph, name: str, context: str, token: str) -> bool:
     """Is anything computed from the input and the context's shape alone, as a mask of the context is?"""
     both = graph.descendants(name) & graph.descendants(context)
-    return any(token not in graph.ancestors(tensor, stop_ops=("Shape",)) and context not in graph.ancestors(tensor, stop_ops=("Shape",)) for tensor in both)
+    return any(
+        token not in graph.ancestors(tensor, stop_ops=("Shape",))
+        and context not in graph.ancestors(tensor, stop_ops=("Shape",))
+        for tensor in both
+    )

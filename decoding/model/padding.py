@@ -100,7 +100,10 @@ def prove_padding(
     """
     rng = np.random.default_rng(0)
     draw = sample or (lambda fill, rng, shape: rng.standard_normal(shape).astype(fill.dtype))
-    rows = [{f.name: draw(f, rng, _probe_shape(f, length)) for f in fills if f.kind in ("context", "latent")} for length in _LENGTHS]
+    rows = [
+        {f.name: draw(f, rng, _probe_shape(f, length)) for f in fills if f.kind in ("context", "latent")}
+        for length in _LENGTHS
+    ]
     fixed = any(f.source_axis is not None and f.sizes[f.source_axis] is not None for f in fills)
     masks = [f.name for f in fills if f.kind == "source_mask"]
     for meaning in product((False, True), repeat=len(masks)):
@@ -109,10 +112,14 @@ def prove_padding(
         try:
             together = run(trial, rows)
             # Where the length is fixed nothing can be run unpadded: then what the padding holds must not matter.
-            apart = run([replace(f, pad_value=1) for f in trial], rows) if fixed else [run(trial, [row])[0] for row in rows]
+            apart = (
+                run([replace(f, pad_value=1) for f in trial], rows) if fixed else [run(trial, [row])[0] for row in rows]
+            )
         except ModelError:  # a mask of a dtype or shape that the graph does not take under this meaning
             continue
-        if all(_same(a, b) for one, other in zip(together, apart, strict=True) for a, b in zip(one, other, strict=True)):
+        if all(
+            _same(a, b) for one, other in zip(together, apart, strict=True) for a, b in zip(one, other, strict=True)
+        ):
             return trial
     return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +13,9 @@ import numpy as np
 from decoding.errors import ModelError, OptionError
 from decoding.model.contract import Draw, FillKind
 from decoding.model.graph import Graph
-from decoding.model.node import Node
 from decoding.model.latents import find_latents
 from decoding.model.masks import tell_sources
+from decoding.model.node import Node
 from decoding.model.pairing import pair_states, shown_slots
 from decoding.model.ports import STATE_SLOTS, VIEW_OPS, Port, listing
 
@@ -127,9 +127,7 @@ def find_roles(graph: Graph, given: Mapping[str, Any]) -> Roles:
         states = pair_states(graph, ins, [p for p in graph.outputs if p.name != given.get("logits")], notes)
     left = [p for p in ins if p.name not in states]
     draws = find_latents(graph, given, left, token, notes)
-    fills: dict[str, FillKind] = {
-        p.name: "latent" if p.name in draws else _fill(graph, p, given, notes) for p in left
-    }
+    fills: dict[str, FillKind] = {p.name: "latent" if p.name in draws else _fill(graph, p, given, notes) for p in left}
     sources = tell_sources(graph, given, token, fills, notes)
     attention = _find_attention(graph, given, states, notes)
     logits = _find_logits(graph, given, token, {*states.values(), attention}, notes)
@@ -245,7 +243,7 @@ def _fill(graph: Graph, port: Port, given: Mapping[str, Any], notes: list[str]) 
     """What to fill an input with that is neither token, state nor latent."""
     for kind in ("source_mask", "source_length"):
         if port.name in names_in(given.get(kind, ())):
-            return kind  # type: ignore[return-value]
+            return kind
     lengths = {node.input(4) for node in graph.nodes if node.op in STATE_SLOTS and node.input(4)}
     if any(_behind_views(graph, name) == port.name for name in lengths):
         notes.append(
