@@ -23,7 +23,7 @@ def make_batch(
     With `attention` the batch has the weights of each step too; the model has them, and is stepped.
     """
     window = model.contract.window
-    context = ContextRows(model.contract.contexts, capacity, step_inputs)
+    context = ContextRows(model.contract.row_fills, capacity, step_inputs)
     return (
         RunningBatch(model, capacity, context, attention)
         if window is None
@@ -57,8 +57,10 @@ class RunningBatch:
         self._positions = [np.zeros(capacity, f.dtype) for f in c.fills if f.kind == "position"]
         self._side = 0
         self._bindings: dict[int, tuple[Binding, Binding]] = {}
+        self._layout = 0
         self._wants_attention = attention
         self.attention: Array | None = None
+        self._weights_shape: tuple[int, ...] = ()
 
     def states(self) -> list[Array]:
         """The states that the next step reads, one array for each of the contract's, as views."""
@@ -66,6 +68,9 @@ class RunningBatch:
 
     def step(self) -> None:
         """Run the network once: `tokens` and the states in, `logits` and the next states out."""
+        if self.context.layout != self._layout:  # bound to buffers that are no more
+            self._layout, self.attention = self.context.layout, None
+            self._bindings.clear()
         pair = self._bindings.get(self.size)
         if pair is None:
             if self._wants_attention and self.attention is None:
@@ -101,12 +106,13 @@ class RunningBatch:
         feeds = c.feeds(self.tokens[:n, None], context=self.context.rows(n))
         states = {s.input: value for s, value in zip(c.states, self.states(), strict=True)}
         (weights,) = self._session.run({**feeds, **states}, [str(c.attention)])
+        self._weights_shape = weights.shape[1:]  # [source], or [1, source] where the graph keeps the step's axis
         return np.zeros((self.capacity, weights.size // n), np.float32)
 
     def _bind(self, side: int) -> Binding:
         c, n = self._contract, self.size
         inputs = {c.token.name: self.tokens[:n].reshape(c.token.shape(n))}
-        inputs |= {f.name: f.value(c.token, n, 1) for f in c.fills if f.kind != "context"}
+        inputs |= {f.name: f.value(c.token, n, 1) for f in c.fills if not f.of_rows}
         inputs |= self.context.rows(n)
         moving = [f for f in c.fills if f.kind == "position"]
         inputs |= {
@@ -114,7 +120,7 @@ class RunningBatch:
         }
         outputs = {c.logits.name: self.logits[:n].reshape(c.logits.shape(n))}
         if self.attention is not None:
-            outputs[str(c.attention)] = self.attention[:n]
+            outputs[str(c.attention)] = self.attention[:n].reshape(n, *self._weights_shape)
         for state, before, after in zip(c.states, self._views(side, n), self._views(side ^ 1, n), strict=True):
             inputs[state.input], outputs[state.output] = before, after
         return self._session.bind(inputs, outputs)

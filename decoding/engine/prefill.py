@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from decoding.engine.context import StepInputs, step_values
+from decoding.engine.context import StepInputs, start_states, step_values
 from decoding.engine.job import Prompt
 from decoding.model.graph import Array
 from decoding.model.model import Model
+from decoding.model.padding import pad_together
 from decoding.processors import History
 
 # Longest piece read in one run: it bounds the memory of the hidden sequences, [rows, piece, hidden] a layer.
@@ -29,8 +30,8 @@ def prefill(model: Model, prompts: Sequence[Prompt], step_inputs: StepInputs | N
         return []
     lengths = np.array([len(p.ids) - 1 for p in prompts])
     order = np.argsort(-lengths, kind="stable")
-    states = [s.start(len(prompts)) for s in c.states]
-    piece = _PIECE if c.sequence and step_inputs is None else 1
+    states = start_states(c.states, prompts)
+    piece = _PIECE if c.sequence and step_inputs is None and not c.draws_alone else 1
     empty = np.zeros(0, np.int64)
     fills = {f.name: f for f in c.contexts}
     read = 0
@@ -38,7 +39,10 @@ def prefill(model: Model, prompts: Sequence[Prompt], step_inputs: StepInputs | N
         live = int((lengths > read).sum())
         end = min(int(lengths[order[live - 1]]), read + piece)
         own = [prompts[i] for i in order[:live]]
-        context = {name: np.stack([p.context[name] for p in own]) for name in own[0].context}
+        context = pad_together(c.row_fills, [p.context for p in own])
+        if (draws := own[0].draws) is not None:
+            keys = np.array([p.index for p in own])
+            context |= draws.steps(c.fills, keys, np.full(live, read), end - read)
         if step_inputs is not None:
             history = History([p.ids[:end] for p in own], [empty] * live)
             context |= step_values(fills, step_inputs, history, live)

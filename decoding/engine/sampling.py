@@ -28,7 +28,7 @@ class SamplingSearch:
         self._model, self._job, self._source = model, job, source
         self._batch = make_batch(model, rows, job.step_inputs, attention=job.return_attention)
         self._sampler = make_sampler(self._batch.logits, self._batch.tokens, job)
-        self._has_extras = bool(job.stop_strings or job.step_inputs or job.return_attention)
+        self._has_extras = bool(job.stop_strings or job.step_inputs or job.return_attention or job.latents)
         self._carried: tuple[int, list[Array]] = (-1, [])
 
     def run(self) -> Iterator[Finished]:
@@ -84,6 +84,8 @@ class SamplingSearch:
         for place in done:
             sequence, tokens, logprobs, logprob, reason, top, teacher, weights = self._sampler.take(place)
             outputs = self._job.outputs
+            if weights is not None and self._batch.attention is not None:
+                weights = weights[:, : self._batch.context.source_length(place, self._batch.attention.shape[1])]
             yield Finished(sequence, tokens, logprobs, logprob, reason, logprob, outputs, top, teacher, weights)
         rows = self._source.take(len(done))
         if rows:

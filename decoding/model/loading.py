@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -13,15 +14,18 @@ import numpy as np
 
 from decoding.errors import ModelError
 from decoding.model import proof, rewrite
-from decoding.model.contract import Contract, Fill, FillKind, State, Window
+from decoding.model.contract import Contract, Fill, State, Window
+from decoding.model.encoder import ENCODER_ROLES, load_encoder
 from decoding.model.folding import folded_step
 from decoding.model.freeing import free_reshapes, one_row, step_loops
 from decoding.model.graph import Graph, Source
 from decoding.model.hidden import Hidden, Start, find_hidden, hidden_states, open_states, start_values
-from decoding.model.model import Model
+from decoding.model.joining import join
+from decoding.model.model import Model, encoder_paths
+from decoding.model.padding import with_padding
 from decoding.model.ports import Port, Shape
 from decoding.model.proof import NotSteppable, StateShape
-from decoding.model.roles import Roles, find_roles, given_roles, json_metadata, recurrent_path
+from decoding.model.roles import Roles, find_roles, given_roles, json_metadata, names_in, recurrent_path
 from decoding.model.session import Session
 from decoding.model.windowing import check_any_length, explained, given_window, window_contract
 from decoding.text import make_tokenizer
@@ -30,6 +34,7 @@ from decoding.text import make_tokenizer
 def load(
     model: Source,
     *,
+    encoder: Source | Sequence[Source] | None = None,
     roles: Mapping[str, Any] | None = None,
     tokenizer: Any = None,
     providers: str | Sequence[Any] | None = None,
@@ -40,10 +45,19 @@ def load(
 
     Args:
         model: path of an ONNX file, its bytes, an onnx.ModelProto, or the name of a shipped model ("shakespeare").
+        encoder: a model, or several run in turn (a CNN, then an RNN; an utterance RNN, then a history RNN), run once for
+            each source: its outputs feed the next encoder's inputs, and the model's contexts and initial states. They are joined as
+            ``roles["encoder"]`` says, else by name, else by shape where only one way fits; `Model.describe()` says how.
+            Default: what stands beside the file of `model`, NAME.encoder.onnx (or NAME.encoder1.onnx, NAME.encoder2.onnx, ...)
+            for NAME.onnx; ``[]`` for none.
         roles: overrides what is inferred: ``{"token": name, "logits": name, "state": {input: output},
             "output": "logits" | "probs" | "logprobs", "batch_axis": {input: axis}, "constant": {input: value},
+            "context": [input], "attention": output, "encoder": {encoder output: input, or None to leave it out},
+            "latent": {input: "normal" | "uniform" | {"distribution": ..., "every": "sequence" | "step"}},
+            "source_mask": {input: context}, "source_length": {input: context},
             "window": W or None for the whole prefix, "pad": "left" | "right"}``.
-            The same JSON may stand in the file's metadata under ``decoding.roles``.
+            The same JSON may stand in the file's metadata under ``decoding.roles``. With several encoders, ``"encoder"`` may
+            be a list with one dict for each.
         tokenizer: a list of token strings, a Hugging Face `tokenizers` or SentencePiece object, or the path of
             one of their files; default: the vocabulary in the file's metadata (``decoding.vocab``).
         providers: onnxruntime's providers, or "cpu" and "cuda"; default the CPU.
@@ -54,7 +68,9 @@ def load(
         ModelError: the file cannot be used; the message says which input or output, what was expected and what to pass.
         OptionError: an argument is wrong.
     """
-    graph = Graph.load(_shipped(model))
+    source = _shipped(model)
+    graph, others = Graph.load(source), [Graph.load(one) for one in _encoders(source, encoder)]
+    roles, encoder_roles = _split_roles(roles or {}, graph, others)
     vocab = json_metadata(graph, "decoding.vocab", None)
     given = given_roles(graph, roles)
     declared = {port.name: port.shape for port in graph.inputs}
@@ -80,7 +96,12 @@ def load(
     if folded is not None:
         note = "single steps take the product of embedding and input weights from one table"
         contract = replace(contract, notes=(*contract.notes, note))
-    return Model(prepared, contract, session, make_tokenizer(tokenizer, vocab, contract.logits.vocab_size), folded)
+    encoders = None
+    if others:
+        stages = [load_encoder(*pair, start) for pair in zip(others, encoder_roles, strict=True)]
+        encoders, contract = join(stages, contract, given, graph.name)
+    text = make_tokenizer(tokenizer, vocab, contract.logits.vocab_size)
+    return Model(prepared, contract, session, text, folded, encoders)
 
 
 @dataclass(frozen=True)
@@ -103,7 +124,7 @@ def _shipped(model: Source) -> Source:
     """A bare name that is no file means a model of decoding/pretrained/."""
     if isinstance(model, str) and not Path(model).exists() and "/" not in model and "." not in model:
         folder = resources.files("decoding") / "pretrained"
-        names = sorted(f.name.removesuffix(".onnx") for f in folder.iterdir() if f.name.endswith(".onnx"))
+        names = sorted(f.name.removesuffix(".onnx") for f in folder.iterdir() if re.fullmatch(r"[^.]+\.onnx", f.name))
         if model not in names:
             raise ModelError(
                 f"{model}: no such file, and no shipped model of that name; shipped are {', '.join(names)}"
@@ -112,10 +133,44 @@ def _shipped(model: Source) -> Source:
     return model
 
 
+def _encoders(model: Source, encoder: Source | Sequence[Source] | None) -> list[Source]:
+    """The encoders that were given, else those that stand beside the model's file."""
+    if isinstance(encoder, list | tuple):
+        return list(encoder)
+    if encoder is not None:
+        return [_shipped(encoder)]  # type: ignore[arg-type]
+    if not isinstance(model, str | Path):
+        return []
+    (one,) = encoder_paths(Path(model), 1)
+    several: list[Source] = []
+    while (path := encoder_paths(Path(model), len(several) + 2)[len(several)]).is_file():
+        several.append(path)
+    return [one] if one.is_file() else several
+
+
+def _split_roles(
+    roles: Mapping[str, Any], decoder: Graph, encoders: Sequence[Graph]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The decoder's roles and each encoder's: those that name an encoder's input go to the encoder that has it."""
+    mine, theirs = dict(roles), [dict(json_metadata(graph, "decoding.roles", {})) for graph in encoders]
+    own = {p.name for p in decoder.inputs}
+    for key in ENCODER_ROLES:
+        if key not in roles or not names_in(roles[key]):
+            continue
+        for graph, given in zip(encoders, theirs, strict=True):
+            if names := [n for n in names_in(roles[key]) if n in {p.name for p in graph.inputs}]:
+                given[key] = {n: roles[key][n] for n in names} if isinstance(roles[key], Mapping) else names
+        elsewhere = {p.name for graph in encoders for p in graph.inputs} - own
+        left = [n for n in names_in(roles[key]) if n not in elsewhere]
+        if len(left) < len(names_in(roles[key])):
+            mine[key] = {n: roles[key][n] for n in left} if isinstance(roles[key], Mapping) else left
+    return mine, theirs
+
+
 def _make_plain(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> PlainGraph:
     rewrite.spread_constants(graph, declared, roles.token)
     ports = {p.name: p for p in graph.inputs}
-    fills = tuple(_make_fill(ports[name], kind) for name, kind in roles.fills.items())
+    fills = tuple(_make_fill(ports, roles, name) for name in roles.fills)
     exposed = [_exposed_shape(graph, roles, name, output) for name, output in roles.states.items()]
     fills = tuple(_for_each_row(fill, declared[fill.name]) for fill in fills)
     rewrite.check_nodes_run_forward(graph, recurrent_path(graph, roles.token, roles.logits))
@@ -127,9 +182,30 @@ def _make_plain(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> Pl
     return PlainGraph(graph, roles, declared, fills, exposed)
 
 
-def _make_fill(port: Port, kind: FillKind) -> Fill:
-    sizes = tuple(d if isinstance(d, int) else None for d in port.shape[1:]) if kind == "context" and port.shape else ()
-    return Fill(port.name, kind, port.dtype, len(port.shape or (0, 0)), sizes)
+def _make_fill(ports: Mapping[str, Port], roles: Roles, name: str) -> Fill:
+    """What the declared shape says of an input that is neither token nor state."""
+    port, kind = ports[name], roles.fills[name]
+    behind = (port.shape or ())[1:]
+    sizes: tuple[int | None, ...] = tuple(d if isinstance(d, int) else None for d in behind)
+    fill = Fill(name, kind, port.dtype, len(port.shape or (0, 0)), source=roles.sources.get(name, ""))
+    if kind == "latent":
+        return replace(fill, sizes=sizes, draw=roles.draws[name])
+    if kind == "source_mask":
+        return replace(fill, sizes=tuple(1 if d == 1 else None for d in behind))
+    if kind == "context":
+        return replace(fill, sizes=sizes, source_axis=_source_axis(ports, roles, name, sizes))
+    return fill
+
+
+def _source_axis(ports: Mapping[str, Port], roles: Roles, name: str, sizes: tuple[int | None, ...]) -> int | None:
+    """The dimension of a context that is free, or as long as the mask that tells where it ends."""
+    free = [axis for axis, size in enumerate(sizes) if size is None]
+    masks = [mask for mask, context in roles.sources.items() if context == name]
+    widths = {d for mask in masks for d in (ports[mask].shape or ())[1:] if isinstance(d, int) and d > 1}
+    fixed = [axis for axis, size in enumerate(sizes) if size in widths]
+    if not free and not fixed and masks and len(sizes) == 2:
+        return 0  # [batch, source, features] with a length
+    return next((found[0] for found in (free, fixed) if len(found) == 1), None)
 
 
 def _for_each_row(fill: Fill, shape: Shape) -> Fill:
@@ -195,6 +271,7 @@ def _opened(
         attention=roles.attention,
         notes=tuple(roles.notes),
     )
+    contract = with_padding(session, contract)
     session, contract = _as_logits(graph, roles, session, contract, start)
     if verify and (contract.sequence or hidden):
         contract = _proved(session, contract, plain, start, roles.output or "logits")
@@ -217,7 +294,8 @@ def _windowed(
         raise ModelError(
             f"{graph.name}: it cannot be stepped: {reason}. Nor can it be run on whole prefixes: {error}"
         ) from error
-    return graph, *_as_logits(graph, roles, session, explained(contract, reason), start)
+    contract = with_padding(session, explained(contract, reason))
+    return graph, *_as_logits(graph, roles, session, contract, start)
 
 
 def _as_logits(
@@ -268,7 +346,7 @@ def _exposed_state(graph: Graph, shape: StateShape, axis: int) -> State:
     sizes = tuple(1 if i == axis else int(size or 0) for i, size in enumerate(shape.sizes))
     start = json_metadata(graph, "decoding.initial", {}).get(shape.input)
     initial = np.zeros(sizes, shape.dtype) if start is None else np.asarray(start, shape.dtype).reshape(sizes)
-    return State(shape.input, shape.output, axis, initial, "an input and an output of the file")
+    return State(shape.input, shape.output, axis, initial, "an input and an output of the file", exposed=True)
 
 
 def _proved(
@@ -278,11 +356,12 @@ def _proved(
     original = plain.graph.copy()
     original.keep_outputs([plain.roles.logits])
     names = {p.name for p in original.inputs}
+    known = {f.name: f for f in contract.fills}
     whole = replace(
         contract,
         logits=replace(contract.logits, name=plain.roles.logits),
         states=tuple(s for s in contract.states if s.input in names),
-        fills=tuple(f for f in plain.fills if f.name in names),
+        fills=tuple(known.get(f.name, f) for f in plain.fills if f.name in names),
     )
     half = any(s.dtype == np.float16 for s in contract.states)
     fixed = contract.token.batch_and_time(plain.declared[contract.token.name])

@@ -6,11 +6,13 @@ import json
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from decoding.errors import ModelError
-from decoding.model.contract import Contract
+from decoding.model.contract import Contract, Fill
 from decoding.model.folding import Folded
 from decoding.model.graph import Graph
+from decoding.model.joining import Encoders
 from decoding.model.roles import json_metadata
 from decoding.model.session import Session
 from decoding.text import Tokenizer
@@ -21,6 +23,7 @@ class Model:
 
     Attributes:
         contract: roles of every input and output.
+        encoders: what reads the sources that the contexts and first states come from, or None.
         tokenizer: turns text into ids and back, or None.
         bos_token_id, pad_token_id: special ids, or None.
         eos_token_id: ids that end a sequence; there may be none.
@@ -35,8 +38,10 @@ class Model:
         session: Session,
         tokenizer: Tokenizer | None,
         folded: Folded | None = None,
+        encoders: Encoders | None = None,
     ) -> None:
         self._graph = graph
+        self.encoders = encoders
         self._folded = folded
         self.step_session = session if folded is None else folded.session
         self.contract = contract
@@ -61,13 +66,19 @@ class Model:
                 folded = self._folded
                 if folded is not None:
                     folded = replace(folded, session=Session(folded.graph, providers=self.providers, threads=1))
-                self._alone = Model(self._graph, self.contract, session, self.tokenizer, folded)
+                self._alone = Model(self._graph, self.contract, session, self.tokenizer, folded, self.encoders)
         return self._alone
 
     @property
     def vocab_size(self) -> int:
         """Number of logits."""
         return self.contract.logits.vocab_size
+
+    @property
+    def latents(self) -> tuple[Fill, ...]:
+        """The inputs that are drawn, those of the encoders first; of equal names the first."""
+        every = (*(self.encoders.latents if self.encoders is not None else ()), *self.contract.latents)
+        return tuple({f.name: f for f in reversed(every)}[name] for name in dict.fromkeys(f.name for f in every))
 
     @property
     def providers(self) -> list[str]:
@@ -79,31 +90,65 @@ class Model:
         ids = {"bos": self.bos_token_id, "eos": list(self.eos_token_id) or None, "pad": self.pad_token_id}
         special = ", ".join(f"{name} {value}" for name, value in ids.items() if value is not None) or "no special ids"
         text = "no tokenizer" if self.tokenizer is None else f"tokenizer: {self.tokenizer}"
-        return f"{self.name}: vocabulary {self.vocab_size}, {text}, {special}, on {self.providers[0]}\n{self.contract.describe()}"
+        parts = [
+            f"{self.name}: vocabulary {self.vocab_size}, {text}, {special}, on {self.providers[0]}",
+            self.contract.describe(),
+            *([] if self.encoders is None else [self.encoders.describe()]),
+        ]
+        return "\n".join(parts)
 
     def __repr__(self) -> str:
         return f"<Model {self.describe()}>"
 
     def save(self, path: str | Path) -> None:
-        """Write the prepared step graph, which loads again without any rewriting."""
+        """Write the prepared step graph, which loads again without any rewriting.
+
+        Encoders are written beside it, NAME.encoder.onnx (or NAME.encoder1.onnx, NAME.encoder2.onnx, ... where there are
+        several) for NAME.onnx, where `load(path)` finds them.
+        """
         graph, c = self._graph.copy(), self.contract
         for state in c.states:
             shape: list[int | str] = list(state.initial.shape)
             shape[state.batch_axis] = "batch"
             graph.set_shape(state.input, shape)
             graph.set_shape(state.output, shape)
-        roles = {
+        for fill in c.row_fills:
+            sizes = [f"{fill.name}_{axis}" if size is None else size for axis, size in enumerate(fill.sizes)]
+            graph.set_shape(fill.name, ["batch", *(sizes or [1] * (fill.rank - 1))])
+        stages = list(self.encoders or ())
+        initial = {s.input: s.initial.tolist() for s in c.states if s.initial.any()}
+        graph.set_metadata({"decoding.roles": json.dumps(self._roles()), "decoding.initial": json.dumps(initial)})
+        for stage, place in zip(stages, encoder_paths(Path(path), len(stages)), strict=True):
+            stage.save(place)
+        Path(path).write_bytes(graph.serialize())
+
+    def _roles(self) -> dict[str, Any]:
+        """The roles of the step graph, as `load(roles=...)` takes them."""
+        c = self.contract
+        ends = {
+            kind: {f.name: f.source for f in c.fills if f.kind == kind} for kind in ("source_mask", "source_length")
+        }
+        roles: dict[str, Any] = {
             "token": c.token.name,
             "logits": c.logits.name,
             "output": "logits",
             "state": {s.input: s.output for s in c.states},
             "batch_axis": {s.input: s.batch_axis for s in c.states},
             "context": [f.name for f in c.contexts],
-            **({"attention": c.attention} if c.attention else {}),
+            "latent": {f.name: {"distribution": f.draw.distribution, "every": f.draw.every} for f in c.latents},
+            **{kind: names for kind, names in ends.items() if names},
         }
-        initial = {s.input: s.initial.tolist() for s in c.states if s.initial.any()}
-        graph.set_metadata({"decoding.roles": json.dumps(roles), "decoding.initial": json.dumps(initial)})
-        Path(path).write_bytes(graph.serialize())
+        if c.attention:
+            roles["attention"] = c.attention
+        if self.encoders is not None:
+            roles["encoder"] = self.encoders.roles()
+        return roles
+
+
+def encoder_paths(path: Path, count: int) -> list[Path]:
+    """Where the encoders of the model at `path` stand: NAME.encoder.onnx, or NAME.encoder1.onnx and so on."""
+    numbers = [""] if count == 1 else [str(k + 1) for k in range(count)]
+    return [path.with_name(f"{path.name.removesuffix('.onnx')}.encoder{number}.onnx") for number in numbers]
 
 
 def _number(graph: Graph, key: str, low: int, end: int) -> int | None:
