@@ -40,7 +40,11 @@ class Encoder(nn.Module):
     def __init__(self, width: int = 64, state: int = 96) -> None:
         super().__init__()
         self.cnn = nn.Sequential(
-            nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, width, 3, 2, 1), nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1)
+            nn.Conv2d(3, 32, 3, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(32, width, 3, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, 1, 1),
         )
         self.places = nn.Parameter(0.1 * torch.randn(SIDE * SIDE // CELL**2, width))
         self.bridge = nn.Linear(width, state)
@@ -117,7 +121,9 @@ def main() -> tuple[float, float]:
         right.append(found.text.strip() == wanted)
         if right[-1]:  # the colours are words 0, 3 and 6
             looks += [looks_at(weights, corner) for weights, corner in zip(found.attention[::3], places, strict=True)]
-    print(f"{np.mean(right):.1%} of 300 captions are right; {np.mean(looks):.1%} of their colours look at the thing they name")
+    print(
+        f"{np.mean(right):.1%} of 300 captions are right; {np.mean(looks):.1%} of their colours look at the thing they name"
+    )
     return np.mean(right), np.mean(looks)
 
 

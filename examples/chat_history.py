@@ -24,7 +24,8 @@ FACTS = {
 }  # fmt: skip
 CHATTER = ("hello", "how are you", "the weather is nice", "i am tired today", "do you know what", "that is all")
 NEVER_TOLD = "you have not told me"
-WORDS = Words(sorted({w for row in FACTS.values() for text in row for w in text.split()} - {"{}"} | {*"now it changed".split()} | {w for t in (*CHATTER, NEVER_TOLD) for w in t.split()}))  # fmt: skip
+SENTENCES = [*CHATTER, NEVER_TOLD, "now", *(text for row in FACTS.values() for text in row)]
+WORDS = Words(sorted({word for sentence in SENTENCES for word in sentence.split()} - {"{}"}))
 
 
 def conversation(rng: random.Random, turns: int) -> tuple[list[str], str]:
@@ -44,7 +45,7 @@ def conversation(rng: random.Random, turns: int) -> tuple[list[str], str]:
 
 
 class Reader(nn.Module):
-    """A GRU over something that is of unequal length; gives the last state [B, H]."""
+    """A GRU over something that is of unequal length; gives its output at the end of each [B, H]."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -52,8 +53,7 @@ class Reader(nn.Module):
 
     def forward(self, x, lengths):
         """Vectors [B, T, D], lengths [B] to [B, H]."""
-        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        return self.gru(packed)[1][0]
+        return self.gru(x)[0][torch.arange(x.shape[0]), lengths - 1]
 
 
 class Utterance(nn.Module):
@@ -83,10 +83,10 @@ class Decoder(nn.Module):
         return self.head(y), state[0]
 
 
-WIDTH, HIDDEN = 64, 160
+WIDTH, HIDDEN = 64, 192
 
 
-def train(steps: int = 2500) -> nn.ModuleDict:
+def train(steps: int = 3500) -> nn.ModuleDict:
     """The three networks, trained together."""
     rng = random.Random(0)
     network = nn.ModuleDict(
@@ -113,12 +113,14 @@ def main() -> float:
     lengths, tokens = torch.tensor([4, 2]), torch.ones(2, 4, dtype=torch.int64)
     utterance = export(
         network["utterance"], {"tokens": tokens, "lengths": lengths}, ["utterance"], {"tokens": {1: "words"}},
-        dynamo=False, vocab=WORDS.vocab,
+        vocab=WORDS.vocab,
     )  # fmt: skip
     history = export(
-        network["history"], {"utterances": torch.zeros(2, 4, WIDTH), "lengths": lengths}, ["state"],
-        {"utterances": {1: "turns"}}, dynamo=False,
-    )  # fmt: skip
+        network["history"],
+        {"utterances": torch.zeros(2, 4, WIDTH), "lengths": lengths},
+        ["state"],
+        {"utterances": {1: "turns"}},
+    )
     decoder = export(
         network["decoder"], {"tokens": tokens, "state": torch.zeros(2, HIDDEN)}, ["logits", "next_state"],
         {"tokens": {1: "time"}}, vocab=WORDS.vocab, bos=WORDS.BOS, eos=WORDS.EOS,
@@ -128,7 +130,7 @@ def main() -> float:
 
     rng = random.Random(1)
     turns, answers = zip(*(conversation(rng, rng.randint(2, 10)) for _ in range(300)), strict=True)
-    out = decoding.decode(model, turns, decoding.Greedy())
+    out = decoding.decode(model, [[f" {turn}" for turn in one] for one in turns], decoding.Greedy())
     for one, found in zip(turns[:4], out.text[:4], strict=True):
         print(" / ".join(one), "->", found)
     right = np.mean([found.strip() == wanted for wanted, found in zip(answers, out.text, strict=True)])

@@ -153,7 +153,7 @@ def _words(rng: random.Random, date: datetime.date, language: str) -> str:
         d=day,
         o=_ordinal(rng, date.day, language),
         M=rng.choice(_month_names(language)[date.month - 1]),
-        Y=rng.choice(("'", "’", "", "")) + f"{date.year % 100:02}" if short and "{Y}" == pattern[-3:] else date.year,
+        Y=rng.choice(("'", "’", "", "")) + f"{date.year % 100:02}" if short and pattern[-3:] == "{Y}" else date.year,
         Y4=date.year,
     )
 
