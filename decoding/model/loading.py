@@ -169,6 +169,7 @@ def _split_roles(
 
 def _make_plain(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> PlainGraph:
     rewrite.spread_constants(graph, declared, roles.token)
+    declared = {**declared, **_put_batch_first(graph, roles, declared)}
     ports = {p.name: p for p in graph.inputs}
     fills = tuple(_make_fill(ports, roles, name) for name in roles.fills)
     exposed = [_exposed_shape(graph, roles, name, output) for name, output in roles.states.items()]
@@ -195,6 +196,21 @@ def _make_fill(ports: Mapping[str, Port], roles: Roles, name: str) -> Fill:
     if kind == "context":
         return replace(fill, sizes=sizes, source_axis=_source_axis(ports, roles, name, sizes))
     return fill
+
+
+def _put_batch_first(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Let contexts and their masks take the batch as their first axis; the shapes of those that did not."""
+    called = {d for d in declared[roles.token] or () if isinstance(d, str)}
+    changed = {}
+    for name, kind in roles.fills.items():
+        shape = declared[name] or ()
+        named = [axis for axis, d in enumerate(shape) if d in called]
+        axis = roles.batch_axis.get(name, named[0] if len(named) == 1 else 0)
+        if kind in ("context", "source_mask", "latent") and axis:
+            rewrite.batch_first(graph, name, axis)
+            changed[name] = (shape[axis], *shape[:axis], *shape[axis + 1 :])
+            roles.notes.append(f"{name} takes its batch as axis {axis}: transposed")
+    return changed
 
 
 def _source_axis(ports: Mapping[str, Port], roles: Roles, name: str, sizes: tuple[int | None, ...]) -> int | None:
