@@ -293,7 +293,9 @@ def _sources_of(model: Model, prompts: Sources, count: int) -> list[dict[str, An
 
 
 def _loaded(model: Model | str | Path) -> Model:
-    return model if isinstance(model, Model) else load(model)
+    loaded = model if isinstance(model, Model) else load(model)
+    _ = loaded.contract  # a plain generator has none, and says what to call instead
+    return loaded
 
 
 def _by_prompt(model: Model, job: Job, finished: Iterable[Finished]) -> Iterator[list[Hypothesis]]:

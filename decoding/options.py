@@ -17,6 +17,7 @@ from decoding.engine.run import searches_whole_prompts
 from decoding.errors import OptionError, whole_number
 from decoding.model.graph import Array
 from decoding.model.model import Model
+from decoding.model.running import seed_of
 from decoding.processors import Processor
 from decoding.prompts import Ids, checked_ids
 from decoding.strategies import Beam, Greedy, Sample, Strategy, TopN
@@ -84,7 +85,7 @@ def make_job(
     job = Job(
         strategy=strategy,
         outputs=outputs,
-        seed=_seed(seed),
+        seed=seed_of(seed),
         eos=_eos(model, eos_token_id),
         stop=stop_ids,
         stop_strings=stop_strings,
@@ -167,7 +168,8 @@ def check_contexts(model: Model, context: Any, step_inputs: Any, prompts: int) -
     Raises:
         OptionError: one is missing, unknown or of a wrong shape.
     """
-    fills = {f.name: f for f in model.contract.row_fills if f.kind != "latent"}
+    every = (*model.contract.contexts, *model.contract.row_fills)
+    fills = {f.name: f for f in every if f.kind != "latent"}
     states = {s.input: s for s in model.contract.states}
     fed = model.encoders.fed if model.encoders is not None else set()
     wanted = [f.name for f in model.contract.contexts if f.name not in fed]
@@ -262,14 +264,6 @@ def _longest(max_new_tokens: Any) -> int:
     if whole_number("max_new_tokens", max_new_tokens, 1) >= 2**31:
         raise OptionError(f"max_new_tokens={max_new_tokens}: expected a whole number below 2**31")
     return int(max_new_tokens)
-
-
-def _seed(seed: int | None) -> int:
-    if seed is None:
-        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
-    if whole_number("seed", seed, 0) >= 2**64:
-        raise OptionError(f"seed={seed}: expected a whole number below 2**64")
-    return int(seed)
 
 
 def _eos(model: Model, eos_token_id: Any) -> tuple[int, ...]:

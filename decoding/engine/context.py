@@ -9,9 +9,9 @@ import numpy as np
 
 from decoding.engine.job import Prompt
 from decoding.errors import OptionError
-from decoding.model.contract import Fill, State
+from decoding.model.contract import Contract, Fill, State
 from decoding.model.graph import Array
-from decoding.model.padding import pad_to
+from decoding.model.padding import pad_to, pad_together
 from decoding.processors import History
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class ContextRows:
         self._positions[places] = [len(p.ids) - 1 for p in prompts]
         self._draws = prompts[0].draws
         self._ends = [f for f in self._ends if f.name not in prompts[0].context]
-        for name in prompts[0].context:
+        for name in self._fills.keys() & prompts[0].context.keys():
             self._write(name, places, [p.context[name] for p in prompts])
 
     def keep(self, places: Array) -> None:
@@ -143,13 +143,16 @@ class ContextRows:
         self._buffers[end.name][places] = values
 
 
-def start_states(states: Sequence[State], prompts: Sequence[Prompt]) -> list[Array]:
+def start_states(contract: Contract, prompts: Sequence[Prompt]) -> list[Array]:
     """The states that these prompts start from: what an encoder or the caller gave, else the model's initial values."""
-    starts = [s.start(len(prompts)) for s in states]
-    for s, start in zip(states, starts, strict=True):
+    starter = contract.starter
+    contexts = {} if starter is None else pad_together(starter.fills, [p.context for p in prompts])
+    starts = contract.first_states(len(prompts), contexts)
+    for s in contract.states:
         if s.input in prompts[0].states:
-            np.moveaxis(start, s.batch_axis, 0)[:] = np.stack([p.states[s.input] for p in prompts])
-    return starts
+            given = np.stack([p.states[s.input] for p in prompts])
+            starts[s.input] = np.ascontiguousarray(np.moveaxis(given, 0, s.batch_axis))
+    return list(starts.values())
 
 
 def step_values(fills: Mapping[str, Fill], step_inputs: StepInputs, history: History, rows: int) -> dict[str, Array]:

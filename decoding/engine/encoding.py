@@ -43,7 +43,7 @@ def encoded(model: Model, prompts: Sequence[Prompt]) -> list[Prompt]:
     """
     if model.encoders is None or not prompts:
         return list(prompts)
-    fills = {f.name: f for f in model.contract.row_fills}
+    fills = {f.name: f for f in (*model.contract.contexts, *model.contract.row_fills)}
     results = model.encoders.run([{**p.source, **p.latents} for p in prompts])
     found = []
     for prompt, given in zip(prompts, results, strict=True):

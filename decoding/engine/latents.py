@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import Any
 
 import numpy as np
 
-from decoding import kernels
 from decoding.engine.job import Prompt
 from decoding.errors import DecodeError, OptionError
 from decoding.model.contract import Fill
 from decoding.model.graph import Array
+from decoding.model.latents import draw, one_value
 
 
 @dataclass
@@ -32,10 +31,6 @@ class Latents:
     seed: int
     given: Mapping[str, Sequence[Array]] = field(default_factory=dict)
     _lengths: dict[int, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        sizes = [prod(_sizes(f)) for f in self.fills]
-        self._starts = np.cumsum([0, *(size + size % 2 for size in sizes)])  # normal numbers are made in pairs
 
     def rows(self, rows: Iterator[tuple[int, Prompt]], decoder: Sequence[Fill]) -> Iterator[tuple[int, Prompt]]:
         """Give each row the latents of its sequence, which makes it a prompt of its own.
@@ -92,12 +87,12 @@ class Latents:
     def _once(self, fill: Fill, key: int) -> Array:
         if fill.name in self.given:
             return self.given[fill.name][key]
-        (value,) = self._drawn(fill, np.array([key]), np.array([0]))
+        (value,) = draw(self.fills, fill.name, self.seed, np.array([key]), 0)
         return np.asarray(value)
 
     def _at(self, fill: Fill, keys: Array, positions: Array) -> Array:
         if fill.name not in self.given:
-            return self._drawn(fill, keys, positions)
+            return draw(self.fills, fill.name, self.seed, keys, positions)
         values = [self.given[fill.name][int(key)] for key in keys]
         for key, value, position in zip(keys, values, positions, strict=True):
             if position >= len(value):
@@ -108,19 +103,6 @@ class Latents:
                 )
         taken: Array = np.stack([value[position] for value, position in zip(values, positions, strict=True)])
         return taken
-
-    def _drawn(self, fill: Fill, keys: Array, steps: Array) -> Array:
-        place = [f.name for f in self.fills].index(fill.name)
-        start, sizes = int(self._starts[place]), _sizes(fill)
-        make = kernels.normal if fill.draw.distribution == "normal" else kernels.uniform
-        numbers = make(self.seed, keys, steps, start + prod(sizes), "latent")[:, start:]
-        values: Array = numbers.reshape(len(keys), *sizes).astype(fill.dtype)
-        return values
-
-
-def _sizes(fill: Fill) -> tuple[int, ...]:
-    """Sizes of one value of a latent."""
-    return tuple(int(size or 1) for size in (fill.sizes[1:] if fill.timed else fill.sizes))
 
 
 def given_latents(fills: Sequence[Fill], latents: Any, prompts: int, outputs: int) -> dict[str, list[Array]]:
@@ -163,7 +145,7 @@ def _checked(fill: Fill, value: Any, name: str) -> Array:
         array = np.asarray(value).astype(fill.dtype)
     except (TypeError, ValueError) as error:
         raise OptionError(f"{name}: expected {fill.dtype} numbers: {error}") from error
-    sizes = _sizes(fill)
+    sizes = one_value(fill)
     if (array.shape[1:] if fill.draw.every == "step" else array.shape) != sizes:
         wanted = ", ".join([*(["steps"] if fill.draw.every == "step" else []), *map(str, sizes)])
         raise OptionError(f"{name} has shape {list(array.shape)}: expected [{wanted}]")

@@ -30,7 +30,7 @@ def prefill(model: Model, prompts: Sequence[Prompt], step_inputs: StepInputs | N
         return []
     lengths = np.array([len(p.ids) - 1 for p in prompts])
     order = np.argsort(-lengths, kind="stable")
-    states = start_states(c.states, prompts)
+    states = start_states(c, prompts)
     piece = _PIECE if c.sequence and step_inputs is None and not c.draws_alone else 1
     empty = np.zeros(0, np.int64)
     fills = {f.name: f for f in c.contexts}

@@ -47,7 +47,7 @@ def _by_runs(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
     c = model.contract
     sequences = [p.ids for p in prompts]
     names = [c.logits.name, *(s.output for s in c.states)]
-    states = start_states(c.states, prompts)
+    states = start_states(c, prompts)
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
     read, longest = 0, len(sequences[0]) - 1
     while read < longest:
@@ -78,7 +78,7 @@ def _by_steps(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
     sequences = [p.ids for p in prompts]
     batch = make_batch(model, len(sequences))
     batch.size = len(sequences)
-    starts = start_states(model.contract.states, prompts)
+    starts = start_states(model.contract, prompts)
     batch.put(np.arange(batch.size), starts, np.arange(batch.size), [replace(p, ids=p.ids[:1]) for p in prompts])
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
     for t in range(len(sequences[0]) - 1):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from decoding.model.ports import Array
+
+if TYPE_CHECKING:
+    from decoding.model.starting import Starter
 
 TokenLayout = Literal["B", "BT", "TB"]
 FillKind = Literal["length", "mask", "position", "context", "source_length", "source_mask", "latent"]
@@ -225,6 +228,7 @@ class Contract:
     Attributes:
         sequence: the graph takes several tokens in one run, so that a prompt is prefilled in one.
         attention: output with the weights over the source, [batch, source] at each step.
+        starter: computes the first values of states from contexts, where the file does so inside.
         pads: contexts of unequal length may share a batch: padding was seen to change nothing.
         window: how to decode a graph that cannot be stepped; it then has no states.
         notes: what `load()` decided and from what evidence, one sentence each.
@@ -239,13 +243,15 @@ class Contract:
     window: Window | None = None
     attention: str | None = None
     pads: bool = False
+    starter: Starter | None = None
     notes: tuple[str, ...] = ()
     givers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def contexts(self) -> tuple[Fill, ...]:
-        """The inputs that the caller or an encoder gives."""
-        return tuple(f for f in self.fills if f.kind == "context")
+        """What the caller or an encoder gives: inputs of the graph, and of the part that only makes first states."""
+        every = (*self.fills, *(self.starter.fills if self.starter is not None else ()))
+        return tuple({f.name: f for f in every if f.kind == "context"}.values())
 
     @property
     def latents(self) -> tuple[Fill, ...]:
@@ -261,6 +267,17 @@ class Contract:
     def row_fills(self) -> tuple[Fill, ...]:
         """The inputs whose values belong to rows: contexts, what tells their padding, and latents."""
         return tuple(f for f in self.fills if f.of_rows)
+
+    def first_states(self, batch: int, contexts: Mapping[str, Array]) -> dict[str, Array]:
+        """What the states of so many rows start from, by input; `contexts` [batch, ...] are looked at where they tell."""
+        starts = {s.input: s.start(batch) for s in self.states}
+        computed = self.starter.run(contexts) if self.starter is not None else {}
+        return starts | {name: value for name, value in computed.items() if name in starts}
+
+    def probe_contexts(self, batch: int, time: int = 1) -> dict[str, Array]:
+        """Contexts to probe with, and what tells their padding, where first states are computed from them."""
+        fills = self.starter.fills if self.starter is not None else ()
+        return {f.name: f.value(self.token, batch, time) for f in fills}
 
     def feeds(self, ids: Array, start: Array | int = 0, context: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Everything but the states for a run over `ids` [B, T], whose first tokens have the positions `start`.
@@ -294,7 +311,7 @@ class Contract:
                     f"{state.source}; {start}",
                 )
             )
-        for fill in self.fills:
+        for fill in dict.fromkeys((*self.fills, *self.contexts)):
             sizes = ", ".join(["batch", *("?" if size is None else str(size) for size in fill.sizes)])
             if fill.kind == "context":
                 rows.append(("context", fill.name, f"{fill.dtype} [{sizes}]", self.givers.get(fill.name, _CALLER)))

@@ -373,7 +373,9 @@ def _batch_axes(
 
 
 def _changed_axis(encoder: str, name: str, before: Array, after: Array) -> int:
-    changed: Array = ~np.isclose(before.astype(np.float64), after.astype(np.float64), rtol=1e-4, atol=1e-5, equal_nan=True)
+    changed: Array = ~np.isclose(
+        before.astype(np.float64), after.astype(np.float64), rtol=1e-4, atol=1e-5, equal_nan=True
+    )
     candidates = [axis for axis, size in enumerate(before.shape) if size == _BATCH]
     for axis in candidates:
         places: Array = np.asarray(changed.any(axis=tuple(i for i in range(changed.ndim) if i != axis)))

@@ -168,7 +168,9 @@ def _targets(stages: Sequence[Encoder], contract: Contract) -> list[Target]:
         if k > 0
     ]
     last = len(stages)
-    targets += [Target(last, f.name, f.dtype, f.sizes, f.kind) for f in contract.row_fills]
+    targets += [
+        Target(last, f.name, f.dtype, f.sizes, f.kind) for f in dict.fromkeys((*contract.contexts, *contract.row_fills))
+    ]
     for s in contract.states:
         sizes = tuple(int(d) for i, d in enumerate(s.initial.shape) if i != s.batch_axis)
         targets.append(Target(last, s.input, s.dtype, sizes, "state" if s.exposed else "hidden state"))

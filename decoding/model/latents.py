@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
+from decoding import kernels
 from decoding.errors import ModelError, OptionError
-from decoding.model.contract import Draw
+from decoding.model.contract import Draw, Fill
 from decoding.model.graph import Graph
-from decoding.model.ports import Port
+from decoding.model.ports import Array, Port
 
-_NAMES = re.compile(r"(?:^|[_./:])(?:z|noise|latents?|eps|epsilon)(?:$|[_./:\d])", re.I)
+LATENT_NAMES = re.compile(r"(?:^|[_./:])(?:z|noise|latents?|eps|epsilon)(?:$|[_./:\d])", re.I)
 DISTRIBUTIONS, EVERY = ("normal", "uniform"), ("sequence", "step")
 
 
@@ -39,7 +41,7 @@ def find_latents(
                     f"roles['latent']: {port} cannot be drawn: a latent is a floating-point input, and no context"
                 )
             continue
-        if port.name not in asked and not (_NAMES.search(port.name) and port.shape):
+        if port.name not in asked and not (LATENT_NAMES.search(port.name) and port.shape):
             continue
         timed = len(port.shape or ()) > 2 and isinstance(port.shape[1], str) and port.shape[1:2] == time  # type: ignore[index]
         draw = _parse(port.name, asked.get(port.name, "normal"), timed)
@@ -73,3 +75,21 @@ def _parse(name: str, value: Any, timed: bool) -> Draw:
             f"roles['latent'][{name!r}]={value!r}: the input has a value for each token, [batch, time, ...]; 'every' is 'step'"
         )
     return draw
+
+
+def draw(fills: Sequence[Fill], name: str, seed: int, rows: Array, steps: Array | int) -> Array:
+    """Numbers [rows, ...] of one of a model's latents, which depend on the seed, the row, the step and its place among them."""
+    fill = next(f for f in fills if f.name == name)
+    start = sum(
+        size + size % 2 for size in (prod(one_value(f)) for f in fills[: fills.index(fill)])
+    )  # normal ones come in pairs
+    make = kernels.normal if fill.draw.distribution == "normal" else kernels.uniform
+    sizes = one_value(fill)
+    numbers = make(seed, rows, steps, start + prod(sizes), "latent")[:, start:]
+    values: Array = numbers.reshape(len(rows), *sizes).astype(fill.dtype)
+    return values
+
+
+def one_value(fill: Fill) -> tuple[int, ...]:
+    """Sizes of one value of a latent."""
+    return tuple(int(size or 1) for size in (fill.sizes[1:] if fill.timed else fill.sizes))

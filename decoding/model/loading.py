@@ -18,6 +18,7 @@ from decoding.model.contract import Contract, Fill, State, Window
 from decoding.model.encoder import ENCODER_ROLES, load_encoder
 from decoding.model.folding import folded_step
 from decoding.model.freeing import free_reshapes, one_row, step_loops
+from decoding.model.generator import Generator, roles_or_latents
 from decoding.model.graph import Graph, Source
 from decoding.model.hidden import Hidden, Start, find_hidden, hidden_states, open_states, start_values
 from decoding.model.joining import join
@@ -25,8 +26,9 @@ from decoding.model.model import Model, encoder_paths
 from decoding.model.padding import with_padding
 from decoding.model.ports import Port, Shape
 from decoding.model.proof import NotSteppable, StateShape
-from decoding.model.roles import Roles, find_roles, given_roles, json_metadata, names_in, recurrent_path
+from decoding.model.roles import Roles, given_roles, json_metadata, names_in, recurrent_path
 from decoding.model.session import Session
+from decoding.model.starting import make_starter
 from decoding.model.windowing import check_any_length, explained, given_window, window_contract
 from decoding.text import make_tokenizer
 
@@ -77,10 +79,14 @@ def load(
     rewrite.fix_constants(graph, given.get("constant", {}))
     rewrite.inline_decided_ifs(graph)
     rewrite.time_major(graph)
-    plain = _make_plain(graph, find_roles(graph, given), declared)
 
     def start(prepared: Graph) -> Session:
         return Session(prepared, providers=providers, threads=threads)
+
+    found = roles_or_latents(graph, given)
+    if not isinstance(found, Roles):
+        return Generator(graph, start(graph), found)
+    plain = _make_plain(graph, found, declared)
 
     window = given_window(given, json_metadata(graph, "decoding.pad", None))
     if window is None:
@@ -169,6 +175,7 @@ def _split_roles(
 
 def _make_plain(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> PlainGraph:
     rewrite.spread_constants(graph, declared, roles.token)
+    declared = {**declared, **_put_batch_first(graph, roles, declared)}
     ports = {p.name: p for p in graph.inputs}
     fills = tuple(_make_fill(ports, roles, name) for name in roles.fills)
     exposed = [_exposed_shape(graph, roles, name, output) for name, output in roles.states.items()]
@@ -195,6 +202,21 @@ def _make_fill(ports: Mapping[str, Port], roles: Roles, name: str) -> Fill:
     if kind == "context":
         return replace(fill, sizes=sizes, source_axis=_source_axis(ports, roles, name, sizes))
     return fill
+
+
+def _put_batch_first(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Let contexts and their masks take the batch as their first axis; the shapes of those that did not."""
+    called = {d for d in declared[roles.token] or () if isinstance(d, str)}
+    changed: dict[str, Shape] = {}
+    for name, kind in roles.fills.items():
+        shape = declared[name] or ()
+        named = [axis for axis, d in enumerate(shape) if d in called]
+        axis = roles.batch_axis.get(name, named[0] if len(named) == 1 else 0)
+        if kind in ("context", "source_mask", "latent") and axis:
+            rewrite.batch_first(graph, name, axis)
+            changed[name] = (shape[axis], *shape[:axis], *shape[axis + 1 :])
+            roles.notes.append(f"{name} takes its batch as axis {axis}: transposed")
+    return changed
 
 
 def _source_axis(ports: Mapping[str, Port], roles: Roles, name: str, sizes: tuple[int | None, ...]) -> int | None:
@@ -271,7 +293,12 @@ def _opened(
         attention=roles.attention,
         notes=tuple(roles.notes),
     )
-    contract = with_padding(session, contract)
+    computed = {name: h.initial for (name, _), h, s in zip(names, hidden, starts, strict=True) if s.context}
+    starter = make_starter(plain.graph, plain.fills, layout.token, computed)
+    givers = {
+        name: f"the graph computes it from {s.context}" for (name, _), s in zip(names, starts, strict=True) if s.context
+    }
+    contract = with_padding(session, replace(contract, starter=starter, givers=givers))
     session, contract = _as_logits(graph, roles, session, contract, start)
     if verify and (contract.sequence or hidden):
         contract = _proved(session, contract, plain, start, roles.output or "logits")
@@ -317,7 +344,8 @@ def _startable(plain: PlainGraph, hidden: Sequence[Hidden]) -> tuple[list[Hidden
 
     A Loop may carry single numbers too (a clock, a flag); a state has at least a batch axis.
     """
-    starts = start_values(plain.graph, hidden, plain.declared)
+    contexts = {f.name for f in plain.fills if f.of_rows and f.kind != "latent"}
+    starts = start_values(plain.graph, hidden, plain.declared, contexts)
     kept = [(h, s) for h, s in zip(hidden, starts, strict=True) if s.value.ndim]
     return [h for h, _ in kept], [s for _, s in kept]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from decoding.model.contract import Contract, Fill
 from decoding.model.folding import Folded
 from decoding.model.graph import Graph
 from decoding.model.joining import Encoders
+from decoding.model.ports import Array
 from decoding.model.roles import json_metadata
+from decoding.model.running import checked_inputs, count_rows, feeds_of
 from decoding.model.session import Session
 from decoding.text import Tokenizer
 
@@ -97,6 +100,33 @@ class Model:
         ]
         return "\n".join(parts)
 
+    def run(
+        self, inputs: Mapping[str, Any] | None = None, *, seed: int | None = None, batch_size: int | None = None
+    ) -> dict[str, Array]:
+        """One plain run of the graph, encoders left out.
+
+        Args:
+            inputs: arrays by input name, [batch, ...] (states as the graph has them): the token's ids [batch] or [batch, time],
+                contexts, and whatever else is to be set. Latents that are not among them are drawn, states start as in decoding.
+            seed: key of the latents, 0 to 2**64 - 1; row i takes the numbers of sequence i. None takes one from the
+                operating system.
+            batch_size: rows, where no input tells; default 1.
+
+        Returns:
+            Every output of the graph by its name.
+
+        Raises:
+            OptionError: an input is unknown, missing or of a wrong number of rows.
+            ModelError: the run failed.
+        """
+        dtypes = {p.name: p.dtype for p in self._graph.inputs} | {f.name: f.dtype for f in self.contract.contexts}
+        given = checked_inputs(self.name, dtypes, inputs)
+        feeds = feeds_of(self.contract, given, seed, self.name)
+        if batch_size is not None:
+            count_rows({self.contract.token.name: given[self.contract.token.name]}, batch_size)
+        names = [p.name for p in self._graph.outputs]
+        return dict(zip(names, self.session.run(feeds, names), strict=True))
+
     def __repr__(self) -> str:
         return f"<Model {self.describe()}>"
 
@@ -107,6 +137,11 @@ class Model:
         several) for NAME.onnx, where `load(path)` finds them.
         """
         graph, c = self._graph.copy(), self.contract
+        if c.starter is not None:
+            raise ModelError(
+                f"{self.name}: it computes its first states from {c.starter.fills[0].name}, for which a step graph has no place, so it cannot be saved; "
+                "keep the file as it was exported"
+            )
         for state in c.states:
             shape: list[int | str] = list(state.initial.shape)
             shape[state.batch_axis] = "batch"

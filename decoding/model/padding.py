@@ -71,10 +71,13 @@ def with_padding(session: Session, contract: Contract) -> Contract:
         states = {s.input: s.start(len(rows)) + s.dtype.type(0.3) for s in contract.states}
         feeds = {**contract.feeds(ids, 0, given), **states}
         logits, *ends = session.run(feeds, names)
-        after = [np.moveaxis(v, s.batch_axis, 0) for v, s in zip(ends, contract.states, strict=True)]
+        if contract.starter is not None:
+            given = pad_together(contract.starter.fills, rows)
+        ends = [*ends, *contract.first_states(len(rows), given).values()]
+        after = [np.moveaxis(v, s.batch_axis, 0) for v, s in zip(ends, contract.states * 2, strict=True)]
         return [list(row) for row in zip(contract.logits.arrange(logits), *after, strict=True)]
 
-    fills = prove_padding(contract.row_fills, run)
+    fills = prove_padding(list(dict.fromkeys((*contract.row_fills, *contract.contexts))), run)
     if fills is None:
         note = "contexts of unequal length are decoded apart: padding them changes the scores"
         return replace(contract, notes=(*contract.notes, note))

@@ -36,12 +36,16 @@ def pair_states(graph: Graph, ins: Sequence[Port], outs: Sequence[Port], notes: 
         notes,
     )
     _pair_equal(ins, outs, lambda port: _stem(port.name), "their names", pairs, notes)
-    reach = {a.name: [b for b in outs if _alike(a, b) and b.name in graph.descendants(a.name)] for a in ins}
-    carry = {a.name: [b for b in reach[a.name] if b.name in _carried(graph, a.name)] for a in ins}
+    reach = {
+        a.name: [b for b in outs if _alike(a, b) and b.name in graph.descendants(a.name)]
+        for a in ins
+        if not _varies_twice(a)
+    }
+    carry = {a: [b for b in bs if b.name in _carried(graph, a)] for a, bs in reach.items()}
     _pair_forced(carry, "it is carried over by sums and products", pairs, notes, both_ways=True)
     _pair_forced(reach, "the only way to give each state an output that depends on it", pairs, notes, both_ways=False)
     for a in ins:
-        left = [b for b in reach[a.name] if b.name not in pairs.values()]
+        left = [b for b in reach.get(a.name, ()) if b.name not in pairs.values()]
         if a.name not in pairs and left:
             raise ModelError(
                 f"{graph.name}: ambiguous: the next value of the input {a} could be any of {listing(left)}; pass roles={{'state': {{input: output, ...}}}}"
@@ -142,6 +146,11 @@ def _walk(start: Iterable[str], following: Callable[[str], Iterable[str]]) -> se
 def _stem(name: str) -> str:
     """The name without what says which side of the step it is on: h_in, h_out, new_h and past.h are all h."""
     return re.sub(r"[^a-z0-9]+", "", _SIDE.sub("", name).lower())
+
+
+def _varies_twice(port: Port) -> bool:
+    """Is it as long as something else than the batch, too? Then it is what an encoder gives, and no state."""
+    return len({d for d in port.shape or () if isinstance(d, str)}) > 1
 
 
 def _alike(a: Port, b: Port) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from decoding.errors import ModelError, OptionError
 from decoding.model.contract import Draw, FillKind
 from decoding.model.graph import Graph
-from decoding.model.latents import find_latents
+from decoding.model.latents import LATENT_NAMES, find_latents
 from decoding.model.masks import tell_sources
 from decoding.model.node import Node
 from decoding.model.pairing import pair_states, shown_slots
@@ -161,7 +161,9 @@ def _find_token(graph: Graph, given: Mapping[str, Any], notes: list[str]) -> tup
     """The token's input, and the width of its one-hot vectors if that is what it takes."""
     roles = ("state", "context", "latent", "source_mask", "source_length")
     taken = {name for role in roles for name in names_in(given.get(role, ()))}
-    ports = [p for p in graph.inputs if p.name not in taken]
+    ports = [
+        p for p in graph.inputs if p.name not in taken and not (p.dtype.kind == "f" and LATENT_NAMES.search(p.name))
+    ]
     if name := given.get("token"):
         notes.append(f"token is {name}: given by roles")
         port = next(p for p in ports if p.name == name)
