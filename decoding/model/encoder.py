@@ -199,10 +199,14 @@ def load_encoder(graph: Graph, given: Mapping[str, Any], start: Callable[[Graph]
         for output in trial.outputs:
             trial.set_shape(output.name, None)
         try:
-            found = _probed(trial, start(trial), fills, ids, alone=_declares_one_row(graph))
+            found = _probed_freely(
+                trial, start(trial), fills, ids, pads=pad is not None, alone=_declares_one_row(graph)
+            )
         except ModelError as error:
             failure = failure or error
             continue
+        if found.fills != fills:
+            own_notes.append("its sources may have any length, whatever the file declares: seen by running")
         if axis and not given.get("batch_axis"):
             own_notes.append("the batch is the second axis of its inputs: seen by running")
         return _finished(trial, found, ids, own_notes)
@@ -302,6 +306,29 @@ class _Probed:
     outputs: tuple[Output, ...]
     alone: bool
     sample: Callable[[Fill, np.random.Generator, tuple[int, ...]], Array]
+
+
+def _probed_freely(
+    graph: Graph, session: Session, fills: tuple[Fill, ...], ids: Mapping[str, int], *, pads: bool, alone: bool
+) -> _Probed:
+    """As `_probed`, with sequences of any length where the graph takes them, else of the lengths that the file declares.
+
+    Torch's dynamo exporter may write the example's length where any will do. What ids are padded with, where the file says
+    so and nothing else tells where they end, speaks for a length that is meant.
+    """
+    told = {f.source for f in fills}
+    freed = tuple(
+        replace(f, sizes=(None, *f.sizes[1:]), source_axis=0)
+        if f.kind == "context" and f.sizes and None not in f.sizes and (f.name in told or (f.name in ids and not pads))
+        else f
+        for f in fills
+    )
+    if freed != fills:
+        try:
+            return _probed(graph, session, freed, ids, alone=alone)
+        except ModelError:
+            pass
+    return _probed(graph, session, fills, ids, alone=alone)
 
 
 def _probed(graph: Graph, session: Session, fills: tuple[Fill, ...], ids: Mapping[str, int], *, alone: bool) -> _Probed:
