@@ -125,6 +125,7 @@ class Fill:
         sizes: of a context's or latent's dimensions behind the batch, None where any size will do.
         source_axis: the dimension behind the batch along which a context may differ in length from prompt to prompt.
         source: of a source_length or source_mask, the context that it is about.
+        width: of a source_length or source_mask, the size of its context to probe with.
         inverted: a source_mask that is 0 where there is no padding.
         draw: of a latent.
         pad_value: what stands behind the end of a context.
@@ -137,6 +138,7 @@ class Fill:
     sizes: tuple[int | None, ...] = ()
     source_axis: int | None = None
     source: str = ""
+    width: int = _ANY_SIZE
     inverted: bool = False
     draw: Draw = Draw()
     pad_value: float = 0
@@ -161,7 +163,7 @@ class Fill:
             shape = (batch, *(free if size is None else size for size in self.sizes))
             return np.random.default_rng(0).standard_normal(shape).astype(self.dtype)
         if self.kind in ("source_length", "source_mask"):
-            return self.of_source([_ANY_SIZE] * batch, _ANY_SIZE)
+            return self.of_source([self.width] * batch, self.width)
         if self.kind == "length":
             return np.full((batch,), time, self.dtype)
         if self.kind == "mask":
