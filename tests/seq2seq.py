@@ -38,7 +38,7 @@ class AdditiveModel:
         }  # fmt: skip
 
     def encoder(self):
-        """ids [batch, source] and lengths [batch] in; memory [batch, source, 2H] and hidden [batch, H] out."""
+        """Ids [batch, source] and lengths [batch] in; memory [batch, source, 2H] and hidden [batch, H] out."""
         h = self.sizes[2]
         constants = {"merge": np.array([0, 0, 2 * h]), "flat": np.array([-1, 2 * h])}
         nodes = [

@@ -159,9 +159,11 @@ class Fill:
         For a context or a latent these are numbers to probe with, others in each row.
         """
         if self.kind in ("context", "latent"):
-            free = time if self.timed else _ANY_SIZE
-            shape = (batch, *(free if size is None else size for size in self.sizes))
-            return np.random.default_rng(0).standard_normal(shape).astype(self.dtype)
+            shape = (batch, *(_ANY_SIZE if size is None else size for size in self.sizes))
+            if not self.timed:
+                return _probe_numbers(0, shape).astype(self.dtype)
+            first = int(np.asarray(start).flat[0])  # of each position its own
+            return np.stack([_probe_numbers(first + t, (batch, *shape[2:])) for t in range(time)], 1).astype(self.dtype)
         if self.kind in ("source_length", "source_mask"):
             return self.of_source([self.width] * batch, self.width)
         if self.kind == "length":
@@ -218,6 +220,10 @@ class Window:
         if self.size is None:
             return "window mode: the whole prefix is run at every step, so a sequence of n tokens costs n*n/2 of them"
         return f"window mode: the last {self.size} tokens ({self.pad}-padded with {self.pad_id}) are run at every step, {self.size} times the cost of a step"
+
+
+def _probe_numbers(seed: int, shape: tuple[int, ...]) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape)
 
 
 _CALLER = "given by the caller: context= or step_inputs="

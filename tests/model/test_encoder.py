@@ -102,7 +102,7 @@ def test_what_stands_beside_a_file_is_its_encoder_unless_told_otherwise():
 
 def test_two_lstm_states_of_one_shape_are_not_guessed():
     with pytest.raises(
-        ModelError, match="it is not clear which of .*bridge_h.onnx's inputs the encoder's outputs feed"
+        ModelError, match=r"it is not clear which of .*bridge_h.onnx's inputs the encoder's outputs feed"
     ) as caught:
         load(SYSTEMS / "bridge_h.onnx")
     for part in (

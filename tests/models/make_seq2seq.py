@@ -225,7 +225,7 @@ def exported(module, args, ins, outs, axes, dynamo):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if dynamo:
-            dims = [{axis: torch.export.Dim.DYNAMIC for axis in a} for a in axes[: len(ins)]]
+            dims = [dict.fromkeys(a, torch.export.Dim.DYNAMIC) for a in axes[: len(ins)]]
             model = torch.onnx.export(
                 module, args, dynamo=True, verbose=False, input_names=ins, output_names=outs, dynamic_shapes=tuple(dims)
             ).model_proto
