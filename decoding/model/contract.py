@@ -125,6 +125,7 @@ class Fill:
         sizes: of a context's or latent's dimensions behind the batch, None where any size will do.
         source_axis: the dimension behind the batch along which a context may differ in length from prompt to prompt.
         source: of a source_length or source_mask, the context that it is about.
+        width: of a source_length or source_mask, the size of its context to probe with.
         inverted: a source_mask that is 0 where there is no padding.
         draw: of a latent.
         pad_value: what stands behind the end of a context.
@@ -137,6 +138,7 @@ class Fill:
     sizes: tuple[int | None, ...] = ()
     source_axis: int | None = None
     source: str = ""
+    width: int = _ANY_SIZE
     inverted: bool = False
     draw: Draw = Draw()
     pad_value: float = 0
@@ -157,11 +159,13 @@ class Fill:
         For a context or a latent these are numbers to probe with, others in each row.
         """
         if self.kind in ("context", "latent"):
-            free = time if self.timed else _ANY_SIZE
-            shape = (batch, *(free if size is None else size for size in self.sizes))
-            return np.random.default_rng(0).standard_normal(shape).astype(self.dtype)
+            shape = (batch, *(_ANY_SIZE if size is None else size for size in self.sizes))
+            if not self.timed:
+                return _probe_numbers(0, shape).astype(self.dtype)
+            first = int(np.asarray(start).flat[0])  # of each position its own
+            return np.stack([_probe_numbers(first + t, (batch, *shape[2:])) for t in range(time)], 1).astype(self.dtype)
         if self.kind in ("source_length", "source_mask"):
-            return self.of_source([_ANY_SIZE] * batch, _ANY_SIZE)
+            return self.of_source([self.width] * batch, self.width)
         if self.kind == "length":
             return np.full((batch,), time, self.dtype)
         if self.kind == "mask":
@@ -216,6 +220,10 @@ class Window:
         if self.size is None:
             return "window mode: the whole prefix is run at every step, so a sequence of n tokens costs n*n/2 of them"
         return f"window mode: the last {self.size} tokens ({self.pad}-padded with {self.pad_id}) are run at every step, {self.size} times the cost of a step"
+
+
+def _probe_numbers(seed: int, shape: tuple[int, ...]) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape)
 
 
 _CALLER = "given by the caller: context= or step_inputs="

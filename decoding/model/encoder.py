@@ -341,8 +341,9 @@ def _probed(graph: Graph, session: Session, fills: tuple[Fill, ...], ids: Mappin
     def sample(fill: Fill, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         if fill.name not in ids:
             return rng.standard_normal(shape).astype(fill.dtype)
-        known = np.setdiff1d(np.arange(1, max(ids[fill.name], 2)), [fill.pad_value])
-        return rng.choice(known if len(known) else np.array([0]), shape).astype(fill.dtype)
+        every = np.arange(ids[fill.name] or 3)
+        real = np.setdiff1d(every, [0, fill.pad_value])  # 0 often is padding where the file does not say
+        return rng.choice(real if len(real) > 1 else every, shape).astype(fill.dtype)
 
     names = [p.name for p in graph.outputs]
     free = any(size is None for f in fills for size in f.sizes if f.kind == "context")

@@ -197,6 +197,10 @@ def _make_fill(ports: Mapping[str, Port], roles: Roles, name: str) -> Fill:
     fill = Fill(name, kind, port.dtype, len(port.shape or (0, 0)), source=roles.sources.get(name, ""))
     if kind == "latent":
         return replace(fill, sizes=sizes, draw=roles.draws[name])
+    if fill.source:
+        about = _make_fill(ports, roles, fill.source)
+        fixed = None if about.source_axis is None else about.sizes[about.source_axis]
+        fill = replace(fill, width=fixed or fill.width)
     if kind == "source_mask":
         return replace(fill, sizes=tuple(1 if d == 1 else None for d in behind))
     if kind == "context":

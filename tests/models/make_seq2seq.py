@@ -225,14 +225,23 @@ def exported(module, args, ins, outs, axes, dynamo):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if dynamo:
-            dims = [{axis: torch.export.Dim.DYNAMIC for axis in a} for a in axes[: len(ins)]]
+            dims = [dict.fromkeys(a, torch.export.Dim.DYNAMIC) for a in axes[: len(ins)]]
             model = torch.onnx.export(
                 module, args, dynamo=True, verbose=False, input_names=ins, output_names=outs, dynamic_shapes=tuple(dims)
             ).model_proto
         else:
             buffer = io.BytesIO()
             named = {n: a for n, a in zip([*ins, *outs], axes, strict=False) if a}
-            torch.onnx.export(module, args, buffer, dynamo=False, input_names=ins, output_names=outs, dynamic_axes=named, opset_version=17)
+            torch.onnx.export(
+                module,
+                args,
+                buffer,
+                dynamo=False,
+                input_names=ins,
+                output_names=outs,
+                dynamic_axes=named,
+                opset_version=17,
+            )
             model = onnx.load_from_string(buffer.getvalue())
     for node in model.graph.node:
         del node.metadata_props[:]
@@ -245,7 +254,11 @@ def exported(module, args, ins, outs, axes, dynamo):
 def save(name, models, data):
     """Write decoder (last) and encoders, and the arrays."""
     *encoders, decoder = models
-    paths = [f"{name}.encoder.onnx"] if len(encoders) == 1 else [f"{name}.encoder{k + 1}.onnx" for k in range(len(encoders))]
+    paths = (
+        [f"{name}.encoder.onnx"]
+        if len(encoders) == 1
+        else [f"{name}.encoder{k + 1}.onnx" for k in range(len(encoders))]
+    )
     for path, model in zip([*paths, f"{name}.onnx"], [*encoders, decoder], strict=True):
         (HERE / path).write_bytes(model.SerializeToString(deterministic=True))
     np.savez_compressed(HERE / f"{name}.npz", **data)
@@ -306,9 +319,19 @@ def additive(name, tells, *, packed, dynamo, decoder_dynamo, keep_axis=False):
     args, ins = ((source, lengths), ["source", "lengths"]) if packed else ((source,), ["source"])
     axes = [BS, B] if packed else [BS]
     first = export(encoder, args, ins, ["memory", "hidden"], [*axes, BS, B], dynamo)
-    told = {"mask": torch.ones(3, 5, dtype=torch.int64), "padding": torch.zeros(3, 5, dtype=torch.bool), "length": lengths, "": None}[tells]
+    told = {
+        "mask": torch.ones(3, 5, dtype=torch.int64),
+        "padding": torch.zeros(3, 5, dtype=torch.bool),
+        "length": lengths,
+        "": None,
+    }[tells]
     named = {"mask": "source_mask", "padding": "source_padding_mask", "length": "source_lengths", "": ""}[tells]
-    args = (torch.zeros(3, dtype=torch.int64), torch.zeros(3, H), torch.zeros(3, 5, 2 * H), *([] if told is None else [told]))
+    args = (
+        torch.zeros(3, dtype=torch.int64),
+        torch.zeros(3, H),
+        torch.zeros(3, 5, 2 * H),
+        *([] if told is None else [told]),
+    )
     ins = ["token", "hidden", "memory", *([named] if named else [])]
     shown = {0: "batch", 2: "source"} if keep_axis else BS
     axes = [B, B, BS, *([B if tells == "length" else BS] if named else []), B, B, shown]
@@ -318,7 +341,12 @@ def additive(name, tells, *, packed, dynamo, decoder_dynamo, keep_axis=False):
     def run(ids, tokens):
         source, n = torch.tensor(ids)[None], len(ids)
         memory, hidden = e(source, torch.tensor([n])) if packed else e(source)
-        told = {"mask": torch.ones(1, n), "padding": torch.zeros(1, n, dtype=torch.bool), "length": torch.tensor([n]), "": None}[tells]
+        told = {
+            "mask": torch.ones(1, n),
+            "padding": torch.zeros(1, n, dtype=torch.bool),
+            "length": torch.tensor([n]),
+            "": None,
+        }[tells]
         return attention_loop(d, memory, hidden, tokens, told)
 
     save(name, [first, second], truth(ids(*SOURCES), run))
@@ -330,7 +358,12 @@ def time_major(name):
     sb = {0: "source", 1: "batch"}
     args = (torch.ones(5, 3, dtype=torch.int64), torch.tensor([5, 3, 4]))
     first = export(encoder, args, ["src", "src_len"], ["encoder_outputs", "hidden"], [sb, B, sb, B], False)
-    args = (torch.zeros(3, dtype=torch.int64), torch.zeros(3, H), torch.zeros(5, 3, 2 * H), torch.ones(3, 5, dtype=torch.int64))
+    args = (
+        torch.zeros(3, dtype=torch.int64),
+        torch.zeros(3, H),
+        torch.zeros(5, 3, 2 * H),
+        torch.ones(3, 5, dtype=torch.int64),
+    )
     second = export(
         decoder, args, ["input_token", "hidden", "encoder_outputs", "mask"], ["prediction", "hidden_out", "attention"],
         [B, B, sb, BS, B, B, BS], False,
@@ -348,8 +381,20 @@ def luong(name, dynamo):
     encoder, decoder = StackedEncoder(), Luong()
     random_weights(name, encoder, decoder)
     layers = {1: "batch"}
-    first = export(encoder, (torch.ones(3, 5, dtype=torch.int64),), ["source"], ["memory", "hn", "cn"], [BS, BS, layers, layers], dynamo)
-    args = (torch.zeros(3, 4, dtype=torch.int64), *[torch.zeros(2, 3, H)] * 2, torch.zeros(3, 5, H), torch.zeros(3, 5, dtype=torch.bool))
+    first = export(
+        encoder,
+        (torch.ones(3, 5, dtype=torch.int64),),
+        ["source"],
+        ["memory", "hn", "cn"],
+        [BS, BS, layers, layers],
+        dynamo,
+    )
+    args = (
+        torch.zeros(3, 4, dtype=torch.int64),
+        *[torch.zeros(2, 3, H)] * 2,
+        torch.zeros(3, 5, H),
+        torch.zeros(3, 5, dtype=torch.bool),
+    )
     args = tuple(a.clone() for a in args)
     bt = {0: "batch", 1: "time"}
     second = export(
@@ -380,7 +425,12 @@ def bridge(name, which, layers=1):
     def run(ids, tokens):
         given = e(torch.tensor(ids)[None])
         zero = torch.zeros(layers, 1, H, dtype=torch.float64)
-        h, c = {"h": (given, zero), "c": (zero, given), "hc": given, "vector": (given[None] if which == "vector" else zero, zero)}[which]
+        h, c = {
+            "h": (given, zero),
+            "c": (zero, given),
+            "hc": given,
+            "vector": (given[None] if which == "vector" else zero, zero),
+        }[which]
         return d(tokens, h, c)[0][0], None
 
     save(name, [first, second], truth(ids(*SOURCES), run))
@@ -399,7 +449,9 @@ def ocr(name):
     first = export(cnn, (torch.zeros(3, 1, 8, 12),), ["image"], ["features"], [image, BS], False)
     second = export(rnn, (torch.zeros(3, 5, 2 * H),), ["columns"], ["memory"], [BS, BS], False)
     args = (torch.zeros(3, dtype=torch.int64), torch.zeros(3, H), torch.zeros(3, 5, 2 * H))
-    third = export(decoder, args, ["token", "hidden", "memory"], ["logits", "hidden_out", "attention"], [B, B, BS, B, B, BS], True)
+    third = export(
+        decoder, args, ["token", "hidden", "memory"], ["logits", "hidden_out", "attention"], [B, B, BS, B, B, BS], True
+    )
     c, r, d = double(cnn, rnn, decoder)
 
     def run(image, tokens):
@@ -418,7 +470,11 @@ def caption(name, starts):
     args = (torch.zeros(3, 4, dtype=torch.int64), torch.zeros(3, 2 * H))
     second = export(decoder, args, ["tokens", "image"], ["logits"], [bt, B, bt], True)
     c, d = double(cnn, decoder)
-    save(name, [first, second], truth(images(), lambda image, tokens: (d(tokens, c(torch.tensor(image).double()[None]))[0], None)))
+    save(
+        name,
+        [first, second],
+        truth(images(), lambda image, tokens: (d(tokens, c(torch.tensor(image).double()[None]))[0], None)),
+    )
 
 
 def chat(name):
@@ -428,8 +484,17 @@ def chat(name):
     layer, bt = {1: "batch"}, {0: "batch", 1: "time"}
     args = (torch.ones(3, 5, dtype=torch.int64), torch.tensor([5, 3, 4]))
     first = export(utterance, args, ["utterance", "length"], ["vector"], [BS, B, B], False)
-    second = export(history, (torch.zeros(3, 4, 2 * H),), ["turns"], ["state"], [{0: "batch", 1: "turns"}, layer], False)
-    third = export(answer, (torch.zeros(3, 4, dtype=torch.int64), torch.zeros(1, 3, H)), ["tokens", "h0"], ["logits", "h"], [bt, layer, bt, layer], True)
+    second = export(
+        history, (torch.zeros(3, 4, 2 * H),), ["turns"], ["state"], [{0: "batch", 1: "turns"}, layer], False
+    )
+    third = export(
+        answer,
+        (torch.zeros(3, 4, dtype=torch.int64), torch.zeros(1, 3, H)),
+        ["tokens", "h0"],
+        ["logits", "h"],
+        [bt, layer, bt, layer],
+        True,
+    )
     u, r, a = double(utterance, history, answer)
 
     def run(turns, tokens):
