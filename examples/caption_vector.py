@@ -18,7 +18,7 @@ from torch import nn
 import decoding
 
 NUMBERS = ("a", "two", "three", "four")
-SIZES = {"small": 5, "large": 9}
+SIZES = {"small": 6, "large": 9}
 WORDS = Words([*NUMBERS, *SIZES, *COLOURS, *SHAPES, *(f"{shape}es" if shape == "cross" else f"{shape}s" for shape in SHAPES)])  # fmt: skip
 KINDS = random.Random(0).sample(list(itertools.product(range(4), SIZES, COLOURS, SHAPES)), 160)
 HELD_OUT, TRAINED = KINDS[:16], KINDS[16:]
@@ -76,7 +76,7 @@ def main() -> float:
         tokens = WORDS.tensor(captions)
         return next_token_loss(network["decoder"](tokens[:, :-1], network["cnn"](pictures)), tokens)
 
-    fit(network, loss, 1000)
+    fit(network, loss, 1500)
     inputs = {"tokens": torch.zeros(2, 3, dtype=torch.int64), "image": torch.zeros(2, 64)}
     file = export(
         network["decoder"], inputs, ["logits"], {"tokens": {1: "time"}}, vocab=WORDS.vocab, bos=WORDS.BOS, eos=WORDS.EOS

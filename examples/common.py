@@ -99,10 +99,10 @@ def draw_shape(picture: np.ndarray, shape: str, colour: str, size: int, top: int
 
 
 class Words:
-    """A vocabulary of words, with BOS and EOS before them.
+    """A vocabulary of words that begin with a space, or of characters, with BOS and EOS before them.
 
     Attributes:
-        vocab: the text of each id, for a model's metadata; words begin with `space`.
+        vocab: the text of each id, for a model's metadata.
     """
 
     BOS, EOS = 0, 1
@@ -110,15 +110,16 @@ class Words:
     def __init__(self, words: Sequence[str], space: str = " ") -> None:
         self.vocab = ["", "", *(space + word for word in words)]
         self._ids = {word: i for i, word in enumerate(words, 2)}
+        self._split = str.split if space else list
 
     def tensor(self, sentences: Sequence[str]) -> torch.Tensor:
         """What a decoder learns: ids [N, longest + 2] with BOS before and EOS behind, padded with EOS."""
-        rows = [torch.tensor([self.BOS, *(self._ids[word] for word in s.split()), self.EOS]) for s in sentences]
+        rows = [torch.tensor([self.BOS, *(self._ids[word] for word in self._split(s)), self.EOS]) for s in sentences]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.EOS)
 
     def padded(self, sentences: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """What an encoder reads: ids [N, longest] and lengths [N]."""
-        rows = [torch.tensor([self._ids[word] for word in s.split()]) for s in sentences]
+        rows = [torch.tensor([self._ids[word] for word in self._split(s)]) for s in sentences]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
 
 

@@ -82,7 +82,7 @@ def train(steps: int = 1500) -> nn.ModuleDict:
     def loss():
         chosen = numbers(rng, 128, held_out=False)
         sources, lengths = SOURCE.padded([in_words(n) for n in chosen])
-        targets = TARGET.tensor([" ".join(str(n)) for n in chosen])
+        targets = TARGET.tensor([str(n) for n in chosen])
         return next_token_loss(network["decoder"](targets[:, :-1], *network["encoder"](sources, lengths))[0], targets)
 
     fit(network, loss, steps)
