@@ -190,7 +190,7 @@ def _find_token(graph: Graph, given: Mapping[str, Any], notes: list[str]) -> tup
         raise ModelError(
             f"{graph.name}: ambiguous: {listing(embedded or integer)} could each be the token; pass roles={{'token': name}}"
         )
-    vectors = [p for p in ports if _one_hot_width(graph, p) is not None]
+    vectors = [p for p in ports if _one_hot_width(graph, p) is not None and not shown_slots(graph, p.name)]
     if len(vectors) == 1:
         width = _one_hot_width(graph, vectors[0])
         notes.append(f"token is {vectors[0].name}: one-hot vectors, as wide as the output ({width})")
