@@ -111,6 +111,8 @@ class _Reader:
 
     def read(self, values: Any, name: str, first: int, single: bool) -> list[Any]:
         """All sources, or the only one, however it is wrapped."""
+        if not self._takes_ids and len(self._fill.sizes) == 2:
+            values = self._one_hot(values, name)
         depth, rank = _depth(values), len(self._fill.sizes)
         if not single and depth == rank + self._level + 1:
             if not len(values):
@@ -137,12 +139,7 @@ class _Reader:
 
     def _ids(self, value: Any, name: str) -> Array:
         if isinstance(value, str):
-            tokenizer = self._stage.tokenizer or self._model.tokenizer
-            if tokenizer is None:
-                raise OptionError(
-                    f"{name}: {self._stage.name} has no vocabulary, so a text cannot be read; pass ids, or load(..., tokenizer=...)"
-                )
-            value = [*self._stage.bos, *tokenizer.encode(value), *self._stage.eos]
+            value = self._encode(value, name)
         array = self._array(value, name)
         if array.dtype.kind not in "iu" and array.size:
             raise OptionError(f"{name}: {array.dtype} of shape {list(array.shape)}; expected whole-number ids")
@@ -153,6 +150,26 @@ class _Reader:
                 f"{name}: id {array[wrong].flat[0]} is out of range; the encoder's ids go from 0 to {limit - 1 if limit else 'what its export says'}"
             )
         return self._shaped(array.astype(self._fill.dtype), name)
+
+    def _one_hot(self, value: Any, name: str) -> Any:
+        """Texts as the vectors [T, vocabulary] that the encoder takes instead of ids; anything else as it is."""
+        if isinstance(value, str):
+            ids, width = self._encode(value, name), self._fill.sizes[-1]
+            if width is None or max(ids, default=0) >= width:
+                raise OptionError(
+                    f"{name}: the encoder's input {self._fill.name} takes vectors of {width} numbers, too few for the ids of {value!r} as one-hot vectors"
+                )
+            return np.eye(width, dtype=self._fill.dtype)[ids]
+        return [self._one_hot(one, name) for one in value] if isinstance(value, list | tuple) else value
+
+    def _encode(self, text: str, name: str) -> list[int]:
+        """Ids of a text, between the encoder's own BOS and EOS where its file has them."""
+        tokenizer = self._stage.tokenizer or self._model.tokenizer
+        if tokenizer is None:
+            raise OptionError(
+                f"{name}: {self._stage.name} has no vocabulary, so a text cannot be read; pass ids, or load(..., tokenizer=...)"
+            )
+        return [*self._stage.bos, *tokenizer.encode(text), *self._stage.eos]
 
     def _numbers(self, value: Any, name: str) -> Array:
         array = self._array(value, name)

@@ -1,9 +1,11 @@
 """Decoding with encoders: sources of unequal lengths, compared with plain loops over one source at a time."""
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -79,8 +81,8 @@ def test_scores_are_the_modules_own(name):
 @pytest.mark.parametrize("name", names())
 def test_a_saved_model_finds_its_encoders_again(name, tmp_path):
     model, sources, *_ = system(name)
-    if name == "caption_start":
-        with pytest.raises(ModelError, match="it computes its first states from image"):
+    if name in ("caption_start", "show_attend"):
+        with pytest.raises(ModelError, match=r"it computes its first states from (image|annotations)"):
             model.save(tmp_path / "copy.onnx")
         return
     model.save(tmp_path / "copy.onnx")
@@ -91,6 +93,11 @@ def test_a_saved_model_finds_its_encoders_again(name, tmp_path):
 
 
 # -- additive attention in NumPy -----------------------------------------------------------------------------
+
+
+def in_order(hypotheses):
+    """Their tokens, in the order of the prompts."""
+    return [h.tokens for h in sorted(hypotheses, key=lambda h: h.prompt_index)]
 
 
 def loaded(system, **options):
@@ -153,8 +160,7 @@ def test_streams_iterables_and_workers_give_the_same():
     expected = decode(model, SOURCES, **options).tokens
     events = list(stream(model, SOURCES, **options))
     assert [[e.token for e in events if e.prompt_index == i] for i in range(len(SOURCES))] == expected
-    found = sorted(decode_iter(model, iter(SOURCES), batch_size=3, **options), key=lambda h: h.prompt_index)
-    assert [h.tokens for h in found] == expected
+    assert in_order(decode_iter(model, iter(SOURCES), batch_size=3, **options)) == expected
     assert decode(model, SOURCES, batch_size=2, workers=2, **options).tokens == expected
 
 
@@ -221,6 +227,19 @@ def test_sources_in_every_form(form):
     assert decode(model, alone, **options).tokens == expected[:1]
 
 
+def test_a_text_becomes_one_hot_vectors_where_the_encoder_takes_them():
+    """As Keras's character example has it: vectors in, and the vocabulary in the encoder's file."""
+    encoder = onnx.load(SYSTEMS / "one_hot.encoder.onnx")
+    entry = encoder.metadata_props.add()
+    entry.key, entry.value = "decoding.vocab", json.dumps(list("abcdefghijklm"))
+    model = load(SYSTEMS / "one_hot.onnx", encoder=encoder)
+    options = {"prefix": [2], "max_new_tokens": 6}
+    found = decode(model, ["cab", "fa", "mlkja"], **options)
+    vectors = [np.eye(13)[["abcdefghijklm".index(c) for c in text]] for text in ("cab", "fa", "mlkja")]
+    assert found.tokens == decode(model, vectors, **options).tokens
+    assert decode(model, "cab", **options).tokens == found.tokens[:1]
+
+
 def test_a_text_gets_the_encoders_own_bos_and_eos():
     system = AdditiveModel(3)
     encoder = system.encoder()
@@ -241,6 +260,51 @@ def test_states_can_be_given_and_contexts_ragged():
     context = {"memory": [m for m, _ in encoded], "hidden": np.stack([h for _, h in encoded])}
     found = decode(model, [[1]] * len(SOURCES), context=context, max_new_tokens=6)
     assert found.tokens == decode(loaded(ADDITIVE), SOURCES, max_new_tokens=6).tokens
+
+
+def test_encoders_side_by_side_take_a_dict():
+    """One encoder gives the memory, another, of other sources, the first state: neither feeds the other."""
+    first, second = (onnx.ModelProto.FromString(ADDITIVE.encoder().SerializeToString()) for _ in range(2))
+    first.graph.output.pop()
+    del second.graph.output[0]
+    for node in second.graph.node:  # its inputs have names of their own
+        node.input[:] = [{"source": "style", "lengths": "style_lengths"}.get(name, name) for name in node.input]
+    second.graph.input[0].name, second.graph.input[1].name = "style", "style_lengths"
+    second.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "style_time"
+    model = load(ADDITIVE.decoder(), encoder=[first, second])
+    styles = [[3], [1, 2], [5, 5, 5]]
+    sources = {"source": SOURCES[:3], "style": styles}
+    out = decode(model, sources, prefix=[1], max_new_tokens=5)
+    memory = [ADDITIVE.encode(s)[0] for s in SOURCES[:3]]
+    hidden = np.stack([ADDITIVE.encode(s)[1] for s in styles])
+    alone = load(ADDITIVE.decoder())
+    assert out.tokens == decode(alone, [[1]] * 3, context={"memory": memory, "hidden": hidden}, max_new_tokens=5).tokens
+    each = ({"source": s, "style": t} for s, t in zip(SOURCES, styles, strict=False))
+    assert in_order(decode_iter(model, each, prefix=[1], max_new_tokens=5)) == out.tokens
+    with pytest.raises(
+        OptionError, match=r"prompts: list: the encoder of .* has the inputs source .*; style .*; pass a dict"
+    ):
+        decode(model, SOURCES)
+    with pytest.raises(
+        OptionError, match=r"prompts: the inputs have different numbers of sources: \{'source': 2, 'style': 3\}"
+    ):
+        decode(model, {"source": SOURCES[:2], "style": styles})
+
+
+def test_a_conversation_is_a_list_of_turns():
+    model = load(SYSTEMS / "chat.onnx")
+    options = {"prefix": [2], "max_new_tokens": 5}
+    talks = [[[1, 2, 3], [4, 5]], [[6]], [[7, 8], [1], [2, 2, 2]]]
+    expected = decode(model, talks, **options).tokens
+    assert decode(model, talks[0], **options).tokens == expected[:1]  # turns of one talk
+    assert decode(model, [6], **options).tokens == expected[1:2]  # one turn alone
+    assert in_order(decode_iter(model, talks, **options)) == expected
+    with pytest.raises(OptionError, match=r"prompts\[1\]: \[\]: expected a list of turns, at least one"):
+        decode(model, [talks[0], []], **options)
+    with pytest.raises(
+        OptionError, match=r"prompts: list, nested 4 deep: expected a string, ids, or a list of these, one a turn"
+    ):
+        decode(model, [talks], **options)
 
 
 # -- errors --------------------------------------------------------------------------------------------------

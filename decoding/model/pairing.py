@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from decoding.errors import ModelError
 from decoding.model.graph import Graph
+from decoding.model.node import Node
 from decoding.model.ports import STATE_SLOTS, VIEW_OPS, Port, listing
 
 # Operators through which a state is carried over to its next value: c' = f*c + i*g, h' = (1-z)*n + z*h, s' = w*s + k*v.
@@ -116,7 +117,7 @@ def _recurrent_slots(graph: Graph, name: str) -> frozenset[tuple[str, str]]:
             found.update(
                 (node.label, s) for s, (slot, _) in STATE_SLOTS.get(node.op, {}).items() if node.input(slot) == tensor
             )
-            if node.op in VIEW_OPS and tensor in (node.inputs if node.op == "Concat" else node.inputs[:1]):
+            if _is_view(graph, node) and tensor in (node.inputs if node.op == "Concat" else node.inputs[:1]):
                 yield from node.outputs
 
     def backward(tensor: str) -> Iterable[str]:
@@ -124,13 +125,18 @@ def _recurrent_slots(graph: Graph, name: str) -> frozenset[tuple[str, str]]:
         if node is not None:
             shown = STATE_SLOTS.get(node.op, {}).items()
             found.update((node.label, s) for s, (_, slot) in shown if node.outputs[slot : slot + 1] == [tensor])
-            if node.op in VIEW_OPS:
+            if _is_view(graph, node):
                 yield from node.inputs if node.op == "Concat" else node.inputs[:1]
 
     _walk([name], forward)
     if not found:
         _walk([name], backward)
     return frozenset(found)
+
+
+def _is_view(graph: Graph, node: Node) -> bool:
+    """Does a node only re-arrange, or pick a fixed layer, as h[0] does?"""
+    return node.op in VIEW_OPS or (node.op == "Gather" and graph.constant(node.input(1)) is not None)
 
 
 def _walk(start: Iterable[str], following: Callable[[str], Iterable[str]]) -> set[str]:

@@ -190,7 +190,7 @@ def _find_token(graph: Graph, given: Mapping[str, Any], notes: list[str]) -> tup
         raise ModelError(
             f"{graph.name}: ambiguous: {listing(embedded or integer)} could each be the token; pass roles={{'token': name}}"
         )
-    vectors = [p for p in ports if _one_hot_width(graph, p) is not None]
+    vectors = [p for p in ports if _one_hot_width(graph, p) is not None and not shown_slots(graph, p.name)]
     if len(vectors) == 1:
         width = _one_hot_width(graph, vectors[0])
         notes.append(f"token is {vectors[0].name}: one-hot vectors, as wide as the output ({width})")
@@ -268,7 +268,7 @@ def _fill(graph: Graph, port: Port, given: Mapping[str, Any], notes: list[str]) 
         return "context"
     raise ModelError(
         f"{graph.name}: nobody feeds the input {port}: it is no token, and no output has its dtype and shape and depends on it, so it is no recurrent state. "
-        f"Pass roles={{'constant': {{{port.name!r}: value}}}} for a fixed value, roles={{'context': [{port.name!r}]}} for one that decode() is given, or roles={{'state': {{{port.name!r}: output}}}}"
+        f"Pass roles={{'constant': {{{port.name!r}: value}}}} for a fixed value, roles={{'context': [{port.name!r}]}} for one that decode() is given, roles={{'source_length': {port.name!r}}} or roles={{'source_mask': {port.name!r}}} for one that tells where a context ends, or roles={{'state': {{{port.name!r}: output}}}}"
     )
 
 
@@ -311,7 +311,7 @@ def _find_logits(
     if not named and any(_is_layer_output(graph, p) for p in ports):
         raise ModelError(
             f"{graph.name}: it is an encoder: its outputs {listing(ports)} are a recurrent layer's own, none gives logits; "
-            "export the decoder, or pass roles={'logits': name}"
+            "load it beside its decoder, load(decoder, encoder=...), or pass roles={'logits': name}"
         )
     raise ModelError(
         f"{graph.name}: ambiguous: {listing(layers or ports)} could each be the logits; pass roles={{'logits': name}}"

@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from decoding import Greedy, ModelError, OptionError, decode, load
+from decoding.model import loading
 from tests.build import model as make_model
 from tests.build import recurrent
 from tests.seq2seq import AdditiveModel
@@ -98,6 +99,16 @@ def test_bytes_and_paths_are_encoders_too(tmp_path):
 def test_what_stands_beside_a_file_is_its_encoder_unless_told_otherwise():
     assert load(SYSTEMS / "additive_mask.onnx").encoders is not None
     assert load(SYSTEMS / "additive_mask.onnx", encoder=[]).encoders is None
+
+
+def test_a_shipped_model_brings_its_encoder(tmp_path, monkeypatch):
+    (tmp_path / "pretrained").mkdir()
+    onnx.save(ADDITIVE.decoder(), tmp_path / "pretrained" / "small.onnx")
+    onnx.save(ADDITIVE.encoder(), tmp_path / "pretrained" / "small.encoder.onnx")
+    monkeypatch.setattr(loading.resources, "files", lambda package: tmp_path)
+    assert load("small").encoders is not None
+    with pytest.raises(ModelError, match="shipped are small$"):
+        load("other")
 
 
 def test_two_lstm_states_of_one_shape_are_not_guessed():

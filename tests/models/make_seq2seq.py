@@ -181,6 +181,45 @@ class Caption(nn.Module):
         return self.out(self.rnn(torch.cat([x, image[:, None].expand(-1, x.shape[1], -1)], -1))[0])
 
 
+class ShowAttend(nn.Module):
+    """First states from the mean of a grid of features, then attention over it; whole captions, states hidden."""
+
+    def __init__(self):
+        super().__init__()
+        self.emb, self.rnn, self.start = nn.Embedding(V, E), nn.LSTM(E, H, batch_first=True), nn.Linear(2 * H, 2 * H)
+        self.query, self.out = nn.Linear(H, 2 * H), nn.Linear(3 * H, V)
+
+    def forward(self, captions, annotations, lengths):
+        real = torch.arange(annotations.shape[1])[None] < lengths[:, None]
+        mean = (annotations * real[..., None]).sum(1) / lengths[:, None]
+        h, c = torch.tanh(self.start(mean))[None].chunk(2, -1)
+        y = self.rnn(self.emb(captions), (h.contiguous(), c.contiguous()))[0]
+        scores = (self.query(y) @ annotations.transpose(1, 2)).masked_fill(~real[:, None], -1e9)
+        return self.out(torch.cat([y, torch.softmax(scores, -1) @ annotations], -1))
+
+
+class OneHot(nn.Module):
+    """The encoder of Keras's character example: one-hot characters in, h and c out."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(S, H, batch_first=True)
+
+    def forward(self, characters):
+        h, c = self.rnn(characters)[1]
+        return h[0], c[0]
+
+
+class OneHotDecoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.out = nn.LSTM(V, H, batch_first=True), nn.Linear(H, V)
+
+    def forward(self, characters, h, c):
+        y, (h, c) = self.rnn(characters, (h[None], c[None]))
+        return torch.softmax(self.out(y), -1), h[0], c[0]
+
+
 class Utterance(nn.Module):
     """One vector an utterance."""
 
@@ -477,6 +516,42 @@ def caption(name, starts):
     )
 
 
+def show_attend(name):
+    """A CNN's grid, captioned: the first states are computed inside the decoder's graph."""
+    cnn, decoder = Grid(), ShowAttend()
+    random_weights(name, cnn, decoder)
+    image, grid, bt = {0: "batch", 2: "height", 3: "width"}, {0: "batch", 1: "positions"}, {0: "batch", 1: "time"}
+    first = export(cnn, (torch.zeros(3, 1, 8, 12),), ["image"], ["annotations"], [image, grid], False)
+    args = (torch.zeros(3, 4, dtype=torch.int64), torch.zeros(3, 5, 2 * H), torch.tensor([5, 3, 4]))
+    second = export(decoder, args, ["captions", "annotations", "lengths"], ["logits"], [bt, grid, B, bt], True)
+    c, d = double(cnn, decoder)
+
+    def run(image, tokens):
+        annotations = c(torch.tensor(image).double()[None])
+        return d(tokens, annotations, torch.tensor([annotations.shape[1]]))[0], None
+
+    save(name, [first, second], truth(images(), run))
+
+
+def one_hot(name):
+    """Characters as one-hot vectors on both sides, as in Keras's example; h and c as the bridge."""
+    encoder, decoder = OneHot(), OneHotDecoder()
+    random_weights(name, encoder, decoder)
+    bt = {0: "batch", 1: "time"}
+    first = export(encoder, (torch.zeros(3, 5, S),), ["characters"], ["state_h", "state_c"], [BS, B, B], False)
+    args = (torch.zeros(3, 4, V), torch.zeros(3, H), torch.zeros(3, H))
+    ins, outs = ["input_characters", "state_h", "state_c"], ["characters", "h_out", "c_out"]
+    second = export(decoder, args, ins, outs, [bt, B, B, bt, B, B], False)
+    e, d = double(encoder, decoder)
+    vectors = [np.eye(S, dtype=np.float32)[i] for i in ids(*SOURCES)]
+
+    def run(source, tokens):
+        fed = nn.functional.one_hot(tokens, V).double()
+        return torch.log(d(fed, *e(torch.tensor(source).double()[None]))[0][0]), None
+
+    save(name, [first, second], truth(vectors, run))
+
+
 def chat(name):
     """An RNN over each utterance, an RNN over the conversation, an answer."""
     utterance, history, answer = Utterance(), History(), Answer()
@@ -520,6 +595,8 @@ def main(parts):
         "ocr": ocr,
         "caption": lambda n: caption(n, starts=False),
         "caption_start": lambda n: caption(n, starts=True),
+        "show_attend": show_attend,
+        "one_hot": one_hot,
         "chat": chat,
     }  # fmt: skip
     for name, make in systems.items():
