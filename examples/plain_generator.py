@@ -29,7 +29,7 @@ class Decoder(nn.Module):
         self.layers = nn.Sequential(nn.Linear(Z + 10, 256), nn.ReLU(), nn.Linear(256, SIZE * SIZE), nn.Sigmoid())
 
     def forward(self, z, label):
-        """z [B, 6] and labels [B, 10] to images [B, 8, 8] in [0, 1]."""
+        """Latents [B, 6] and labels [B, 10] to images [B, 8, 8] in [0, 1]."""
         return self.layers(torch.cat([z, label], 1)).unflatten(1, (SIZE, SIZE))
 
 
