@@ -27,6 +27,7 @@ from babel.dates import format_date, get_day_names, get_month_names
 Pair = tuple[str, str]
 
 # CLDR locales, then patterns: {d} day, {o} ordinal day, {M} month, {Y} year, {w} perhaps the weekday.
+# {Y4} is a year that always has four digits.
 LANGUAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "English": (
         ("en", "en_GB", "en_AU", "en_CA"),
@@ -65,6 +66,8 @@ LANGUAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Polish": (("pl",), ("{w}{d} {M} {Y}", "{w}{d} {M} {Y} r.", "{w}dnia {d} {M} {Y}")),
 }  # fmt: skip
 EVERYWHERE = ("{d}-{M}-{Y}", "{d}.{M}.{Y}", "{d}/{M}/{Y}", "{d}{M}{Y4}", "{Y4}-{M}-{d}", "{Y4} {M} {d}")
+# The years that two digits stand for.
+SHORT_YEARS = range(1969, 2069)
 # Common, but not in CLDR.
 OTHER_MONTHS = {"German": {3: "Mrz"}, "French": {2: "fév"}, "Spanish": {9: "setiembre"}, "Dutch": {9: "sept"}}
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyzÁÄÅÇÉÌÖØÛáäåçéìöøûĄŁŃŚŹąłńśź"
@@ -113,7 +116,7 @@ def _full_year(year: str) -> int:
     if len(year) not in (2, 4):
         raise ValueError(f"{year}: a year has two digits or four")
     number = int(year)
-    return number if len(year) == 4 else number + (1900 if number >= 69 else 2000)
+    return number if len(year) == 4 else next(full for full in SHORT_YEARS if full % 100 == number)
 
 
 def _some_date(rng: random.Random) -> datetime.date:
@@ -126,9 +129,9 @@ def _some_date(rng: random.Random) -> datetime.date:
 def _numbers(rng: random.Random, date: datetime.date) -> tuple[str, datetime.date]:
     """Numbers alone, in any order, and the date that they mean."""
     separator = rng.choice(SEPARATORS)
-    year = f"{date.year}" if rng.random() < 0.7 or not 1969 <= date.year <= 2068 else f"{date.year % 100:02}"
-    if len(year) == 4 and rng.random() < 0.05:
-        return date.strftime("%Y%m%d"), date
+    if rng.random() < 0.03:
+        return f"{date:%Y%m%d}", date
+    year = f"{date:%y}" if date.year in SHORT_YEARS and rng.random() < 0.3 else str(date.year)
     width = rng.choice((1, 2))
     day, month = f"{date.day:0{width}}", f"{date.month:0{width}}"
     orders = [(day, month, year), (month, day, year), (year, month, day)]
@@ -146,14 +149,13 @@ def _words(rng: random.Random, date: datetime.date, language: str) -> str:
     if rng.random() < 0.2:
         return str(format_date(date, rng.choice(("full", "long", "medium")), rng.choice(locales)))
     pattern = rng.choice(EVERYWHERE) if rng.random() < 0.15 else rng.choice(patterns)
-    short = 1969 <= date.year <= 2068 and rng.random() < 0.15
-    day = f"{date.day:02}" if rng.random() < 0.25 else str(date.day)
+    short = pattern.endswith("{Y}") and date.year in SHORT_YEARS and rng.random() < 0.15
     return pattern.format(
         w=_weekday(rng, date, language) if rng.random() < 0.4 else "",
-        d=day,
+        d=f"{date.day:02}" if rng.random() < 0.25 else date.day,
         o=_ordinal(rng, date.day, language),
         M=rng.choice(_month_names(language)[date.month - 1]),
-        Y=rng.choice(("'", "’", "", "")) + f"{date.year % 100:02}" if short and pattern[-3:] == "{Y}" else date.year,
+        Y=rng.choice(("", "", "'", "’")) + f"{date:%y}" if short else date.year,
         Y4=date.year,
     )
 

@@ -157,7 +157,7 @@ def main() -> None:
     """Train, print the held-out figures, export."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
 

@@ -140,7 +140,7 @@ def test_torch_and_the_exported_pair_agree(script, tmp_path):
     model = load(tmp_path / "random.onnx")
     written, _ = held_out(14, 9)
     found = decode(model, written, Greedy(), max_new_tokens=15, eos_token_id=None, return_attention=True)
-    assert len({tuple(h.tokens) for h in found}) > 5
+    assert len({tuple(h.tokens) for h in found}) > 3
     for source, h in zip(written, found, strict=True):
         ids = torch.tensor([[script.SOURCE.index(c) for c in source]])
         with torch.no_grad():

@@ -21,7 +21,7 @@ NAMES = [
 
 def test_no_example_is_forgotten():
     found = {path.stem for path in EXAMPLES.glob("*.py") if "\nimport decoding\n" in path.read_text(encoding="utf-8")}
-    assert found - {"held_out"} == set(NAMES)
+    assert {name for name in found if not name.startswith("held_out")} == set(NAMES)
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert all(f"`{path.name}`" in listed for path in EXAMPLES.glob("*.py"))
 
