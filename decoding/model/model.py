@@ -11,9 +11,9 @@ from typing import Any
 
 from decoding.errors import ModelError
 from decoding.model.contract import Contract, Fill
+from decoding.model.encoders import Encoders
 from decoding.model.folding import Folded
 from decoding.model.graph import Graph
-from decoding.model.joining import Encoders
 from decoding.model.ports import Array
 from decoding.model.roles import json_metadata
 from decoding.model.running import checked_inputs, count_rows, feeds_of

@@ -107,7 +107,7 @@ def test_a_shipped_model_brings_its_encoder(tmp_path, monkeypatch):
     onnx.save(ADDITIVE.encoder(), tmp_path / "pretrained" / "small.encoder.onnx")
     monkeypatch.setattr(loading.resources, "files", lambda package: tmp_path)
     assert load("small").encoders is not None
-    with pytest.raises(ModelError, match="shipped are small$"):
+    with pytest.raises(ModelError, match=r"shipped are small$"):
         load("other")
 
 
