@@ -92,6 +92,8 @@ class Model:
             shape[state.batch_axis] = "batch"
             graph.set_shape(state.input, shape)
             graph.set_shape(state.output, shape)
+        for fill in c.contexts:
+            graph.set_shape(fill.name, ["batch", *fill.sizes])
         roles = {
             "token": c.token.name,
             "logits": c.logits.name,
@@ -100,6 +102,7 @@ class Model:
             "batch_axis": {s.input: s.batch_axis for s in c.states},
             "context": [f.name for f in c.contexts],
             **({"attention": c.attention} if c.attention else {}),
+            **({"window": c.window.size, "pad": c.window.pad} if c.window else {}),
         }
         initial = {s.input: s.initial.tolist() for s in c.states if s.initial.any()}
         graph.set_metadata({"decoding.roles": json.dumps(roles), "decoding.initial": json.dumps(initial)})
