@@ -1,6 +1,7 @@
 """Decode any recurrent ONNX model: `load()` an exported file, `decode()` sequences."""
 
 from decoding.api import TokenEvent, decode, decode_iter, score, stream
+from decoding.choice import mbr, rerank
 from decoding.errors import DecodeError, DecodingError, ModelError, OptionError
 from decoding.model.loading import load
 from decoding.model.model import Model
@@ -47,6 +48,8 @@ __all__ = [
     "decode",
     "decode_iter",
     "load",
+    "mbr",
+    "rerank",
     "score",
     "stream",
 ]
