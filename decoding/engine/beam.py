@@ -146,8 +146,9 @@ class BeamSearch:
     def _own_logprobs(self, logits: Array, rows: Array, tokens: Array) -> Array:
         """The model's log-probabilities of tokens, each after one of the rows."""
         used, which = np.unique(rows, return_inverse=True)
-        best, logprob = kernels.greedy(logits[used])
-        normalizer = logits[used, best] - logprob
+        own_rows = logits if len(used) == len(logits) else logits[used]  # no copy where every beam is alive
+        best, logprob = kernels.greedy(own_rows)
+        normalizer = own_rows[np.arange(len(used)), best] - logprob
         own: Array = logits[rows, tokens] - normalizer[which]
         return own
 
