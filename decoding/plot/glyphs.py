@@ -26,7 +26,7 @@ def drawable(texts: Sequence[str], family: str) -> tuple[list[str], dict[str, An
     and named in one warning. A "$" stays a "$".
     """
     wanted = {char for text in texts for char in text}
-    families, missing = [family], _lacking(font_manager.findfont(font_manager.FontProperties([family])), wanted)
+    families, missing = [family], _lacking(font_manager.findfont(font_manager.FontProperties(family=[family])), wanted)
     while missing and (name := _font_for(frozenset(missing))) is not None:
         families.append(name[0])
         missing = set(name[1])
