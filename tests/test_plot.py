@@ -312,16 +312,32 @@ def test_a_font_is_found_for_what_the_default_lacks():
     drawn(plot.tokens([missing], [-1.0]))
 
 
-def test_what_no_font_has_is_replaced_with_one_warning(monkeypatch):
+@pytest.fixture
+def no_other_fonts(monkeypatch):
     monkeypatch.setattr(glyphs, "_installed", list)
     glyphs._font_for.cache_clear()
-    try:
-        with pytest.warns(UserWarning, match=r"no installed font has '春眠'.*install one that does") as caught:
-            figure = drawn(plot.tokens(["春", "a眠"], [-1.0, -2.0]))
-    finally:
-        glyphs._font_for.cache_clear()
+    yield
+    glyphs._font_for.cache_clear()
+
+
+@pytest.mark.usefixtures("no_other_fonts")
+def test_what_no_font_has_is_replaced_with_one_warning():
+    with pytest.warns(UserWarning, match=r"no installed font has '春眠'.*install one that does") as caught:
+        figure = drawn(plot.tokens(["春", "a眠"], [-1.0, -2.0]))
     assert len(caught) == 1
     assert [text for text, *_ in boxes(figure.axes[0])] == ["\ufffd", "a\ufffd"]
+
+
+@pytest.mark.usefixtures("no_other_fonts")
+def test_what_the_pictures_say_of_themselves_needs_no_other_font():
+    long = made([0, 1, 2, 3], [-1, -2, -3, -4], Vocabulary([" \n\t", "x" * 40, "", "\x00"]), attention=np.ones((4, 2)))
+    for figure in (
+        plot.tokens([long, long]),
+        plot.beam_tree([long]),
+        plot.attention(long),
+        plot.temperature([1, 2], top=1),
+    ):
+        drawn(figure)
 
 
 # -- matplotlib itself ---------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def drawable(texts: Sequence[str], family: str) -> tuple[list[str], dict[str, An
     Fonts are added to the family until every character has one. Characters that no installed font has are replaced,
     and named in one warning. A "$" stays a "$".
     """
-    wanted = {char for text in texts for char in text}
+    wanted = {char for text in texts for char in text} - {"\n"}
     families, missing = [family], _lacking(font_manager.findfont(font_manager.FontProperties(family=[family])), wanted)
     while missing and (name := _font_for(frozenset(missing))) is not None:
         families.append(name[0])
