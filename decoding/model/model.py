@@ -6,6 +6,7 @@ import json
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from decoding.errors import ModelError
 from decoding.model.contract import Contract
@@ -83,6 +84,13 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<Model {self.describe()}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Neither pickled nor copied, in words rather than by the error of one of its parts."""
+        raise TypeError(
+            f"{self.name}: a Model cannot be pickled or copied, as it holds a running onnxruntime session; threads can share it, "
+            "and another process can load() its file, or the one that Model.save() writes"
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the prepared step graph, which loads again without any rewriting."""
