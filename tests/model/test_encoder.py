@@ -200,6 +200,16 @@ def test_a_context_of_a_wrong_rank_names_both_sides():
         load(ADDITIVE.decoder(), encoder=wrong)
 
 
+def test_an_unknown_role_in_an_encoders_file():
+    wrong = ADDITIVE.encoder()
+    entry = wrong.metadata_props.add()
+    entry.key, entry.value = "decoding.roles", '{"sources": []}'
+    with pytest.raises(
+        OptionError, match=r"metadata 'decoding.roles' has the unknown key 'sources'; an encoder's are latent"
+    ):
+        load(ADDITIVE.decoder(), encoder=wrong)
+
+
 def test_rows_that_change_each_other_are_refused():
     nodes = [
         NODE("Cast", ["source"], ["x"], to=FLOAT),
