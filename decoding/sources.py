@@ -10,8 +10,8 @@ import numpy as np
 from decoding.errors import OptionError
 from decoding.model.contract import Fill
 from decoding.model.encoder import Encoder
+from decoding.model.encoders import Encoders
 from decoding.model.graph import Array
-from decoding.model.joining import Encoders
 from decoding.model.model import Model
 from decoding.prompts import Ids, encode_prompts
 

@@ -309,6 +309,13 @@ def test_a_plain_generator_is_run_and_refuses_to_be_decoded(tmp_path):
             call()
 
 
+def test_a_plain_generator_takes_no_encoder():
+    with pytest.raises(
+        ModelError, match=r"a plain generator, which has no contexts or states for the encoder .* to feed"
+    ):
+        load(generator()[0], encoder=AdditiveModel(3).encoder())
+
+
 def test_a_generator_with_a_label():
     proto, values = generator(label=True)
     model = load(proto)

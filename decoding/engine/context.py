@@ -44,10 +44,10 @@ class ContextRows:
         self._draws: Latents | None = None
         self.layout = 0
 
-    def put(self, places: Array, prompts: Sequence[Prompt]) -> None:
-        """Give these rows the contexts of their prompts."""
+    def put(self, places: Array, prompts: Sequence[Prompt], read: Array) -> None:
+        """Give these rows the contexts of their prompts, of which `read` ids are in the states."""
         self._owners[places] = [p.index for p in prompts]
-        self._positions[places] = [len(p.ids) - 1 for p in prompts]
+        self._positions[places] = read
         self._draws = prompts[0].draws
         self._ends = [f for f in self._ends if f.name not in prompts[0].context]
         for name in self._fills.keys() & prompts[0].context.keys():

@@ -8,15 +8,16 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from decoding.errors import ModelError
+from decoding.errors import ModelError, OptionError
 from decoding.model import proof, rewrite
 from decoding.model.contract import Contract, Fill, State, Window
 from decoding.model.encoder import ENCODER_ROLES, load_encoder
-from decoding.model.folding import folded_step
+from decoding.model.fills import for_each_row, make_fill, put_batch_first
+from decoding.model.folding import folded_step, same_step
 from decoding.model.freeing import free_reshapes, one_row, step_loops
 from decoding.model.generator import Generator, roles_or_latents
 from decoding.model.graph import Graph, Source
@@ -24,8 +25,9 @@ from decoding.model.hidden import Hidden, Start, find_hidden, hidden_states, ope
 from decoding.model.joining import join
 from decoding.model.model import Model, encoder_paths
 from decoding.model.padding import with_padding
-from decoding.model.ports import Port, Shape
+from decoding.model.ports import Shape
 from decoding.model.proof import NotSteppable, StateShape
+from decoding.model.quantize import check_quantize, plain_steps, to_int8
 from decoding.model.roles import Roles, given_roles, json_metadata, names_in, recurrent_path
 from decoding.model.session import Session
 from decoding.model.starting import make_starter
@@ -41,12 +43,13 @@ def load(
     tokenizer: Any = None,
     providers: str | Sequence[Any] | None = None,
     threads: int | None = None,
+    quantize: Literal["int8"] | None = None,
     verify: bool = True,
 ) -> Model:
     """Load an exported recurrent model and make it steppable.
 
     Args:
-        model: path of an ONNX file, its bytes, an onnx.ModelProto, or the name of a shipped model ("shakespeare").
+        model: path of an ONNX file, its bytes, an onnx.ModelProto, or the name of a shipped model ("shakespeare", "tang").
         encoder: a model, or several run in turn (a CNN, then an RNN; an utterance RNN, then a history RNN), run once for
             each source: its outputs feed the next encoder's inputs, and the model's contexts and initial states. They are joined as
             ``roles["encoder"]`` says, else by name, else by shape where only one way fits; `Model.describe()` says how.
@@ -64,12 +67,15 @@ def load(
             one of their files; default: the vocabulary in the file's metadata (``decoding.vocab``).
         providers: onnxruntime's providers, or "cpu" and "cuda"; default the CPU.
         threads: intra-op threads of onnxruntime; None leaves the choice to it.
+        quantize: "int8" turns the weights of LSTM layers, products and embeddings into int8, after the proof, for onnxruntime's
+            int8 products; `Model.describe()` says which, which could not be, and how far that moves the logits.
         verify: prove by running that stepping equals the original's whole-sequence run.
 
     Raises:
         ModelError: the file cannot be used; the message says which input or output, what was expected and what to pass.
         OptionError: an argument is wrong.
     """
+    check_quantize(quantize)
     source = _shipped(model)
     graph, others = Graph.load(source), [Graph.load(one) for one in _encoders(source, encoder)]
     roles, encoder_roles = _split_roles(roles or {}, graph, others)
@@ -85,6 +91,10 @@ def load(
 
     found = roles_or_latents(graph, given)
     if not isinstance(found, Roles):
+        if others:
+            raise ModelError(
+                f"{graph.name}: a plain generator, which has no contexts or states for the encoder {others[0].name} to feed; load it with encoder=[]"
+            )
         return Generator(graph, start(graph), found)
     plain = _make_plain(graph, found, declared)
 
@@ -98,7 +108,9 @@ def load(
             prepared, session, contract = _windowed(plain, start, None, str(error).removeprefix(f"{graph.name}: "))
     else:
         prepared, session, contract = _windowed(plain, start, window, "roles ask for a window")
-    folded = folded_step(session, prepared, contract, start) if contract.window is None else None
+    if quantize:
+        prepared, session, contract = _quantized(prepared, session, contract, start, verify)
+    folded = folded_step(session, prepared, contract, start) if contract.window is None and not quantize else None
     if folded is not None:
         note = "single steps take the product of embedding and input weights from one table"
         contract = replace(contract, notes=(*contract.notes, note))
@@ -108,6 +120,24 @@ def load(
         encoders, contract = join(stages, contract, given, graph.name)
     text = make_tokenizer(tokenizer, vocab, contract.logits.vocab_size)
     return Model(prepared, contract, session, text, folded, encoders)
+
+
+def _quantized(
+    graph: Graph, session: Session, contract: Contract, start: Callable[[Graph], Session], verify: bool
+) -> tuple[Graph, Session, Contract]:
+    """The graph that was proved, with int8 weights; how far that moves its logits is in the notes."""
+    steps = plain_steps(graph, contract)
+    if verify and steps.done and not same_step(session, start(steps.graph), contract):
+        raise ModelError(
+            f"{graph.name}: its layers give something else when they are written as plain operators, as int8 needs them; load it without quantize="
+        )
+    int8_graph, int8_contract = to_int8(graph, steps, contract)
+    int8_session = start(int8_graph)
+    if verify:
+        moved = proof.change(int8_session, session, contract)
+        note = f"int8 moves the logits after random prefixes by at most {moved:.1%} of the largest"
+        int8_contract = replace(int8_contract, notes=(*int8_contract.notes, note))
+    return int8_graph, int8_session, int8_contract
 
 
 @dataclass(frozen=True)
@@ -159,6 +189,11 @@ def _split_roles(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The decoder's roles and each encoder's: those that name an encoder's input go to the encoder that has it."""
     mine, theirs = dict(roles), [dict(json_metadata(graph, "decoding.roles", {})) for graph in encoders]
+    for graph, given in zip(encoders, theirs, strict=True):
+        if unknown := sorted(set(given) - set(ENCODER_ROLES)):
+            raise OptionError(
+                f"{graph.name}: metadata 'decoding.roles' has the unknown key {unknown[0]!r}; an encoder's are {', '.join(ENCODER_ROLES)}"
+            )
     own = {p.name for p in decoder.inputs}
     for key in ENCODER_ROLES:
         if key not in roles or not names_in(roles[key]):
@@ -175,11 +210,11 @@ def _split_roles(
 
 def _make_plain(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> PlainGraph:
     rewrite.spread_constants(graph, declared, roles.token)
-    declared = {**declared, **_put_batch_first(graph, roles, declared)}
+    declared = {**declared, **put_batch_first(graph, roles, declared)}
     ports = {p.name: p for p in graph.inputs}
-    fills = tuple(_make_fill(ports, roles, name) for name in roles.fills)
+    fills = tuple(make_fill(ports, roles, name) for name in roles.fills)
     exposed = [_exposed_shape(graph, roles, name, output) for name, output in roles.states.items()]
-    fills = tuple(_for_each_row(fill, declared[fill.name]) for fill in fills)
+    fills = tuple(for_each_row(fill, declared[fill.name]) for fill in fills)
     rewrite.check_nodes_run_forward(graph, recurrent_path(graph, roles.token, roles.logits))
     rewrite.plain_ports(graph, roles)
     for fill in fills:
@@ -187,59 +222,6 @@ def _make_plain(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> Pl
     if not one_row(declared[roles.token]):  # else the original runs with its fixed sizes alone
         free_reshapes(graph, roles, exposed, fills, declared[roles.token])
     return PlainGraph(graph, roles, declared, fills, exposed)
-
-
-def _make_fill(ports: Mapping[str, Port], roles: Roles, name: str) -> Fill:
-    """What the declared shape says of an input that is neither token nor state."""
-    port, kind = ports[name], roles.fills[name]
-    behind = (port.shape or ())[1:]
-    sizes: tuple[int | None, ...] = tuple(d if isinstance(d, int) else None for d in behind)
-    fill = Fill(name, kind, port.dtype, len(port.shape or (0, 0)), source=roles.sources.get(name, ""))
-    if kind == "latent":
-        return replace(fill, sizes=sizes, draw=roles.draws[name])
-    if fill.source:
-        about = _make_fill(ports, roles, fill.source)
-        fixed = None if about.source_axis is None else about.sizes[about.source_axis]
-        fill = replace(fill, width=fixed or fill.width)
-    if kind == "source_mask":
-        return replace(fill, sizes=tuple(1 if d == 1 else None for d in behind))
-    if kind == "context":
-        return replace(fill, sizes=sizes, source_axis=_source_axis(ports, roles, name, sizes))
-    return fill
-
-
-def _put_batch_first(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Let contexts and their masks take the batch as their first axis; the shapes of those that did not."""
-    called = {d for d in declared[roles.token] or () if isinstance(d, str)}
-    changed: dict[str, Shape] = {}
-    for name, kind in roles.fills.items():
-        shape = declared[name] or ()
-        named = [axis for axis, d in enumerate(shape) if d in called]
-        axis = roles.batch_axis.get(name, named[0] if len(named) == 1 else 0)
-        if kind in ("context", "source_mask", "latent") and axis:
-            rewrite.batch_first(graph, name, axis)
-            changed[name] = (shape[axis], *shape[:axis], *shape[axis + 1 :])
-            roles.notes.append(f"{name} takes its batch as axis {axis}: transposed")
-    return changed
-
-
-def _source_axis(ports: Mapping[str, Port], roles: Roles, name: str, sizes: tuple[int | None, ...]) -> int | None:
-    """The dimension of a context that is free, or as long as the mask that tells where it ends."""
-    free = [axis for axis, size in enumerate(sizes) if size is None]
-    masks = [mask for mask, context in roles.sources.items() if context == name]
-    widths = {d for mask in masks for d in (ports[mask].shape or ())[1:] if isinstance(d, int) and d > 1}
-    fixed = [axis for axis, size in enumerate(sizes) if size in widths]
-    if not free and not fixed and masks and len(sizes) == 2:
-        return 0  # [batch, source, features] with a length
-    return next((found[0] for found in (free, fixed) if len(found) == 1), None)
-
-
-def _for_each_row(fill: Fill, shape: Shape) -> Fill:
-    """A position that the whole batch shares becomes one for each row [batch, 1], as rows stand at different places.
-
-    Where the graph cannot take that the probe fails, since its states come out in another shape.
-    """
-    return replace(fill, rank=2) if fill.kind == "position" and shape in ((), (1,)) else fill
 
 
 def _stepped(plain: PlainGraph, start: Callable[[Graph], Session], verify: bool) -> tuple[Graph, Session, Contract]:
@@ -395,9 +377,9 @@ def _proved(
         states=tuple(s for s in contract.states if s.input in names),
         fills=tuple(known.get(f.name, f) for f in plain.fills if f.name in names),
     )
-    half = any(s.dtype == np.float16 for s in contract.states)
+    tolerance = proof.tolerance(original, contract.states)
     fixed = contract.token.batch_and_time(plain.declared[contract.token.name])
-    proved = proof.prove(session, contract, start(original), whole, kind, fixed, 2e-2 if half else 1e-4)
+    proved = proof.prove(session, contract, start(original), whole, kind, fixed, tolerance)
     runs = ", ".join(f"{b}x{t}" for b, t in proved)
     note = f"proved: stepping equals the whole-sequence run on random prefixes (batch x length {runs})"
     if not proved:

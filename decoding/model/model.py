@@ -7,13 +7,13 @@ import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from decoding.errors import ModelError
 from decoding.model.contract import Contract, Fill
+from decoding.model.encoders import Encoders
 from decoding.model.folding import Folded
 from decoding.model.graph import Graph
-from decoding.model.joining import Encoders
 from decoding.model.ports import Array
 from decoding.model.roles import json_metadata
 from decoding.model.running import checked_inputs, count_rows, feeds_of
@@ -130,6 +130,13 @@ class Model:
     def __repr__(self) -> str:
         return f"<Model {self.describe()}>"
 
+    def __reduce__(self) -> NoReturn:
+        """Neither pickled nor copied, in words rather than by the error of one of its parts."""
+        raise TypeError(
+            f"{self.name}: a Model cannot be pickled or copied, as it holds a running onnxruntime session; threads can share it, "
+            "and another process can load() its file, or the one that Model.save() writes"
+        )
+
     def save(self, path: str | Path) -> None:
         """Write the prepared step graph, which loads again without any rewriting.
 
@@ -172,6 +179,7 @@ class Model:
             "context": [f.name for f in c.contexts],
             "latent": {f.name: {"distribution": f.draw.distribution, "every": f.draw.every} for f in c.latents},
             **{kind: names for kind, names in ends.items() if names},
+            **({"window": c.window.size, "pad": c.window.pad} if c.window else {}),
         }
         if c.attention:
             roles["attention"] = c.attention

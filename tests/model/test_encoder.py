@@ -107,7 +107,7 @@ def test_a_shipped_model_brings_its_encoder(tmp_path, monkeypatch):
     onnx.save(ADDITIVE.encoder(), tmp_path / "pretrained" / "small.encoder.onnx")
     monkeypatch.setattr(loading.resources, "files", lambda package: tmp_path)
     assert load("small").encoders is not None
-    with pytest.raises(ModelError, match="shipped are small$"):
+    with pytest.raises(ModelError, match=r"shipped are small$"):
         load("other")
 
 
@@ -197,6 +197,16 @@ def test_wrong_joins(roles, error, message):
 def test_a_context_of_a_wrong_rank_names_both_sides():
     wrong = renamed(ADDITIVE.encoder(), memory="hidden", hidden="memory")
     with pytest.raises(ModelError, match=r"its output .* does not fit the"):
+        load(ADDITIVE.decoder(), encoder=wrong)
+
+
+def test_an_unknown_role_in_an_encoders_file():
+    wrong = ADDITIVE.encoder()
+    entry = wrong.metadata_props.add()
+    entry.key, entry.value = "decoding.roles", '{"sources": []}'
+    with pytest.raises(
+        OptionError, match=r"metadata 'decoding.roles' has the unknown key 'sources'; an encoder's are latent"
+    ):
         load(ADDITIVE.decoder(), encoder=wrong)
 
 
