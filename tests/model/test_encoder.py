@@ -238,13 +238,24 @@ def test_a_batch_baked_at_one_is_run_row_by_row():
     )
 
 
-def fixed(size, pad=None):
-    """The additive encoder for sources of a fixed length."""
+def declared(size):
+    """The additive encoder, whose file declares a fixed length."""
     proto = ADDITIVE.encoder()
     dim = proto.graph.input[0].type.tensor_type.shape.dim[1]
     dim.ClearField("dim_param")
     dim.dim_value = size
     proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = size
+    return proto
+
+
+def fixed(size):
+    """The same, but it takes no other length: something of that length is added to each place."""
+    proto = declared(size)
+    name = proto.graph.input[0].name
+    for node in proto.graph.node:
+        node.input[:] = ["placed" if n == name else n for n in node.input]
+    proto.graph.node.insert(0, NODE("Add", [name, "places"], ["placed"]))
+    proto.graph.initializer.append(numpy_helper.from_array(np.zeros((1, size), np.int64), "places"))
     return proto
 
 
@@ -257,6 +268,20 @@ def test_sources_of_a_fixed_length_are_padded_where_the_encoder_is_told_and_long
     )
     with pytest.raises(OptionError, match=r"prompts\[1\]: 7 long on axis 0, but .* takes at most 6 there \(source\)"):
         decode(found, [[1], [1] * 7], prefix=[1])
+
+
+def test_a_declared_length_is_not_believed_where_any_will_do():
+    """Torch's dynamo exporter may declare the length of its example for an axis that is dynamic."""
+    found, expected = (
+        load(ADDITIVE.decoder(), encoder=declared(6)),
+        load(ADDITIVE.decoder(), encoder=ADDITIVE.encoder()),
+    )
+    assert "its sources may have any length, whatever the file declares: seen by running" in found.describe()
+    sources = [*SOURCES, [1, 2, 3, 4, 5, 6, 7, 8, 9]]
+    assert (
+        decode(found, sources, prefix=[1], max_new_tokens=4).tokens
+        == decode(expected, sources, prefix=[1], max_new_tokens=4).tokens
+    )
 
 
 def test_a_source_that_gives_more_than_the_decoder_takes():
