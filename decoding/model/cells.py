@@ -239,7 +239,8 @@ def _activations(graph: Graph, layer: Node, dtype: np.dtype[Any]) -> tuple[Activ
 
 def _activation(name: str, parameters: dict[str, float], dtype: np.dtype[Any]) -> Activation:
     if name in _NAMES:
-        return lambda write, x: write(_NAMES[name], x, **parameters)
+        attributes: dict[str, Any] = dict(parameters)
+        return lambda write, x: write(_NAMES[name], x, **attributes)
     alpha, beta = (np.array([parameters[key]], dtype) for key in ("alpha", "beta"))
     if name == "affine":
         return lambda write, x: write("Add", write("Mul", x, write.constant(alpha)), write.constant(beta))
