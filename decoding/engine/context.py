@@ -21,6 +21,9 @@ class ContextRows:
     Args:
         fills: the contract's contexts.
         step_inputs: gives some of them anew before each step; the prompts have the others.
+
+    Attributes:
+        version: how often the buffers were written to, for whoever keeps a copy.
     """
 
     def __init__(self, fills: Sequence[Fill], capacity: int, step_inputs: StepInputs | None) -> None:
@@ -28,6 +31,7 @@ class ContextRows:
         self._capacity, self._step_inputs = capacity, step_inputs
         self._buffers: dict[str, Array] = {}
         self._owners = np.full(capacity, -1)
+        self.version = 0
 
     def put(self, places: Array, prompts: Sequence[Prompt]) -> None:
         """Give these rows the contexts of their prompts."""
@@ -39,6 +43,7 @@ class ContextRows:
         """Move the rows at `places` to the front; nothing moves among the beams of one prompt."""
         owners = self._owners[places]
         if not np.array_equal(owners, self._owners[: len(places)]):
+            self.version += 1
             for buffer in self._buffers.values():
                 buffer[: len(places)] = buffer[places]
         self._owners[: len(places)] = owners
@@ -63,6 +68,7 @@ class ContextRows:
                 f"context {name!r}: shape {list(values.shape[1:])} a row; the rows before had {list(self._buffers[name].shape[1:])}"
             )
         self._buffers[name][places] = values
+        self.version += 1
 
 
 def step_values(fills: Mapping[str, Fill], step_inputs: StepInputs, history: History, rows: int) -> dict[str, Array]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from decoding.engine.batch import RunningBatch
+from decoding.engine.batch import Batch
 from decoding.engine.context import step_values
 from decoding.engine.job import Job, Prompt
-from decoding.engine.window import WindowBatch
 from decoding.model.graph import Array
 from decoding.model.model import Model
 from decoding.processors import History
@@ -36,14 +35,14 @@ class Prefill:
     (`leap`), each once however many rows have it, and without computing the output projection.
     """
 
-    def __init__(self, model: Model, batch: RunningBatch | WindowBatch, job: Job) -> None:
+    def __init__(self, model: Model, batch: Batch, job: Job) -> None:
         self._model, self._batch, self._job = model, batch, job
         self._rows: dict[int, tuple[int, Prompt]] = {}
         self._cursor = np.zeros(batch.capacity, np.int64)  # ids of the prompt in the row's states
         self._last = np.zeros(batch.capacity, np.int64)  # where the cursor is when the prompt is read
-        self._fresh = [s.start(1) for s in model.contract.states]
+        self._fresh: Any = batch.initial()
         # The states after the newest prompt, for those of its sequences that find a place later.
-        self._newest: tuple[int, list[Array]] = (-1, [])
+        self._newest: tuple[int, Any] = (-1, [])
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -83,6 +82,9 @@ class Prefill:
 
     def leap(self) -> list[Ready]:
         """Read a piece of every prompt, as far as the shortest of them goes; the rows that came to their last token."""
+        if not self._batch.leaps:
+            self._batch.step()
+            return self.step()
         c = self._model.contract
         places = np.array(self.places)
         prompts = [prompt for _, prompt in self._rows.values()]
@@ -92,11 +94,7 @@ class Prefill:
         left = int((self._last[places] - self._cursor[places]).min())
         count = min(left, _PIECE if c.sequence and self._job.step_inputs is None else 1)
         ids = np.stack([p.ids[at : at + count] for p, at in zip(own, start, strict=True)])
-        feeds = c.feeds(ids, start, self._context(own, start)) | {
-            s.input: np.ascontiguousarray(value.take(places[first], axis=s.batch_axis))
-            for s, value in zip(c.states, self._batch.states(), strict=True)
-        }
-        after = self._model.session.run(feeds, [s.output for s in c.states], only_fetched=True)
+        after: Any = self._batch.read(places[first], c.feeds(ids, start, self._context(own, start)))
         self._cursor[places] += count
         self._batch.put(places, after, which.ravel(), prompts, self._cursor[places])
         return self._release()
@@ -128,8 +126,7 @@ class Prefill:
     def _remember(self, row: Ready) -> None:
         """Sequences come in the order of their prompts, so only the newest prompt can still come again."""
         if row.prompt.index > self._newest[0]:
-            states = zip(self._model.contract.states, self._batch.states(), strict=True)
-            self._newest = row.prompt.index, [value.take([row.place], s.batch_axis) for s, value in states]
+            self._newest = row.prompt.index, self._batch.take(np.array([row.place]))
 
 
 class PromptRows:
@@ -138,7 +135,7 @@ class PromptRows:
     The methods that give prompts give those whose reading is over: their rows now come behind all that wrote before.
     """
 
-    def __init__(self, model: Model, batch: RunningBatch | WindowBatch, job: Job, width: int) -> None:
+    def __init__(self, model: Model, batch: Batch, job: Job, width: int) -> None:
         self._batch, self._width = batch, width
         self._prefill = Prefill(model, batch, job)
         self._ready: list[Ready] = []

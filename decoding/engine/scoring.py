@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 
@@ -65,9 +66,8 @@ def _by_steps(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
     sequences = [p.ids for p in prompts]
     batch = make_batch(model, len(sequences))
     batch.size = len(sequences)
-    starts = [s.start(len(sequences)) for s in model.contract.states]
-    places = np.arange(batch.size)
-    batch.put(places, starts, places, prompts, np.zeros_like(places))
+    places, initial = np.arange(batch.size), cast(Any, batch.initial())
+    batch.put(places, initial, np.zeros_like(places), prompts, np.zeros_like(places))
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
     for t in range(len(sequences[0]) - 1):
         live = sum(len(s) - 1 > t for s in sequences)

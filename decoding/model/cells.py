@@ -33,7 +33,7 @@ class Writer:
         self._count += 1
         return self._graph.add_initializer(f"{self._prefix}{self._count}", value)
 
-    def __call__(self, op: str, *inputs: str, to: str | None = None, **attributes: object) -> str:
+    def __call__(self, op: str, *inputs: str, to: str | None = None, **attributes: Any) -> str:
         """A new operator behind the one before."""
         self._count, self._place = self._count + 1, self._place + 1
         output = to or f"{self._prefix}{self._count}"

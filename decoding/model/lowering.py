@@ -68,3 +68,21 @@ def _product(cell: Cell, x: str) -> Callable[[Writer, Array], str]:
         return write("Gemm", rows, write.constant(weights), write.constant(np.ascontiguousarray(bias)))
 
     return from_input
+
+
+def layers_left_to_the_cpu(graph: Graph, contract: Contract) -> list[str]:
+    """Labels of the layers that onnxruntime's CUDA provider has no kernel for: cuDNN's have few options.
+
+    The conditions are those of onnxruntime's cuda_execution_provider.cc (`RNNNeedFallbackToCPU`).
+    """
+    return [node.label for node in _layers(graph, contract) if not _cudnn_has(node)]
+
+
+def _cudnn_has(node: Node) -> bool:
+    if any(node.attribute(name) for name in ("activation_alpha", "activation_beta", "clip", "input_forget")):
+        return False
+    defaults = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"], "RNN": ["tanh"]}[node.op]
+    names = [n.decode() if isinstance(n, bytes) else n for n in node.attribute("activations", defaults)]
+    if [n.lower() for n in names] != defaults or (node.op == "GRU" and not node.attribute("linear_before_reset", 0)):
+        return False
+    return not node.input(7)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from decoding.errors import ModelError
 from decoding.model.contract import Contract
+from decoding.model.device import DeviceStep, Reduction, can_reduce, start_device_step
 from decoding.model.folding import Folded
 from decoding.model.graph import Graph
+from decoding.model.lowering import layers_left_to_the_cpu, lowered_step
 from decoding.model.roles import json_metadata
 from decoding.model.session import Session
 from decoding.text import Tokenizer
@@ -45,6 +47,8 @@ class Model:
         self.name = graph.name
         self._alone: Model | None = self if session.threads == 1 else None
         self._lock = threading.Lock()
+        self._lowered: Graph | None = None
+        self._device_steps: dict[Reduction | None, DeviceStep] = {}
         v = contract.logits.vocab_size
         self.bos_token_id = _number(graph, "decoding.bos", 0, v)
         self.pad_token_id = _number(graph, "decoding.pad", 0, v)
@@ -57,12 +61,41 @@ class Model:
         """The same model over a session of one intra-op thread, for several workers to share; made once."""
         with self._lock:
             if self._alone is None:
-                session = Session(self._graph, providers=self.providers, threads=1)
+                session = Session(self._graph, providers=self.session.wanted, threads=1)
                 folded = self._folded
                 if folded is not None:
-                    folded = replace(folded, session=Session(folded.graph, providers=self.providers, threads=1))
+                    folded = replace(folded, session=Session(folded.graph, providers=self.session.wanted, threads=1))
                 self._alone = Model(self._graph, self.contract, session, self.tokenizer, folded)
         return self._alone
+
+    @property
+    def on_device(self) -> bool:
+        """Does the model run on a device with memory of its own?"""
+        return self.session.device != "cpu"
+
+    @property
+    def can_reduce(self) -> bool:
+        """Can the device's step graph choose among the logits?"""
+        return can_reduce(self._graph)
+
+    @property
+    def leaps_on_device(self) -> bool:
+        """Do the recurrent layers read whole sequences on the device?"""
+        return self.session.device == "cpu" or not layers_left_to_the_cpu(self._graph, self.contract)
+
+    def device_step(self, reduction: Reduction | None) -> DeviceStep:
+        """Sessions for steps on the device with this reduction of the logits; made once."""
+        with self._lock:
+            if reduction not in self._device_steps:
+                if self._lowered is None:
+                    base = self._graph if self._folded is None else self._folded.graph
+                    self._lowered, _ = lowered_step(base, self.contract, self._start)
+                step = start_device_step(self._lowered, self.contract, reduction, self._start)
+                self._device_steps[reduction] = step
+            return self._device_steps[reduction]
+
+    def _start(self, graph: Graph, **options: bool) -> Session:
+        return Session(graph, providers=self.session.wanted, threads=self.session.threads, **options)
 
     @property
     def vocab_size(self) -> int:

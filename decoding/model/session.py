@@ -52,6 +52,7 @@ class Session:
         profile: `profiled()` says afterwards what ran where.
 
     Attributes:
+        wanted: onnxruntime's names of the providers asked for, with their options.
         device: "cuda" where the preferred provider keeps its memory there, else "cpu".
     """
 
@@ -76,7 +77,7 @@ class Session:
             options.profile_file_prefix = str(Path(self._folder.name) / "run")
         self.name = name = graph.name
         self.threads = threads
-        wanted = full_names(providers)
+        self.wanted = wanted = full_names(providers)
         self.device, self._device_id = cuda.device_of(wanted)
         self.captures = captures and self.device == "cuda"
         data, weights = graph.skeleton()
