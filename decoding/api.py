@@ -27,6 +27,7 @@ from decoding.options import (
     Options,
     check_contexts,
     check_names,
+    check_workers,
     choose_workers,
     make_job,
     make_prompts,
@@ -202,7 +203,7 @@ def decode_iter(
             (ids,) = encode_prompts(model, [prompt], first=index)
             yield Prompt(index, ids, temperature, none)
 
-    finished = run(model, job, read(), whole_number("workers", workers, 1))
+    finished = run(model, job, read(), check_workers(model, workers))
     return itertools.chain.from_iterable(_by_prompt(model, job, finished))
 
 

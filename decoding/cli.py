@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -82,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Print what was found out about a model, and from what evidence.",
     )
     inspect.add_argument("model", help="an ONNX file, or a shipped model")
+    inspect.add_argument(
+        "--providers",
+        metavar="NAME",
+        help='print too which operators of a step onnxruntime runs where: "cpu" or "cuda"',
+    )
     inspect.set_defaults(run=_inspect)
     return parser
 
@@ -166,4 +172,21 @@ def _score(args: argparse.Namespace) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    print(load(args.model).describe())
+    model = load(args.model, providers=args.providers)
+    print(model.describe())
+    if args.providers is not None:
+        print("\n" + placement_table(model))
+
+
+def placement_table(model: Model) -> str:
+    """Which provider runs how many operators of a step, and of what kinds."""
+    kinds: dict[str, Counter[str]] = {}
+    for run in model.placement():
+        kinds.setdefault(run.provider, Counter())[run.op] += 1
+    rows = [("provider", "operators", "kinds")]
+    for provider, ops in sorted(kinds.items(), key=lambda item: -item[1].total()):
+        rows.append((provider, str(ops.total()), ", ".join(f"{op} {count}" for op, count in ops.most_common())))
+    wide = max(len(row[0]) for row in rows)
+    lines = [f"{provider.ljust(wide)}  {count:>9}  {ops}" for provider, count, ops in rows]
+    uncaptured = model.device_step(None).uncaptured if model.on_device else ""
+    return "\n".join([*lines, *([f"note: without CUDA graphs: {uncaptured}"] if uncaptured else [])])

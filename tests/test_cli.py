@@ -8,6 +8,7 @@ import pytest
 
 from decoding import load, score
 from decoding.cli import main
+from decoding.model.model import Model
 from tests import build
 
 
@@ -89,3 +90,27 @@ def test_python_dash_m_and_a_reader_that_leaves():
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait() == 0
+
+
+def test_inspect_says_which_provider_runs_what(capsys):
+    code, out, _ = run(capsys, "inspect", "shakespeare", "--providers", "cpu")
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if line.startswith("CPUExecutionProvider")]
+    assert "LSTM" in line or "Gemm" in line
+    assert run(capsys, "inspect", "shakespeare")[1] in out
+
+
+def test_inspect_on_a_device_says_what_becomes_of_its_layers(capsys, monkeypatch):
+    monkeypatch.setattr(Model, "on_device", True)
+    out = run(capsys, "inspect", "shakespeare", "--providers", "cpu")[1]
+    (line,) = [line for line in out.splitlines() if line.startswith("CPUExecutionProvider")]
+    assert "LSTM" not in line
+    assert "Gemm" in line
+    assert "Memcpy" not in line
+
+
+def test_inspect_with_a_provider_that_is_not_there(capsys):
+    code, _, err = run(capsys, "inspect", "shakespeare", "--providers", "cuda")
+    assert code == 1
+    assert "onnxruntime-gpu" in err
+    assert "providers='cpu'" in err

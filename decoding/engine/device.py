@@ -6,13 +6,14 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from decoding import kernels
 from decoding.engine.context import ContextRows
 from decoding.engine.job import Job, Prompt
-from decoding.model.device import CHOICE, DRAW, STEP, DeviceStep, Reduction
+from decoding.model.device import CHOICE, DRAW, STEP, Reduction
 from decoding.model.graph import Array
 from decoding.model.model import Model
 from decoding.model.session import Binding, DeviceArray
@@ -120,6 +121,7 @@ class DeviceBatch:
         self._rows = np.arange(self._slots)
         self._feed = np.zeros((2 + len(self._positions), self._slots), np.int64)
         self._buffers: _Buffers | None = None
+        self._bound: _Bound | None = None
         self._side = 0
         self._uploaded = -1  # version of the contexts that the device has
         self._initial = self._states(1)
@@ -137,13 +139,14 @@ class DeviceBatch:
             given = np.ones((2, self._slots))
             given[:, :n] = self.draws()
             buffers.draw.write(given)
+        bound = self._bound = self._bound or buffers.bound(self.context.rows(self.capacity))
         if self.context.version != self._uploaded:
-            self._upload(buffers)
-        buffers.bindings[self._side].run()
+            self._upload(bound)
+        bound.sides[self._side].run()
         self._side ^= 1
         self._rows[:] = np.arange(self._slots)
         self._positions[:, : self.size] += 1
-        self._collect(buffers)
+        self._collect(buffers, bound)
 
     def initial(self) -> list[DeviceArray]:
         """The states of one row before its first token."""
@@ -204,21 +207,21 @@ class DeviceBatch:
         session = self._on_device.session
         return [session.device_array(s.shape(rows), s.dtype) for s in self._contract.states]
 
-    def _upload(self, buffers: _Buffers) -> None:
+    def _upload(self, bound: _Bound) -> None:
         """Copy the contexts to the device, where they have changed since the last step."""
         for name, values in self.context.rows(self.capacity).items():
-            padded = np.zeros(buffers.contexts[name].shape, values.dtype)
+            padded = np.zeros(bound.contexts[name].shape, values.dtype)
             padded[: self.capacity] = values
-            buffers.contexts[name].write(padded)
+            bound.contexts[name].write(padded)
         self._uploaded = self.context.version
 
-    def _collect(self, buffers: _Buffers) -> None:
+    def _collect(self, buffers: _Buffers, bound: _Bound) -> None:
         """Bring down what the strategy needs."""
         n = self.size
-        if buffers.attention is not None:
+        if bound.attention is not None:
             if self.attention is None:
-                self.attention = np.zeros((self.capacity, *buffers.attention.shape[1:]), np.float32)
-            self.attention[:n] = buffers.attention.read()[:n]
+                self.attention = np.zeros((self.capacity, *bound.attention.shape[1:]), np.float32)
+            self.attention[:n] = bound.attention.read()[:n]
         if self.candidates is None or buffers.choice is None or self._reduction is None:
             self.logits[:n] = self._whole(buffers)[:n]
             return
@@ -248,74 +251,71 @@ class DeviceBatch:
 
     def _borrow(self) -> _Buffers:
         """Buffers that no batch of this thread uses, with what was captured over them; they go back with this batch."""
-        contexts = self.context.rows(1)
-        shapes = tuple((name, value.shape[1:]) for name, value in contexts.items())
         # onnxruntime keeps CUDA graphs for each thread.
-        key = (self._slots, shapes, self._wants_attention, threading.get_ident())
+        key = (self._slots, self._wants_attention, threading.get_ident())
         with self._on_device.lock:
             idle = self._on_device.idle.setdefault(key, [])
             buffers = idle.pop() if idle else None
         if buffers is None:
-            buffers = _make_buffers(self._model, self._on_device, self._reduction, self._slots, contexts, self._wants_attention)  # fmt: skip
+            buffers = _Buffers(self._model, self._reduction, self._slots, self._wants_attention)
         weakref.finalize(self, idle.append, buffers)
         return buffers
 
 
 @dataclass(frozen=True)
-class _Buffers:
-    """What a step reads and writes on the device, and the two bindings over it."""
+class _Bound:
+    """The two bindings of a step over contexts of certain shapes."""
 
-    step: DeviceArray
-    draw: DeviceArray | None
-    states: tuple[list[DeviceArray], list[DeviceArray]]
+    sides: tuple[Binding, Binding]
     contexts: dict[str, DeviceArray]
-    logits: DeviceArray
-    choice: DeviceArray | None
     attention: DeviceArray | None
-    bindings: tuple[Binding, Binding]
 
 
-def _make_buffers(
-    model: Model,
-    on_device: DeviceStep,
-    reduction: Reduction | None,
-    slots: int,
-    contexts: Mapping[str, Array],
-    wants_attention: bool,
-) -> _Buffers:
-    c, array = model.contract, on_device.session.device_array
-    positions = sum(f.kind == "position" for f in c.fills)
-    inputs = {STEP: array((2 + positions, slots), np.int64)}
-    outputs = {c.logits.name: array(c.logits.shape(slots), np.float32)}
-    for fill in (f for f in c.fills if f.kind in ("length", "mask")):
-        value = fill.value(c.token, slots, 1)
-        inputs[fill.name] = array(value.shape, value.dtype)
-        inputs[fill.name].write(value)
-    placed = {name: array((slots, *value.shape[1:]), value.dtype) for name, value in contexts.items()}
-    if reduction is not None:
-        outputs[CHOICE] = array((slots, 2 * reduction.count + 1), np.float64)
-        if reduction.how == "draw":
-            inputs[DRAW] = array((2, slots), np.float64)
-    if wants_attention:
-        feeds = {**c.feeds(np.zeros((1, 1), np.int64), context=contexts), **{s.input: s.start(1) for s in c.states}}
-        (weights,) = model.session.run(feeds, [str(c.attention)])
-        outputs[str(c.attention)] = array((slots, weights.size), np.float32)
-    states = tuple([array(s.shape(slots), s.dtype) for s in c.states] for _ in range(2))
-    bindings = []
-    for before, after in (states, states[::-1]):
-        into = {s.input: value for s, value in zip(c.states, before, strict=True)}
-        out_of = {s.output: value for s, value in zip(c.states, after, strict=True)}
-        bindings.append(on_device.session.bind({**inputs, **placed, **into}, {**outputs, **out_of}))
-    return _Buffers(
-        inputs[STEP],
-        inputs.get(DRAW),
-        (states[0], states[1]),
-        placed,
-        outputs[c.logits.name],
-        outputs.get(CHOICE),
-        outputs.get(str(c.attention)),
-        (bindings[0], bindings[1]),
-    )
+class _Buffers:
+    """What a step reads and writes on the device."""
+
+    def __init__(self, model: Model, reduction: Reduction | None, slots: int, wants_attention: bool) -> None:
+        c = self._contract = model.contract
+        self._model, self._slots, self._wants_attention = model, slots, wants_attention
+        self._session = model.device_step(reduction).session
+        array = self._session.device_array
+        self.states = tuple([array(s.shape(slots), s.dtype) for s in c.states] for _ in range(2))
+        self.step = array((2 + sum(f.kind == "position" for f in c.fills), slots), np.int64)
+        self.logits = array(c.logits.shape(slots), np.float32)
+        self.draw = self.choice = None
+        self._inputs, self._outputs = {STEP: self.step}, {c.logits.name: self.logits}
+        for fill in (f for f in c.fills if f.kind in ("length", "mask")):
+            value = fill.value(c.token, slots, 1)
+            self._inputs[fill.name] = array(value.shape, value.dtype)
+            self._inputs[fill.name].write(value)
+        if reduction is not None:
+            self._outputs[CHOICE] = self.choice = array((slots, 2 * reduction.count + 1), np.float64)
+            if reduction.how == "draw":
+                self._inputs[DRAW] = self.draw = array((2, slots), np.float64)
+        self._bound: dict[Any, _Bound] = {}
+
+    def bound(self, contexts: Mapping[str, Array]) -> _Bound:
+        """The bindings for contexts like these rows; made once for their shapes."""
+        shapes = tuple((name, value.shape[1:]) for name, value in contexts.items())
+        if shapes not in self._bound:
+            self._bound[shapes] = self._bind(contexts)
+        return self._bound[shapes]
+
+    def _bind(self, contexts: Mapping[str, Array]) -> _Bound:
+        c, array = self._contract, self._session.device_array
+        placed = {name: array((self._slots, *value.shape[1:]), value.dtype) for name, value in contexts.items()}
+        outputs, attention = dict(self._outputs), None
+        if self._wants_attention:
+            one = {name: value[:1] for name, value in contexts.items()}
+            feeds = {**c.feeds(np.zeros((1, 1), np.int64), context=one), **{s.input: s.start(1) for s in c.states}}
+            (weights,) = self._model.session.run(feeds, [str(c.attention)])
+            outputs[str(c.attention)] = attention = array((self._slots, weights.size), np.float32)
+        sides = []
+        for before, after in (self.states, self.states[::-1]):
+            into = {s.input: value for s, value in zip(c.states, before, strict=True)}
+            out_of = {s.output: value for s, value in zip(c.states, after, strict=True)}
+            sides.append(self._session.bind({**self._inputs, **placed, **into}, {**outputs, **out_of}))
+        return _Bound((sides[0], sides[1]), placed, attention)
 
 
 def slots_for(rows: int) -> int:

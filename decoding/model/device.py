@@ -11,6 +11,7 @@ What the graph of a single step becomes:
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ import numpy as np
 from decoding.errors import ModelError
 from decoding.model.contract import Contract, Fill
 from decoding.model.graph import Graph
+from decoding.model.ports import Array
 from decoding.model.session import Session
 
 # Names of what is added. The step is int64 [2 + positions, B]: tokens, row indices, positions. The draw is float64 [2, B]:
@@ -53,11 +55,13 @@ class DeviceStep:
     Attributes:
         mover: takes states, others of the same kind as "<state>/given", and an "index" [N] into both of them in a row, and
             gives the rows named as the state's own outputs.
+        uncaptured: why onnxruntime cannot capture the graph as a CUDA graph; empty where it can, or where there is no CUDA.
         idle: buffers that no batch uses now, by what they fit; their bindings (and CUDA graphs) live on with them.
     """
 
     session: Session
     mover: Session
+    uncaptured: str = ""
     idle: dict[Any, list[Any]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -71,15 +75,29 @@ def start_device_step(
     graph: Graph, contract: Contract, reduction: Reduction | None, start: Callable[..., Session]
 ) -> DeviceStep:
     """Sessions for steps on a device, with CUDA graphs where onnxruntime can capture the graph."""
-    prepared = device_graph(graph, contract, reduction)
+    prepared, uncaptured = device_graph(graph, contract, reduction), ""
     try:
         session = start(prepared, captures=True)
     except ModelError as error:
-        # Control flow, or an operator that CUDA has no kernel for; Model.describe() says so.
-        if "CUDA Graph" not in str(error) and "graph capture" not in str(error):
+        # Control flow, or an operator that CUDA has no kernel for: Model.placement() and `decoding inspect` say so.
+        uncaptured = str(error).removeprefix(f"{graph.name}: ")
+        if not re.search("cuda graph|graph capture", uncaptured, re.IGNORECASE):
             raise
         session = start(prepared)
-    return DeviceStep(session, start(moving_graph(contract)))
+    return DeviceStep(session, start(moving_graph(contract)), uncaptured)
+
+
+def step_feeds(contract: Contract, rows: int) -> dict[str, Array]:
+    """Inputs of a device's step graph without a reduction: token 0 for each row, fresh states, contexts to probe with."""
+    positions = [f for f in contract.fills if f.kind == "position"]
+    plain = contract.feeds(np.zeros((rows, 1), np.int64))
+    replaced = {contract.token.name, *(f.name for f in positions)}
+    step = np.stack([np.zeros(rows, np.int64), np.arange(rows), *(np.zeros((len(positions), rows), np.int64))])
+    return {
+        STEP: step,
+        **{k: v for k, v in plain.items() if k not in replaced},
+        **{s.input: s.start(rows) for s in contract.states},
+    }
 
 
 def moving_graph(contract: Contract) -> Graph:

@@ -7,14 +7,16 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from decoding.errors import ModelError
 from decoding.model.contract import Contract
-from decoding.model.device import DeviceStep, Reduction, can_reduce, start_device_step
+from decoding.model.device import DeviceStep, Reduction, can_reduce, device_graph, start_device_step, step_feeds
 from decoding.model.folding import Folded
 from decoding.model.graph import Graph
 from decoding.model.lowering import layers_left_to_the_cpu, lowered_step
 from decoding.model.roles import json_metadata
-from decoding.model.session import Session
+from decoding.model.session import NodeRun, Session
 from decoding.text import Tokenizer
 
 
@@ -84,15 +86,43 @@ class Model:
         return self.session.device == "cpu" or not layers_left_to_the_cpu(self._graph, self.contract)
 
     def device_step(self, reduction: Reduction | None) -> DeviceStep:
-        """Sessions for steps on the device with this reduction of the logits; made once."""
+        """Sessions for steps on the device with this reduction of the logits; made once.
+
+        Raises:
+            ModelError: a layer would run on the CPU, its states copied both ways at every step.
+        """
         with self._lock:
             if reduction not in self._device_steps:
-                if self._lowered is None:
-                    base = self._graph if self._folded is None else self._folded.graph
-                    self._lowered, _ = lowered_step(base, self.contract, self._start)
-                step = start_device_step(self._lowered, self.contract, reduction, self._start)
+                step = start_device_step(self._lower(), self.contract, reduction, self._start)
                 self._device_steps[reduction] = step
             return self._device_steps[reduction]
+
+    def placement(self) -> list[NodeRun]:
+        """The operators of one step with the provider that runs each, from onnxruntime's profile of a run."""
+        if not self.on_device:
+            graph = self._graph if self._folded is None else self._folded.graph
+            states = {s.input: s.start(1) for s in self.contract.states}
+            length = self.contract.window.shown(1) if self.contract.window is not None else 1
+            feeds = {**self.contract.feeds(np.zeros((1, length), np.int64)), **states}
+        else:
+            with self._lock:
+                graph = device_graph(self._lower(), self.contract, None)
+            feeds = step_feeds(self.contract, 1)
+        session = self._start(graph, profile=True)
+        session.run(feeds, [self.contract.logits.name, *(s.output for s in self.contract.states)])
+        return session.profiled()
+
+    def _lower(self) -> Graph:
+        if self._lowered is None:
+            base = self._graph if self._folded is None else self._folded.graph
+            self._lowered, left = lowered_step(base, self.contract, self._start)
+            lost = set(left) & set(layers_left_to_the_cpu(base, self.contract))
+            if lost and self.session.device != "cpu":
+                raise ModelError(
+                    f"{self.name}: the layer {min(lost)} cannot run on the GPU: cuDNN has no such cell, and it cannot be written as "
+                    "plain operators (weights that an input decides, lengths, or an unknown activation). Pass providers='cpu'"
+                )
+        return self._lowered
 
     def _start(self, graph: Graph, **options: bool) -> Session:
         return Session(graph, providers=self.session.wanted, threads=self.session.threads, **options)

@@ -123,7 +123,7 @@ def test_rows_that_cannot_be_drawn_from_are_told_by_their_sum(reduction):
 @pytest.mark.parametrize("name", fixtures("step"))
 def test_every_export_steps_by_its_device_graph(name):
     """Rows are moved by their indices alone: each step reads the states of another order."""
-    _, pairs, roles = fixture(name)
+    _, _, roles = fixture(name)
     model, _ = outcome(name, roles)
     if model is None or model.contract.window is not None:
         pytest.skip("refused, or run by windows, as test_fixtures.py accepts")
