@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from decoding import load, score
@@ -109,6 +110,9 @@ def test_inspect_on_a_device_says_what_becomes_of_its_layers(capsys, monkeypatch
     assert "Memcpy" not in line
 
 
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="onnxruntime-gpu is installed here"
+)
 def test_inspect_with_a_provider_that_is_not_there(capsys):
     code, _, err = run(capsys, "inspect", "shakespeare", "--providers", "cuda")
     assert code == 1

@@ -42,10 +42,16 @@ def device_of(wanted: Sequence[Any]) -> tuple[str, int]:
     return ("cuda", int(options.get("device_id", 0))) if name == PROVIDER else ("cpu", 0)
 
 
-def with_graphs(wanted: Sequence[Any]) -> list[Any]:
-    """The providers, CUDA with its runs captured as CUDA graphs."""
-    first = wanted[0] if not isinstance(wanted[0], str) else (wanted[0], {})
-    return [(first[0], {**first[1], "enable_cuda_graph": "1"}), *wanted[1:]]
+def with_options(wanted: Sequence[Any], captures: bool) -> list[Any]:
+    """The providers, CUDA with what we want of it; options that the caller gave stay.
+
+    TF32 is off, as in torch's products: it has 10 bits for 23, and log-probabilities would be those of another model.
+
+    Args:
+        captures: runs are captured as CUDA graphs.
+    """
+    name, options = wanted[0] if not isinstance(wanted[0], str) else (wanted[0], {})
+    return [(name, {"use_tf32": "0", **options, **({"enable_cuda_graph": "1"} if captures else {})}), *wanted[1:]]
 
 
 @cache

@@ -14,15 +14,15 @@ import numpy as np
 from decoding.errors import ModelError
 from decoding.model import proof, rewrite
 from decoding.model.contract import Contract, Fill, FillKind, State, Window
-from decoding.model.folding import folded_step
+from decoding.model.folding import Folded, folded_step
 from decoding.model.freeing import free_reshapes, one_row, step_loops
 from decoding.model.graph import Graph, Source
 from decoding.model.hidden import Hidden, Start, find_hidden, hidden_states, open_states, start_values
 from decoding.model.model import Model
 from decoding.model.ports import Port, Shape
-from decoding.model.proof import NotSteppable, StateShape
+from decoding.model.proof import NotSteppable, StateShape, same_step
 from decoding.model.roles import Roles, find_roles, given_roles, json_metadata, recurrent_path
-from decoding.model.session import Session
+from decoding.model.session import Session, full_names
 from decoding.model.windowing import check_any_length, explained, given_window, window_contract
 from decoding.text import make_tokenizer
 
@@ -46,7 +46,7 @@ def load(
             The same JSON may stand in the file's metadata under ``decoding.roles``.
         tokenizer: a list of token strings, a Hugging Face `tokenizers` or SentencePiece object, or the path of
             one of their files; default: the vocabulary in the file's metadata (``decoding.vocab``).
-        providers: onnxruntime's providers, or "cpu" and "cuda"; default the CPU.
+        providers: onnxruntime's providers, or "cpu" and "cuda"; default the CPU. docs/cuda.md says what a GPU needs and does.
         threads: intra-op threads of onnxruntime; None leaves the choice to it.
         verify: prove by running that stepping equals the original's whole-sequence run.
 
@@ -54,6 +54,7 @@ def load(
         ModelError: the file cannot be used; the message says which input or output, what was expected and what to pass.
         OptionError: an argument is wrong.
     """
+    wanted = full_names(providers)
     graph = Graph.load(_shipped(model))
     vocab = json_metadata(graph, "decoding.vocab", None)
     given = given_roles(graph, roles)
@@ -64,7 +65,8 @@ def load(
     plain = _make_plain(graph, find_roles(graph, given), declared)
 
     def start(prepared: Graph) -> Session:
-        return Session(prepared, providers=providers, threads=threads)
+        """What is found out about a graph by running it holds for every provider: the CPU tells it exactly."""
+        return Session(prepared, threads=threads)
 
     window = given_window(given, json_metadata(graph, "decoding.pad", None))
     if window is None:
@@ -80,7 +82,31 @@ def load(
     if folded is not None:
         note = "single steps take the product of embedding and input weights from one table"
         contract = replace(contract, notes=(*contract.notes, note))
+    if wanted != full_names("cpu"):
+        session, folded = _elsewhere(session, contract, prepared, folded, wanted)
     return Model(prepared, contract, session, make_tokenizer(tokenizer, vocab, contract.logits.vocab_size), folded)
+
+
+# Between the products of a CPU and those of other hardware, which may round their factors to fewer bits.
+_OTHER_HARDWARE = 1e-2
+
+
+def _elsewhere(
+    session: Session, contract: Contract, graph: Graph, folded: Folded | None, wanted: Sequence[Any]
+) -> tuple[Session, Folded | None]:
+    """The sessions on the providers that were asked for.
+
+    Raises:
+        ModelError: they cannot be had there, or give something else than the CPU.
+    """
+    there = Session(graph, providers=wanted, threads=session.threads)
+    if contract.window is None and not same_step(session, there, contract, _OTHER_HARDWARE):
+        raise ModelError(
+            f"{graph.name}: {there.providers[0]} gives other scores than the CPU; pass providers='cpu', and report it to onnxruntime"
+        )
+    if folded is not None:
+        folded = replace(folded, session=Session(folded.graph, providers=wanted, threads=session.threads))
+    return there, folded
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ class Model:
     def _lower(self) -> Graph:
         if self._lowered is None:
             base = self._graph if self._folded is None else self._folded.graph
-            self._lowered, left = lowered_step(base, self.contract, self._start)
+            self._lowered, left = lowered_step(base, self.contract, lambda graph: Session(graph, threads=1))
             lost = set(left) & set(layers_left_to_the_cpu(base, self.contract))
             if lost and self.session.device != "cpu":
                 raise ModelError(

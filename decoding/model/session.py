@@ -84,7 +84,7 @@ class Session:
         self._weights = {key: ort.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
         options.add_external_initializers(list(self._weights), list(self._weights.values()))
         said = cuda.load_libraries() if self.device == "cuda" else ""
-        given = cuda.with_graphs(wanted) if self.captures else wanted
+        given = cuda.with_options(wanted, self.captures) if self.device == "cuda" else wanted
         try:
             # Without enable_fallback=0 onnxruntime goes on with the CPU after printing a line.
             self._session = ort.InferenceSession(
@@ -130,10 +130,14 @@ class Session:
             ModelError: there is not enough memory.
         """
         try:
-            value = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), self.device, self._device_id)
+            value = ort.OrtValue.ortvalue_from_shape_and_type(
+                list(shape), np.dtype(dtype).type, self.device, self._device_id
+            )
         except Exception as error:
             raise _failed(self, "allocation of a batch's memory", error) from error
-        return DeviceArray(value)
+        array = DeviceArray(value)
+        array.write(np.zeros(shape, dtype))
+        return array
 
     def profiled(self) -> list[NodeRun]:
         """Every operator that ran in a session with `profile`, which ends it."""
