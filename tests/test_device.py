@@ -1,5 +1,7 @@
 """engine/device.py on the CPU provider: a device's batches choose what the CPU's choose, whatever is done with their rows."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from decoding import (
     Beam,
     DecodeError,
     Greedy,
+    OptionError,
     RepetitionPenalty,
     Sample,
     TopN,
@@ -23,6 +26,7 @@ from decoding.engine.batch import RunningBatch, make_batch
 from decoding.engine.device import DeviceBatch, slots_for
 from decoding.model.model import Model
 from tests import build
+from tests.model.test_fixtures import fixture, outcome
 
 STRATEGIES = [
     Greedy(),
@@ -199,6 +203,62 @@ def test_what_comes_down(models):
         assert reduction(strategy) is None
     assert reduction(Greedy(), rows=2) is None  # 40 KB
     assert reduction(Greedy(), vocab=100, rows=64) is None
+
+
+MODELS = Path(__file__).parent / "models"
+VECTORS = np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32)
+SEARCHES = [Greedy(), Sample(), Beam(num_beams=3), Sample(replacement=False)]
+
+
+@pytest.mark.parametrize("strategy", SEARCHES, ids=str)
+def test_contexts_follow_their_rows(on_device, strategy):
+    model = load(MODELS / "torch_legacy_gru_context.onnx", threads=1)
+    prompts = [[1, 2, 3], [4], [1, 2, 3], [5, 6]] * 5
+    options = {"max_new_tokens": 7, "eos_token_id": [0, 3], "seed": 2, "batch_size": 7, "context": VECTORS,
+               "num_return_sequences": 1 if strategy == Greedy() else 2}  # fmt: skip
+    assert_same(*both(on_device, lambda: decode(model, prompts, strategy, **options)))
+
+
+@pytest.mark.parametrize("strategy", SEARCHES, ids=str)
+def test_a_context_that_is_anew_at_every_step(on_device, strategy):
+    model = load(MODELS / "torch_legacy_gru_context.onnx", threads=1)
+
+    def last_three(history):
+        return {"context": np.array([np.resize(ids, 3) if len(ids) < 3 else ids[-3:] for ids in history]) / 4}
+
+    options = {"max_new_tokens": 6, "seed": 2, "batch_size": 3, "step_inputs": last_three,
+               "num_return_sequences": 1 if strategy == Greedy() else 2}  # fmt: skip
+    assert_same(*both(on_device, lambda: decode(model, [[1, 2, 3], [4], [5, 6]], strategy, **options)))
+
+
+@pytest.mark.parametrize("strategy", [Greedy(), Sample(), Beam(num_beams=3, coverage_penalty=0.5)], ids=str)
+def test_attention_comes_down_with_the_tokens(on_device, strategy):
+    model = load(MODELS / "torch_dynamo_attention.onnx", threads=1)
+    (fill,) = [f for f in model.contract.contexts if len(f.sizes) == 2]
+    source = np.random.default_rng(0).normal(size=(3, 6, fill.sizes[1])).astype(np.float32)
+    options = {"max_new_tokens": 6, "eos_token_id": None, "seed": 2, "context": {fill.name: source}, "return_attention": True}  # fmt: skip
+    found, expected = both(on_device, lambda: decode(model, [[1, 2], [3], [4, 5, 6]], strategy, **options))
+    assert_same(found, expected)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.attention, b.attention, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["torch_legacy_gru_step_position", "torch_dynamo_lstm_position", "torch_legacy_lstm_lengths", "torch_legacy_lstm_mask"])  # fmt: skip
+@pytest.mark.parametrize("strategy", SEARCHES, ids=str)
+def test_positions_lengths_and_masks(on_device, name, strategy):
+    _, _, roles = fixture(name)
+    model, _ = outcome(name, roles)
+    options = {"max_new_tokens": 6, "eos_token_id": [2], "seed": 2, "batch_size": 4,
+               "num_return_sequences": 1 if strategy == Greedy() else 2}  # fmt: skip
+    prompts = [[1, 2, 3], [4], [5, 0, 1, 1, 3], [5]]
+    assert_same(*both(on_device, lambda: decode(model, prompts, strategy, workers=1, **options)))
+
+
+def test_several_workers_would_wait_for_each_other(models, on_device):
+    with pytest.raises(OptionError, match=r"workers=2: expected 1 on a GPU"):
+        decode(models["RNN"], [[1]], workers=2)
+    with pytest.raises(OptionError, match=r"workers=2: expected 1 on a GPU"):
+        list(decode_iter(models["RNN"], [[1]], workers=2))
 
 
 def test_slots():

@@ -72,8 +72,8 @@ class Model:
 
     @property
     def on_device(self) -> bool:
-        """Does the model run on a device with memory of its own?"""
-        return self.session.device != "cpu"
+        """Is the model stepped on a device with memory of its own?"""
+        return self.session.device != "cpu" and self.contract.window is None
 
     @property
     def can_reduce(self) -> bool:
