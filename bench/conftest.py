@@ -6,7 +6,7 @@ import statistics
 
 
 def pytest_configure(config):
-    """torch's exporter and compiler warn of their own ways: here that is no error."""
+    """Torch's exporter and compiler warn of their own ways: here that is no error."""
     config.addinivalue_line("filterwarnings", "default")
 
 

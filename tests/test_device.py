@@ -219,8 +219,10 @@ def test_contexts_follow_their_rows(on_device, strategy):
     assert_same(*both(on_device, lambda: decode(model, prompts, strategy, **options)))
 
 
+@pytest.mark.parametrize("leaps", [True, False])
 @pytest.mark.parametrize("strategy", SEARCHES, ids=str)
-def test_a_context_that_is_anew_at_every_step(on_device, strategy):
+def test_a_context_that_is_anew_at_every_step(on_device, strategy, leaps, monkeypatch):
+    monkeypatch.setattr(Model, "leaps_on_device", leaps)
     model = load(MODELS / "torch_legacy_gru_context.onnx", threads=1)
 
     def last_three(history):
@@ -272,6 +274,19 @@ def test_buffers_are_used_again(models, on_device):
     held = {key: [id(b) for b in idle] for key, idle in step.idle.items()}
     decode(model, [[3], [4], [5]][:2], Greedy(), max_new_tokens=3, eos_token_id=None)
     assert {key: [id(b) for b in idle] for key, idle in step.idle.items()} == held
+
+
+def test_contexts_of_ever_other_shapes_do_not_pile_up(on_device):
+    model = load(MODELS / "torch_dynamo_attention.onnx", threads=1)
+    (fill,) = [f for f in model.contract.contexts if len(f.sizes) == 2]
+    for length in range(1, 25):
+        source = np.random.default_rng(0).normal(size=(2, length, fill.sizes[1])).astype(np.float32)
+        options = {"max_new_tokens": 3, "eos_token_id": None, "context": {fill.name: source}}
+        assert_same(*both(on_device, lambda: decode(model, [[1, 2], [3]], **options)))  # noqa: B023
+        on_device()
+    held = [buffers for idle in model.device_step(None).idle.values() for buffers in idle]
+    held += [buffers for step in model._device_steps.values() for idle in step.idle.values() for buffers in idle]
+    assert all(len(buffers._bound) <= 16 for buffers in held)
 
 
 def test_a_stream_that_is_left_and_an_endless_one(models, on_device):

@@ -28,6 +28,9 @@ _AT_MOST = 0.25
 # the few sets of buffers, and CUDA graphs, that there are.
 _SLOTS = 64
 
+# Shapes of contexts whose buffers are kept; a job keeps its own.
+_SHAPES = 16
+
 
 def reduction_for(model: Model, job: Job, rows: int) -> Reduction | None:
     """What to do with a job's logits on the device; None: they all come down.
@@ -299,6 +302,8 @@ class _Buffers:
         shapes = tuple((name, value.shape[1:]) for name, value in contexts.items())
         if shapes not in self._bound:
             self._bound[shapes] = self._bind(contexts)
+            if len(self._bound) > _SHAPES:
+                del self._bound[next(iter(self._bound))]
         return self._bound[shapes]
 
     def _bind(self, contexts: Mapping[str, Array]) -> _Bound:

@@ -83,6 +83,7 @@ class Prefill:
     def leap(self) -> list[Ready]:
         """Read a piece of every prompt, as far as the shortest of them goes; the rows that came to their last token."""
         if not self._batch.leaps:
+            self._batch.context.refresh(self._histories, self._batch.size)
             self._batch.step()
             return self.step()
         c = self._model.contract
@@ -104,6 +105,12 @@ class Prefill:
         for array in (self._cursor, self._last):
             array[: len(places)] = array[places]
         self._rows = {i: self._rows[place] for i, place in enumerate(places.tolist()) if place in self._rows}
+
+    def _histories(self) -> History:
+        """What every row of the batch has come to; those that do not read count for nothing."""
+        seen = self.seen()
+        rows = [seen.get(place, next(iter(seen.values()))) for place in range(self._batch.size)]
+        return History(rows, [np.zeros(0, np.int64)] * len(rows))
 
     def _context(self, prompts: Sequence[Prompt], start: Array) -> dict[str, Array]:
         context = {name: np.stack([p.context[name] for p in prompts]) for name in prompts[0].context}

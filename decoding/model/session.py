@@ -29,8 +29,12 @@ _ONLY_FETCHED.only_execute_path_to_fetches = True
 _CRASHING = ["FuseFp16InitializerToFp32NodeTransformer"]
 # Where onnxruntime's source stood when it was built, and the function, before what it has to say.
 _SOURCE_PLACE = re.compile(r"(?:/\S*)?onnxruntime\S*/\S+\.(?:cc|h):\d+ (?:.*?\)(?: const)? )?")
-# CUDA graphs are told apart by a number that the caller chooses; 0 and -1 mean something else.
+# CUDA graphs are told apart by a number that the caller chooses; -1 is none, 0 the one without a number.
 _GRAPH_IDS = itertools.count(1)
+_NO_GRAPH = -1
+# A captured graph, with the memory that it computes in, stays until its session ends; contexts of ever other shapes would
+# add one for each.
+_MOST_GRAPHS = 128
 
 
 class NodeRun(NamedTuple):
@@ -53,6 +57,7 @@ class Session:
 
     Attributes:
         wanted: onnxruntime's names of the providers asked for, with their options.
+        graphs: CUDA graphs that were asked for.
         device: "cuda" where the preferred provider keeps its memory there, else "cpu".
     """
 
@@ -80,6 +85,7 @@ class Session:
         self.wanted = wanted = full_names(providers)
         self.device, self._device_id = cuda.device_of(wanted)
         self.captures = captures and self.device == "cuda"
+        self.graphs = 0
         data, weights = graph.skeleton()
         self._weights = {key: ort.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
         options.add_external_initializers(list(self._weights), list(self._weights.values()))
@@ -192,8 +198,10 @@ class Binding:
         if session.captures:
             # Every binding is a CUDA graph of its own. Its first run runs the network several times (to allocate, then to
             # capture), which is right only because a run writes no buffer that it reads.
+            session.graphs += 1
+            number = next(_GRAPH_IDS) if session.graphs <= _MOST_GRAPHS else _NO_GRAPH
             self._options = ort.RunOptions()
-            self._options.add_run_config_entry("gpu_graph_id", str(next(_GRAPH_IDS)))
+            self._options.add_run_config_entry("gpu_graph_id", str(number))
 
     def run(self) -> None:
         """Read the bound inputs and fill the bound outputs.

@@ -3,6 +3,7 @@
 The texts are onnxruntime's own: of onnxruntime-gpu 1.31.1 on a machine without a GPU, and of its issues on GitHub.
 """
 
+import numpy as np
 import onnxruntime as ort
 import pytest
 
@@ -189,3 +190,18 @@ def test_a_gpu_that_computes_something_else_is_an_error(has_cuda, monkeypatch):
     replaces_cuda(monkeypatch, lambda providers, options: Other([cuda.PROVIDER, "CPUExecutionProvider"]))
     with pytest.raises(ModelError, match="CUDAExecutionProvider gives other scores than the CPU"):
         load(build.recurrent("LSTM", seed=1), providers="cuda")
+
+
+def test_every_binding_is_a_graph_of_its_own_until_there_are_many(monkeypatch):
+    session = Session(Graph.load(build.recurrent()), threads=1)
+    session.captures = True  # as on a GPU; the CPU provider does not look at the number
+    ids = np.ones((1, 1), np.int64)
+    logits = np.zeros((1, 1, 11), np.float32)
+    numbers = []
+    for _ in range(130):
+        binding = session.bind({"tokens": ids}, {"logits": logits})
+        binding.run()
+        numbers.append(int(binding._options.get_run_config_entry("gpu_graph_id")))
+    assert len(set(numbers[:128])) == 128
+    assert min(numbers[:128]) > 0
+    assert numbers[128:] == [-1, -1]
