@@ -6,11 +6,9 @@ import contextlib
 import ctypes
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
-
-import onnxruntime as ort
 
 PROVIDER = "CUDAExecutionProvider"
 INSTALL = "put onnxruntime-gpu in onnxruntime's place: pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
@@ -55,29 +53,32 @@ def with_options(wanted: Sequence[Any], captures: bool) -> list[Any]:
 
 
 @cache
-def load_libraries() -> str:
-    """Load CUDA's and cuDNN's libraries out of NVIDIA's pip packages, where these are; what could not be loaded."""
+def load_libraries(preload: Callable[[], None]) -> str:
+    """Load CUDA's and cuDNN's libraries out of NVIDIA's pip packages, where these are; what could not be loaded.
+
+    Args:
+        preload: onnxruntime's `preload_dlls`, which prints what it has to say.
+    """
     said = io.StringIO()
-    if hasattr(ort, "preload_dlls"):  # since onnxruntime 1.21
-        with contextlib.redirect_stdout(said):
-            ort.preload_dlls()
+    with contextlib.redirect_stdout(said):
+        preload()
     return "; ".join(line for line in said.getvalue().splitlines() if line.startswith("Failed to load"))
 
 
-def why_not_started(said: str) -> str:
+def why_not_started(said: str, version: str, built: str) -> str:
     """Why a session has no CUDA provider though the build has it: onnxruntime itself goes on with the CPU and only logs it.
 
     Args:
         said: what `load_libraries` could not load.
+        version: onnxruntime's; `built`: the version of CUDA that it was built for.
     """
     try:
         ctypes.CDLL("libcuda.so.1")
         why = said or "the libraries of CUDA and cuDNN that it needs do not fit, or the GPU is too old for it"
     except OSError as error:
         why = f"there is no NVIDIA driver ({error})"
-    built = getattr(ort, "cuda_version", "") or "unknown"
     return (
-        f"onnxruntime could not start {PROVIDER}: {why}. onnxruntime-gpu {ort.__version__} needs an NVIDIA driver, CUDA (built for {built}) "
+        f"onnxruntime could not start {PROVIDER}: {why}. onnxruntime-gpu {version} needs an NVIDIA driver, CUDA {built} "
         f"and cuDNN 9: pip install 'onnxruntime-gpu[cuda,cudnn]' brings the last two. {_GO_ON}"
     )
 

@@ -89,7 +89,7 @@ class Session:
         data, weights = graph.skeleton()
         self._weights = {key: ort.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
         options.add_external_initializers(list(self._weights), list(self._weights.values()))
-        said = cuda.load_libraries() if self.device == "cuda" else ""
+        said = cuda.load_libraries(ort.preload_dlls) if self.device == "cuda" and hasattr(ort, "preload_dlls") else ""
         given = cuda.with_options(wanted, self.captures) if self.device == "cuda" else wanted
         try:
             # Without enable_fallback=0 onnxruntime goes on with the CPU after printing a line.
@@ -103,7 +103,9 @@ class Session:
         self.providers: list[str] = self._session.get_providers()
         missing = [p for p in (w if isinstance(w, str) else w[0] for w in wanted) if p not in self.providers]
         if cuda.PROVIDER in missing:
-            raise ModelError(f"{name}: {cuda.why_not_started(said)}")
+            raise ModelError(
+                f"{name}: {cuda.why_not_started(said, ort.__version__, getattr(ort, 'cuda_version', '') or '13')}"
+            )
         if missing:
             raise ModelError(f"{name}: onnxruntime could not start {missing[0]}; available here: {', '.join(ort.get_available_providers())}. "
                              "Pass providers='cpu', or install the onnxruntime build that has it")  # fmt: skip

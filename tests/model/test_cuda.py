@@ -35,7 +35,7 @@ REPORTS = [
 def has_cuda(monkeypatch):
     """An onnxruntime whose build lists CUDA, as onnxruntime-gpu's does on any machine."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: [cuda.PROVIDER, "CPUExecutionProvider"])
-    monkeypatch.setattr(cuda, "load_libraries", lambda: "")
+    monkeypatch.setattr(cuda, "load_libraries", lambda preload: "")
 
 
 def replaces_cuda(monkeypatch, start):
@@ -91,12 +91,12 @@ def test_a_provider_that_silently_fell_back_is_an_error(has_cuda, monkeypatch):
 @pytest.mark.parametrize("said", ["", "Failed to load libcublasLt.so.13: cannot open shared object file"])
 def test_the_missing_library_is_named(monkeypatch, said):
     monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: None)  # there is a driver
-    message = cuda.why_not_started(said)
+    message = cuda.why_not_started(said, "1.31.1", "13.0")
     assert (said or "do not fit") in message
     assert "cuDNN 9" in message
 
 
-def test_libraries_that_are_not_there_are_heard_of_once(monkeypatch):
+def test_libraries_that_are_not_there_are_heard_of_once(capsys):
     calls = []
 
     def preload():
@@ -104,14 +104,10 @@ def test_libraries_that_are_not_there_are_heard_of_once(monkeypatch):
         print("Failed to load libcudnn.so.9: libcudnn.so.9: cannot open shared object file")
         print("Please follow the page on how to install CUDA.")
 
-    monkeypatch.setattr(ort, "preload_dlls", preload, raising=False)
-    cuda.load_libraries.cache_clear()
-    try:
-        assert cuda.load_libraries() == "Failed to load libcudnn.so.9: libcudnn.so.9: cannot open shared object file"
-        assert cuda.load_libraries().startswith("Failed")
-    finally:
-        cuda.load_libraries.cache_clear()
+    said = "Failed to load libcudnn.so.9: libcudnn.so.9: cannot open shared object file"
+    assert [cuda.load_libraries(preload) for _ in range(2)] == [said, said]
     assert len(calls) == 1
+    assert not capsys.readouterr().out
 
 
 def test_the_devices_options_are_kept():
