@@ -25,6 +25,7 @@ from decoding.engine import device
 from decoding.engine.batch import RunningBatch, make_batch
 from decoding.engine.device import DeviceBatch, slots_for
 from decoding.model.model import Model
+from decoding.model.session import Binding
 from tests import build
 from tests.model.test_fixtures import fixture, outcome
 
@@ -265,6 +266,24 @@ def test_several_workers_would_wait_for_each_other(models, on_device):
 
 def test_slots():
     assert [slots_for(n) for n in (1, 2, 3, 33, 64, 65, 1000)] == [1, 2, 4, 64, 64, 128, 1024]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_a_step_may_run_more_than_once(models, on_device, monkeypatch, strategy):
+    """As the first run of a CUDA graph does, to allocate and to capture: nothing that is read was written."""
+    once = Binding.run
+
+    def thrice(self):
+        for _ in range(3):
+            once(self)
+
+    options = {"max_new_tokens": 8, "eos_token_id": [3, 17], "seed": 5, "batch_size": 5,
+               "num_return_sequences": 1 if isinstance(strategy, Greedy) else 3}  # fmt: skip
+    monkeypatch.setattr(Binding, "run", thrice)
+    found = decode(models["LSTM"], [[1], [5, 9, 2], [4, 4]], strategy, **options)
+    monkeypatch.setattr(Binding, "run", once)
+    on_device(False)
+    assert_same(found, decode(models["LSTM"], [[1], [5, 9, 2], [4, 4]], strategy, **options))
 
 
 def test_buffers_are_used_again(models, on_device):
