@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 
 import onnx
 import torch
@@ -40,15 +41,17 @@ def make(hidden: int, layers: int, vocab: int, *, end: int | None = None) -> tup
             net.head.bias[end] += math.log(vocab / 50)
     batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
     file = io.BytesIO()
-    program = torch.onnx.export(
-        net,
-        (torch.zeros(2, 3, dtype=torch.int64), *net.zero_state(2)),
-        input_names=["tokens", "h", "c"],
-        output_names=["logits", "h_out", "c_out"],
-        dynamic_shapes=({0: batch, 1: time}, {1: batch}, {1: batch}),
-        dynamo=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():  # of torch's own insides, and pytest makes errors of warnings
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            net,
+            (torch.zeros(2, 3, dtype=torch.int64), *net.zero_state(2)),
+            input_names=["tokens", "h", "c"],
+            output_names=["logits", "h_out", "c_out"],
+            dynamic_shapes=({0: batch, 1: time}, {1: batch}, {1: batch}),
+            dynamo=True,
+            verbose=False,
+        )
     program.save(file)
     model = onnx.load_from_string(file.getvalue())
     # The exporter writes the example's length for axes that are dynamic, and a bound output is held to it.

@@ -12,6 +12,7 @@ from decoding.engine.device import DeviceBatch
 from decoding.engine.job import Choice, Finished, Job, Prompt, Source
 from decoding.engine.prefill import Prefill, Ready
 from decoding.engine.steps import RowSampler
+from decoding.engine.stopping import text_stops
 from decoding.model.graph import Array
 from decoding.model.model import Model
 from decoding.processors import History
@@ -133,15 +134,6 @@ class SamplingSearch:
                 self._sampler.stop(place)
                 stopped += 1
         return stopped
-
-
-def text_stops(model: Model, job: Job, output: Array) -> bool:
-    """Does the end of this output, which did not stop before its last token, hold a stop string?"""
-    assert model.tokenizer is not None  # checked with the options
-    # Every token but an empty or a partial one (a byte of a character) adds at least one character.
-    longest = max(map(len, job.stop_strings))
-    tail = model.tokenizer.decode(output[-4 * longest - 4 :].tolist())
-    return any(stop in tail for stop in job.stop_strings)
 
 
 def make_sampler(model: Model, batch: Batch, job: Job) -> RowSampler:

@@ -2,7 +2,7 @@
 
 Where ids go through an embedding straight into an LSTM or GRU, ``table = embedding @ W.T + bias`` saves the product with the
 input at every step. ONNX's layers take no such table, so the cell of that layer is written as plain operators for one
-step; whole sequences (prompts, scores) stay with the unfolded graph.
+step (cells.py); whole sequences (prompts, scores) stay with the unfolded graph.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from decoding.model.cells import GATES, Cell, Writer, read_cell, write_cell
+from decoding.model.cells import GATES, Layer, Writer, read_layer, why_not_plain, write_cell
 from decoding.model.contract import Contract
 from decoding.model.graph import Graph
 from decoding.model.node import Node
 from decoding.model.ports import Array
 from decoding.model.proof import same_step
-from decoding.model.session import Session
+from decoding.model.session import Session, constant_values
 
 # A rule and no measurement at load, so that the same file is always run by the same graph: bench/test_folding.py shows that
 # narrower layers lose at batch 1, and that from here on every batch size wins.
@@ -31,6 +31,12 @@ _ARRANGING = frozenset({"Identity", "Transpose", "Squeeze", "Unsqueeze", "Reshap
 
 
 @dataclass(frozen=True)
+class _Foldable:
+    layer: Layer
+    embedding: Array
+
+
+@dataclass(frozen=True)
 class Folded:
     """The folded graph and a session over it."""
 
@@ -39,7 +45,7 @@ class Folded:
 
 
 def folded_step(session: Session, graph: Graph, contract: Contract, start: Callable[[Graph], Session]) -> Folded | None:
-    """The folded graph, if there is one; it is compared with `session`'s on a step of one row and of several."""
+    """The folded graph, if there is one and it gives what `session` gives."""
     graph_for_steps = fold_embedding(graph, contract)
     if graph_for_steps is None:
         return None
@@ -53,40 +59,35 @@ def fold_embedding(graph: Graph, contract: Contract) -> Graph | None:
     if found is None:
         return None
     folded = graph.copy()
-    cell, embedding = found
-    layer = next(n for n in folded.nodes if n.label == cell.layer.label and n.op == cell.layer.op)
+    node = next(n for n in folded.nodes if n.label == found.layer.node.label and n.op == found.layer.node.op)
 
     def from_table(write: Writer, bias: Array) -> str:
         ids = write("Reshape", contract.token.name, write.constant(np.array([-1])))
-        table = (embedding @ cell.weights["W"].T + bias).astype(np.float32)
+        table = (found.embedding @ found.layer.W.T + bias).astype(np.float32)
         return write("Gather", write.constant(table), ids)
 
-    write_cell(folded, replace(cell, layer=layer), "folded", from_table)
+    write_cell(folded, replace(found.layer, node=node), from_table)
     folded.keep_outputs([p.name for p in folded.outputs])
     return folded
 
 
-def _find(graph: Graph, contract: Contract) -> tuple[Cell, Array] | None:
-    """The plain LSTM or GRU layer that embedded ids go straight into, and the embedding."""
-    if graph.opset < 10:  # Slice took attributes then
-        return None
-    for layer in graph.nodes:
-        if layer.op not in ("LSTM", "GRU") or layer.input(7):
+def _find(graph: Graph, contract: Contract) -> _Foldable | None:
+    """The LSTM or GRU layer that embedded ids go straight into."""
+    for node in graph.nodes:
+        if node.op not in ("LSTM", "GRU") or why_not_plain(graph, node):
             continue
-        if any(layer.attribute(name) for name in ("activations", "clip", "input_forget", "layout")):
-            continue
-        gather = _behind(graph, layer.input(0))
+        gather = _behind(graph, node.input(0))
         if gather is None or gather.op != "Gather" or gather.attribute("axis", 0) != 0:
             continue
-        embedding, hidden = graph.constant(gather.input(0)), layer.attribute("hidden_size", 0)
         straight = _behind(graph, gather.input(1)) is None and _root(graph, gather.input(1)) == contract.token.name
-        if not straight or embedding is None or embedding.ndim != 2 or hidden < SMALLEST_HIDDEN:
+        hidden = node.attribute("hidden_size", 0)
+        embedding = constant_values(graph, [gather.input(0)]) if straight and hidden >= SMALLEST_HIDDEN else None
+        if embedding is None or embedding[0].ndim != 2:
             continue
-        if embedding.shape[0] * GATES[layer.op] * hidden * 4 > LARGEST_TABLE:
+        if len(embedding[0]) * GATES[node.op] * hidden * 4 > LARGEST_TABLE:
             continue
-        cell = read_cell(graph, layer)
-        if cell is not None and cell.dtype == np.float32:
-            return cell, embedding
+        layer = read_layer(graph, node)
+        return None if layer is None or layer.R.dtype != np.float32 else _Foldable(layer, embedding[0])
     return None
 
 

@@ -6,6 +6,7 @@ import json
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from decoding.model.contract import Contract
 from decoding.model.device import DeviceStep, Reduction, can_reduce, device_graph, start_device_step, step_feeds
 from decoding.model.folding import Folded
 from decoding.model.graph import Graph
-from decoding.model.lowering import layers_left_to_the_cpu, lowered_step
+from decoding.model.lowering import left_to_the_cpu, plain_steps
+from decoding.model.proof import same_step
 from decoding.model.roles import json_metadata
 from decoding.model.session import NodeRun, Session
 from decoding.text import Tokenizer
@@ -83,7 +85,7 @@ class Model:
     @property
     def leaps_on_device(self) -> bool:
         """Do the recurrent layers read whole sequences on the device?"""
-        return self.session.device == "cpu" or not layers_left_to_the_cpu(self._graph, self.contract)
+        return self.session.device == "cpu" or not left_to_the_cpu(self._graph, self.contract)
 
     def device_step(self, reduction: Reduction | None) -> DeviceStep:
         """Sessions for steps on the device with this reduction of the logits; made once.
@@ -113,14 +115,16 @@ class Model:
         return session.profiled()
 
     def _lower(self) -> Graph:
+        """The graph with its layers written out; compared on the CPU with the graph as it is, where it is kept if it differs."""
         if self._lowered is None:
-            base = self._graph if self._folded is None else self._folded.graph
-            self._lowered, left = lowered_step(base, self.contract, lambda graph: Session(graph, threads=1))
-            lost = set(left) & set(layers_left_to_the_cpu(base, self.contract))
+            plain = plain_steps(self._graph, self.contract).graph
+            same = same_step(Session(self._graph, threads=1), Session(plain, threads=1), self.contract)
+            self._lowered = plain if same else self._graph
+            lost = left_to_the_cpu(self._lowered, self.contract)
             if lost and self.session.device != "cpu":
                 raise ModelError(
-                    f"{self.name}: the layer {min(lost)} cannot run on the GPU: cuDNN has no such cell, and it cannot be written as "
-                    "plain operators (weights that an input decides, lengths, or an unknown activation). Pass providers='cpu'"
+                    f"{self.name}: the layer {lost[0]} cannot run on the GPU: cuDNN has no such cell, and it cannot be written as "
+                    "plain operators (weights that an input decides, or an unknown activation). Pass providers='cpu'"
                 )
         return self._lowered
 
@@ -147,6 +151,13 @@ class Model:
     def __repr__(self) -> str:
         return f"<Model {self.describe()}>"
 
+    def __reduce__(self) -> NoReturn:
+        """Neither pickled nor copied, in words rather than by the error of one of its parts."""
+        raise TypeError(
+            f"{self.name}: a Model cannot be pickled or copied, as it holds a running onnxruntime session; threads can share it, "
+            "and another process can load() its file, or the one that Model.save() writes"
+        )
+
     def save(self, path: str | Path) -> None:
         """Write the prepared step graph, which loads again without any rewriting."""
         graph, c = self._graph.copy(), self.contract
@@ -155,6 +166,8 @@ class Model:
             shape[state.batch_axis] = "batch"
             graph.set_shape(state.input, shape)
             graph.set_shape(state.output, shape)
+        for fill in c.contexts:
+            graph.set_shape(fill.name, ["batch", *fill.sizes])
         roles = {
             "token": c.token.name,
             "logits": c.logits.name,
@@ -163,6 +176,7 @@ class Model:
             "batch_axis": {s.input: s.batch_axis for s in c.states},
             "context": [f.name for f in c.contexts],
             **({"attention": c.attention} if c.attention else {}),
+            **({"window": c.window.size, "pad": c.window.pad} if c.window else {}),
         }
         initial = {s.input: s.initial.tolist() for s in c.states if s.initial.any()}
         graph.set_metadata({"decoding.roles": json.dumps(roles), "decoding.initial": json.dumps(initial)})

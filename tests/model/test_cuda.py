@@ -7,9 +7,11 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from decoding import ModelError, decode, load
+from decoding import ModelError, OptionError, decode, load
 from decoding.model import cuda
+from decoding.model import model as models
 from decoding.model.graph import Graph
+from decoding.model.lowering import Steps, left_to_the_cpu
 from decoding.model.model import Model
 from decoding.model.session import Session
 from tests import build
@@ -155,24 +157,28 @@ def test_a_graph_that_cannot_be_captured_runs_without(monkeypatch):
 
 
 def test_a_layer_that_would_stay_on_the_cpu_is_an_error(monkeypatch):
-    from decoding.model import model as models
-
     model = load(build.recurrent("peephole"), threads=1)
-    monkeypatch.setattr(models, "lowered_step", lambda graph, contract, start: (graph, ["layer0"]))
+    monkeypatch.setattr(models, "plain_steps", lambda graph, contract: Steps(graph.copy(), (), ("LSTM layer0",)))
     model._lower()  # no matter on the CPU
     model._lowered = None
     monkeypatch.setattr(model.session, "device", "cuda")
-    with pytest.raises(ModelError, match=r"the layer layer0 cannot run on the GPU.*providers='cpu'"):
+    with pytest.raises(ModelError, match=r"the layer LSTM layer0 cannot run on the GPU.*providers='cpu'"):
         model._lower()
 
 
-@pytest.mark.parametrize(("cell", "left"), [("LSTM", []), ("RNN", []), ("GRU", ["layer0"]), ("peephole", ["layer0"])])
+def test_int8_is_for_the_cpu(has_cuda):
+    with pytest.raises(OptionError, match=r"int8.*CPU alone"):
+        load(build.recurrent(), providers="cuda", quantize="int8")
+
+
+@pytest.mark.parametrize(
+    ("cell", "left"), [("LSTM", []), ("RNN", []), ("GRU", ["{} layer0"]), ("peephole", ["{} layer0"])]
+)
 def test_layers_that_cudnn_does_not_have(cell, left):
     """A GRU resets before the product unless it says otherwise; cuDNN's resets after."""
-    from decoding.model.lowering import layers_left_to_the_cpu
-
     model = load(build.recurrent(cell))
-    assert layers_left_to_the_cpu(model._graph, model.contract) == left
+    op = "LSTM" if cell == "peephole" else cell
+    assert left_to_the_cpu(model._graph, model.contract) == [name.format(op) for name in left]
 
 
 def test_a_gpu_that_computes_something_else_is_an_error(has_cuda, monkeypatch):

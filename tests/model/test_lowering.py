@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from onnx import helper
 
 from decoding import load
 from decoding.model import lowering, proof
+from decoding.model import model as models
 from decoding.model.session import Session
 from tests import build
 from tests.model.test_cells import VOCAB, built, cells
@@ -13,8 +15,8 @@ from tests.model.test_fixtures import MANIFEST, fixture, fixtures, outcome
 
 
 def lowered(model):
-    graph, left = lowering.lower_layers(model._graph, model.contract)
-    return graph, left, Session(graph, threads=1)
+    steps = lowering.plain_steps(model._graph, model.contract)
+    return steps.graph, steps.left, Session(steps.graph, threads=1)
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -60,9 +62,7 @@ def test_every_export_steps_the_same(name):
         pytest.skip("refused, or run by windows, as test_fixtures.py accepts")
     graph, left, session = lowered(model)
     assert not left, left
-    if graph is model._graph:
-        assert not {node.op for node in graph.nodes} & {"LSTM", "GRU", "RNN"}
-        return
+    assert not {node.op for node in graph.nodes} & {"LSTM", "GRU", "RNN"}
     half = any(s.dtype == np.float16 for s in model.contract.states)
     for ids, _ in pairs:
         found = proof.stepped_run(session, model.contract, ids[None])
@@ -70,12 +70,25 @@ def test_every_export_steps_the_same(name):
         np.testing.assert_allclose(found, expected, atol=max(1e-5, MANIFEST[name]["tolerance"]) if not half else 2e-2)
 
 
-def test_what_differs_stays_as_it_was():
-    model, other = load(build.recurrent("LSTM", seed=1)), load(build.recurrent("LSTM", seed=2))
-    sessions = iter([model.session, other.session])
-    graph, left = lowering.lowered_step(model._graph, model.contract, lambda graph: next(sessions))
-    assert graph is model._graph
-    assert left == ["layer0"]
-    graph, left = lowering.lowered_step(model._graph, model.contract, lambda graph: Session(graph, threads=1))
-    assert graph is not model._graph
-    assert not left
+def test_what_differs_stays_as_it_was(monkeypatch):
+    one, other = load(build.recurrent("LSTM", seed=1)), load(build.recurrent("LSTM", seed=2))
+    assert one._lower() is not one._graph
+    wrong = lowering.plain_steps(other._graph, other.contract)
+    monkeypatch.setattr(models, "plain_steps", lambda graph, contract: wrong)
+    one._lowered = None
+    assert one._lower() is one._graph
+
+
+@pytest.mark.parametrize(("spoil", "reason"), [
+    ({"direction": "reverse"}, "reverse"), ({"layout": 1}, "layout"), ({"activations": ["Swish", "Tanh", "Tanh"]}, "other activations"),
+])  # fmt: skip
+def test_a_layer_that_stays_says_why(spoil, reason):
+    model = load(build.recurrent("LSTM"))
+    graph = model._graph.copy()
+    (node,) = [n for n in graph.nodes if n.op == "LSTM"]
+    for name, value in spoil.items():
+        node.drop_attribute(name)
+        node._proto.attribute.append(helper.make_attribute(name, value))
+    steps = lowering.plain_steps(graph, model.contract)
+    assert steps.left == (f"LSTM layer0 ({reason})",)
+    assert not steps.done
