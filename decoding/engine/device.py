@@ -38,28 +38,31 @@ def reduction_for(model: Model, job: Job, rows: int) -> Reduction | None:
     They must where something looks at other logits than the best (processors, `min_new_tokens`, `logprobs=`, a teacher, filters
     without top-k, diverse beams, distinct samples), and may as well where they are few.
     """
-    strategy = job.strategy
     looks = job.processors or job.top_logprobs or job.teacher_ratio >= 0 or (job.min_new_tokens and job.eos)
-    reduction = None
-    if looks:
-        return None
-    if isinstance(strategy, Greedy):
-        reduction = Reduction("best", 2)
-    elif isinstance(strategy, TopN):
-        reduction = Reduction("best", strategy.n + 1)
-    elif isinstance(strategy, Beam) and not strategy.diversity_penalty:
-        reduction = Reduction("best", 2 * beam_candidates(strategy, job) // strategy.num_beam_groups + 1)
-    elif isinstance(strategy, Sample) and strategy.replacement:
-        if strategy.top_k:
-            reduction = Reduction("best", strategy.top_k + 1)
-        elif not any(strategy.filters[name] != off for name, off in _OFF.items()):
-            reduction = Reduction("draw")
+    reduction = None if looks else _enough_for(job)
     whole = model.vocab_size * 4
     if reduction is None or rows * whole < LEAST_BYTES or (2 * reduction.count + 1) * 8 > _AT_MOST * whole:
         return None
     return reduction if model.can_reduce else None
 
 
+def _enough_for(job: Job) -> Reduction | None:
+    """What the strategy needs of the logits, and one more, to see ties; None: all of them."""
+    strategy = job.strategy
+    if isinstance(strategy, Greedy):
+        return Reduction("best", 2)
+    if isinstance(strategy, TopN):
+        return Reduction("best", strategy.n + 1)
+    if isinstance(strategy, Beam):
+        best = 2 * beam_candidates(strategy, job) // strategy.num_beam_groups
+        return None if strategy.diversity_penalty else Reduction("best", best + 1)
+    if strategy.top_k and strategy.replacement:
+        return Reduction("best", strategy.top_k + 1)
+    plain = all(strategy.filters[name] == off for name, off in _OFF.items())
+    return Reduction("draw") if plain and strategy.replacement else None
+
+
+# The filters behind top-k, as they are when they do nothing.
 _OFF = {"top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
 
 
