@@ -17,7 +17,7 @@ from decoding.model.device import CHOICE, DRAW, STEP, Reduction
 from decoding.model.graph import Array
 from decoding.model.model import Model
 from decoding.model.session import Binding, DeviceArray
-from decoding.strategies import Beam, Greedy, Sample, TopN
+from decoding.strategies import Beam, Greedy, TopN
 
 # A step's logits are reduced on the device where there are at least so many bytes of them, and what comes down instead is
 # at most a fourth. A rule of bytes: no GPU has measured it.
