@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "prompt",
         nargs="?",
-        help="text to continue, or ids split by spaces where the model has no vocabulary; default: start from BOS, where the model has one",
+        help="text to continue (with an encoder: the text that it reads), or ids split by spaces where the model has no vocabulary; default: start from BOS, where the model has one",
     )
     how = generate.add_mutually_exclusive_group()
     how.add_argument(
@@ -115,7 +115,7 @@ def _generate(args: argparse.Namespace) -> None:
     if alone and args.plot is None:
         pieces = _pieces(stream(model, prompts, strategy, **options))
         # The first piece first: where something is wrong, nothing is printed but the error.
-        print((args.prompt or "") + next(pieces, ""), end="", flush=True)
+        print(_continued(model, args) + next(pieces, ""), end="", flush=True)
         for piece in pieces:
             print(piece, end="", flush=True)
         print()
@@ -129,7 +129,7 @@ def _generate(args: argparse.Namespace) -> None:
     for number, hypothesis in enumerate(out[: args.n], 1):
         body = hypothesis.text if hypothesis.text is not None else " " + " ".join(map(str, hypothesis.tokens))
         heading = "" if alone else f"--- {number} (log-probability {hypothesis.logprob:.2f})\n"
-        print(f"{heading}{args.prompt or ''}{body}")
+        print(f"{heading}{_continued(model, args)}{body}")
     if args.plot is not None:
         _write(_figure(plot, out, strategy, trace), args.plot)
 
@@ -178,8 +178,18 @@ def _strategy(args: argparse.Namespace) -> Strategy:
     return Greedy() if args.greedy else Sample(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
 
 
+def _continued(model: Model, args: argparse.Namespace) -> str:
+    """What stands before the output: the prompt that it continues; a source is not continued."""
+    return args.prompt or "" if model.encoders is None else ""
+
+
 def _prompt(model: Model, prompt: str | None) -> str | list[int] | None:
     """The prompt as decode() takes it: without a vocabulary it is ids."""
+    if model.encoders is not None:
+        if prompt is None:
+            raise OptionError(f"PROMPT: {model.name} has an encoder; give a source for it to read")
+        if next(iter(model.encoders)).tokenizer is not None:
+            return prompt
     if prompt is None and model.bos_token_id is None:
         raise OptionError(f"PROMPT: {model.name} has no BOS to start from; give a prompt to continue")
     if prompt is None or model.tokenizer is not None:

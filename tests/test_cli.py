@@ -1,6 +1,7 @@
 """decoding/cli.py, run as a user runs it."""
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -10,10 +11,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from decoding import load, score
+from decoding import Beam, decode, load, score
 from decoding.cli import main
 from decoding.model.model import Model
 from tests import build
+from tests.seq2seq import AdditiveModel
 
 
 def run(capsys, *args):
@@ -199,3 +201,29 @@ def test_inspect_with_a_provider_that_is_not_there(capsys):
     assert code == 1
     assert "onnxruntime-gpu" in err
     assert "providers='cpu'" in err
+
+
+def test_a_source_is_read_and_not_printed(capsys, tmp_path):
+    system = AdditiveModel(3, metadata={"decoding.bos": 1, "decoding.vocab": list("0123456789")})
+    encoder = system.encoder()
+    entry = encoder.metadata_props.add()
+    entry.key, entry.value = "decoding.vocab", json.dumps(list("abcdefghijkl"))
+    (tmp_path / "m.onnx").write_bytes(system.decoder().SerializeToString())
+    (tmp_path / "m.encoder.onnx").write_bytes(encoder.SerializeToString())
+    model = load(tmp_path / "m.onnx")
+    expected = decode(model, "bad", max_new_tokens=6)[0].text
+    assert (
+        run(capsys, "generate", str(tmp_path / "m.onnx"), "bad", "--greedy", "--max-new-tokens", "6")[1]
+        == f"{expected}\n"
+    )
+    expected = decode(model, "bad", Beam(num_beams=4), max_new_tokens=6)[0].text
+    assert (
+        run(capsys, "generate", str(tmp_path / "m.onnx"), "bad", "--num-beams", "4", "--max-new-tokens", "6")[
+            1
+        ].splitlines()[-1]
+        == expected
+    )
+    code, _, err = run(capsys, "generate", str(tmp_path / "m.onnx"))
+    assert code == 1
+    assert "PROMPT" in err
+    assert "has an encoder; give a source" in err

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from decoding.engine.context import ContextRows
+from decoding.engine.context import ContextRows, start_states
 from decoding.engine.device import DeviceBatch, reduction_for
 from decoding.engine.job import Job, Prompt
 from decoding.engine.window import WindowBatch
@@ -27,7 +27,7 @@ def make_batch(model: Model, capacity: int, job: Job | None = None, *, attention
         attention: the batch has the weights of each step too; the model has them, and is stepped.
     """
     window = model.contract.window
-    context = ContextRows(model.contract.contexts, capacity, None if job is None else job.step_inputs)
+    context = ContextRows(model.contract.row_fills, capacity, None if job is None else job.step_inputs)
     if window is not None:
         return WindowBatch(model, window, capacity, context)
     if model.on_device:
@@ -67,12 +67,14 @@ class RunningBatch:
         self._positions = [np.zeros(capacity, f.dtype) for f in c.fills if f.kind == "position"]
         self._side = 0
         self._bindings: dict[int, tuple[Binding, Binding]] = {}
+        self._layout = 0
         self._wants_attention = attention
         self.attention: Array | None = None
+        self._weights_shape: tuple[int, ...] = ()
 
-    def initial(self) -> list[Array]:
-        """The states of one row before its first token."""
-        return [s.start(1) for s in self._contract.states]
+    def start(self, prompts: Sequence[Prompt]) -> list[Array]:
+        """The states that these prompts start from, a row for each."""
+        return start_states(self._contract, prompts)
 
     def take(self, places: Array) -> list[Array]:
         """The states of these rows."""
@@ -87,6 +89,9 @@ class RunningBatch:
 
     def step(self) -> None:
         """Run the network once: `tokens` and the states in, `logits` and the next states out."""
+        if self.context.layout != self._layout:  # bound to buffers that are no more
+            self._layout, self.attention = self.context.layout, None
+            self._bindings.clear()
         pair = self._bindings.get(self.size)
         if pair is None:
             if self._wants_attention and self.attention is None:
@@ -100,7 +105,7 @@ class RunningBatch:
     def put(self, places: Array, states: Sequence[Array], index: Array, prompts: Sequence[Prompt], read: Array) -> None:
         """Start rows at `places` from the rows `index` of `states`, which come after `read` ids of each prompt."""
         self.tokens[places] = [prompt.ids[at] for prompt, at in zip(prompts, read, strict=True)]
-        self.context.put(places, prompts)
+        self.context.put(places, prompts, read)
         for positions in self._positions:
             positions[places] = read
         for state, mine, given in zip(self._contract.states, self._views(self._side, self.size), states, strict=True):
@@ -129,12 +134,13 @@ class RunningBatch:
         feeds = c.feeds(self.tokens[:n, None], context=self.context.rows(n))
         states = {s.input: value for s, value in zip(c.states, self._views(self._side, n), strict=True)}
         (weights,) = self._session.run({**feeds, **states}, [str(c.attention)])
+        self._weights_shape = weights.shape[1:]  # [source], or [1, source] where the graph keeps the step's axis
         return np.zeros((self.capacity, weights.size // n), np.float32)
 
     def _bind(self, side: int) -> Binding:
         c, n = self._contract, self.size
         inputs = {c.token.name: self.tokens[:n].reshape(c.token.shape(n))}
-        inputs |= {f.name: f.value(c.token, n, 1) for f in c.fills if f.kind != "context"}
+        inputs |= {f.name: f.value(c.token, n, 1) for f in c.fills if not f.of_rows}
         inputs |= self.context.rows(n)
         moving = [f for f in c.fills if f.kind == "position"]
         inputs |= {
@@ -142,7 +148,7 @@ class RunningBatch:
         }
         outputs = {c.logits.name: self.logits[:n].reshape(c.logits.shape(n))}
         if self.attention is not None:
-            outputs[str(c.attention)] = self.attention[:n]
+            outputs[str(c.attention)] = self.attention[:n].reshape(n, *self._weights_shape)
         for state, before, after in zip(c.states, self._views(side, n), self._views(side ^ 1, n), strict=True):
             inputs[state.input], outputs[state.output] = before, after
         return self._session.bind(inputs, outputs)

@@ -200,9 +200,15 @@ class BeamSearch:
         """Attention [steps, source] of a hypothesis that continues this beam by the step just taken."""
         if self._batch.attention is None:
             return None
-        last = self._batch.attention[place * self._beam.num_beams + beam]
-        past = last[None][:0] if self._attention is None else self._attention[place, beam, : self._lengths[place]]
-        return np.concatenate([past, last[None]])
+        row = place * self._beam.num_beams + beam
+        last = self._batch.attention[row]
+        last = last[: self._batch.context.source_length(row, len(last))]
+        steps = int(self._lengths[place])
+        weights = np.zeros((steps + 1, len(last)), np.float32)
+        weights[steps] = last
+        if self._attention is not None and steps:
+            weights[:steps] = self._attention[place, beam, :steps, : len(last)]
+        return weights
 
     def _remember_attention(self, rows: Array) -> None:
         """Move the weights with their beams and add those of the step just taken."""
@@ -210,10 +216,14 @@ class BeamSearch:
             return
         n, at = len(self._prompts), np.arange(len(self._prompts))[:, None]
         last = self._batch.attention[: n * self._beam.num_beams].reshape(n, self._beam.num_beams, -1)
-        if self._attention is None:
-            self._attention = np.zeros((*self._ids.shape, last.shape[-1]), np.float32)
+        width = last.shape[-1]
+        if self._attention is None or self._attention.shape[-1] < width:
+            wider = np.zeros((*self._ids.shape, width), np.float32)
+            if self._attention is not None:
+                wider[..., : self._attention.shape[-1]] = self._attention
+            self._attention = wider
         self._attention[:n] = self._attention[at, rows]
-        self._attention[at, np.arange(self._beam.num_beams), self._lengths[:n, None]] = last[at, rows]
+        self._attention[at, np.arange(self._beam.num_beams), self._lengths[:n, None], :width] = last[at, rows]
 
     def _go_on(self, scores: Array, parents: Array, tokens: Array, logprobs: Array, ends: Array) -> Array:
         """Make the best open candidates the new beams; the rows of their parents, [prompts, beams]."""

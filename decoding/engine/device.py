@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from decoding import kernels
-from decoding.engine.context import ContextRows
+from decoding.engine.context import ContextRows, start_states
 from decoding.engine.job import Job, Prompt
 from decoding.model.device import CHOICE, DRAW, STEP, Reduction
 from decoding.model.graph import Array
@@ -130,9 +131,8 @@ class DeviceBatch:
         self._bound: _Bound | None = None
         self._side = 0
         self._uploaded = -1  # version of the contexts that the device has
-        self._initial = self._states(1)
-        for state, array in zip(c.states, self._initial, strict=True):
-            array.write(state.start(1))
+        self._layout = 0  # of the contexts' buffers that are bound
+        self._nothing = self._states(1)  # what `take` moves nothing from
 
     def step(self) -> None:
         """Run the network once: `tokens` and the states in, `logits` (or the candidates) and the next states out."""
@@ -145,6 +145,8 @@ class DeviceBatch:
             given = np.ones((2, self._slots))
             given[:, :n] = self.draws()
             buffers.draw.write(given)
+        if self.context.layout != self._layout:
+            self._layout, self._bound, self.attention = self.context.layout, None, None
         bound = self._bound = self._bound or buffers.bound(self.context.rows(self.capacity))
         if self.context.version != self._uploaded:
             self._upload(bound)
@@ -154,13 +156,16 @@ class DeviceBatch:
         self._positions[:, : self.size] += 1
         self._collect(buffers, bound)
 
-    def initial(self) -> list[DeviceArray]:
-        """The states of one row before its first token."""
-        return self._initial
+    def start(self, prompts: Sequence[Prompt]) -> list[DeviceArray]:
+        """The states that these prompts start from, a row for each."""
+        arrays = self._states(len(prompts))
+        for array, values in zip(arrays, start_states(self._contract, prompts), strict=True):
+            array.write(values)
+        return arrays
 
     def take(self, places: Array) -> list[DeviceArray]:
         """The states of these rows."""
-        return self._move(self._initial, self._rows[places], self._states(len(places)))
+        return self._move(self._nothing, self._rows[places], self._states(len(places)))
 
     def read(self, places: Array, feeds: Mapping[str, Array]) -> list[DeviceArray]:
         """The states after these tokens, read in one run by the rows at `places`."""
@@ -175,7 +180,7 @@ class DeviceBatch:
     def put(self, places: Array, states: Sequence[DeviceArray], index: Array, prompts: Sequence[Prompt], read: Array) -> None:  # fmt: skip
         """Start rows at `places` from the rows `index` of `states`, which come after `read` ids of each prompt."""
         self.tokens[places] = [prompt.ids[at] for prompt, at in zip(prompts, read, strict=True)]
-        self.context.put(places, prompts)
+        self.context.put(places, prompts, read)
         self._positions[:, places] = read
         if self._buffers is None:
             self._buffers = self._borrow()
@@ -226,8 +231,8 @@ class DeviceBatch:
         n = self.size
         if bound.attention is not None:
             if self.attention is None:
-                self.attention = np.zeros((self.capacity, *bound.attention.shape[1:]), np.float32)
-            self.attention[:n] = bound.attention.read()[:n]
+                self.attention = np.zeros((self.capacity, math.prod(bound.attention.shape[1:])), np.float32)
+            self.attention[:n] = bound.attention.read()[:n].reshape(n, -1)
         if self.candidates is None or buffers.choice is None or self._reduction is None:
             self.logits[:n] = self._whole(buffers)[:n]
             return
@@ -317,7 +322,7 @@ class _Buffers:
             one = {name: value[:1] for name, value in contexts.items()}
             feeds = {**c.feeds(np.zeros((1, 1), np.int64), context=one), **{s.input: s.start(1) for s in c.states}}
             (weights,) = self._model.session.run(feeds, [str(c.attention)])
-            outputs[str(c.attention)] = attention = array((self._slots, weights.size), np.float32)
+            outputs[str(c.attention)] = attention = array((self._slots, *weights.shape[1:]), np.float32)
         sides = []
         for before, after in (self.states, self.states[::-1]):
             into = {s.input: value for s, value in zip(c.states, before, strict=True)}

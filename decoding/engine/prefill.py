@@ -12,6 +12,7 @@ from decoding.engine.context import step_values
 from decoding.engine.job import Job, Prompt
 from decoding.model.graph import Array
 from decoding.model.model import Model
+from decoding.model.padding import pad_together
 from decoding.processors import History
 
 # Longest piece read in one run: it bounds the memory of the hidden sequences, [rows, piece, hidden] a layer,
@@ -40,7 +41,6 @@ class Prefill:
         self._rows: dict[int, tuple[int, Prompt]] = {}
         self._cursor = np.zeros(batch.capacity, np.int64)  # ids of the prompt in the row's states
         self._last = np.zeros(batch.capacity, np.int64)  # where the cursor is when the prompt is read
-        self._fresh: Any = batch.initial()
         # The states after the newest prompt, for those of its sequences that find a place later.
         self._newest: tuple[int, Any] = (-1, [])
 
@@ -63,10 +63,13 @@ class Prefill:
         last = np.array([len(prompt.ids) - 1 for _, prompt in rows])
         reads_nothing = not self._model.contract.states
         read = np.where(known | reads_nothing, last, 0)
-        for which, start in ((known, states), (~known, self._fresh)):
+        for which in (known, ~known):
             if which.any():
                 own = [prompt for (_, prompt), mine in zip(rows, which, strict=True) if mine]
-                self._batch.put(places[which], start, np.zeros(len(own), np.int64), own, read[which])
+                first = list({prompt.index: prompt for prompt in own}.values())
+                start: Any = states if which is known else self._batch.start(first)
+                numbers = {prompt.index: i for i, prompt in enumerate(first)}
+                self._batch.put(places[which], start, np.array([numbers[p.index] for p in own]), own, read[which])
         self._cursor[places], self._last[places] = read, last
         self._rows |= {int(place): row for place, row in zip(places, rows, strict=True)}
         return self._release()
@@ -93,9 +96,9 @@ class Prefill:
         _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         own, start = [prompts[i] for i in first], self._cursor[places[first]]
         left = int((self._last[places] - self._cursor[places]).min())
-        count = min(left, _PIECE if c.sequence and self._job.step_inputs is None else 1)
+        count = min(left, _PIECE if c.sequence and self._job.step_inputs is None and not c.draws_alone else 1)
         ids = np.stack([p.ids[at : at + count] for p, at in zip(own, start, strict=True)])
-        after: Any = self._batch.read(places[first], c.feeds(ids, start, self._context(own, start)))
+        after: Any = self._batch.read(places[first], c.feeds(ids, start, self._context(own, start, count)))
         self._cursor[places] += count
         self._batch.put(places, after, which.ravel(), prompts, self._cursor[places])
         return self._release()
@@ -112,8 +115,11 @@ class Prefill:
         rows = [seen.get(place, next(iter(seen.values()))) for place in range(self._batch.size)]
         return History(rows, [np.zeros(0, np.int64)] * len(rows))
 
-    def _context(self, prompts: Sequence[Prompt], start: Array) -> dict[str, Array]:
-        context = {name: np.stack([p.context[name] for p in prompts]) for name in prompts[0].context}
+    def _context(self, prompts: Sequence[Prompt], start: Array, count: int) -> dict[str, Array]:
+        c = self._model.contract
+        context = pad_together(c.row_fills, [p.context for p in prompts])
+        if (draws := prompts[0].draws) is not None:
+            context |= draws.steps(c.fills, np.array([p.index for p in prompts]), start, count)
         if self._job.step_inputs is not None:
             fills = {f.name: f for f in self._model.contract.contexts}
             seen = [p.ids[: at + 1] for p, at in zip(prompts, start, strict=True)]

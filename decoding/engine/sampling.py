@@ -33,7 +33,7 @@ class SamplingSearch:
         self._sampler = make_sampler(model, self._batch, job)
         if isinstance(self._batch, DeviceBatch):
             self._batch.draws = self._sampler.draws
-        self._has_extras = bool(job.stop_strings or job.step_inputs or job.return_attention)
+        self._has_extras = bool(job.stop_strings or job.step_inputs or job.return_attention or job.latents)
 
     def run(self) -> Iterator[Finished]:
         """Decode everything that the source gives, yielding each sequence as it finishes."""
@@ -97,6 +97,8 @@ class SamplingSearch:
         for place in done:
             sequence, tokens, logprobs, logprob, reason, top, teacher, weights = self._sampler.take(place)
             outputs = self._job.outputs
+            if weights is not None and self._batch.attention is not None:
+                weights = weights[:, : self._batch.context.source_length(place, self._batch.attention.shape[1])]
             yield Finished(sequence, tokens, logprobs, logprob, reason, logprob, outputs, top, teacher, weights)
         rows = self._source.take(len(done))
         if rows:

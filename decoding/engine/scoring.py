@@ -9,24 +9,33 @@ import numpy as np
 
 from decoding import kernels
 from decoding.engine.batch import make_batch
+from decoding.engine.context import start_states
+from decoding.engine.encoding import alike, encoded
 from decoding.engine.job import Prompt
 from decoding.model.graph import Array
 from decoding.model.model import Model
+from decoding.model.padding import pad_together
+from decoding.processors import History
 
 # Logits of one run over whole sequences, in floats (64 MiB): longer ones are read in pieces.
 _LOGITS = 1 << 24
 
 
-def score_sequences(model: Model, sequences: Sequence[Prompt], batch_size: int) -> list[Array]:
-    """float32 log-probability of every token but the first of each sequence, given those before it."""
-    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i].ids))
-    scores: list[Array] = [np.zeros(0, np.float32)] * len(sequences)
-    by_runs = model.contract.sequence and model.contract.window is None and model.contract.logits.layout != "BV"
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        own = [sequences[i] for i in rows]
-        for i, values in zip(rows, _by_runs(model, own) if by_runs else _by_steps(model, own), strict=True):
-            scores[i] = values
+def score_sequences(model: Model, sequences: Sequence[Prompt], batch_size: int) -> dict[int, Array]:
+    """float32 log-probability of every token but the first of each sequence, given those before it, by its index."""
+    scores: dict[int, Array] = {}
+    by_runs = (
+        model.contract.sequence
+        and model.contract.window is None
+        and model.contract.logits.layout != "BV"
+        and not model.contract.draws_alone
+    )
+    for group in alike(model.contract, sequences, len(sequences)):
+        order = sorted(group, key=lambda p: -len(p.ids))
+        for start in range(0, len(order), batch_size):
+            own = encoded(model, order[start : start + batch_size])
+            values = _by_runs(model, own) if by_runs else _by_steps(model, own)
+            scores |= {p.index: value for p, value in zip(own, values, strict=True)}
     return scores
 
 
@@ -38,7 +47,7 @@ def _by_runs(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
     c = model.contract
     sequences = [p.ids for p in prompts]
     names = [c.logits.name, *(s.output for s in c.states)]
-    states = [s.start(len(sequences)) for s in c.states]
+    states = start_states(c, prompts)
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
     read, longest = 0, len(sequences[0]) - 1
     while read < longest:
@@ -46,7 +55,10 @@ def _by_runs(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
         piece = max(1, _LOGITS // (live * c.logits.vocab_size))
         end = min(len(sequences[live - 1]) - 1, read + piece)
         ids = np.stack([s[read : end + 1] for s in sequences[:live]])
-        context = {name: np.stack([p.context[name] for p in prompts[:live]]) for name in prompts[0].context}
+        context = pad_together(c.row_fills, [p.context for p in prompts[:live]])
+        if (draws := prompts[0].draws) is not None:
+            keys = np.array([p.index for p in prompts[:live]])
+            context |= draws.steps(c.fills, keys, np.full(live, read), end - read)
         feeds = c.feeds(ids[:, :-1], read, context)
         cut = [
             np.ascontiguousarray(v.take(range(live), axis=s.batch_axis)) for s, v in zip(c.states, states, strict=True)
@@ -66,13 +78,14 @@ def _by_steps(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
     sequences = [p.ids for p in prompts]
     batch = make_batch(model, len(sequences))
     batch.size = len(sequences)
-    places, initial = np.arange(batch.size), cast(Any, batch.initial())
-    batch.put(places, initial, np.zeros_like(places), prompts, np.zeros_like(places))
+    places, starts = np.arange(batch.size), cast(Any, batch.start(prompts))
+    batch.put(places, starts, places, prompts, np.zeros_like(places))
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
     for t in range(len(sequences[0]) - 1):
         live = sum(len(s) - 1 > t for s in sequences)
         if live < batch.size:
             batch.keep(np.arange(live))
+        batch.context.refresh(_nothing, live)
         batch.step()
         after = np.array([s[t + 1] for s in sequences[:live]])
         values = kernels.token_logprobs(batch.logits[:live], after)
@@ -80,3 +93,8 @@ def _by_steps(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
             scores[row][t] = values[row]
         batch.tokens[:live] = after
     return scores
+
+
+def _nothing() -> History:
+    """Given sequences have no inputs that are computed from them."""
+    return History([], [])

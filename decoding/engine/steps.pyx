@@ -185,11 +185,15 @@ cdef class RowSampler:
         return np.stack([uniform(int(self._stream.seed), self.sequences, self.lengths, 1, "draw")[:, 0], self.temperature])
 
     def record_attention(self, weights):
-        """Write the weights [size, source] of the step whose tokens were just chosen."""
-        if self._attention is None:
-            self._attention = np.empty((*self._history_array.shape, weights.shape[1]), np.float32)
+        """Write the weights [size, source] of the step whose tokens were just chosen; the source may grow from step to step."""
+        width = weights.shape[1]
+        if self._attention is None or self._attention.shape[2] < width:
+            wider = np.zeros((*self._history_array.shape, width), np.float32)
+            if self._attention is not None:
+                wider[..., : self._attention.shape[2]] = self._attention
+            self._attention = wider
         rows = np.flatnonzero(self.status[: len(weights)])
-        self._attention[self._lines_array[rows], self.lengths[rows] - 1] = weights[rows]
+        self._attention[self._lines_array[rows], self.lengths[rows] - 1, :width] = weights[rows]
 
     def chosen(self, int64_t size):
         """(sequence, token, log-probability, reason or None) of each row that chose in the last step."""

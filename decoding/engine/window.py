@@ -33,8 +33,8 @@ class WindowBatch:
         self.logits = np.zeros((capacity, model.vocab_size), np.float32)
         self._prefixes: list[list[int]] = [[] for _ in range(capacity)]
 
-    def initial(self) -> list[Array]:
-        """None: as `RunningBatch` has; so with the other methods that give states."""
+    def start(self, prompts: Sequence[Prompt]) -> list[Array]:
+        """No states, where `RunningBatch` has some; so with the other methods that give them."""
         return []
 
     def take(self, places: Array) -> list[Array]:
@@ -59,7 +59,7 @@ class WindowBatch:
         for place, prompt, at in zip(places, prompts, read, strict=True):
             self._prefixes[place] = prompt.ids[:at].tolist()
             self.tokens[place] = prompt.ids[at]
-        self.context.put(places, prompts)
+        self.context.put(places, prompts, read)
 
     def grow(self, count: int) -> None:
         """Add rows at the end, for `put` to fill."""

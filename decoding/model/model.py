@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from decoding.errors import ModelError
-from decoding.model.contract import Contract
+from decoding.model.contract import Contract, Fill
 from decoding.model.device import DeviceStep, Reduction, can_reduce, device_graph, start_device_step, step_feeds
+from decoding.model.encoders import Encoders
 from decoding.model.folding import Folded
 from decoding.model.graph import Graph
 from decoding.model.lowering import left_to_the_cpu, plain_steps
+from decoding.model.ports import Array
 from decoding.model.proof import same_step
 from decoding.model.roles import json_metadata
+from decoding.model.running import checked_inputs, count_rows, feeds_of
 from decoding.model.session import NodeRun, Session
 from decoding.text import Tokenizer
 
@@ -27,6 +31,7 @@ class Model:
 
     Attributes:
         contract: roles of every input and output.
+        encoders: what reads the sources that the contexts and first states come from, or None.
         tokenizer: turns text into ids and back, or None.
         bos_token_id, pad_token_id: special ids, or None.
         eos_token_id: ids that end a sequence; there may be none.
@@ -41,8 +46,10 @@ class Model:
         session: Session,
         tokenizer: Tokenizer | None,
         folded: Folded | None = None,
+        encoders: Encoders | None = None,
     ) -> None:
         self._graph = graph
+        self.encoders = encoders
         self._folded = folded
         self.step_session = session if folded is None else folded.session
         self.contract = contract
@@ -69,7 +76,7 @@ class Model:
                 folded = self._folded
                 if folded is not None:
                     folded = replace(folded, session=Session(folded.graph, providers=self.session.wanted, threads=1))
-                self._alone = Model(self._graph, self.contract, session, self.tokenizer, folded)
+                self._alone = Model(self._graph, self.contract, session, self.tokenizer, folded, self.encoders)
         return self._alone
 
     @property
@@ -137,6 +144,12 @@ class Model:
         return self.contract.logits.vocab_size
 
     @property
+    def latents(self) -> tuple[Fill, ...]:
+        """The inputs that are drawn, those of the encoders first; of equal names the first."""
+        every = (*(self.encoders.latents if self.encoders is not None else ()), *self.contract.latents)
+        return tuple({f.name: f for f in reversed(every)}[name] for name in dict.fromkeys(f.name for f in every))
+
+    @property
     def providers(self) -> list[str]:
         """The onnxruntime providers that the session runs on."""
         return self.session.providers
@@ -146,7 +159,39 @@ class Model:
         ids = {"bos": self.bos_token_id, "eos": list(self.eos_token_id) or None, "pad": self.pad_token_id}
         special = ", ".join(f"{name} {value}" for name, value in ids.items() if value is not None) or "no special ids"
         text = "no tokenizer" if self.tokenizer is None else f"tokenizer: {self.tokenizer}"
-        return f"{self.name}: vocabulary {self.vocab_size}, {text}, {special}, on {self.providers[0]}\n{self.contract.describe()}"
+        parts = [
+            f"{self.name}: vocabulary {self.vocab_size}, {text}, {special}, on {self.providers[0]}",
+            self.contract.describe(),
+            *([] if self.encoders is None else [self.encoders.describe()]),
+        ]
+        return "\n".join(parts)
+
+    def run(
+        self, inputs: Mapping[str, Any] | None = None, *, seed: int | None = None, batch_size: int | None = None
+    ) -> dict[str, Array]:
+        """One plain run of the graph, encoders left out.
+
+        Args:
+            inputs: arrays by input name, [batch, ...] (states as the graph has them): the token's ids [batch] or [batch, time],
+                contexts, and whatever else is to be set. Latents that are not among them are drawn, states start as in decoding.
+            seed: key of the latents, 0 to 2**64 - 1; row i takes the numbers of sequence i. None takes one from the
+                operating system.
+            batch_size: rows, where no input tells; default 1.
+
+        Returns:
+            Every output of the graph by its name.
+
+        Raises:
+            OptionError: an input is unknown, missing or of a wrong number of rows.
+            ModelError: the run failed.
+        """
+        dtypes = {p.name: p.dtype for p in self._graph.inputs} | {f.name: f.dtype for f in self.contract.contexts}
+        given = checked_inputs(self.name, dtypes, inputs)
+        feeds = feeds_of(self.contract, given, seed, self.name)
+        if batch_size is not None:
+            count_rows({self.contract.token.name: given[self.contract.token.name]}, batch_size)
+        names = [p.name for p in self._graph.outputs]
+        return dict(zip(names, self.session.run(feeds, names), strict=True))
 
     def __repr__(self) -> str:
         return f"<Model {self.describe()}>"
@@ -159,28 +204,60 @@ class Model:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the prepared step graph, which loads again without any rewriting."""
+        """Write the prepared step graph, which loads again without any rewriting.
+
+        Encoders are written beside it, NAME.encoder.onnx (or NAME.encoder1.onnx, NAME.encoder2.onnx, ... where there are
+        several) for NAME.onnx, where `load(path)` finds them.
+        """
         graph, c = self._graph.copy(), self.contract
+        if c.starter is not None:
+            raise ModelError(
+                f"{self.name}: it computes its first states from {c.starter.fills[0].name}, for which a step graph has no place, so it cannot be saved; "
+                "keep the file as it was exported"
+            )
         for state in c.states:
             shape: list[int | str] = list(state.initial.shape)
             shape[state.batch_axis] = "batch"
             graph.set_shape(state.input, shape)
             graph.set_shape(state.output, shape)
-        for fill in c.contexts:
-            graph.set_shape(fill.name, ["batch", *fill.sizes])
-        roles = {
+        for fill in c.row_fills:
+            sizes = [f"{fill.name}_{axis}" if size is None else size for axis, size in enumerate(fill.sizes)]
+            graph.set_shape(fill.name, ["batch", *(sizes or [1] * (fill.rank - 1))])
+        stages = list(self.encoders or ())
+        initial = {s.input: s.initial.tolist() for s in c.states if s.initial.any()}
+        graph.set_metadata({"decoding.roles": json.dumps(self._roles()), "decoding.initial": json.dumps(initial)})
+        for stage, place in zip(stages, encoder_paths(Path(path), len(stages)), strict=True):
+            stage.save(place)
+        Path(path).write_bytes(graph.serialize())
+
+    def _roles(self) -> dict[str, Any]:
+        """The roles of the step graph, as `load(roles=...)` takes them."""
+        c = self.contract
+        ends = {
+            kind: {f.name: f.source for f in c.fills if f.kind == kind} for kind in ("source_mask", "source_length")
+        }
+        roles: dict[str, Any] = {
             "token": c.token.name,
             "logits": c.logits.name,
             "output": "logits",
             "state": {s.input: s.output for s in c.states},
             "batch_axis": {s.input: s.batch_axis for s in c.states},
             "context": [f.name for f in c.contexts],
-            **({"attention": c.attention} if c.attention else {}),
+            "latent": {f.name: {"distribution": f.draw.distribution, "every": f.draw.every} for f in c.latents},
+            **{kind: names for kind, names in ends.items() if names},
             **({"window": c.window.size, "pad": c.window.pad} if c.window else {}),
         }
-        initial = {s.input: s.initial.tolist() for s in c.states if s.initial.any()}
-        graph.set_metadata({"decoding.roles": json.dumps(roles), "decoding.initial": json.dumps(initial)})
-        Path(path).write_bytes(graph.serialize())
+        if c.attention:
+            roles["attention"] = c.attention
+        if self.encoders is not None:
+            roles["encoder"] = self.encoders.roles()
+        return roles
+
+
+def encoder_paths(path: Path, count: int) -> list[Path]:
+    """Where the encoders of the model at `path` stand: NAME.encoder.onnx, or NAME.encoder1.onnx and so on."""
+    numbers = [""] if count == 1 else [str(k + 1) for k in range(count)]
+    return [path.with_name(f"{path.name.removesuffix('.onnx')}.encoder{number}.onnx") for number in numbers]
 
 
 def _number(graph: Graph, key: str, low: int, end: int) -> int | None:

@@ -128,13 +128,13 @@ def gives_probabilities(session: Session, contract: Contract) -> bool:
 
 def whole_run(session: Session, contract: Contract, ids: Array) -> Array:
     """Logits [B, T or 1, V] of one run over whole sequences `ids` [B, T], from the initial states."""
-    feeds = {**contract.feeds(ids), **{s.input: s.start(len(ids)) for s in contract.states}}
+    feeds = {**contract.feeds(ids), **contract.first_states(len(ids), contract.probe_contexts(len(ids)))}
     return contract.logits.arrange(session.run(feeds, [contract.logits.name])[0])
 
 
 def stepped_run(session: Session, contract: Contract, ids: Array) -> Array:
     """Logits [B, T, V] of single steps over `ids` [B, T], the states carried from each to the next."""
-    states = {s.input: s.start(len(ids)) for s in contract.states}
+    states = contract.first_states(len(ids), contract.probe_contexts(len(ids)))
     names = [contract.logits.name, *(s.output for s in contract.states)]
     steps = []
     for t in range(ids.shape[1]):
