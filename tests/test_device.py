@@ -28,6 +28,8 @@ from decoding.model.model import Model
 from decoding.model.session import Binding
 from tests import build
 from tests.model.test_fixtures import fixture, outcome
+from tests.test_encoder import names as encoder_systems
+from tests.test_encoder import system
 
 STRATEGIES = [
     Greedy(),
@@ -244,6 +246,29 @@ def test_attention_comes_down_with_the_tokens(on_device, strategy):
     assert_same(found, expected)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a.attention, b.attention, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", encoder_systems())
+@pytest.mark.parametrize("strategy", [Greedy(), Sample(), Beam(num_beams=3)], ids=str)
+def test_encoders_feed_contexts_and_first_states(on_device, name, strategy):
+    """Sources of unequal lengths: contexts are padded, and grow while others write."""
+    model, sources, _, _, attention = system(name)
+    options = {"max_new_tokens": 7, "eos_token_id": [3], "seed": 2, "batch_size": 4, "prefix": [2], "workers": 1,
+               "return_attention": attention is not None}  # fmt: skip
+    found, expected = both(on_device, lambda: decode(model, [*sources] * 3, strategy, **options))
+    assert_same(found, expected)
+    if attention is not None:
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a.attention, b.attention, atol=1e-5)
+
+
+@pytest.mark.parametrize("every", ["sequence", "step"])
+@pytest.mark.parametrize("strategy", SEARCHES, ids=str)
+def test_latents_are_those_of_the_cpu(on_device, every, strategy):
+    roles = {"latent": {"context": {"distribution": "normal", "every": every}}}
+    model = load(MODELS / "torch_legacy_gru_context.onnx", threads=1, roles=roles)
+    options = {"max_new_tokens": 6, "eos_token_id": None, "seed": 2, "batch_size": 4}
+    assert_same(*both(on_device, lambda: decode(model, [[1, 2, 3], [4], [5, 6]], strategy, **options)))
 
 
 @pytest.mark.parametrize("name", ["torch_legacy_gru_step_position", "torch_dynamo_lstm_position", "torch_legacy_lstm_lengths", "torch_legacy_lstm_mask"])  # fmt: skip
