@@ -18,7 +18,7 @@ from decoding.model.graph import Graph
 from decoding.model.latents import find_latents
 from decoding.model.padding import Rows, pad_together, prove_padding, shape_of
 from decoding.model.ports import STATE_SLOTS, Array, Port
-from decoding.model.probing import Output, Probed, probed
+from decoding.model.probing import Output, Probed, probed_freely
 from decoding.model.roles import embedding_rows, json_metadata
 from decoding.model.session import Session
 from decoding.text import Tokenizer, make_tokenizer
@@ -174,10 +174,12 @@ def load_encoder(graph: Graph, given: Mapping[str, Any], start: Callable[[Graph]
         for output in trial.outputs:
             trial.set_shape(output.name, None)
         try:
-            found = probed(trial, start(trial), fills, ids, alone=_declares_one_row(graph))
+            found = probed_freely(trial, start(trial), fills, ids, pads=pad is not None, alone=_declares_one_row(graph))
         except ModelError as error:
             failure = failure or error
             continue
+        if found.fills != fills:
+            own_notes.append("its sources may have any length, whatever the file declares: seen by running")
         if axis and not given.get("batch_axis"):
             own_notes.append("the batch is the second axis of its inputs: seen by running")
         return _finished(trial, found, ids, own_notes)

@@ -73,11 +73,16 @@ def _evidence(graph: Graph, port: Port, token: Port, contexts: list[Port], kind:
 
 
 def _about(graph: Graph, port: Port, contexts: list[Port], kind: str) -> str:
-    """The context that a mask or length is about: the only one of a length, or the one that shares its dimension."""
+    """The context that a mask or length is about: the only one of a length, or the one that shares its dimension.
+
+    Contexts that share a dimension by its name (an encoder's outputs and the keys made of them) are of one length: the first
+    stands for all.
+    """
     varying = [p for p in contexts if _may_vary(p.shape)] or contexts
     dims = [d for d in (port.shape or ())[1:] if d not in (1, None)]
     sharing = [p for p in varying if any(d in (p.shape or ()) for d in dims)]
-    for found in (sharing, varying):
+    named = [p for p in varying if any(isinstance(d, str) and d in (p.shape or ()) for d in dims)]
+    for found in (named[:1], sharing, varying):
         if len(found) == 1:
             return found[0].name
     raise ModelError(

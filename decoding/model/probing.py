@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,29 @@ class Probed:
     outputs: tuple[Output, ...]
     alone: bool
     sample: Callable[[Fill, np.random.Generator, tuple[int, ...]], Array]
+
+
+def probed_freely(
+    graph: Graph, session: Session, fills: tuple[Fill, ...], ids: Mapping[str, int], *, pads: bool, alone: bool
+) -> Probed:
+    """As `probed`, with sequences of any length where the graph takes them, else of the lengths that the file declares.
+
+    Torch's dynamo exporter may write the example's length where any will do. What ids are padded with, where the file says
+    so (`pads`), speaks for a length that is meant, unless something else tells where they end.
+    """
+    told = {f.source for f in fills}
+    freed = tuple(
+        replace(f, sizes=(None, *f.sizes[1:]), source_axis=0)
+        if f.kind == "context" and f.sizes and None not in f.sizes and (f.name in told or (f.name in ids and not pads))
+        else f
+        for f in fills
+    )
+    if freed != fills:
+        try:
+            return probed(graph, session, freed, ids, alone=alone)
+        except ModelError:
+            pass
+    return probed(graph, session, fills, ids, alone=alone)
 
 
 def probed(graph: Graph, session: Session, fills: tuple[Fill, ...], ids: Mapping[str, int], *, alone: bool) -> Probed:
