@@ -20,6 +20,7 @@ from decoding.errors import DecodingError, OptionError
 from decoding.model.loading import load
 from decoding.model.model import Model
 from decoding.results import Decoded
+from decoding.sources import source_tokens
 from decoding.strategies import Beam, Greedy, Sample, Strategy
 from decoding.text import token_texts
 
@@ -128,10 +129,10 @@ def _generate(args: argparse.Namespace) -> None:
     out = decode(model, prompts, strategy, **options)
     for number, hypothesis in enumerate(out[: args.n], 1):
         body = hypothesis.text if hypothesis.text is not None else " " + " ".join(map(str, hypothesis.tokens))
-        heading = "" if alone else f"--- {number} (log-probability {hypothesis.logprob:.2f})\n"
+        heading = "" if args.n == 1 else f"--- {number} (log-probability {hypothesis.logprob:.2f})\n"
         print(f"{heading}{_continued(model, args)}{body}")
     if args.plot is not None:
-        _write(_figure(plot, out, strategy, trace), args.plot)
+        _write(_figure(plot, out, strategy, trace, source_tokens(model, prompts)), args.plot)
 
 
 def _wanted_by_plot(model: Model, strategy: Strategy, trace: Any, outputs: int) -> dict[str, Any]:
@@ -143,10 +144,11 @@ def _wanted_by_plot(model: Model, strategy: Strategy, trace: Any, outputs: int) 
     return {}
 
 
-def _figure(plot: Any, out: Decoded, strategy: Strategy, trace: Any) -> Any:
+def _figure(plot: Any, out: Decoded, strategy: Strategy, trace: Any, source: Sequence[str] | None) -> Any:
     """The picture that suits what a run has."""
-    if out[0].attention is not None:
-        return plot.attention(out[0])
+    weights = out[0].attention
+    if weights is not None:
+        return plot.attention(out[0], source if source and len(source) == weights.shape[1] else None)
     return plot.beam_tree(out, trace) if isinstance(strategy, Beam) else plot.tokens(out)
 
 

@@ -115,7 +115,7 @@ def test_the_picture_of_a_beam_search_has_all_beams(capsys, tmp_path):
         capsys, "generate", "shakespeare", "A", "--num-beams", "3", "--max-new-tokens", "5", "--plot", str(picture)
     )
     assert code == 0
-    assert out.count("---") == 1
+    assert out.count("\n") == 1  # one output was asked for
     assert all(f"<!-- {rank}: length" in picture.read_text() for rank in range(3))
 
 
@@ -227,3 +227,15 @@ def test_a_source_is_read_and_not_printed(capsys, tmp_path):
     assert code == 1
     assert "PROMPT" in err
     assert "has an encoder; give a source" in err
+
+
+def test_the_picture_of_an_attention_names_what_was_read(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    from decoding import plot
+
+    drawn, draw = [], plot.attention
+    monkeypatch.setattr(plot, "attention", lambda *given: drawn.append(given) or draw(*given))
+    command = ["generate", "dates", "3 mai 2026", "--num-beams", "4", "--plot", str(tmp_path / "a.png")]
+    assert run(capsys, *command) == (0, "2026-05-03\n", "")
+    ((_, source),) = drawn
+    assert source == list("3 mai 2026")
