@@ -28,6 +28,7 @@ from decoding.options import (
     Options,
     check_contexts,
     check_names,
+    check_workers,
     choose_workers,
     make_job,
     make_prompts,
@@ -228,7 +229,7 @@ def decode_iter(
             (ids,), (source,) = read_prompts(model, prompt, prefix, first=index, single=True)
             yield Prompt(index, ids, temperature, none, source=source)
 
-    finished = run(model, job, read(), whole_number("workers", workers, 1))
+    finished = run(model, job, read(), check_workers(model, workers))
     return itertools.chain.from_iterable(_by_prompt(model, job, finished))
 
 

@@ -253,11 +253,18 @@ def choose_workers(model: Model, job: Job, workers: int | None, prompts: int) ->
     A worker is worth it when each can fill a batch of its own: then two of them beat two intra-op threads (measured
     in docs/architecture.md). A job of one batch, and a model whose threads the caller chose, stay in one.
     """
-    if workers is not None:
-        return whole_number("workers", workers, 1)
+    if workers is not None or model.on_device:
+        return check_workers(model, 1 if workers is None else workers)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     full = prompts * job.outputs // job.batch_size
     return max(1, min(cores, full)) if model.session.threads is None and not job.processors else 1
+
+
+def check_workers(model: Model, workers: int) -> int:
+    """The number of workers that was given: a device runs one batch after the other, so that more would only wait."""
+    if whole_number("workers", workers, 1) > 1 and model.on_device:
+        raise OptionError(f"workers={workers}: expected 1 on a GPU; pass a larger batch_size")
+    return workers
 
 
 def _longest(max_new_tokens: Any) -> int:

@@ -14,6 +14,7 @@ from decoding.model.encoders import Encoders
 from decoding.model.graph import Array
 from decoding.model.model import Model
 from decoding.prompts import Ids, encode_prompts
+from decoding.text import token_texts
 
 
 def encode_sources(model: Model, prompts: Any, *, first: int = 0, single: bool = False) -> list[dict[str, Any]]:
@@ -73,6 +74,24 @@ def read_prompts(
             f"prefix: found {len(ids)} of them; expected one for all prompts, or one for each of the {len(sources)}"
         )
     return ids if len(ids) == len(sources) else ids * len(sources), sources
+
+
+def source_tokens(model: Model, prompts: Any) -> list[str] | None:
+    """The tokens of the first source, as texts; None where no encoder reads one sequence of ids that have texts."""
+    if model.encoders is None:
+        return None
+    values = list(encode_sources(model, prompts)[0].items())
+    name, ids = values[0]
+    tokenizer = model.encoders.stages[model.encoders.sources[name][0]].tokenizer or model.tokenizer
+    if (
+        len(values) > 1
+        or tokenizer is None
+        or not isinstance(ids, np.ndarray)
+        or ids.ndim != 1
+        or ids.dtype.kind != "i"
+    ):
+        return None
+    return token_texts(tokenizer, ids.tolist())
 
 
 def _only(model: Model, encoders: Encoders, prompts: Any) -> str:

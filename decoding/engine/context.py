@@ -30,6 +30,7 @@ class ContextRows:
         step_inputs: gives some of them anew before each step; the prompts have the others.
 
     Attributes:
+        version: how often the buffers were written to, for whoever keeps a copy.
         layout: grows by one when buffers are replaced by others, so that what is bound to them must be bound anew.
     """
 
@@ -42,7 +43,7 @@ class ContextRows:
         self._owners = np.full(capacity, -1)
         self._positions = np.zeros(capacity, np.int64)  # of the token that the next step feeds
         self._draws: Latents | None = None
-        self.layout = 0
+        self.version = self.layout = 0
 
     def put(self, places: Array, prompts: Sequence[Prompt], read: Array) -> None:
         """Give these rows the contexts of their prompts, of which `read` ids are in the states."""
@@ -57,6 +58,7 @@ class ContextRows:
         """Move the rows at `places` to the front; nothing moves among the beams of one prompt."""
         owners = self._owners[places]
         if not np.array_equal(owners, self._owners[: len(places)]):
+            self.version += 1
             for array in (*self._buffers.values(), *self._lengths.values(), self._positions):
                 array[: len(places)] = array[places]
         self._owners[: len(places)] = owners
@@ -104,6 +106,7 @@ class ContextRows:
         for end in self._ends:
             if end.source == name:
                 self._tell_ends(end, places, shape[axis or 0])
+        self.version += 1
 
     def _row_shape(self, name: str, places: Array, values: Sequence[Array] | Array) -> tuple[int, ...]:
         """The shape that holds the longest of the rows; one that is twice too long shrinks."""

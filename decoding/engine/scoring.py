@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 
@@ -77,8 +78,7 @@ def _by_steps(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
     sequences = [p.ids for p in prompts]
     batch = make_batch(model, len(sequences))
     batch.size = len(sequences)
-    starts = start_states(model.contract, prompts)
-    places = np.arange(batch.size)
+    places, starts = np.arange(batch.size), cast(Any, batch.start(prompts))
     batch.put(places, starts, places, prompts, np.zeros_like(places))
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
     for t in range(len(sequences[0]) - 1):

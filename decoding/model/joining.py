@@ -228,4 +228,5 @@ def _fed_contract(stages: Sequence[Encoder], contract: Contract, links: Sequence
     """The decoder's contract, which says who feeds it."""
     fed = {link.target.name: f"the encoder's {link.output.name}" for link in links if link.target.stage == len(stages)}
     fills = tuple(replace(f, kind="context") if f.kind == "latent" and f.name in fed else f for f in contract.fills)
-    return replace(contract, fills=fills, givers={**contract.givers, **fed})
+    notes = tuple(n for n in contract.notes if not any(n.startswith(f"{name} is a context, given by") for name in fed))
+    return replace(contract, fills=fills, notes=notes, givers={**contract.givers, **fed})

@@ -17,19 +17,20 @@ from decoding.model import proof, rewrite
 from decoding.model.contract import Contract, Fill, State, Window
 from decoding.model.encoder import ENCODER_ROLES, load_encoder
 from decoding.model.fills import for_each_row, make_fill, put_batch_first
-from decoding.model.folding import folded_step, same_step
+from decoding.model.folding import Folded, folded_step
 from decoding.model.freeing import free_reshapes, one_row, step_loops
 from decoding.model.generator import Generator, roles_or_latents
 from decoding.model.graph import Graph, Source
 from decoding.model.hidden import Hidden, Start, find_hidden, hidden_states, open_states, start_values
 from decoding.model.joining import join
+from decoding.model.lowering import plain_steps
 from decoding.model.model import Model, encoder_paths
 from decoding.model.padding import with_padding
 from decoding.model.ports import Shape
-from decoding.model.proof import NotSteppable, StateShape
-from decoding.model.quantize import check_quantize, plain_steps, to_int8
+from decoding.model.proof import NotSteppable, StateShape, same_step
+from decoding.model.quantize import check_quantize, to_int8
 from decoding.model.roles import Roles, given_roles, json_metadata, names_in, recurrent_path
-from decoding.model.session import Session
+from decoding.model.session import Session, full_names
 from decoding.model.starting import make_starter
 from decoding.model.windowing import check_any_length, explained, given_window, window_contract
 from decoding.text import make_tokenizer
@@ -65,7 +66,7 @@ def load(
             be a list with one dict for each.
         tokenizer: a list of token strings, a Hugging Face `tokenizers` or SentencePiece object, or the path of
             one of their files; default: the vocabulary in the file's metadata (``decoding.vocab``).
-        providers: onnxruntime's providers, or "cpu" and "cuda"; default the CPU.
+        providers: onnxruntime's providers, or "cpu" and "cuda"; default the CPU. docs/cuda.md says what a GPU needs and does.
         threads: intra-op threads of onnxruntime; None leaves the choice to it.
         quantize: "int8" turns the weights of LSTM layers, products and embeddings into int8, after the proof, for onnxruntime's
             int8 products; `Model.describe()` says which, which could not be, and how far that moves the logits.
@@ -75,7 +76,8 @@ def load(
         ModelError: the file cannot be used; the message says which input or output, what was expected and what to pass.
         OptionError: an argument is wrong.
     """
-    check_quantize(quantize)
+    wanted = full_names(providers)
+    check_quantize(quantize, wanted)
     source = _shipped(model)
     graph, others = Graph.load(source), [Graph.load(one) for one in _encoders(source, encoder)]
     roles, encoder_roles = _split_roles(roles or {}, graph, others)
@@ -87,7 +89,8 @@ def load(
     rewrite.time_major(graph)
 
     def start(prepared: Graph) -> Session:
-        return Session(prepared, providers=providers, threads=threads)
+        """What is found out about a graph by running it holds for every provider: the CPU tells it exactly."""
+        return Session(prepared, threads=threads)
 
     found = roles_or_latents(graph, given)
     if not isinstance(found, Roles):
@@ -114,19 +117,45 @@ def load(
     if folded is not None:
         note = "single steps take the product of embedding and input weights from one table"
         contract = replace(contract, notes=(*contract.notes, note))
+    if wanted != full_names("cpu"):
+        session, folded = _elsewhere(session, contract, prepared, folded, wanted)
     encoders = None
     if others:
         stages = [load_encoder(*pair, start) for pair in zip(others, encoder_roles, strict=True)]
+        if wanted != full_names("cpu"):
+            stages = [replace(e, session=Session(e.graph, providers=wanted, threads=threads)) for e in stages]
         encoders, contract = join(stages, contract, given, graph.name)
     text = make_tokenizer(tokenizer, vocab, contract.logits.vocab_size)
     return Model(prepared, contract, session, text, folded, encoders)
+
+
+# Between the products of a CPU and those of other hardware, which may round their factors to fewer bits.
+_OTHER_HARDWARE = 1e-2
+
+
+def _elsewhere(
+    session: Session, contract: Contract, graph: Graph, folded: Folded | None, wanted: Sequence[Any]
+) -> tuple[Session, Folded | None]:
+    """The sessions on the providers that were asked for.
+
+    Raises:
+        ModelError: they cannot be had there, or give something else than the CPU.
+    """
+    there = Session(graph, providers=wanted, threads=session.threads)
+    if contract.window is None and not same_step(session, there, contract, _OTHER_HARDWARE):
+        raise ModelError(
+            f"{graph.name}: {there.providers[0]} gives other scores than the CPU; pass providers='cpu', and report it to onnxruntime"
+        )
+    if folded is not None:
+        folded = replace(folded, session=Session(folded.graph, providers=wanted, threads=session.threads))
+    return there, folded
 
 
 def _quantized(
     graph: Graph, session: Session, contract: Contract, start: Callable[[Graph], Session], verify: bool
 ) -> tuple[Graph, Session, Contract]:
     """The graph that was proved, with int8 weights; how far that moves its logits is in the notes."""
-    steps = plain_steps(graph, contract)
+    steps = plain_steps(graph, contract, np.dtype(np.float32))
     if verify and steps.done and not same_step(session, start(steps.graph), contract):
         raise ModelError(
             f"{graph.name}: its layers give something else when they are written as plain operators, as int8 needs them; load it without quantize="

@@ -39,6 +39,7 @@ def tell_sources(
             raise OptionError(
                 f"roles[{kind!r}]: {graph.name} has no context {sources[name]!r}; its contexts are {listing(contexts)}"
             )
+        notes[:] = [note for note in notes if not note.startswith(f"{name} is filled")]  # what it was taken for first
         notes.append(f"{name} tells where {sources[name]} ends: {evidence}")
     return sources
 

@@ -9,15 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 from decoding.errors import ModelError
 from decoding.model.contract import Contract, Fill
+from decoding.model.device import DeviceStep, Reduction, can_reduce, device_graph, start_device_step, step_feeds
 from decoding.model.encoders import Encoders
 from decoding.model.folding import Folded
 from decoding.model.graph import Graph
+from decoding.model.lowering import left_to_the_cpu, plain_steps
 from decoding.model.ports import Array
+from decoding.model.proof import same_step
 from decoding.model.roles import json_metadata
 from decoding.model.running import checked_inputs, count_rows, feeds_of
-from decoding.model.session import Session
+from decoding.model.session import NodeRun, Session
 from decoding.text import Tokenizer
 
 
@@ -53,6 +58,8 @@ class Model:
         self.name = graph.name
         self._alone: Model | None = self if session.threads == 1 else None
         self._lock = threading.Lock()
+        self._lowered: Graph | None = None
+        self._device_steps: dict[Reduction | None, DeviceStep] = {}
         v = contract.logits.vocab_size
         self.bos_token_id = _number(graph, "decoding.bos", 0, v)
         self.pad_token_id = _number(graph, "decoding.pad", 0, v)
@@ -65,12 +72,71 @@ class Model:
         """The same model over a session of one intra-op thread, for several workers to share; made once."""
         with self._lock:
             if self._alone is None:
-                session = Session(self._graph, providers=self.providers, threads=1)
+                session = Session(self._graph, providers=self.session.wanted, threads=1)
                 folded = self._folded
                 if folded is not None:
-                    folded = replace(folded, session=Session(folded.graph, providers=self.providers, threads=1))
+                    folded = replace(folded, session=Session(folded.graph, providers=self.session.wanted, threads=1))
                 self._alone = Model(self._graph, self.contract, session, self.tokenizer, folded, self.encoders)
         return self._alone
+
+    @property
+    def on_device(self) -> bool:
+        """Is the model stepped on a device with memory of its own?"""
+        return self.session.device != "cpu" and self.contract.window is None
+
+    @property
+    def can_reduce(self) -> bool:
+        """Can the device's step graph choose among the logits?"""
+        return can_reduce(self._graph)
+
+    @property
+    def leaps_on_device(self) -> bool:
+        """Do the recurrent layers read whole sequences on the device?"""
+        return self.session.device == "cpu" or not left_to_the_cpu(self._graph, self.contract)
+
+    def device_step(self, reduction: Reduction | None) -> DeviceStep:
+        """Sessions for steps on the device with this reduction of the logits; made once.
+
+        Raises:
+            ModelError: a layer would run on the CPU, its states copied both ways at every step.
+        """
+        with self._lock:
+            if reduction not in self._device_steps:
+                step = start_device_step(self._lower(), self.contract, reduction, self._start)
+                self._device_steps[reduction] = step
+            return self._device_steps[reduction]
+
+    def placement(self) -> list[NodeRun]:
+        """The operators of one step with the provider that runs each, from onnxruntime's profile of a run."""
+        if not self.on_device:
+            graph = self._graph if self._folded is None else self._folded.graph
+            states = {s.input: s.start(1) for s in self.contract.states}
+            length = self.contract.window.shown(1) if self.contract.window is not None else 1
+            feeds = {**self.contract.feeds(np.zeros((1, length), np.int64)), **states}
+        else:
+            with self._lock:
+                graph = device_graph(self._lower(), self.contract, None)
+            feeds = step_feeds(self.contract, 1)
+        session = self._start(graph, profile=True)
+        session.run(feeds, [self.contract.logits.name, *(s.output for s in self.contract.states)])
+        return session.profiled()
+
+    def _lower(self) -> Graph:
+        """The graph with its layers written out; compared on the CPU with the graph as it is, where it is kept if it differs."""
+        if self._lowered is None:
+            plain = plain_steps(self._graph, self.contract).graph
+            same = same_step(Session(self._graph, threads=1), Session(plain, threads=1), self.contract)
+            self._lowered = plain if same else self._graph
+            lost = left_to_the_cpu(self._lowered, self.contract)
+            if lost and self.session.device != "cpu":
+                raise ModelError(
+                    f"{self.name}: the layer {lost[0]} cannot run on the GPU: cuDNN has no such cell, and it cannot be written as "
+                    "plain operators (weights that an input decides, or an unknown activation). Pass providers='cpu'"
+                )
+        return self._lowered
+
+    def _start(self, graph: Graph, **options: bool) -> Session:
+        return Session(graph, providers=self.session.wanted, threads=self.session.threads, **options)
 
     @property
     def vocab_size(self) -> int:

@@ -63,6 +63,8 @@ def test_describe_says_who_feeds_what():
     described = load(SYSTEMS / "additive_mask.onnx").describe()
     assert "the encoder's memory" in described
     assert "starts as the encoder's hidden" in described
+    assert "given by the caller" not in described
+    assert "no token is padding" not in described
     assert "feeds memory: its name" in described
     assert "source int64[batch, ?]: source" in described
     assert "feeds turns, one for each turn of the source" in load(SYSTEMS / "chat.onnx").describe()
