@@ -262,6 +262,23 @@ class Graph:
         proto.CopyFrom(self._model)
         return Graph(proto, self.name, self._weights)
 
+    @property
+    def initializers(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+        """Dtype and shape of every initializer."""
+        return {
+            name: (helper.tensor_dtype_to_np_dtype(tensor.data_type), tuple(tensor.dims))
+            for name, tensor in self._constants.items()
+        }
+
+    def with_values(self, values: Mapping[str, Array]) -> Graph:
+        """A copy in which these initializers, those of them that it has, hold other values of the same shape."""
+        copy = self.copy()
+        own = {name: value for name, value in values.items() if name in self._constants}
+        for name in own.keys() - self._weights.keys():
+            copy._constants[name].CopyFrom(numpy_helper.from_array(own[name], name))
+        copy._weights = {name: own.get(name, value) for name, value in self._weights.items()}
+        return copy
+
     def skeleton(self) -> tuple[bytes, dict[str, Array]]:
         """The model as bytes without its large weights, and those."""
         weights = {name: value for name, value in self._weights.items() if name in self._constants}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import numpy as np
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,12 @@ class Model:
     def providers(self) -> list[str]:
         """The onnxruntime providers that the session runs on."""
         return self.session.providers
+
+    def with_weights(self, weights):
+        weights = {k: np.array(v) for k, v in weights.items()}
+        graph = self._graph.with_values(weights)
+        session = Session(graph, providers=self.providers, threads=self.session.threads)
+        return Model(graph, self.contract, session, self.tokenizer, None)
 
     def describe(self) -> str:
         """Name, special ids and the contract, as a table that a person can read."""
