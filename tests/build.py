@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+GATES = {"LSTM": 4, "peephole": 4, "GRU": 3, "RNN": 1}
+CELLS = list(GATES)
 
 
 def recurrent(
@@ -31,6 +32,7 @@ def recurrent(
     """Embedding, `layers` recurrent layers, linear: ids [batch, time] in, scores [batch, time, vocab] out.
 
     Args:
+        cell: "LSTM", "peephole" (an LSTM with input P), "GRU" or "RNN".
         exposed: the states are inputs and outputs (h0, c0, ...), else hidden and started at zero.
         final: "Softmax" or "LogSoftmax" at the end.
         bias: float32 [vocab] of the linear layer; default random.
@@ -51,7 +53,7 @@ def recurrent(
     x, width = "x", hidden
     for layer in range(layers):
         rows = GATES[cell] * hidden
-        state_names = ["h", "c"] if cell == "LSTM" else ["h"]
+        state_names = ["h", "c"] if GATES[cell] == 4 else ["h"]
         ins = [f"{s}{layer}" if exposed else "" for s in state_names]
         outs = [f"{s}{layer}_out" if exposed else "" for s in state_names]
         if exposed:
@@ -62,10 +64,11 @@ def recurrent(
             weight(f"R{layer}", ways, rows, hidden),
             weight(f"B{layer}", ways, 2 * rows),
         ]
+        peepholes = [weight(f"P{layer}", ways, 3 * hidden)] if cell == "peephole" else []
         nodes += [
             helper.make_node(
-                cell,
-                [x, *parts, "", *ins],
+                "LSTM" if cell == "peephole" else cell,
+                [x, *parts, "", *ins, *peepholes],
                 [f"y{layer}", *outs],
                 name=f"layer{layer}",
                 hidden_size=hidden,

@@ -115,7 +115,7 @@ def test_a_callable_sees_running_rows_only_and_in_order(lstm):
         seen.append((len(history), logits.shape[0], [len(h) for h in history.outputs]))
         assert all(len(history[i]) == len(history.prompts[i]) + len(history.outputs[i]) for i in range(len(history)))
 
-    decode(lstm, PROMPTS, Sample(), max_new_tokens=20, seed=1, eos_token_id=[1, 2, 3], processors=[watch])
+    decode(lstm, [p[:1] for p in PROMPTS], Sample(), max_new_tokens=20, seed=1, eos_token_id=[1, 2], processors=[watch])
     assert all(a == b for a, b, _ in seen)
     assert seen[0][0] == len(PROMPTS)
     assert seen[-1][0] < len(PROMPTS)
@@ -124,9 +124,9 @@ def test_a_callable_sees_running_rows_only_and_in_order(lstm):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_processor_that_spoils_the_logits(lstm, value):
     def spoil(history, logits):
-        logits[1, 3] = value
+        logits[1, 3] = value  # the second of the rows that have read their prompts: those of one token
 
-    with pytest.raises(DecodeError, match=r"sequence 1, step 0: the model's logits, after the processors, hold"):
+    with pytest.raises(DecodeError, match=r"sequence 3, step 0: the model's logits, after the processors, hold"):
         decode(lstm, PROMPTS, Sample(), processors=[spoil])
 
 

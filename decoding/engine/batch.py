@@ -76,17 +76,24 @@ class RunningBatch:
         for positions in self._positions:
             positions[: self.size] += 1
 
-    def put(self, places: Array, states: Sequence[Array], index: Array, prompts: Sequence[Prompt]) -> None:
-        """Start rows at `places` from the rows `index` of `states`; what they feed first is the end of their prompts."""
-        self.tokens[places] = [prompt.ids[-1] for prompt in prompts]
+    def put(self, places: Array, states: Sequence[Array], index: Array, prompts: Sequence[Prompt], read: Array) -> None:
+        """Start rows at `places` from the rows `index` of `states`, which come after `read` ids of each prompt."""
+        self.tokens[places] = [prompt.ids[at] for prompt, at in zip(prompts, read, strict=True)]
         self.context.put(places, prompts)
         for positions in self._positions:
-            positions[places] = [len(prompt.ids) - 1 for prompt in prompts]
+            positions[places] = read
         for state, mine, given in zip(self._contract.states, self.states(), states, strict=True):
             _rows(mine, state)[places] = _rows(given, state)[index]
 
+    def grow(self, count: int) -> None:
+        """Add rows at the end, for `put` to fill."""
+        if self.size:
+            self.keep(np.append(np.arange(self.size), np.zeros(count, np.int64)))
+        else:
+            self.size = count
+
     def keep(self, places: Array) -> None:
-        """Shrink to the rows at `places`, in that order."""
+        """Go on with the rows at `places`, in that order; a place may be named more than once."""
         before, self.size = self.states(), len(places)
         self._side ^= 1
         for state, old, new in zip(self._contract.states, before, self.states(), strict=True):

@@ -10,7 +10,7 @@ import numpy as np
 from decoding import kernels
 from decoding.engine.batch import make_batch
 from decoding.engine.job import Finished, Job, Prompt, Source
-from decoding.engine.prefill import prefill
+from decoding.engine.prefill import PromptRows
 from decoding.engine.sampling import text_stops
 from decoding.model.graph import Array
 from decoding.model.model import Model
@@ -46,6 +46,7 @@ class BeamSearch:
         beams = self._beam.num_beams
         places = max(1, rows // beams)
         self._batch = make_batch(model, places * beams, job.step_inputs, attention=self._needs_attention)
+        self._rows = PromptRows(model, self._batch, job, beams)
         self._is_eos = np.zeros(model.vocab_size, bool)
         self._is_eos[list(job.eos)] = True
         # With several EOS ids more candidates may end, so more are looked at (as Hugging Face does).
@@ -60,11 +61,14 @@ class BeamSearch:
 
     def run(self) -> Iterator[Finished]:
         """Decode everything that the source gives, yielding each prompt's hypotheses as it finishes."""
-        beams = self._beam.num_beams
-        self._start(self._take(len(self._lengths)))
-        while self._prompts and not self._source.stopped.is_set():
+        self._begin(self._rows.admit(self._take(len(self._lengths))))
+        while self._batch.size and not self._source.stopped.is_set():
+            if not self._prompts:
+                self._begin(self._rows.leap())
+                continue
             self._batch.context.refresh(self._histories, self._batch.size)
             self._batch.step()
+            self._rows.step()
             scores, parents, tokens, logprobs = self._best_continuations()
             ends, reasons = self._endings(scores, parents, tokens)
             self._close(scores, parents, tokens, logprobs, ends, reasons)
@@ -72,39 +76,28 @@ class BeamSearch:
             finished = self._check_done()
             for place in finished:
                 yield from self._results(place)
-            new = self._take(len(finished))
-            leave = finished[len(new) :]
-            kept = np.setdiff1d(np.arange(len(self._prompts)), leave)
-            self._batch.keep((kept[:, None] * beams + rows[kept]).ravel())
-            self._batch.tokens[: len(kept) * beams] = self._last_tokens(kept)
-            self._keep(kept)
-            if new:
-                self._admit(np.searchsorted(kept, finished[: len(new)]), new)
+            self._keep(np.setdiff1d(np.arange(len(self._prompts)), finished), rows)
+            self._begin(self._rows.admit(self._take(len(finished))))
 
     def _histories(self) -> History:
-        """What every beam has so far."""
+        """What every beam has so far, and every row that still reads."""
         rows = [(p, b) for p in range(len(self._prompts)) for b in range(self._beam.num_beams)]
-        return History([self._prompts[p].ids for p, _ in rows], [self._ids[p, b, : self._lengths[p]] for p, b in rows])
+        reading, nothing = self._rows.seen(), np.zeros(0, np.int64)
+        return History(
+            [*(self._prompts[p].ids for p, _ in rows), *reading],
+            [*(self._ids[p, b, : self._lengths[p]] for p, b in rows), *([nothing] * len(reading))],
+        )
 
     def _take(self, count: int) -> list[Prompt]:
         """The next prompts. Their outputs are hypotheses of one search, so the source counts one for each."""
         return [prompt for _, prompt in self._source.take(count)]
 
-    def _start(self, prompts: list[Prompt]) -> None:
-        self._batch.size = len(prompts) * self._beam.num_beams
-        self._prompts, self._closed = list(prompts), [[] for _ in prompts]
-        if prompts:
-            self._admit(np.arange(len(prompts)), prompts)
-
-    def _admit(self, places: Array, prompts: Sequence[Prompt]) -> None:
-        """Start prompts at these places: the first beam of each group counts, the others are still the same."""
+    def _begin(self, prompts: Sequence[Prompt]) -> None:
+        """Let prompts write that were read: the first beam of each group counts, the others are still the same."""
         beams, groups = self._beam.num_beams, self._beam.num_beam_groups
-        rows = (places[:, None] * beams + np.arange(beams)).ravel()
-        which = np.repeat(np.arange(len(prompts)), beams)
-        states = prefill(self._model, prompts, self._job.step_inputs)
-        self._batch.put(rows, states, which, [prompts[int(i)] for i in which])
-        for place, prompt in zip(places, prompts, strict=True):
-            self._prompts[place], self._closed[place] = prompt, [[] for _ in range(groups)]
+        places = slice(len(self._prompts), len(self._prompts) + len(prompts))
+        self._prompts += prompts
+        self._closed += [[[] for _ in range(groups)] for _ in prompts]
         self._lengths[places], self._done[places] = 0, False
         self._scores[places] = -np.inf
         self._scores[places, :: beams // groups] = 0
@@ -270,13 +263,14 @@ class BeamSearch:
                 first + rank, h.tokens, h.logprobs, logprob, h.reason, h.score, len(closed), attention=attention
             )
 
-    def _last_tokens(self, places: Array) -> Array:
-        return self._ids[places, :, self._lengths[places] - 1].ravel()
-
-    def _keep(self, places: Array) -> None:
-        size = len(places)
+    def _keep(self, places: Array, rows: Array) -> None:
+        """Go on with the prompts at `places`, each beam from the row of its parent; prompts that were read follow."""
+        size, beams = len(places), self._beam.num_beams
         for array in (self._lengths, self._scores, self._done, self._ids, self._logprobs, self._attention):
             if array is not None:
                 array[:size] = array[places]
         self._prompts = [self._prompts[p] for p in places]
         self._closed = [self._closed[p] for p in places]
+        read = self._rows.move((places[:, None] * beams + rows[places]).ravel())
+        self._batch.tokens[: size * beams] = self._ids[np.arange(size), :, self._lengths[:size] - 1].ravel()
+        self._begin(read)

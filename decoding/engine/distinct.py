@@ -10,7 +10,7 @@ import numpy as np
 from decoding import kernels
 from decoding.engine.batch import make_batch
 from decoding.engine.job import Finished, Job, Prompt, Source
-from decoding.engine.prefill import prefill
+from decoding.engine.prefill import PromptRows
 from decoding.model.graph import Array
 from decoding.model.model import Model
 from decoding.processors import History, apply_processors
@@ -50,38 +50,52 @@ class DistinctSearch:
         self._width = job.outputs
         self._places = max(1, rows // self._width)
         self._batch = make_batch(model, self._places * self._width, job.step_inputs)
+        self._rows = PromptRows(model, self._batch, job, self._width)
+        self._prompts: list[Prompt] = []
+        self._beams: list[list[Beam]] = []
 
     def run(self) -> Iterator[Finished]:
         """Decode everything that the source gives, yielding each prompt's sequences as it finishes."""
-        while prompts := [prompt for _, prompt in self._source.take(self._places)]:
-            beams = self._start(prompts)
-            while prompts and not self._source.stopped.is_set():
-                self._batch.context.refresh(lambda: self._histories(prompts, beams), self._batch.size)  # noqa: B023 - called at once
-                self._batch.step()
-                beams = self._extend(prompts, beams)
-                open_ = [i for i, own in enumerate(beams) if any(b.reason is None for b in own)]
-                for i in sorted(set(range(len(prompts))) - set(open_)):
-                    yield from self._results(prompts[i], beams[i])
-                self._reorder(beams, open_)
-                prompts, beams = [prompts[i] for i in open_], [beams[i] for i in open_]
+        self._begin(self._rows.admit(self._take(self._places)))
+        while self._batch.size and not self._source.stopped.is_set():
+            if not self._prompts:
+                self._begin(self._rows.leap())
+                continue
+            self._batch.context.refresh(self._histories, self._batch.size)
+            self._batch.step()
+            self._rows.step()
+            self._beams = self._extend()
+            open_ = [i for i, own in enumerate(self._beams) if any(b.reason is None for b in own)]
+            finished = sorted(set(range(len(self._prompts))) - set(open_))
+            for i in finished:
+                yield from self._results(self._prompts[i], self._beams[i])
+            self._keep(open_)
+            self._begin(self._rows.admit(self._take(len(finished))))
 
-    def _start(self, prompts: list[Prompt]) -> list[list[Beam]]:
-        """One empty sequence for each prompt; its other rows wait for it to branch."""
-        self._batch.size = len(prompts) * self._width
-        which = np.repeat(np.arange(len(prompts)), self._width)
-        states = prefill(self._model, prompts, self._job.step_inputs)
-        self._batch.put(np.arange(self._batch.size), states, which, [prompts[i] for i in which])
-        return [[Beam(0, 0.0, np.inf)] for _ in prompts]
+    def _take(self, count: int) -> list[Prompt]:
+        return [prompt for _, prompt in self._source.take(count)]
 
-    def _histories(self, prompts: list[Prompt], beams: list[list[Beam]]) -> History:
+    def _begin(self, prompts: list[Prompt]) -> None:
+        """One empty sequence for each prompt that was read; its other rows wait for it to branch."""
+        self._prompts += prompts
+        self._beams += [[Beam(0, 0.0, np.inf)] for _ in prompts]
+
+    def _histories(self) -> History:
         """What every row has so far; rows that wait for a branch have what the first has."""
         rows = [
-            (p, own[min(j, len(own) - 1)]) for p, own in zip(prompts, beams, strict=True) for j in range(self._width)
+            (p, own[min(j, len(own) - 1)])
+            for p, own in zip(self._prompts, self._beams, strict=True)
+            for j in range(self._width)
         ]
-        return History([p.ids for p, _ in rows], [np.array(b.tokens, np.int64) for _, b in rows])
+        reading, nothing = self._rows.seen(), np.zeros(0, np.int64)
+        return History(
+            [*(p.ids for p, _ in rows), *reading],
+            [*(np.array(b.tokens, np.int64) for _, b in rows), *([nothing] * len(reading))],
+        )
 
-    def _extend(self, prompts: list[Prompt], beams: list[list[Beam]]) -> list[list[Beam]]:
+    def _extend(self) -> list[list[Beam]]:
         """The best continuations of each prompt's open sequences, beside its finished ones."""
+        prompts, beams = self._prompts, self._beams
         live = [(i, j, b) for i, own in enumerate(beams) for j, b in enumerate(own) if b.reason is None]
         rows = np.array([i * self._width + j for i, j, _ in live])
         logits = self._batch.logits[rows]
@@ -145,12 +159,16 @@ class DistinctSearch:
                 len(beams),
             )
 
-    def _reorder(self, beams: list[list[Beam]], open_: list[int]) -> None:
-        """Give every row of the open prompts the states of its parent and its last token."""
-        rows = []
-        for i in open_:
-            parents = [b.parent if b.reason is None else 0 for b in beams[i]]
-            rows += [i * self._width + p for p in parents + [0] * (self._width - len(parents))]
-        self._batch.keep(np.array(rows, np.int64))
-        last = [[b.tokens[-1] for b in beams[i]] + [0] * (self._width - len(beams[i])) for i in open_]
-        self._batch.tokens[: len(rows)] = np.array(last, np.int64).ravel()
+    def _keep(self, open_: list[int]) -> None:
+        """Go on with the open prompts, every row with the states of its parent and its last token."""
+        width = self._width
+        self._prompts, beams = [self._prompts[i] for i in open_], [self._beams[i] for i in open_]
+        rows, last = [], []
+        for i, own in zip(open_, beams, strict=True):
+            spare = [0] * (width - len(own))
+            rows += [i * width + p for p in [*(b.parent if b.reason is None else 0 for b in own), *spare]]
+            last += [*(b.tokens[-1] for b in own), *spare]
+        read = self._rows.move(np.array(rows, np.int64))
+        self._batch.tokens[: len(last)] = last
+        self._beams = beams
+        self._begin(read)

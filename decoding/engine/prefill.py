@@ -1,54 +1,173 @@
-"""Reading prompts: from ids to the states before the first new token."""
+"""Reading prompts: rows that have not yet come to their first new token."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from decoding.engine.context import StepInputs, step_values
-from decoding.engine.job import Prompt
+from decoding.engine.batch import RunningBatch
+from decoding.engine.context import step_values
+from decoding.engine.job import Job, Prompt
+from decoding.engine.window import WindowBatch
 from decoding.model.graph import Array
 from decoding.model.model import Model
 from decoding.processors import History
 
-# Longest piece read in one run: it bounds the memory of the hidden sequences, [rows, piece, hidden] a layer.
+# Longest piece read in one run: it bounds the memory of the hidden sequences, [rows, piece, hidden] a layer,
+# and how long it takes until a job that was stopped notices.
 _PIECE = 512
 
 
-def prefill(model: Model, prompts: Sequence[Prompt], step_inputs: StepInputs | None = None) -> list[Array]:
-    """States after all but the last token of each prompt, the rows in the order of `prompts`.
+class Ready(NamedTuple):
+    """A row whose prompt is read: what it feeds next is the prompt's last token."""
 
-    The last token is the first that the step loop feeds. Unequal prompts are read in waves: the first
-    wave takes all of them as far as the shortest goes, the next the others as far as the next one, and so
-    on, so nothing is padded. Where the graph takes a whole sequence a wave is one run, and the output
-    projection, which nobody reads, is not computed.
+    place: int
+    sequence: int
+    prompt: Prompt
+
+
+class Prefill:
+    """The rows of a running batch that still read their prompts.
+
+    A prompt is fed a token a step among the rows that already write: it costs them nothing, as the place is computed
+    anyway, and nobody waits, however long the prompt is. Where nobody writes, the prompts are read by whole pieces
+    (`leap`), each once however many rows have it, and without computing the output projection.
     """
-    c = model.contract
-    if not c.states:
-        return []
-    lengths = np.array([len(p.ids) - 1 for p in prompts])
-    order = np.argsort(-lengths, kind="stable")
-    states = [s.start(len(prompts)) for s in c.states]
-    piece = _PIECE if c.sequence and step_inputs is None else 1
-    empty = np.zeros(0, np.int64)
-    fills = {f.name: f for f in c.contexts}
-    read = 0
-    while read < lengths.max():
-        live = int((lengths > read).sum())
-        end = min(int(lengths[order[live - 1]]), read + piece)
-        own = [prompts[i] for i in order[:live]]
-        context = {name: np.stack([p.context[name] for p in own]) for name in own[0].context}
-        if step_inputs is not None:
-            history = History([p.ids[:end] for p in own], [empty] * live)
-            context |= step_values(fills, step_inputs, history, live)
-        feeds = c.feeds(np.stack([p.ids[read:end] for p in own]), read, context) | {
-            s.input: np.ascontiguousarray(value.take(range(live), axis=s.batch_axis))
-            for s, value in zip(c.states, states, strict=True)
+
+    def __init__(self, model: Model, batch: RunningBatch | WindowBatch, job: Job) -> None:
+        self._model, self._batch, self._job = model, batch, job
+        self._rows: dict[int, tuple[int, Prompt]] = {}
+        self._cursor = np.zeros(batch.capacity, np.int64)  # ids of the prompt in the row's states
+        self._fresh = [s.start(1) for s in model.contract.states]
+        # The states after the newest prompt, for those of its sequences that find a place later.
+        self._newest: tuple[int, list[Array]] = (-1, [])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def places(self) -> list[int]:
+        """Places of the rows that read."""
+        return list(self._rows)
+
+    def seen(self) -> dict[int, Array]:
+        """For each row that reads: the part of its prompt that it has come to, with what it feeds next."""
+        return {place: prompt.ids[: self._cursor[place] + 1] for place, (_, prompt) in self._rows.items()}
+
+    def admit(self, places: Array, rows: Sequence[tuple[int, Prompt]]) -> list[Ready]:
+        """Start (sequence, prompt) at each of these places of the batch; those that have nothing to read."""
+        index, states = self._newest
+        known = np.array([prompt.index == index for _, prompt in rows])
+        last = np.array([len(prompt.ids) - 1 for _, prompt in rows])
+        reads_nothing = not self._model.contract.states
+        read = np.where(known | reads_nothing, last, 0)
+        for which, start in ((known, states), (~known, self._fresh)):
+            if which.any():
+                own = [prompt for (_, prompt), mine in zip(rows, which, strict=True) if mine]
+                self._batch.put(places[which], start, np.zeros(len(own), np.int64), own, read[which])
+        self._cursor[places] = read
+        self._rows |= {int(place): row for place, row in zip(places, rows, strict=True)}
+        return self._release()
+
+    def step(self) -> list[Ready]:
+        """After a step of the batch: feed the next token of each prompt; the rows that came to their last."""
+        places = np.array(self.places)
+        self._cursor[places] += 1
+        cursors = self._cursor[places].tolist()
+        ids = [prompt.ids[at] for (_, prompt), at in zip(self._rows.values(), cursors, strict=True)]
+        self._batch.tokens[places] = ids
+        return self._release()
+
+    def leap(self) -> list[Ready]:
+        """Read a piece of every prompt, as far as the shortest of them goes; the rows that came to their last token."""
+        c = self._model.contract
+        places = np.array(self.places)
+        prompts = [prompt for _, prompt in self._rows.values()]
+        keys = np.stack([[p.index for p in prompts], self._cursor[places]], 1)
+        _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        own, start = [prompts[i] for i in first], self._cursor[places[first]]
+        left = min(len(p.ids) - 1 - at for p, at in zip(own, start, strict=True))
+        count = min(left, _PIECE if c.sequence and self._job.step_inputs is None else 1)
+        ids = np.stack([p.ids[at : at + count] for p, at in zip(own, start, strict=True)])
+        feeds = c.feeds(ids, start, self._context(own, start)) | {
+            s.input: np.ascontiguousarray(value.take(places[first], axis=s.batch_axis))
+            for s, value in zip(c.states, self._batch.states(), strict=True)
         }
-        after = model.session.run(feeds, [s.output for s in c.states], only_fetched=True)
-        for s, value, new in zip(c.states, states, after, strict=True):
-            np.moveaxis(value, s.batch_axis, 0)[:live] = np.moveaxis(new, s.batch_axis, 0)
-        read = end
-    back = np.argsort(order)
-    return [value.take(back, axis=s.batch_axis) for s, value in zip(c.states, states, strict=True)]
+        after = self._model.session.run(feeds, [s.output for s in c.states], only_fetched=True)
+        self._cursor[places] += count
+        self._batch.put(places, after, which.ravel(), prompts, self._cursor[places])
+        return self._release()
+
+    def keep(self, places: Array) -> None:
+        """The batch has moved the rows at `places` to the front; every row that reads is among them."""
+        self._cursor[: len(places)] = self._cursor[places]
+        self._rows = {i: self._rows[place] for i, place in enumerate(places.tolist()) if place in self._rows}
+
+    def _context(self, prompts: Sequence[Prompt], start: Array) -> dict[str, Array]:
+        context = {name: np.stack([p.context[name] for p in prompts]) for name in prompts[0].context}
+        if self._job.step_inputs is not None:
+            fills = {f.name: f for f in self._model.contract.contexts}
+            seen = [p.ids[: at + 1] for p, at in zip(prompts, start, strict=True)]
+            history = History(seen, [np.zeros(0, np.int64)] * len(seen))
+            context |= step_values(fills, self._job.step_inputs, history, len(seen))
+        return context
+
+    def _release(self) -> list[Ready]:
+        """Let go of the rows that came to the last token of their prompts."""
+        done = [Ready(place, *row) for place, row in self._rows.items() if self._cursor[place] == len(row[1].ids) - 1]
+        for row in done:
+            del self._rows[row.place]
+        if done and self._job.outputs > 1:
+            self._remember(max(done, key=lambda row: row.prompt.index))
+        return done
+
+    def _remember(self, row: Ready) -> None:
+        """Sequences come in the order of their prompts, so only the newest prompt can still come again."""
+        if row.prompt.index > self._newest[0]:
+            states = zip(self._model.contract.states, self._batch.states(), strict=True)
+            self._newest = row.prompt.index, [value.take([row.place], s.batch_axis) for s, value in states]
+
+
+class PromptRows:
+    """The rows of a search that has `width` of them for each prompt: first those that write, behind them those that read.
+
+    The methods that give prompts give those whose reading is over: their rows now come behind all that wrote before.
+    """
+
+    def __init__(self, model: Model, batch: RunningBatch | WindowBatch, job: Job, width: int) -> None:
+        self._batch, self._width = batch, width
+        self._prefill = Prefill(model, batch, job)
+        self._ready: list[Ready] = []
+
+    def admit(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Give rows to these prompts."""
+        if not prompts:
+            return []
+        writing, size = self._batch.size - len(self._prefill), self._batch.size
+        self._batch.grow(len(prompts) * self._width)
+        rows = [(0, prompt) for prompt in prompts for _ in range(self._width)]
+        return self._arrange(np.arange(writing), self._prefill.admit(np.arange(size, self._batch.size), rows))
+
+    def leap(self) -> list[Prompt]:
+        """While no row writes: read a piece of every prompt."""
+        return self._arrange(np.zeros(0, np.int64), self._prefill.leap())
+
+    def step(self) -> None:
+        """After a step of the batch: read on."""
+        self._ready = self._prefill.step() if self._prefill else []
+
+    def move(self, rows: Array) -> list[Prompt]:
+        """Of the rows that wrote in the last step, go on with `rows`, in that order; some may be named more than once."""
+        return self._arrange(rows, self._ready)
+
+    def seen(self) -> list[Array]:
+        """What each row that reads has come to."""
+        return list(self._prefill.seen().values())
+
+    def _arrange(self, rows: Array, ready: list[Ready]) -> list[Prompt]:
+        order = np.array([*rows, *(row.place for row in ready), *self._prefill.places], np.int64)
+        self._batch.keep(order)
+        self._prefill.keep(order)
+        return [row.prompt for row in ready[:: self._width]]

@@ -9,7 +9,7 @@ import numpy as np
 
 from decoding.engine.batch import make_batch
 from decoding.engine.job import Choice, Finished, Job, Prompt, Source
-from decoding.engine.prefill import prefill
+from decoding.engine.prefill import Prefill, Ready
 from decoding.engine.steps import RowSampler
 from decoding.model.graph import Array
 from decoding.model.model import Model
@@ -27,9 +27,9 @@ class SamplingSearch:
     def __init__(self, model: Model, job: Job, source: Source, rows: int) -> None:
         self._model, self._job, self._source = model, job, source
         self._batch = make_batch(model, rows, job.step_inputs, attention=job.return_attention)
+        self._prefill = Prefill(model, self._batch, job)
         self._sampler = make_sampler(self._batch.logits, self._batch.tokens, job)
         self._has_extras = bool(job.stop_strings or job.step_inputs or job.return_attention)
-        self._carried: tuple[int, list[Array]] = (-1, [])
 
     def run(self) -> Iterator[Finished]:
         """Decode everything that the source gives, yielding each sequence as it finishes."""
@@ -51,19 +51,24 @@ class SamplingSearch:
             every: come back after each step; else only after those in which a row finished. At 35 microseconds a
                 step, what Python does here counts (bench/test_decode.py).
         """
-        batch, sampler, stopped = self._batch, self._sampler, self._source.stopped.is_set
+        batch, sampler, prefill, stopped = self._batch, self._sampler, self._prefill, self._source.stopped.is_set
         rows = self._source.take(batch.capacity)
         batch.size = len(rows)
         if rows:
             self._admit(np.arange(len(rows)), rows)
         step, advance, extras = batch.step, sampler.advance, self._has_extras
         while batch.size and not stopped():
+            if prefill and not len(sampler.running(batch.size)):
+                self._begin(prefill.leap())
+                continue
             if extras:
                 batch.context.refresh(self._histories, batch.size)
             step()
             finished = advance(batch.size)
             if extras:
                 finished += self._after_step()
+            if prefill:
+                self._begin(prefill.step())
             if finished or every:
                 yield finished
 
@@ -76,7 +81,11 @@ class SamplingSearch:
     def _histories(self) -> History:
         """What every row has so far; of an idle one, what it had."""
         places = range(self._batch.size)
-        return History([self._sampler.prompts[i] for i in places], [self._sampler.output(i) for i in places])
+        seen, nothing = self._prefill.seen(), np.zeros(0, np.int64)
+        return History(
+            [seen.get(i, self._sampler.prompts[i]) for i in places],
+            [nothing if i in seen else self._sampler.output(i) for i in places],
+        )
 
     def _retire(self) -> Iterator[Finished]:
         """Give the finished rows; put waiting sequences in their places, or shrink the batch."""
@@ -88,41 +97,30 @@ class SamplingSearch:
         rows = self._source.take(len(done))
         if rows:
             self._admit(done[: len(rows)], rows)
-        running = self._sampler.running(self._batch.size)
-        if not len(running):
+        live = np.union1d(self._sampler.running(self._batch.size), np.array(self._prefill.places, np.int64))
+        if not len(live):
             self._batch.size = 0
             return
         # Idle rows are computed for nothing; shrinking copies the states once. An eighth balances the two.
-        if 8 * (self._batch.size - len(running)) >= self._batch.size:
-            self._batch.keep(running)
-            self._sampler.keep(running)
+        if 8 * (self._batch.size - len(live)) >= self._batch.size:
+            for part in (self._batch, self._sampler, self._prefill):
+                part.keep(live)
 
     def _admit(self, places: Array, rows: list[tuple[int, Prompt]]) -> None:
         """Start sequences at these places."""
-        own = [prompt for _, prompt in rows]
-        prompts = list({prompt.index: prompt for prompt in own}.values())
-        which = np.array([[p.index for p in prompts].index(prompt.index) for prompt in own])
-        self._batch.put(places, self._states_after(prompts), which, own)
-        temperatures, teachers = [p.temperature for p in own], [p.teacher for p in own]
-        self._sampler.admit(places, [s for s, _ in rows], temperatures, [p.ids for p in own], teachers)
+        self._begin(self._prefill.admit(places, rows))
 
-    def _states_after(self, prompts: list[Prompt]) -> list[Array]:
-        """States after each of these prompts, each prompt read only once.
-
-        Sequences come in the order of their prompts, so only the last prompt of one call can come again in
-        the next, where it is the first.
-        """
-        carried, states = self._carried
-        new = [p for p in prompts if p.index != carried]
-        axes = [s.batch_axis for s in self._model.contract.states]
-        if new:
-            read = prefill(self._model, new, self._job.step_inputs)
-            again = len(new) < len(prompts)
-            states = (
-                [np.concatenate(pair, axis) for *pair, axis in zip(states, read, axes, strict=True)] if again else read
+    def _begin(self, rows: list[Ready]) -> None:
+        """Let rows write whose prompts are read."""
+        if rows:
+            prompts = [row.prompt for row in rows]
+            self._sampler.admit(
+                np.array([row.place for row in rows]),
+                [row.sequence for row in rows],
+                [p.temperature for p in prompts],
+                [p.ids for p in prompts],
+                [p.teacher for p in prompts],
             )
-        self._carried = prompts[-1].index, [value.take([-1], axis) for value, axis in zip(states, axes, strict=True)]
-        return states
 
     def _stop_at_texts(self) -> int:
         """Finish the rows whose text has come to a stop string, which may lie across tokens; how many did."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -67,7 +66,8 @@ def _by_steps(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
     batch = make_batch(model, len(sequences))
     batch.size = len(sequences)
     starts = [s.start(len(sequences)) for s in model.contract.states]
-    batch.put(np.arange(batch.size), starts, np.arange(batch.size), [replace(p, ids=p.ids[:1]) for p in prompts])
+    places = np.arange(batch.size)
+    batch.put(places, starts, places, prompts, np.zeros_like(places))
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
     for t in range(len(sequences[0]) - 1):
         live = sum(len(s) - 1 > t for s in sequences)

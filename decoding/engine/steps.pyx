@@ -1,5 +1,6 @@
 """What happens to the rows between two network steps, in one native call without the GIL."""
 
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from decoding.kernels cimport (
@@ -57,6 +58,9 @@ cdef class RowSampler:
     cdef double _teacher_ratio
     cdef list _stop
     cdef const uint8_t *_is_eos
+    cdef const int64_t *_eos_ids
+    cdef int64_t _eos_count
+    cdef float *_eos_logits
     cdef uint8_t *_status
     cdef uint64_t *_sequences
     cdef int64_t *_lengths
@@ -94,13 +98,15 @@ cdef class RowSampler:
         if teacher_ratio >= 0:
             self._teacher_logprobs = np.full((capacity, max_new_tokens), np.nan, np.float32)
         self._attention = None
-        self._edited = np.empty_like(logits) if self._processors or min_new_tokens else None
+        self._edited = np.empty_like(logits) if self._processors else None
 
         is_eos = np.zeros(width, np.uint8)
         is_eos[self._eos] = 1
         logprobs = np.zeros(capacity, np.float32)
         scratch = np.empty(scratch_size(width) + 64, np.uint8)
-        self._buffers = (tokens, is_eos, logprobs, scratch)
+        eos_ids = np.array(self._eos, np.int64)
+        eos_logits = np.zeros((capacity, max(1, len(eos_ids))), np.float32)
+        self._buffers = (tokens, is_eos, logprobs, scratch, eos_ids, eos_logits)
 
         self._logits = dec_rows(<const float *> address(logits), 0, width, width)
         self._stream = dec_stream(<uint64_t> seed, NULL, NULL, 0)
@@ -109,6 +115,8 @@ cdef class RowSampler:
         self._filter = dec_filter(f["top_k"], f["top_p"], f["min_p"], f["typical_p"], f["epsilon_cutoff"], f["eta_cutoff"])
         self._min_new, self._max_new = min_new_tokens, max_new_tokens
         self._is_eos = <const uint8_t *> address(is_eos)
+        self._eos_count, self._eos_ids = len(eos_ids), <const int64_t *> address(eos_ids)
+        self._eos_logits = <float *> address(eos_logits)
         self._status = <uint8_t *> address(self.status)
         self._sequences = <uint64_t *> address(self.sequences)
         self._lengths = <int64_t *> address(self.lengths)
@@ -137,12 +145,19 @@ cdef class RowSampler:
         """
         cdef int64_t bad = 0, finished = 0
         cdef dec_status status
-        cdef const float *source = self._logits.data
+        cdef float *source = <float *> self._logits.data
+        cdef bint edited, hidden
         if self._edited is not None:
             self._edit(size)
-            source = <const float *> address(self._edited)
+            source = <float *> address(self._edited)
         with nogil:
+            edited = source != self._logits.data
+            hidden = self._hide_eos(source, size)
             status = self._choose(source, size, &bad)
+            if hidden and not edited:
+                self._restore_eos(source, size)
+            if status == DEC_OK and (hidden or edited):
+                status = self._own_logprobs(size, &bad)
             if status == DEC_OK:
                 finished = self._record(size)
         if status != DEC_OK:
@@ -164,7 +179,7 @@ cdef class RowSampler:
 
     def chosen(self, int64_t size):
         """(sequence, token, log-probability, reason or None) of each row that chose in the last step."""
-        rows = np.flatnonzero(self.status[:size])
+        rows = np.flatnonzero((self.status[:size] != IDLE) & (self.lengths[:size] > 0))  # not those that just came
         lines, last = self._lines_array[rows], self.lengths[rows] - 1
         return zip(self.sequences[rows].tolist(), self._history_array[lines, last].tolist(),
                    self._history_logprobs_array[lines, last].tolist(), map(REASONS.get, self.status[rows].tolist()))
@@ -222,18 +237,41 @@ cdef class RowSampler:
         self.status[size:] = IDLE
 
     cdef _edit(self, int64_t size):
-        """Copy the logits of the running rows and let the processors, and the shortest length, edit them."""
+        """Copy the logits of the running rows and let the processors edit them."""
         running = self.running(size)
         edited = self._edited[: len(running)]
         np.take(self._logits_array, running, axis=0, out=edited, mode="clip")
-        if self._processors:
-            history = History([self.prompts[i] for i in running], [self.output(i) for i in running])
-            apply_processors(self._processors, history, edited)
-        short = np.flatnonzero(self.lengths[running] < self._min_new)
-        if len(short) and self._eos:
-            edited[np.ix_(short, self._eos)] = -np.inf
+        history = History([self.prompts[i] for i in running], [self.output(i) for i in running])
+        apply_processors(self._processors, history, edited)
         if len(running) < size:  # back to their places; idle rows are not looked at
             self._edited[running] = edited.copy()
+
+    cdef bint _hide_eos(self, float *source, int64_t size) noexcept nogil:
+        """Forbid the EOS ids to the rows that are still too short; whether there are any."""
+        cdef int64_t row, i
+        cdef bint any_short = False
+        for row in range(size):
+            if self._status[row] == RUNNING and self._lengths[row] < self._min_new:
+                any_short = self._eos_count > 0
+                for i in range(self._eos_count):
+                    self._eos_logits[row * self._eos_count + i] = source[row * self._logits.stride + self._eos_ids[i]]
+                    source[row * self._logits.stride + self._eos_ids[i]] = -INFINITY
+        return any_short
+
+    cdef void _restore_eos(self, float *source, int64_t size) noexcept nogil:
+        """Undo `_hide_eos`, the last first, as an id may be named twice."""
+        cdef int64_t row, i
+        for row in range(size):
+            if self._status[row] == RUNNING and self._lengths[row] < self._min_new:
+                for i in range(self._eos_count - 1, -1, -1):
+                    source[row * self._logits.stride + self._eos_ids[i]] = self._eos_logits[row * self._eos_count + i]
+
+    cdef int64_t _run_end(self, int64_t start, int64_t size) noexcept nogil:
+        """End of the unbroken run of running rows that begins at `start`."""
+        cdef int64_t end = start
+        while end < size and self._status[end] == RUNNING:
+            end += 1
+        return end
 
     cdef dec_status _choose(self, const float *source, int64_t size, int64_t *bad) noexcept nogil:
         """Fill tokens and log-probabilities of the running rows, one kernel call for each unbroken run of them."""
@@ -242,27 +280,34 @@ cdef class RowSampler:
         cdef dec_rows logits = self._logits
         cdef dec_stream stream = self._stream
         while start < size and status == DEC_OK:
-            if self._status[start] != RUNNING:
-                start += 1
-                continue
-            end = start + 1
-            while end < size and self._status[end] == RUNNING:
-                end += 1
-            logits.data, logits.rows = source + start * logits.stride, end - start
-            stream.rows, stream.steps = self._sequences + start, self._lengths + start
-            if self._how == GREEDY:
-                status = c_greedy(&logits, self._tokens + start, self._logprobs + start, self._scratch, bad)
-            elif self._how == TOP_N:
-                status = c_top_n(&logits, &stream, self._top_n, self._tokens + start, self._logprobs + start, self._scratch, bad)
-            else:
-                status = c_draw(&logits, &stream, self._temperature + start, &self._filter, 1,
-                                self._tokens + start, self._logprobs + start, self._scratch, bad)
-            if status == DEC_OK and source != self._logits.data:
-                # The model's own log-probability is that of the logits before any edit.
-                logits.data = self._logits.data + start * logits.stride
+            end = self._run_end(start, size)
+            if end > start:
+                logits.data, logits.rows = source + start * logits.stride, end - start
+                stream.rows, stream.steps = self._sequences + start, self._lengths + start
+                if self._how == GREEDY:
+                    status = c_greedy(&logits, self._tokens + start, self._logprobs + start, self._scratch, bad)
+                elif self._how == TOP_N:
+                    status = c_top_n(&logits, &stream, self._top_n, self._tokens + start, self._logprobs + start,
+                                     self._scratch, bad)
+                else:
+                    status = c_draw(&logits, &stream, self._temperature + start, &self._filter, 1,
+                                    self._tokens + start, self._logprobs + start, self._scratch, bad)
+                bad[0] += start
+            start = end + 1
+        return status
+
+    cdef dec_status _own_logprobs(self, int64_t size, int64_t *bad) noexcept nogil:
+        """The model's own log-probabilities of the choices: those of the logits before any edit."""
+        cdef int64_t start = 0, end
+        cdef dec_status status = DEC_OK
+        cdef dec_rows logits = self._logits
+        while start < size and status == DEC_OK:
+            end = self._run_end(start, size)
+            if end > start:
+                logits.data, logits.rows = self._logits.data + start * logits.stride, end - start
                 status = c_token_logprobs(&logits, self._tokens + start, self._logprobs + start, self._scratch, bad)
-            bad[0] += start
-            start = end
+                bad[0] += start
+            start = end + 1
         return status
 
     cdef int64_t _record(self, int64_t size) noexcept nogil:
@@ -317,7 +362,8 @@ cdef class RowSampler:
     def _error(self, dec_status status, int64_t row):
         sequence, step = int(self.sequences[row]), int(self.lengths[row])
         what = {DEC_NAN: "hold a NaN", DEC_INFINITE: "hold +inf"}.get(status, "are all -inf, so no token is possible")
-        whose = "logits" if self._edited is None else "logits, after the processors,"
+        edits = ["the processors"] * (self._edited is not None) + ["min_new_tokens"] * (step < self._min_new)
+        whose = f"logits, after {' and '.join(edits)}," if edits else "logits"
         return DecodeError(f"sequence {sequence}, step {step}: the model's {whose} {what}; check the weights, the inputs and the processors",
                            row=sequence, step=step)
 

@@ -30,6 +30,10 @@ class WindowBatch:
         self.logits = np.zeros((capacity, model.vocab_size), np.float32)
         self._prefixes: list[list[int]] = [[] for _ in range(capacity)]
 
+    def states(self) -> list[Array]:
+        """None: as `RunningBatch` has."""
+        return []
+
     def step(self) -> None:
         """Append `tokens` to the prefixes and run what the window shows of them."""
         for prefix, token in zip(self._prefixes[: self.size], self.tokens.tolist(), strict=False):
@@ -39,15 +43,19 @@ class WindowBatch:
             rows = np.flatnonzero(lengths == length)
             self._run(rows, int(length))
 
-    def put(self, places: Array, states: Sequence[Array], index: Array, prompts: Sequence[Prompt]) -> None:
-        """Start rows at `places`; there are no states to start them from."""
-        for place, prompt in zip(places, prompts, strict=True):
-            self._prefixes[place] = prompt.ids[:-1].tolist()
-            self.tokens[place] = prompt.ids[-1]
+    def put(self, places: Array, states: Sequence[Array], index: Array, prompts: Sequence[Prompt], read: Array) -> None:
+        """Start rows at `places` after `read` ids of each prompt; there are no states to start them from."""
+        for place, prompt, at in zip(places, prompts, read, strict=True):
+            self._prefixes[place] = prompt.ids[:at].tolist()
+            self.tokens[place] = prompt.ids[at]
         self.context.put(places, prompts)
 
+    def grow(self, count: int) -> None:
+        """Add rows at the end, for `put` to fill."""
+        self.size += count
+
     def keep(self, places: Array) -> None:
-        """Shrink to the rows at `places`, in that order."""
+        """Go on with the rows at `places`, in that order; a place may be named more than once."""
         self.size = len(places)
         self.tokens[: self.size] = self.tokens[places]
         self._prefixes[: self.size] = [list(self._prefixes[place]) for place in places]  # beams may share a parent
