@@ -24,6 +24,7 @@ from decoding.model.proof import NotSteppable, StateShape
 from decoding.model.roles import Roles, find_roles, given_roles, json_metadata, recurrent_path
 from decoding.model.session import Session
 from decoding.model.windowing import check_any_length, explained, given_window, window_contract
+from decoding.model.weights import FileWeights
 from decoding.text import make_tokenizer
 
 
@@ -55,6 +56,7 @@ def load(
         OptionError: an argument is wrong.
     """
     graph = Graph.load(_shipped(model))
+    initializers = graph.initializers
     vocab = json_metadata(graph, "decoding.vocab", None)
     given = given_roles(graph, roles)
     declared = {port.name: port.shape for port in graph.inputs}
@@ -80,7 +82,9 @@ def load(
     if folded is not None:
         note = "single steps take the product of embedding and input weights from one table"
         contract = replace(contract, notes=(*contract.notes, note))
-    return Model(prepared, contract, session, make_tokenizer(tokenizer, vocab, contract.logits.vocab_size), folded)
+    file = FileWeights.find(initializers, plain.graph, plain.roles, declared)
+    text = make_tokenizer(tokenizer, vocab, contract.logits.vocab_size)
+    return Model(prepared, contract, session, text, file, folded)
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-import numpy as np
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy.typing as npt
+
 from decoding.errors import ModelError
 from decoding.model.contract import Contract
-from decoding.model.folding import Folded
+from decoding.model.folding import Folded, fold_embedding
 from decoding.model.graph import Graph
 from decoding.model.roles import json_metadata
 from decoding.model.session import Session
+from decoding.model.weights import FileWeights
 from decoding.text import Tokenizer
 
 
@@ -35,10 +38,12 @@ class Model:
         contract: Contract,
         session: Session,
         tokenizer: Tokenizer | None,
+        file: FileWeights,
         folded: Folded | None = None,
     ) -> None:
         self._graph = graph
         self._folded = folded
+        self._file = file
         self.step_session = session if folded is None else folded.session
         self.contract = contract
         self.session = session
@@ -62,7 +67,7 @@ class Model:
                 folded = self._folded
                 if folded is not None:
                     folded = replace(folded, session=Session(folded.graph, providers=self.providers, threads=1))
-                self._alone = Model(self._graph, self.contract, session, self.tokenizer, folded)
+                self._alone = Model(self._graph, self.contract, session, self.tokenizer, self._file, folded)
         return self._alone
 
     @property
@@ -75,11 +80,40 @@ class Model:
         """The onnxruntime providers that the session runs on."""
         return self.session.providers
 
-    def with_weights(self, weights):
-        weights = {k: np.array(v) for k, v in weights.items()}
-        graph = self._graph.with_values(weights)
-        session = Session(graph, providers=self.providers, threads=self.session.threads)
-        return Model(graph, self.contract, session, self.tokenizer, None)
+    def with_weights(self, weights: Mapping[str, npt.ArrayLike]) -> Model:
+        """The same model with other values for some of its weights, without reading and proving the file again.
+
+        For a model that is trained while it is decoded: a network of a few hundred thousand weights takes a few
+        milliseconds. What comes back equals `load()` of the file with these weights; `self` stays as it is.
+
+        Args:
+            weights: arrays by the names that the file gives the initializers of its main graph, each of its initializer's shape and
+                dtype; they are copied. Weights that are not named stay as they are. (Torch's dynamo exporter keeps the
+                parameters' own names with ``torch.onnx.export(..., dynamo=True, optimize=False)``.)
+
+        Raises:
+            OptionError: the file has no such initializer, an array does not fit it, or nothing that is run reads it.
+            ModelError: onnxruntime cannot run the graph with them.
+        """
+        values = self._file.checked(self.name, weights, self._graph)
+        graph = self._graph.with_values(values)
+        file = self._file.changed(values)
+        contract = self.contract
+        if file is not self._file:
+            contract = replace(contract, states=file.started(contract.states))
+
+        def start(graph: Graph) -> Session:
+            return Session(graph, providers=self.providers, threads=self.session.threads)
+
+        folded = None if self._folded is None else fold_embedding(graph, contract)
+        return Model(
+            graph,
+            contract,
+            start(graph),
+            self.tokenizer,
+            file,
+            None if folded is None else Folded(folded, start(folded)),
+        )
 
     def describe(self) -> str:
         """Name, special ids and the contract, as a table that a person can read."""
