@@ -1,7 +1,8 @@
 """Decode any recurrent ONNX model: `load()` an exported file, `decode()` sequences."""
 
-from decoding.api import TokenEvent, decode, decode_iter, score, stream
+from decoding.api import TokenEvent, decode, decode_iter, rollout, score, stream
 from decoding.errors import DecodeError, DecodingError, ModelError, OptionError
+from decoding.model.discriminator import Discriminator
 from decoding.model.loading import load
 from decoding.model.model import Model
 from decoding.processors import (
@@ -27,6 +28,7 @@ __all__ = [
     "DecodeError",
     "Decoded",
     "DecodingError",
+    "Discriminator",
     "ForcedTokens",
     "FrequencyPenalty",
     "Greedy",
@@ -47,6 +49,7 @@ __all__ = [
     "decode",
     "decode_iter",
     "load",
+    "rollout",
     "score",
     "stream",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from decoding.model.graph import Array
@@ -22,6 +22,8 @@ class Prompt:
         temperature: of `Sample`.
         teacher: int64 ids to feed at random instead of the choices; empty without a teacher.
         context: the model's contexts for this prompt, without a batch axis.
+        states: the states before the last id, for one row; None where the ids are to be read.
+        max_new_tokens: longest output, where it is shorter than the job's.
     """
 
     index: int
@@ -29,6 +31,8 @@ class Prompt:
     temperature: float
     teacher: Array
     context: Mapping[str, Array] = field(default_factory=dict)
+    states: Sequence[Array] | None = None
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class Finished:
         top: ids and log-probabilities [length, k] of the best tokens at each step, where asked for.
         teacher: log-probabilities of the teacher's tokens, where there is one.
         attention: weights [tokens, source], where asked for.
+        eos: the id that ended a sampled row, where one did.
     """
 
     sequence: int
@@ -86,6 +91,7 @@ class Finished:
     top: tuple[Array, Array] | None = None
     teacher: Array | None = None
     attention: Array | None = None
+    eos: int | None = None
 
 
 @dataclass(frozen=True)

@@ -58,15 +58,17 @@ class Prefill:
 
     def admit(self, places: Array, rows: Sequence[tuple[int, Prompt]]) -> list[Ready]:
         """Start (sequence, prompt) at each of these places of the batch; those that have nothing to read."""
-        index, states = self._newest
-        known = np.array([prompt.index == index for _, prompt in rows])
+        newest, states = self._newest
+        known = np.array([prompt.index == newest for _, prompt in rows])
+        given = np.array([prompt.states is not None for _, prompt in rows])
         last = np.array([len(prompt.ids) - 1 for _, prompt in rows])
         reads_nothing = not self._model.contract.states
-        read = np.where(known | reads_nothing, last, 0)
-        for which, start in ((known, states), (~known, self._fresh)):
+        read = np.where(known | given | reads_nothing, last, 0)
+        for which, start in ((known, states), (given, None), (~known & ~given, self._fresh)):
             if which.any():
                 own = [prompt for (_, prompt), mine in zip(rows, which, strict=True) if mine]
-                self._batch.put(places[which], start, np.zeros(len(own), np.int64), own, read[which])
+                index = np.zeros(len(own), np.int64) if start is not None else np.arange(len(own))
+                self._batch.put(places[which], start or self._given(own), index, own, read[which])
         self._cursor[places] = read
         self._rows |= {int(place): row for place, row in zip(places, rows, strict=True)}
         return self._release()
@@ -100,6 +102,12 @@ class Prefill:
         self._batch.put(places, after, which.ravel(), prompts, self._cursor[places])
         return self._release()
 
+    def _given(self, prompts: Sequence[Prompt]) -> list[Array]:
+        """The states that the prompts bring along, a row each."""
+        axes = [s.batch_axis for s in self._model.contract.states]
+        each = zip(*(prompt.states or [] for prompt in prompts), strict=True)
+        return [np.concatenate(values, axis) for values, axis in zip(each, axes, strict=True)]
+
     def keep(self, places: Array) -> None:
         """The batch has moved the rows at `places` to the front; every row that reads is among them."""
         self._cursor[: len(places)] = self._cursor[places]
@@ -125,7 +133,7 @@ class Prefill:
 
     def _remember(self, row: Ready) -> None:
         """Sequences come in the order of their prompts, so only the newest prompt can still come again."""
-        if row.prompt.index > self._newest[0]:
+        if row.prompt.states is None and row.prompt.index > self._newest[0]:
             states = zip(self._model.contract.states, self._batch.states(), strict=True)
             self._newest = row.prompt.index, [value.take([row.place], s.batch_axis) for s, value in states]
 

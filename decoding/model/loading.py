@@ -23,8 +23,8 @@ from decoding.model.ports import Port, Shape
 from decoding.model.proof import NotSteppable, StateShape
 from decoding.model.roles import Roles, find_roles, given_roles, json_metadata, recurrent_path
 from decoding.model.session import Session
-from decoding.model.windowing import check_any_length, explained, given_window, window_contract
 from decoding.model.weights import FileWeights
+from decoding.model.windowing import check_any_length, explained, given_window, window_contract
 from decoding.text import make_tokenizer
 
 

@@ -134,5 +134,5 @@ def test_wrong_weights_are_refused(weights, message):
 
 def test_a_weight_that_loading_has_settled_is_refused():
     model = load(MODELS / "hand_if_hidden.onnx")
-    with pytest.raises(OptionError, match="nothing that .* runs reads 'cond0'"):
+    with pytest.raises(OptionError, match=r"nothing that .* runs reads 'cond0'"):
         model.with_weights({"cond0": np.array(True)})
