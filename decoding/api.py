@@ -238,11 +238,11 @@ def score(
     if sequences is None:
         raise OptionError("sequences is None: there is nothing to score; pass strings or ids")
     rows = DEFAULT_BATCH_SIZE if batch_size is None else whole_number("batch_size", batch_size, 1)
-    bos = [] if model.bos_token_id is None else [model.bos_token_id]
+    bos = np.array([] if model.bos_token_id is None else [model.bos_token_id], np.int64)
     ids = encode_prompts(model, sequences, bos=False, name="sequences")
     given = check_contexts(model, context, None, len(ids))
-    values = score_sequences(model, make_prompts(Greedy(), [np.array([*bos, *i], np.int64) for i in ids], given), rows)
-    first = np.array([] if bos else [np.nan], np.float32)
+    values = score_sequences(model, make_prompts(Greedy(), [np.concatenate([bos, i]) for i in ids], given), rows)
+    first = np.array([] if len(bos) else [np.nan], np.float32)
     return [np.concatenate([first, v]) for v in values]
 
 

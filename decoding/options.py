@@ -227,10 +227,10 @@ def make_episodes(
     Raises:
         OptionError: `pad_token_id` is no whole number.
     """
-    bos = [] if model.bos_token_id is None else [model.bos_token_id]
+    bos = np.array([] if model.bos_token_id is None else [model.bos_token_id], np.int64)
     ends = [np.flatnonzero(np.isin(i, job.eos))[:1] for i in ids]
     whole = [i if not len(end) else i[: end[0] + 1] for i, end in zip(ids, ends, strict=True)]
-    prompts = make_prompts(job.strategy, [np.array([*bos, *i], np.int64) for i in whole], context)
+    prompts = make_prompts(job.strategy, [np.concatenate([bos, i]) for i in whole], context)
     if pad_token_id is None:
         pad_token_id = next((i for i in (model.pad_token_id, *job.eos) if i is not None), 0)
     elif isinstance(pad_token_id, bool) or not isinstance(pad_token_id, int | np.integer):

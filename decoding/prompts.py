@@ -45,6 +45,9 @@ def _each(model: Model, prompts: Any, bos: bool, first: int, name: str) -> list[
         raise OptionError(
             f"{name}: an array of shape {list(prompts.shape)}; expected one sequence of ids [T] or several [B, T]"
         )
+    whole = isinstance(prompts, np.ndarray) and prompts.ndim == 2 and prompts.size and prompts.dtype.kind in "iu"
+    if whole and prompts.min() >= 0 and prompts.max() < model.vocab_size:  # else the row that is wrong is named below
+        return list(prompts.astype(np.int64))
     if len(prompts) == 0:
         raise OptionError(
             f"{name} is empty: there is nothing to do; give at least one (for prompts, None starts from BOS)"

@@ -110,7 +110,7 @@ def prefixes(model: Model, episodes: Episodes) -> Iterator[Prompt]:
                 states = _read(model, own, at - 1, states)
             if at >= episodes.bos:
                 limit = None if episodes.longest else episodes.length - 1 - (at - episodes.bos)
-                for row in np.flatnonzero(lengths - 1 > at):
+                for row in np.flatnonzero(lengths - 1 > at).tolist():
                     before = [v.take([row], s.batch_axis) for v, s in zip(states, model.contract.states, strict=True)]
                     yield replace(
                         own[row], index=index, ids=own[row].ids[: at + 1], states=before, max_new_tokens=limit

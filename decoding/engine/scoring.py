@@ -14,16 +14,21 @@ from decoding.model.model import Model
 
 # Logits of one run over whole sequences, in floats (64 MiB): longer ones are read in pieces.
 _LOGITS = 1 << 24
+# Logits of one step, in floats (1 MiB), from which on nothing is gained by reading several tokens in a run: they leave the
+# cache before they are scored (bench/test_rollout.py).
+_LARGE_STEP = 1 << 18
 
 
 def score_sequences(model: Model, sequences: Sequence[Prompt], batch_size: int) -> list[Array]:
     """float32 log-probability of every token but the first of each sequence, given those before it."""
     order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i].ids))
     scores: list[Array] = [np.zeros(0, np.float32)] * len(sequences)
-    by_runs = model.contract.sequence and model.contract.window is None and model.contract.logits.layout != "BV"
+    c = model.contract
+    takes_runs = c.sequence and c.window is None and c.logits.layout != "BV"
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         own = [sequences[i] for i in rows]
+        by_runs = takes_runs and len(rows) * c.logits.vocab_size < _LARGE_STEP
         for i, values in zip(rows, _by_runs(model, own) if by_runs else _by_steps(model, own), strict=True):
             scores[i] = values
     return scores
@@ -61,22 +66,40 @@ def _by_runs(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
 
 
 def _by_steps(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
-    """Scores of sequences of descending length, a token at a time."""
-    sequences = [p.ids for p in prompts]
-    batch = make_batch(model, len(sequences))
-    batch.size = len(sequences)
-    starts = [s.start(len(sequences)) for s in model.contract.states]
-    places = np.arange(batch.size)
-    batch.put(places, starts, places, prompts, np.zeros_like(places))
-    scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
-    for t in range(len(sequences[0]) - 1):
-        live = sum(len(s) - 1 > t for s in sequences)
-        if live < batch.size:
-            batch.keep(np.arange(live))
+    """Scores of sequences of descending length, a token at a time.
+
+    A row of the batch is a beginning that one or several sequences have: it is read once.
+    """
+    lengths = np.array([len(p.ids) for p in prompts])
+    ids = np.zeros((len(prompts), lengths[0]), np.int64)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[: len(prompt.ids)] = prompt.ids
+    # Sequences with contexts of their own have no beginning in common.
+    apart = np.arange(len(prompts)) if model.contract.contexts else np.zeros(len(prompts), np.int64)
+    first, row = _distinct(apart, ids[:, 0])
+    batch = make_batch(model, len(prompts))
+    batch.size = len(first)
+    starts, none = [s.start(1) for s in model.contract.states], np.zeros_like(first)
+    batch.put(np.arange(batch.size), starts, none, [prompts[i] for i in first], none)
+    scores = np.zeros((len(prompts), lengths[0] - 1), np.float32)
+    for t in range(lengths[0] - 1):
         batch.step()
-        after = np.array([s[t + 1] for s in sequences[:live]])
-        values = kernels.token_logprobs(batch.logits[:live], after)
-        for row in range(live):
-            scores[row][t] = values[row]
-        batch.tokens[:live] = after
-    return scores
+        live, going_on = int((lengths > t + 1).sum()), int((lengths > t + 2).sum())
+        first, after = _distinct(row[:live], ids[:live, t + 1])
+        parents, tokens = row[first], ids[first, t + 1]
+        branching = not np.array_equal(parents, np.arange(batch.size))
+        logits = batch.logits[parents] if branching else batch.logits[: batch.size]
+        scores[:live, t] = kernels.token_logprobs(logits, tokens)[after]
+        row = after[:going_on]
+        count = int(row.max(initial=-1)) + 1
+        if branching or count < batch.size:
+            batch.keep(parents[:count])
+        batch.tokens[:count] = tokens[:count]
+    return [values[: n - 1] for values, n in zip(scores, lengths, strict=True)]
+
+
+def _distinct(group: Array, token: Array) -> tuple[Array, Array]:
+    """The pairs (group, token) numbered by first appearance: where each appears first, and the number of each row's."""
+    _, first, number = np.unique(group * (token.max() + 1) + token, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return first[order], np.argsort(order)[number]

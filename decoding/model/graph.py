@@ -22,7 +22,7 @@ from decoding.model.damage import check_text, sort_nodes
 from decoding.model.node import Node
 from decoding.model.ports import Array as Array  # the type of the arrays that a graph gives and takes
 from decoding.model.ports import Port
-from decoding.model.protobuf import read_port, rename, retain
+from decoding.model.protobuf import DTYPES, read_port, rename, retain
 from decoding.model.reading import cut_weights
 
 Source = str | Path | bytes | onnx.ModelProto
@@ -264,9 +264,9 @@ class Graph:
 
     @property
     def initializers(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-        """Dtype and shape of every initializer."""
+        """Dtype and shape of every initializer; of dtype object where the element type is none of NumPy's."""
         return {
-            name: (helper.tensor_dtype_to_np_dtype(tensor.data_type), tuple(tensor.dims))
+            name: (np.dtype(DTYPES.get(tensor.data_type, object)), tuple(tensor.dims))
             for name, tensor in self._constants.items()
         }
 

@@ -63,6 +63,7 @@ def load(
     rewrite.fix_constants(graph, given.get("constant", {}))
     rewrite.inline_decided_ifs(graph)
     rewrite.time_major(graph)
+    rewrite.fix_sizes_in_weights(graph)
     plain = _make_plain(graph, find_roles(graph, given), declared)
 
     def start(prepared: Graph) -> Session:

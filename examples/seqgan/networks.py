@@ -13,14 +13,15 @@ import onnx
 import torch
 from torch import nn
 
-VOCABULARY, LENGTH, START = 5000, 20, 0
+LENGTH, START = 20, 0
 
 
 class LanguageModel(nn.Module):
     """Embedding, one LSTM layer and a linear output: the oracle and the generator."""
 
-    def __init__(self, vocabulary: int = VOCABULARY, embedding: int = 32, hidden: int = 32) -> None:
+    def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
         super().__init__()
+        self.sizes = vocabulary, embedding, hidden
         self.embedding = nn.Embedding(vocabulary, embedding)
         self.lstm = nn.LSTM(embedding, hidden, batch_first=True)
         self.output = nn.Linear(hidden, vocabulary)
@@ -68,7 +69,7 @@ class Discriminator(nn.Module):
     WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20)
     FILTERS = (100, 200, 200, 200, 200, 100, 100, 100, 100, 100, 160, 160)
 
-    def __init__(self, vocabulary: int = VOCABULARY, embedding: int = 64, keep: float = 0.75) -> None:
+    def __init__(self, vocabulary: int, embedding: int = 64, keep: float = 0.75) -> None:
         super().__init__()
         features = sum(self.FILTERS)
         self.embedding = nn.Embedding(vocabulary, embedding)
