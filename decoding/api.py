@@ -271,7 +271,8 @@ def rollout(
     Args:
         model: what `load()` gave, or what it takes: the roll-out policy.
         sequences: strings or ids, in any form that `decode()` takes as prompts. The first token comes after the model's
-            BOS, if it has one, as in `score()`. A sequence ends with its first EOS, what stands behind that is padding.
+            BOS, if it has one, as in `score()`. A sequence ends with its first EOS (which `decode()` leaves out of `tokens`);
+            what stands behind that is padding.
         reward: a function from ids int64 [N, width] to N rewards, called with at most 128 rows at a time; or a
             discriminator in an ONNX file, as a `Discriminator` or as what that takes.
         n: completions of each prefix.

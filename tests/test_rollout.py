@@ -1,5 +1,7 @@
 """rollout(): Monte-Carlo action values, beside brute-force expectations over every completion."""
 
+import threading
+
 import numpy as np
 import onnx
 import pytest
@@ -279,6 +281,44 @@ def test_a_window_of_prefixes():
     for t in range(3):
         (rest,) = decode(model, [[1, 2, 3, 4][: t + 1]], max_new_tokens=3 - t).tokens
         assert values[0, t] == worth(np.array([[1, 2, 3, 4][: t + 1] + rest]))[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch_dynamo_lstm_position",
+        "torch_legacy_gru_step_position",
+        "torch_legacy_lstm_learned_init",
+        "torch_dynamo_peephole_cells_unnamed",
+        "hand_lstm2_batch_last",
+        "hand_loop_states",
+        "hand_gru_float16",
+        "tf2onnx_lstm_states",
+    ],
+)
+def test_real_exports(name):
+    """States of any layout and dtype, positions: completions are what decode() goes on with."""
+    model = load(MODELS / f"{name}.onnx")
+    sequences = np.random.default_rng(0).integers(0, model.vocab_size, (3, 6)).tolist()
+    values = rollout(model, sequences, worth, n=1, strategy=Greedy(), eos_token_id=None)
+    for row, sequence in zip(values, sequences, strict=True):
+        for t in range(5):
+            (rest,) = decode(model, [sequence[: t + 1]], max_new_tokens=5 - t, eos_token_id=None).tokens
+            assert row[t] == worth(np.array([sequence[: t + 1] + rest]))[0]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_reward_that_fails_leaves_no_thread_behind(models, workers):
+    before = threading.active_count()
+
+    def reward(ids):
+        if len(ids) > 3:
+            raise ZeroDivisionError
+        return worth(ids)
+
+    with pytest.raises(ZeroDivisionError):
+        rollout(models["GRU"], np.ones((3, 200), np.int64), reward, n=50, workers=workers, batch_size=8)
+    assert threading.active_count() == before
 
 
 def test_strings():

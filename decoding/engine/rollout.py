@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -74,17 +75,20 @@ def action_values(model: Model, job: Job, episodes: Episodes, reward: Reward, wo
     values = np.repeat(own.values[:, None], episodes.length, 1)
     if len(rows):
         completed = _Rewards(reward, episodes, len(rows) * job.outputs)
-        for finished in _completions(model, job, episodes, rows, ends, workers):
-            prefix = finished.sequence // job.outputs
-            new = finished.tokens if finished.eos is None else np.append(finished.tokens, finished.eos)
-            completed.add(finished.sequence, episodes.own(int(rows[prefix]))[: ends[prefix] + 1], new)
+        with closing(
+            _completions(model, job, episodes, rows, ends, workers)
+        ) as completions:  # also if the reward fails
+            for finished in completions:
+                prefix = finished.sequence // job.outputs
+                new = finished.tokens if finished.eos is None else np.append(finished.tokens, finished.eos)
+                completed.add(finished.sequence, episodes.own(int(rows[prefix]))[: ends[prefix] + 1], new)
         values[rows, ends] = completed.values.reshape(len(rows), job.outputs).mean(1)
     return values
 
 
 def _completions(
     model: Model, job: Job, episodes: Episodes, rows: Array, ends: Array, workers: int
-) -> Iterator[Finished]:
+) -> Generator[Finished]:
     try:
         yield from run(model, job, prefixes(model, episodes), workers)
     except DecodeError as error:
