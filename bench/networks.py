@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import warnings
 
 import onnx
 import torch
@@ -49,15 +50,17 @@ def make(
             net.head.bias[end] += math.log(vocab / 50)
     batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
     file = io.BytesIO()
-    program = torch.onnx.export(
-        net,
-        (torch.zeros(2, 3, dtype=torch.int64), *net.zero_state(2)),
-        input_names=["tokens", "h", "c"],
-        output_names=["logits", "h_out", "c_out"],
-        dynamic_shapes=({0: batch, 1: time}, {1: batch}, {1: batch}),
-        dynamo=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():  # of torch's own insides, and pytest makes errors of warnings
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            net,
+            (torch.zeros(2, 3, dtype=torch.int64), *net.zero_state(2)),
+            input_names=["tokens", "h", "c"],
+            output_names=["logits", "h_out", "c_out"],
+            dynamic_shapes=({0: batch, 1: time}, {1: batch}, {1: batch}),
+            dynamo=True,
+            verbose=False,
+        )
     program.save(file)
     model = onnx.load_from_string(file.getvalue())
     # The exporter writes the example's length for axes that are dynamic, and a bound output is held to it.

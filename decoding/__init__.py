@@ -1,6 +1,10 @@
 """Decode any recurrent ONNX model: `load()` an exported file, `decode()` sequences."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from decoding.api import TokenEvent, decode, decode_iter, rollout, score, stream
+from decoding.choice import mbr, rerank
 from decoding.errors import DecodeError, DecodingError, ModelError, OptionError
 from decoding.model.discriminator import Discriminator
 from decoding.model.loading import load
@@ -19,6 +23,9 @@ from decoding.processors import (
 )
 from decoding.results import Decoded, Hypothesis
 from decoding.strategies import Beam, Greedy, Sample, TopN
+
+if TYPE_CHECKING:
+    from decoding import plot as plot
 
 __version__ = "0.1.0"
 
@@ -49,7 +56,16 @@ __all__ = [
     "decode",
     "decode_iter",
     "load",
+    "mbr",
+    "rerank",
     "rollout",
     "score",
     "stream",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`decoding.plot`, imported when it is asked for: matplotlib is not required, and slow to import."""
+    if name == "plot":
+        return import_module("decoding.plot")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,9 @@ from decoding.api import TokenEvent, decode, score, stream
 from decoding.errors import DecodingError, OptionError
 from decoding.model.loading import load
 from decoding.model.model import Model
+from decoding.results import Decoded
 from decoding.strategies import Beam, Greedy, Sample, Strategy
+from decoding.text import token_texts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--n", type=int, default=1, help="number of outputs (default: %(default)s)")
     generate.add_argument("--seed", type=int, help="key of the random draws; the same seed gives the same text")
     generate.add_argument("--max-new-tokens", type=int, help="longest output (default: the model's own, else 256)")
+    generate.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="write a picture too, of the kind that FILE ends in (.png, .svg, .pdf): the attention map of the best output where the model "
+        "has attention, else with --num-beams how the beams grew, else the tokens shaded by their probability; needs matplotlib",
+    )
     generate.set_defaults(run=_generate)
     scored = commands.add_parser(
         "score", help="log-probability and perplexity of a text", description="Print how probable a model finds a text."
@@ -75,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     scored.add_argument("model", help="an ONNX file, or a shipped model")
     scored.add_argument("file", help="the text, a sequence a line with --lines; - reads standard input")
     scored.add_argument("--lines", action="store_true", help="score every line by itself")
+    scored.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="write a picture of the tokens shaded by their probability, of the kind that FILE ends in (.png, .svg, .pdf); needs matplotlib",
+    )
     scored.set_defaults(run=_score)
     inspect = commands.add_parser(
         "inspect",
@@ -90,25 +104,66 @@ def _generate(args: argparse.Namespace) -> None:
     model = load(args.model)
     prompts = _prompt(model, args.prompt)
     strategy = _strategy(args)
-    if args.n == 1 and not isinstance(strategy, Beam):
-        pieces = _pieces(stream(model, prompts, strategy, max_new_tokens=args.max_new_tokens, seed=args.seed))
+    options: dict[str, Any] = {"max_new_tokens": args.max_new_tokens, "seed": args.seed}
+    alone = args.n == 1 and not isinstance(strategy, Beam)
+    if alone and args.plot is None:
+        pieces = _pieces(stream(model, prompts, strategy, **options))
         # The first piece first: where something is wrong, nothing is printed but the error.
         print((args.prompt or "") + next(pieces, ""), end="", flush=True)
         for piece in pieces:
             print(piece, end="", flush=True)
         print()
         return
-    out = decode(
-        model,
-        prompts,
-        strategy,
-        max_new_tokens=args.max_new_tokens,
-        seed=args.seed,
-        num_return_sequences=args.n,
-    )
-    for number, hypothesis in enumerate(out, 1):
+    options["num_return_sequences"] = args.n
+    if args.plot is not None:
+        plot = _plot_to(args.plot)
+        trace = plot.BeamTrace()
+        options |= _wanted_by_plot(model, strategy, trace, args.n)
+    out = decode(model, prompts, strategy, **options)
+    for number, hypothesis in enumerate(out[: args.n], 1):
         body = hypothesis.text if hypothesis.text is not None else " " + " ".join(map(str, hypothesis.tokens))
-        print(f"--- {number} (log-probability {hypothesis.logprob:.2f})\n{args.prompt or ''}{body}")
+        heading = "" if alone else f"--- {number} (log-probability {hypothesis.logprob:.2f})\n"
+        print(f"{heading}{args.prompt or ''}{body}")
+    if args.plot is not None:
+        _write(_figure(plot, out, strategy, trace), args.plot)
+
+
+def _wanted_by_plot(model: Model, strategy: Strategy, trace: Any, outputs: int) -> dict[str, Any]:
+    """The options of decode() without which there would be nothing to draw: attention if there is any, else all beams."""
+    if model.contract.attention is not None:
+        return {"return_attention": True}
+    if isinstance(strategy, Beam):
+        return {"processors": [trace], "num_return_sequences": max(outputs, strategy.num_beams)}
+    return {}
+
+
+def _figure(plot: Any, out: Decoded, strategy: Strategy, trace: Any) -> Any:
+    """The picture that suits what a run has."""
+    if out[0].attention is not None:
+        return plot.attention(out[0])
+    return plot.beam_tree(out, trace) if isinstance(strategy, Beam) else plot.tokens(out)
+
+
+def _plot_to(file: str) -> Any:
+    """`decoding.plot`, after seeing that a picture can be written to this file: before the work rather than after.
+
+    Raises:
+        OptionError: matplotlib is not installed, or there is no such folder or kind of picture.
+    """
+    plot = decoding.plot
+    kinds = import_module("matplotlib.backend_bases").FigureCanvasBase.get_supported_filetypes()
+    if Path(file).suffix.removeprefix(".").lower() not in kinds:
+        raise OptionError(f"--plot {file}: expected a name that ends in .{', .'.join(sorted(kinds))}")
+    if not Path(file).parent.is_dir():
+        raise OptionError(f"--plot {file}: there is no folder {Path(file).parent}")
+    return plot
+
+
+def _write(figure: Any, file: str) -> None:
+    try:
+        figure.savefig(file)
+    except OSError as error:
+        raise OptionError(f"--plot {file}: cannot be written: {error}") from error
 
 
 def _strategy(args: argparse.Namespace) -> Strategy:
@@ -148,6 +203,7 @@ def _score(args: argparse.Namespace) -> None:
     texts = [line for line in text.splitlines() if line] if args.lines else [text]
     sequences = {text: ids for text in texts if (ids := _prompt(model, text))}
     texts = [text for text in texts if text in sequences]
+    plot = None if args.plot is None else _plot_to(args.plot)
     total, count = 0.0, 0
     values_of = score(model, cast(Any, [sequences[text] for text in texts])) if texts else []
     for shown, values in zip(texts, values_of, strict=True):
@@ -163,6 +219,21 @@ def _score(args: argparse.Namespace) -> None:
     print(
         f"{count} tokens, log-probability {total:.4f}, perplexity {math.exp(-total / count):.4f}, {bits:.4f} bits a token"
     )
+    if plot is not None:
+        _write(plot.tokens(*_scored_tokens(model, [sequences[text] for text in texts], values_of)), args.plot)
+
+
+def _scored_tokens(model: Model, sequences: Sequence[Any], values_of: Sequence[Any]) -> tuple[list[str], list[float]]:
+    """Texts and log-probabilities of the tokens of all sequences, a line's end behind each but the last."""
+    texts: list[str] = []
+    logprobs: list[float] = []
+    for sequence, values in zip(sequences, values_of, strict=True):
+        if texts:
+            texts, logprobs = [*texts, "\n"], [*logprobs, math.nan]
+        ids = sequence if model.tokenizer is None else model.tokenizer.encode(sequence)
+        texts += [f"{token} " for token in ids] if model.tokenizer is None else token_texts(model.tokenizer, ids)
+        logprobs += values.tolist()
+    return texts, logprobs
 
 
 def _inspect(args: argparse.Namespace) -> None:

@@ -46,6 +46,9 @@ class History(Sequence[Ids]):
     def __len__(self) -> int:
         return len(self.outputs)
 
+    def __repr__(self) -> str:
+        return f"<History of {len(self)} rows>"
+
 
 Processor = Callable[[History, Logits], None]
 
@@ -145,6 +148,9 @@ class LogitBias:
         if np.isnan(self.values).any() or (self.values == math.inf).any():
             raise OptionError(f"LogitBias(bias={dict(bias)}): expected finite numbers or -inf")
 
+    def __repr__(self) -> str:
+        return f"LogitBias({{{_listed(f'{i}: {b:g}' for i, b in zip(self.ids, self.values, strict=True))}}})"
+
     def __call__(self, history: History, logits: Logits) -> None:
         """Edit the logits in place."""
         kernels.logit_bias(logits, self.ids, self.values)
@@ -159,6 +165,9 @@ class SuppressTokens:
 
     def __init__(self, ids: Iterable[int]) -> None:
         self.ids = _ids("SuppressTokens(ids", ids)
+
+    def __repr__(self) -> str:
+        return f"SuppressTokens([{_listed(self.ids)}])"
 
     def __call__(self, history: History, logits: Logits) -> None:
         """Edit the logits in place."""
@@ -177,6 +186,9 @@ class AllowedTokens:
         if not self.ids.size:
             raise OptionError("AllowedTokens(ids=[]): at least one token must be allowed")
 
+    def __repr__(self) -> str:
+        return f"AllowedTokens([{_listed(self.ids)}])"
+
     def __call__(self, history: History, logits: Logits) -> None:
         """Edit the logits in place."""
         kernels.allow_tokens(logits, self.ids)
@@ -194,6 +206,9 @@ class ForcedTokens:
             whole_number("ForcedTokens(place", place, 0, close=")"): int(_ids("ForcedTokens(id", [token])[0])
             for place, token in tokens.items()
         }
+
+    def __repr__(self) -> str:
+        return f"ForcedTokens({{{_listed(f'{place}: {token}' for place, token in self.tokens.items())}}})"
 
     def __call__(self, history: History, logits: Logits) -> None:
         """Edit the logits in place."""
@@ -214,6 +229,9 @@ class PrefixAllowed:
             raise OptionError(f"PrefixAllowed({function!r}): expected a function from ids to allowed ids")
         self.function = function
 
+    def __repr__(self) -> str:
+        return f"PrefixAllowed({getattr(self.function, '__qualname__', repr(self.function))})"
+
     def __call__(self, history: History, logits: Logits) -> None:
         """Edit the logits in place."""
         for row, ids in enumerate(history):
@@ -226,6 +244,12 @@ def _finite(processor: Any, name: str, *, above_zero: bool = False) -> None:
     if not number or (above_zero and value <= 0):
         expected = "a finite number above 0" if above_zero else "a finite number"
         raise OptionError(f"{type(processor).__name__}({name}={value!r}): expected {expected}")
+
+
+def _listed(items: Iterable[Any]) -> str:
+    """Up to ten of the items, and how many more there are."""
+    shown = [str(item) for item in items]
+    return ", ".join(shown if len(shown) <= 10 else [*shown[:10], f"... {len(shown) - 10} more"])
 
 
 def _ids(name: str, ids: Iterable[int]) -> Ids:

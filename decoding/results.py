@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, overload
@@ -10,7 +11,7 @@ from typing import Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from decoding.text import Tokenizer
+from decoding.text import Tokenizer, token_texts
 
 FinishReason = Literal["eos", "stop", "length"]
 
@@ -59,6 +60,18 @@ class Hypothesis:
     def text(self) -> str | None:
         """The new tokens as text, or None where the model has no tokenizer."""
         return None if self._tokenizer is None else self._tokenizer.decode(self.tokens)
+
+    @property
+    def token_texts(self) -> list[str] | None:
+        """What each of `tokens` adds to `text`, or None where the model has no tokenizer."""
+        return None if self._tokenizer is None else token_texts(self._tokenizer, self.tokens)
+
+    def _repr_html_(self) -> str:
+        facts = (
+            f"prompt {self.prompt_index}, rank {self.rank}: score {self.score:.3f}, "
+            f"log-probability {self.logprob:.3f}, {len(self.ids)} tokens, {self.finish_reason}"
+        )
+        return f"<div>{facts}</div><div style='white-space:pre-wrap'>{_tokens_html(self, 1000)}</div>"
 
     def __str__(self) -> str:
         return str(self.tokens) if self.text is None else self.text
@@ -120,15 +133,40 @@ class Decoded(Sequence[Hypothesis]):
         return "\n".join([f"Decoded: {len(self)} hypotheses", *lines, *more])
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{h.prompt_index}</td><td>{h.rank}</td><td>{h.score:.3f}</td><td>{h.finish_reason}</td>"
-            f"<td style='text-align:left;white-space:pre-wrap'>{html.escape(str(h))}</td></tr>"
-            for h in self
-        )
+        shown = Decoded(self._hypotheses[:20])
         head = "".join(f"<th>{name}</th>" for name in ("prompt", "rank", "score", "finish", "output"))
-        return f"<table><tr>{head}</tr>{rows}</table>"
+        rows = "".join(_rows_html(group) for group in shown.by_prompt())
+        more = len(self) - len(shown)
+        foot = f"<tr><td colspan='5'>... and {more} more</td></tr>" if more else ""
+        return f"<table><tr>{head}</tr>{rows}{foot}</table>"
 
 
 def _shown(hypothesis: Hypothesis) -> Any:
     text = str(hypothesis)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _rows_html(group: Sequence[Hypothesis]) -> str:
+    """Table rows of one prompt's outputs, its number once before them."""
+    prompt = f"<td rowspan='{len(group)}'>{group[0].prompt_index}</td>"
+    cells = [
+        f"<td>{h.rank}</td><td>{h.score:.3f}</td><td>{h.finish_reason}</td>"
+        f"<td style='text-align:left;white-space:pre-wrap'>{_tokens_html(h, 200)}</td>"
+        for h in group
+    ]
+    return "".join(f"<tr>{prompt if place == 0 else ''}{row}</tr>" for place, row in enumerate(cells))
+
+
+def _tokens_html(hypothesis: Hypothesis, longest: int) -> str:
+    """The tokens, each on a ground the darker the more probable it was; a count stands for those behind `longest`."""
+    tokens, tokenizer = hypothesis.tokens[:longest], hypothesis._tokenizer
+    texts = [f"{token} " for token in tokens] if tokenizer is None else token_texts(tokenizer, tokens)
+    spans = []
+    for text, logprob in zip(texts, hypothesis.token_logprobs.tolist(), strict=False):
+        probability = math.exp(logprob)
+        spans.append(
+            f"<span title='probability {probability:.3g}' style='background:rgba(66,133,214,{probability * 0.6:.2f})'>"
+            f"{html.escape(text)}</span>"
+        )
+    more = [f" ... and {left} more tokens"] if (left := len(hypothesis.ids) - len(tokens)) else []
+    return "".join(spans + more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -94,6 +95,24 @@ class SentencePieceTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids."""
         return str(self._processor.decode([int(i) for i in ids]))
+
+
+def token_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    """The text of some ids, cut where each token ends; joined they are the text.
+
+    What a token adds to the text can depend on its neighbours: a space before a word, a character whose bytes are
+    several tokens (it goes to the last of them).
+    """
+    if isinstance(tokenizer, Vocabulary):
+        return [tokenizer.tokens[i] for i in ids]
+    whole = tokenizer.decode(ids)
+    ends = [0]
+    for read in range(1, len(ids)):
+        same = itertools.takewhile(
+            lambda pair: pair[0] == pair[1], zip(whole, tokenizer.decode(ids[:read]), strict=False)
+        )
+        ends.append(max(ends[-1], sum(1 for _ in same)))
+    return [whole[start:end] for start, end in itertools.pairwise([*ends, len(whole)])] if len(ids) else []
 
 
 def make_tokenizer(given: Any, vocab: Any, vocab_size: int) -> Tokenizer | None:

@@ -10,11 +10,11 @@ The ONNX file comes from torch's own exporter; its metadata holds the vocabulary
 import argparse
 import json
 import math
-import time
 from pathlib import Path
 
 import torch
 from torch import nn
+from training import TimedAdamW
 
 
 class CharLSTM(nn.Module):
@@ -36,6 +36,12 @@ class CharLSTM(nn.Module):
         return torch.zeros(shape), torch.zeros(shape)
 
 
+def split(text: str) -> tuple[str, str]:
+    """What is trained on, and the last tenth, which is held out."""
+    end = len(text) * 9 // 10
+    return text[:end], text[end:]
+
+
 def held_out_bits(model: CharLSTM, ids: torch.Tensor) -> float:
     """Bits per character over one pass through `ids`, the state carried all the way."""
     model.eval()
@@ -52,12 +58,10 @@ def held_out_bits(model: CharLSTM, ids: torch.Tensor) -> float:
 def train(model: CharLSTM, ids: torch.Tensor, held_out: torch.Tensor, minutes: float, batch=64, length=96):
     """Adam on truncated back-propagation through time; one-cycle learning rate over the time given."""
     streams = ids[: len(ids) // batch * batch].view(batch, -1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.01)
-    start, step, position = time.monotonic(), 0, 0
+    optimizer = TimedAdamW(model.parameters(), 4e-3, minutes)
+    position = 0
     h, c = model.zero_state(batch)
-    while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = 4e-3 * min(1.0, step / 100) * (0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2)
+    for step, done in optimizer.steps():
         if position + length + 1 > streams.shape[1]:
             position = int(torch.randint(length, ()))
             h, c = model.zero_state(batch)
@@ -65,11 +69,8 @@ def train(model: CharLSTM, ids: torch.Tensor, held_out: torch.Tensor, minutes: f
         y = streams[:, position + 1 : position + length + 1]
         logits, h, c = model(x, h.detach(), c.detach())
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step, position = step + 1, position + length
+        optimizer.descend(loss)
+        position += length
         if step % 100 == 0:
             bits = held_out_bits(model, held_out)
             print(
@@ -110,11 +111,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     text = args.text.read_text(encoding="utf-8")
     vocab = sorted(set(text))
-    ids = torch.tensor([vocab.index(ch) for ch in text])
-    split = len(ids) * 9 // 10
+    ids, held_out = (torch.tensor([vocab.index(ch) for ch in part]) for part in split(text))
     model = CharLSTM(len(vocab))
-    train(model, ids[:split], ids[split:], args.minutes)
-    print(f"held-out bits per character: {held_out_bits(model, ids[split:]):.3f}")
+    train(model, ids, held_out, args.minutes)
+    print(f"held-out bits per character: {held_out_bits(model, held_out):.3f}")
     export(model, vocab, args.output)
     print(f"wrote {args.output}: {args.output.stat().st_size / 1e6:.2f} MB")
 

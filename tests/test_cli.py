@@ -1,10 +1,13 @@
 """decoding/cli.py, run as a user runs it."""
 
+import io
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from decoding import load, score
 from decoding.cli import main
@@ -56,6 +59,84 @@ def test_score_prints_the_perplexity(capsys, tmp_path):
     assert "18 tokens" in out
     path.write_text("To be\n\nor not\n")
     assert len(run(capsys, "score", "shakespeare", str(path), "--lines")[1].splitlines()) == 3
+
+
+def attentive(path):
+    """A model whose tokens attend to a memory of its own, so that it needs no context."""
+    proto = build.recurrent("GRU", exposed=True)
+    proto.graph.initializer.append(
+        numpy_helper.from_array(np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32), "memory")
+    )
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "layer"))
+    proto.graph.node.extend([
+        helper.make_node("Squeeze", ["h0_out", "layer"], ["query"]),
+        helper.make_node("MatMul", ["query", "memory"], ["match"]),
+        helper.make_node("Softmax", ["match"], ["attention"], axis=-1),
+    ])  # fmt: skip
+    proto.graph.output.append(helper.make_tensor_value_info("attention", TensorProto.FLOAT, ["batch", 5]))
+    path.write_bytes(proto.SerializeToString())
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("how", "title"),
+    [
+        (["--greedy"], "Tokens shaded by probability"),
+        (["--n", "2", "--seed", "1"], "Tokens shaded by probability"),
+        (["--num-beams", "3"], "Beams"),
+        (["--num-beams", "3", "attention"], "Attention"),
+        (["--greedy", "attention"], "Attention"),
+    ],
+)
+def test_the_picture_suits_the_run(capsys, tmp_path, monkeypatch, how, title):
+    figure = pytest.importorskip("matplotlib.figure", reason="the plot extra is not installed")
+    seen, save = [], figure.Figure.savefig
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, file: (seen.append(self), save(self, file)))
+    attends, how = "attention" in how, [h for h in how if h != "attention"]
+    model = attentive(tmp_path / "m.onnx") if attends else "shakespeare"
+    command = ["generate", model, "1 2" if attends else "ROMEO:", "--max-new-tokens", "12", *how]
+    plain, picture = run(capsys, *command), tmp_path / "picture.png"
+    assert run(capsys, *command, "--plot", str(picture)) == plain
+    assert plain[0] == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    (drawn,) = seen
+    titles = [drawn.axes[0].get_title("left"), *(t.get_text() for t in drawn.texts)]
+    assert title in titles
+
+
+def test_the_picture_of_a_beam_search_has_all_beams(capsys, tmp_path):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    picture = tmp_path / "beams.svg"
+    code, out, _ = run(
+        capsys, "generate", "shakespeare", "A", "--num-beams", "3", "--max-new-tokens", "5", "--plot", str(picture)
+    )
+    assert code == 0
+    assert out.count("---") == 1
+    assert all(f"<!-- {rank}: length" in picture.read_text() for rank in range(3))
+
+
+@pytest.mark.parametrize("lines", [[], ["--lines"]])
+def test_score_draws_its_tokens(capsys, tmp_path, lines):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    text, picture = tmp_path / "text.txt", tmp_path / "scored.svg"
+    text.write_text("To be\nor not")
+    plain = run(capsys, "score", "shakespeare", str(text), *lines)
+    assert run(capsys, "score", "shakespeare", str(text), *lines, "--plot", str(picture)) == plain
+    drawn = re.findall(r"<!-- (.|↵) -->", picture.read_text())
+    assert "".join(drawn).replace(" ", "") == "Tobe↵ornot"
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("x.foo", "--plot x.foo: expected a name that ends in ."), ("no/x.png", "--plot no/x.png: there is no folder no")],
+)
+@pytest.mark.parametrize("command", [["generate", "shakespeare", "A"], ["score", "shakespeare", "-"]])
+def test_a_picture_that_cannot_be_written_is_refused_before_the_work(capsys, monkeypatch, file, message, command):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    monkeypatch.setattr("sys.stdin", io.StringIO("To be"))
+    code, out, err = run(capsys, *command, "--plot", file)
+    assert (code, out) == (1, "")
+    assert message in err
 
 
 def test_inspect_prints_the_contract(capsys):

@@ -239,25 +239,6 @@ def test_the_shipped_model_writes_like_shakespeare():
     assert "\n" in text
 
 
-# -- results -------------------------------------------------------------------------------------------------
-
-
-def test_padded_and_scores(lstm):
-    out = decode(lstm, PROMPTS, Sample(), max_new_tokens=20, seed=9, eos_token_id=3)
-    padded = out.padded(-1)
-    assert padded.shape == (len(out), max(map(len, out.tokens)))
-    assert [row[row >= 0].tolist() for row in padded] == out.tokens
-    assert out.scores.tolist() == [h.score for h in out]
-    assert out[2:4].tokens == out.tokens[2:4]
-
-
-def test_a_result_shows_its_text_escaped_in_a_notebook():
-    model = load(build.recurrent(metadata={"decoding.vocab": ["<b>"] * 11}))
-    shown = decode(model, [1], max_new_tokens=3)._repr_html_()
-    assert "&lt;b&gt;&lt;b&gt;" in shown
-    assert "<b>" not in shown
-
-
 # -- bad input -----------------------------------------------------------------------------------------------
 
 

@@ -1,9 +1,11 @@
 """engine/prefill.py: prompts of any length, read while other rows write."""
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 
 from decoding import Beam, Greedy, Sample, decode, decode_iter, load, stream
 from tests import build
@@ -81,3 +83,32 @@ def test_a_prompt_longer_than_a_piece(models):
     logits = build.whole_run(build.recurrent("RNN", layers=2, scale=0.7, seed=3), [prompt])
     assert out.tokens[0][0] == logits[0, -1].argmax()
     assert out.tokens[1][0] == logits[0, 699].argmax()
+
+
+def with_positions(longest=64):
+    """A GRU whose logits also hang on where in its sequence a token stands."""
+    proto = build.recurrent("GRU", exposed=True, seed=8)
+    table = np.random.default_rng(1).normal(size=(longest, 11)).astype(np.float32) * 2
+    proto.graph.initializer.append(numpy_helper.from_array(table, "places"))
+    proto.graph.input.append(helper.make_tensor_value_info("position", TensorProto.INT64, ["batch", "time"]))
+    proto.graph.node[-1].output[0] = "before"
+    proto.graph.node.append(helper.make_node("Gather", ["places", "position"], ["place"]))
+    proto.graph.node.append(helper.make_node("Add", ["before", "place"], ["logits"]))
+    return proto
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: type(s).__name__)
+def test_rows_stand_at_positions_of_their_own(strategy):
+    proto = with_positions()
+    model = load(proto)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    prompts = [[1] * 30, [2, 3], [4], list(range(11)), [5] * 9]
+    out = decode(model, prompts, strategy, max_new_tokens=8, eos_token_id=0, seed=3, batch_size=6)
+    for prompt, h in zip(prompts, out, strict=True):
+        ids = np.array([[*prompt, *h.tokens, 0]])
+        feeds = {"tokens": ids, "position": np.arange(ids.size)[None], "h0": np.zeros((1, 1, 8), np.float32)}
+        logits = session.run(["logits"], feeds)[0][0, len(prompt) - 1 :].astype(np.float64)
+        logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        count = len(h.token_logprobs)
+        expected = logprobs[np.arange(count), ids[0, len(prompt) : len(prompt) + count]]
+        np.testing.assert_allclose(h.token_logprobs, expected, atol=1e-5)

@@ -160,3 +160,18 @@ def test_a_processor_that_raises_leaves_the_model_usable(lstm):
 def test_wrong_fields_fail_when_the_object_is_made(make, message):
     with pytest.raises(OptionError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("processor", "shown"),
+    [
+        (RepetitionPenalty(1.2), "RepetitionPenalty(penalty=1.2)"),
+        (LogitBias({3: -math.inf, 4: 0.5}), "LogitBias({3: -inf, 4: 0.5})"),
+        (SuppressTokens([1, 2]), "SuppressTokens([1, 2])"),
+        (AllowedTokens(range(40)), "AllowedTokens([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... 30 more])"),
+        (ForcedTokens({0: 7, 2: 1}), "ForcedTokens({0: 7, 2: 1})"),
+        (PrefixAllowed(no_second_ngram), "PrefixAllowed(no_second_ngram)"),
+    ],
+)
+def test_processors_show_what_they_do(processor, shown):
+    assert repr(processor) == shown

@@ -91,6 +91,20 @@ def test_stop_ids_and_strings_reach_across_tokens():
     assert stopped > 3
 
 
+@pytest.mark.parametrize("strategy", [Sample(replacement=False), Beam(num_beams=6)], ids=["distinct", "beam"])
+def test_stop_sequences_in_searches(strategy):
+    vocab = ["a", "b", "ab", "c", "é", "", "bc", "x", "y", "z", "w"]
+    model = load(build.recurrent("GRU", seed=2, metadata={"decoding.vocab": vocab}))
+    out = decode(model, [[i] for i in range(11)], strategy, max_new_tokens=8, seed=4, stop=["a", [7]],
+                 num_return_sequences=6)  # fmt: skip
+    stopped = 0
+    for h in out:
+        ends = [i for i, t in enumerate(h.tokens) if "a" in vocab[t] or t == 7]
+        assert (ends == [len(h.tokens) - 1]) if h.finish_reason == "stop" else not ends
+        stopped += h.finish_reason == "stop"
+    assert stopped
+
+
 def test_top_logprobs_are_the_models_best(lstm):
     (h,) = decode(lstm, [1, 2], Sample(temperature=2.0), max_new_tokens=6, seed=1, logprobs=3)
     ids, values = h.top_logprobs

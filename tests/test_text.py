@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decoding.errors import ModelError, OptionError
-from decoding.text import Vocabulary, make_tokenizer
+from decoding.text import Vocabulary, make_tokenizer, token_texts
 
 
 @given(st.text(alphabet="abcé\n ", max_size=40))
@@ -58,3 +58,41 @@ def test_hugging_face_tokenizers():
     tokenizer = make_tokenizer(inner, None, 3)
     assert tokenizer.encode("to be to") == [0, 1, 0]
     assert tokenizer.decode([0, 1]) == "to be"
+
+
+@given(st.lists(st.integers(0, 4), max_size=30))
+def test_texts_of_tokens_join_to_the_text(ids):
+    vocabulary = Vocabulary(["a", "", "é€", "\n", " b"])
+    assert token_texts(vocabulary, ids) == [vocabulary.tokens[i] for i in ids]
+    assert "".join(token_texts(vocabulary, ids)) == vocabulary.decode(ids)
+
+
+class Bytes:
+    """A token is a byte; a character that is not whole yet decodes to U+FFFD, as with byte-level vocabularies."""
+
+    def encode(self, text):
+        return list(text.encode())
+
+    def decode(self, ids):
+        return bytes(ids).decode(errors="replace")
+
+
+@given(st.text(max_size=20))
+def test_a_character_of_several_tokens_belongs_to_the_last(text):
+    tokenizer = Bytes()
+    texts = token_texts(tokenizer, tokenizer.encode(text))
+    assert "".join(texts) == text
+    assert [len(t) for t in texts] == [n for c in text for n in [0] * (len(c.encode()) - 1) + [1]]
+
+
+@given(st.lists(st.integers(0, 255), max_size=20))
+def test_bytes_that_are_no_text_lose_nothing(ids):
+    texts = token_texts(Bytes(), ids)
+    assert len(texts) == len(ids)
+    assert "".join(texts) == Bytes().decode(ids)
+
+
+def test_the_space_before_a_word_is_kept():
+    tokenizers = pytest.importorskip("tokenizers", reason="the text extra is not installed")
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"to": 0, "be": 1, "?": 2}, unk_token="?"))
+    assert token_texts(make_tokenizer(inner, None, 3), [0, 1, 0]) == ["to", " be", " to"]

@@ -11,7 +11,7 @@ from decoding import kernels
 from decoding.engine.batch import make_batch
 from decoding.engine.job import Finished, Job, Prompt, Source
 from decoding.engine.prefill import PromptRows
-from decoding.engine.sampling import text_stops
+from decoding.engine.stopping import stops
 from decoding.model.graph import Array
 from decoding.model.model import Model
 from decoding.processors import History, apply_processors
@@ -146,8 +146,9 @@ class BeamSearch:
     def _own_logprobs(self, logits: Array, rows: Array, tokens: Array) -> Array:
         """The model's log-probabilities of tokens, each after one of the rows."""
         used, which = np.unique(rows, return_inverse=True)
-        best, logprob = kernels.greedy(logits[used])
-        normalizer = logits[used, best] - logprob
+        own_rows = logits if len(used) == len(logits) else logits[used]  # no copy where every beam is alive
+        best, logprob = kernels.greedy(own_rows)
+        normalizer = own_rows[np.arange(len(used)), best] - logprob
         own: Array = logits[rows, tokens] - normalizer[which]
         return own
 
@@ -158,17 +159,13 @@ class BeamSearch:
         reasons[(self._lengths[:n] + 1 == self._job.max_new_tokens)] = "length"
         if self._job.stop or self._job.stop_strings:
             for at in np.argwhere(tokens >= 0):
-                if self._stops(self._output(at[0], parents[tuple(at)], tokens[tuple(at)])):
+                if stops(self._model, self._job, self._output(at[0], parents[tuple(at)], tokens[tuple(at)])):
                     reasons[tuple(at)] = "stop"
         reasons[self._is_eos[tokens] & (tokens >= 0)] = "eos"
         return (reasons != "") & (scores > -np.inf), reasons
 
     def _output(self, place: int, beam: int, token: int) -> Array:
         return np.append(self._ids[place, beam, : self._lengths[place]], token)
-
-    def _stops(self, output: Array) -> bool:
-        ids = any(len(output) >= len(s) and np.array_equal(output[-len(s) :], s) for s in self._job.stop)
-        return ids or (bool(self._job.stop_strings) and text_stops(self._model, self._job, output))
 
     def _close(
         self, scores: Array, parents: Array, tokens: Array, logprobs: Array, ends: Array, reasons: Array

@@ -11,6 +11,7 @@ from decoding import kernels
 from decoding.engine.batch import make_batch
 from decoding.engine.job import Finished, Job, Prompt, Source
 from decoding.engine.prefill import PromptRows
+from decoding.engine.stopping import stops
 from decoding.model.graph import Array
 from decoding.model.model import Model
 from decoding.processors import History, apply_processors
@@ -140,7 +141,7 @@ class DistinctSearch:
     def _reason(self, beam: Beam) -> FinishReason | None:
         if beam.tokens[-1] in self._job.eos:
             return "eos"
-        if any(beam.tokens[-len(s) :] == s.tolist() for s in self._job.stop):
+        if (self._job.stop or self._job.stop_strings) and stops(self._model, self._job, np.array(beam.tokens)):
             return "stop"
         return "length" if len(beam.tokens) == self._job.max_new_tokens else None
 

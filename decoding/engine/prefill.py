@@ -40,6 +40,7 @@ class Prefill:
         self._model, self._batch, self._job = model, batch, job
         self._rows: dict[int, tuple[int, Prompt]] = {}
         self._cursor = np.zeros(batch.capacity, np.int64)  # ids of the prompt in the row's states
+        self._last = np.zeros(batch.capacity, np.int64)  # where the cursor is when the prompt is read
         self._fresh = [s.start(1) for s in model.contract.states]
         # The states after the newest prompt, for those of its sequences that find a place later.
         self._newest: tuple[int, list[Array]] = (-1, [])
@@ -69,7 +70,7 @@ class Prefill:
                 own = [prompt for (_, prompt), mine in zip(rows, which, strict=True) if mine]
                 index = np.zeros(len(own), np.int64) if start is not None else np.arange(len(own))
                 self._batch.put(places[which], start or self._given(own), index, own, read[which])
-        self._cursor[places] = read
+        self._cursor[places], self._last[places] = read, last
         self._rows |= {int(place): row for place, row in zip(places, rows, strict=True)}
         return self._release()
 
@@ -90,7 +91,7 @@ class Prefill:
         keys = np.stack([[p.index for p in prompts], self._cursor[places]], 1)
         _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         own, start = [prompts[i] for i in first], self._cursor[places[first]]
-        left = min(len(p.ids) - 1 - at for p, at in zip(own, start, strict=True))
+        left = int((self._last[places] - self._cursor[places]).min())
         count = min(left, _PIECE if c.sequence and self._job.step_inputs is None else 1)
         ids = np.stack([p.ids[at : at + count] for p, at in zip(own, start, strict=True)])
         feeds = c.feeds(ids, start, self._context(own, start)) | {
@@ -110,7 +111,8 @@ class Prefill:
 
     def keep(self, places: Array) -> None:
         """The batch has moved the rows at `places` to the front; every row that reads is among them."""
-        self._cursor[: len(places)] = self._cursor[places]
+        for array in (self._cursor, self._last):
+            array[: len(places)] = array[places]
         self._rows = {i: self._rows[place] for i, place in enumerate(places.tolist()) if place in self._rows}
 
     def _context(self, prompts: Sequence[Prompt], start: Array) -> dict[str, Array]:
@@ -124,9 +126,9 @@ class Prefill:
 
     def _release(self) -> list[Ready]:
         """Let go of the rows that came to the last token of their prompts."""
-        done = [Ready(place, *row) for place, row in self._rows.items() if self._cursor[place] == len(row[1].ids) - 1]
-        for row in done:
-            del self._rows[row.place]
+        places = np.array(self.places, np.int64)
+        places = places[self._cursor[places] == self._last[places]]
+        done = [Ready(place, *self._rows.pop(place)) for place in places.tolist()]
         if done and self._job.outputs > 1:
             self._remember(max(done, key=lambda row: row.prompt.index))
         return done

@@ -11,6 +11,7 @@ from decoding.engine.batch import make_batch
 from decoding.engine.job import Choice, Finished, Job, Prompt, Source
 from decoding.engine.prefill import Prefill, Ready
 from decoding.engine.steps import RowSampler
+from decoding.engine.stopping import text_stops
 from decoding.model.graph import Array
 from decoding.model.model import Model
 from decoding.processors import History
@@ -131,15 +132,6 @@ class SamplingSearch:
                 self._sampler.stop(place)
                 stopped += 1
         return stopped
-
-
-def text_stops(model: Model, job: Job, output: Array) -> bool:
-    """Does the end of this output, which did not stop before its last token, hold a stop string?"""
-    assert model.tokenizer is not None  # checked with the options
-    # Every token but an empty or a partial one (a byte of a character) adds at least one character.
-    longest = max(map(len, job.stop_strings))
-    tail = model.tokenizer.decode(output[-4 * longest - 4 :].tolist())
-    return any(stop in tail for stop in job.stop_strings)
 
 
 def make_sampler(logits: Array, tokens: Array, job: Job) -> RowSampler:

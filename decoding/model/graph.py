@@ -29,7 +29,7 @@ Source = str | Path | bytes | onnx.ModelProto
 
 # Weights of at least this many numbers stand apart from the model: copies share them, and sessions take them as they are.
 _LARGE = 1024
-_PLAIN = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT32, onnx.TensorProto.INT64})  # fmt: skip
+_PLAIN = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.INT8})  # fmt: skip
 
 
 class Graph:
@@ -166,10 +166,20 @@ class Graph:
         return output
 
     def add_initializer(self, name: str, value: Array) -> str:
-        """Add a constant tensor."""
-        self._graph.initializer.append(numpy_helper.from_array(value, name))
+        """Add a constant tensor; a large one stands apart, without a copy."""
+        data_type = helper.np_dtype_to_tensor_dtype(value.dtype)
+        if value.size >= _LARGE and data_type in _PLAIN:
+            self._weights = {**self._weights, name: value}
+            self._graph.initializer.append(_stub(name, data_type, value.shape))
+        else:
+            self._graph.initializer.append(numpy_helper.from_array(value, name))
         self._constants[name] = self._graph.initializer[-1]
         return name
+
+    def use_operators(self, domain: str, version: int) -> None:
+        """Declare an operator set that added nodes are from, where the file does not."""
+        if all(o.domain != domain for o in self._model.opset_import):
+            self._model.opset_import.append(helper.make_opsetid(domain, version))
 
     def redirect_output(self, old: str, new: str) -> None:
         """Let the graph output `old` be the tensor `new` instead."""
@@ -234,6 +244,7 @@ class Graph:
         retain(self._graph.initializer, lambda tensor: tensor.name in needed)
         retain(self._graph.input, lambda port: port.name in needed)
         self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
+        self._weights = {name: value for name, value in self._weights.items() if name in self._constants}
         self._producers = None
 
     def set_metadata(self, entries: Mapping[str, str]) -> None:
@@ -360,11 +371,15 @@ def _set_apart(graph: onnx.GraphProto, name: str, done: Mapping[str, Array]) -> 
     for tensor in graph.initializer:
         if tensor.name not in done and tensor.data_type in _PLAIN and prod(tensor.dims) >= _LARGE:
             weights[tensor.name] = _array(tensor, name)
-            stub = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-            stub.data_location = onnx.TensorProto.EXTERNAL
-            stub.external_data.add(key="location", value="in memory")
-            tensor.CopyFrom(stub)
+            tensor.CopyFrom(_stub(tensor.name, tensor.data_type, tensor.dims))
     return weights
+
+
+def _stub(name: str, data_type: int, dims: Sequence[int]) -> onnx.TensorProto:
+    """A tensor whose data stands apart."""
+    stub = onnx.TensorProto(name=name, data_type=data_type, dims=dims, data_location=onnx.TensorProto.EXTERNAL)
+    stub.external_data.add(key="location", value="in memory")
+    return stub
 
 
 def _array(tensor: onnx.TensorProto, name: str) -> Array:

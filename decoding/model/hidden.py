@@ -92,10 +92,13 @@ def find_hidden(graph: Graph, roles: Roles) -> list[Hidden]:
 
 
 def _layer(graph: Graph, node: Node) -> tuple[np.dtype[Any], int]:
-    """Dtype and hidden size of a recurrent layer, from its recurrence weights [directions, gates * hidden, hidden]."""
+    """Dtype and hidden size of a recurrent layer, from its recurrence weights [directions, gates * hidden, hidden].
+
+    In an int8 layer these are [directions, hidden, gates * hidden], and the states are float32.
+    """
     weights = graph.constant(node.input(2))
     if weights is not None and weights.ndim == 3:
-        return weights.dtype, int(weights.shape[2])
+        return weights.dtype if weights.dtype.kind == "f" else np.dtype(np.float32), min(weights.shape[1:])
     size = node.attribute("hidden_size")
     if weights is not None or not isinstance(size, int):
         raise ModelError(

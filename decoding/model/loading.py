@@ -7,20 +7,21 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from decoding.errors import ModelError
 from decoding.model import proof, rewrite
 from decoding.model.contract import Contract, Fill, FillKind, State, Window
-from decoding.model.folding import folded_step
+from decoding.model.folding import folded_step, same_step
 from decoding.model.freeing import free_reshapes, one_row, step_loops
 from decoding.model.graph import Graph, Source
 from decoding.model.hidden import Hidden, Start, find_hidden, hidden_states, open_states, start_values
 from decoding.model.model import Model
 from decoding.model.ports import Port, Shape
 from decoding.model.proof import NotSteppable, StateShape
+from decoding.model.quantize import check_quantize, plain_steps, to_int8
 from decoding.model.roles import Roles, find_roles, given_roles, json_metadata, recurrent_path
 from decoding.model.session import Session
 from decoding.model.weights import FileWeights
@@ -35,12 +36,13 @@ def load(
     tokenizer: Any = None,
     providers: str | Sequence[Any] | None = None,
     threads: int | None = None,
+    quantize: Literal["int8"] | None = None,
     verify: bool = True,
 ) -> Model:
     """Load an exported recurrent model and make it steppable.
 
     Args:
-        model: path of an ONNX file, its bytes, an onnx.ModelProto, or the name of a shipped model ("shakespeare").
+        model: path of an ONNX file, its bytes, an onnx.ModelProto, or the name of a shipped model ("shakespeare", "tang").
         roles: overrides what is inferred: ``{"token": name, "logits": name, "state": {input: output},
             "output": "logits" | "probs" | "logprobs", "batch_axis": {input: axis}, "constant": {input: value},
             "window": W or None for the whole prefix, "pad": "left" | "right"}``.
@@ -49,12 +51,15 @@ def load(
             one of their files; default: the vocabulary in the file's metadata (``decoding.vocab``).
         providers: onnxruntime's providers, or "cpu" and "cuda"; default the CPU.
         threads: intra-op threads of onnxruntime; None leaves the choice to it.
+        quantize: "int8" turns the weights of LSTM layers, products and embeddings into int8, after the proof, for onnxruntime's
+            int8 products; `Model.describe()` says which, which could not be, and how far that moves the logits.
         verify: prove by running that stepping equals the original's whole-sequence run.
 
     Raises:
         ModelError: the file cannot be used; the message says which input or output, what was expected and what to pass.
         OptionError: an argument is wrong.
     """
+    check_quantize(quantize)
     graph = Graph.load(_shipped(model))
     initializers = graph.initializers
     vocab = json_metadata(graph, "decoding.vocab", None)
@@ -79,13 +84,33 @@ def load(
             prepared, session, contract = _windowed(plain, start, None, str(error).removeprefix(f"{graph.name}: "))
     else:
         prepared, session, contract = _windowed(plain, start, window, "roles ask for a window")
-    folded = folded_step(session, prepared, contract, start) if contract.window is None else None
+    if quantize:
+        prepared, session, contract = _quantized(prepared, session, contract, start, verify)
+    folded = folded_step(session, prepared, contract, start) if contract.window is None and not quantize else None
     if folded is not None:
         note = "single steps take the product of embedding and input weights from one table"
         contract = replace(contract, notes=(*contract.notes, note))
-    file = FileWeights.find(initializers, plain.graph, plain.roles, declared)
+    file = FileWeights.find(initializers, quantize is not None, plain.graph, plain.roles, declared)
     text = make_tokenizer(tokenizer, vocab, contract.logits.vocab_size)
     return Model(prepared, contract, session, text, file, folded)
+
+
+def _quantized(
+    graph: Graph, session: Session, contract: Contract, start: Callable[[Graph], Session], verify: bool
+) -> tuple[Graph, Session, Contract]:
+    """The graph that was proved, with int8 weights; how far that moves its logits is in the notes."""
+    steps = plain_steps(graph, contract)
+    if verify and steps.done and not same_step(session, start(steps.graph), contract):
+        raise ModelError(
+            f"{graph.name}: its layers give something else when they are written as plain operators, as int8 needs them; load it without quantize="
+        )
+    int8_graph, int8_contract = to_int8(graph, steps, contract)
+    int8_session = start(int8_graph)
+    if verify:
+        moved = proof.change(int8_session, session, contract)
+        note = f"int8 moves the logits after random prefixes by at most {moved:.1%} of the largest"
+        int8_contract = replace(int8_contract, notes=(*int8_contract.notes, note))
+    return int8_graph, int8_session, int8_contract
 
 
 @dataclass(frozen=True)
@@ -289,9 +314,9 @@ def _proved(
         states=tuple(s for s in contract.states if s.input in names),
         fills=tuple(f for f in plain.fills if f.name in names),
     )
-    half = any(s.dtype == np.float16 for s in contract.states)
+    tolerance = proof.tolerance(original, contract.states)
     fixed = contract.token.batch_and_time(plain.declared[contract.token.name])
-    proved = proof.prove(session, contract, start(original), whole, kind, fixed, 2e-2 if half else 1e-4)
+    proved = proof.prove(session, contract, start(original), whole, kind, fixed, tolerance)
     runs = ", ".join(f"{b}x{t}" for b, t in proved)
     note = f"proved: stepping equals the whole-sequence run on random prefixes (batch x length {runs})"
     if not proved:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy.typing as npt
 
@@ -125,6 +126,13 @@ class Model:
     def __repr__(self) -> str:
         return f"<Model {self.describe()}>"
 
+    def __reduce__(self) -> NoReturn:
+        """Neither pickled nor copied, in words rather than by the error of one of its parts."""
+        raise TypeError(
+            f"{self.name}: a Model cannot be pickled or copied, as it holds a running onnxruntime session; threads can share it, "
+            "and another process can load() its file, or the one that Model.save() writes"
+        )
+
     def save(self, path: str | Path) -> None:
         """Write the prepared step graph, which loads again without any rewriting."""
         graph, c = self._graph.copy(), self.contract
@@ -133,6 +141,8 @@ class Model:
             shape[state.batch_axis] = "batch"
             graph.set_shape(state.input, shape)
             graph.set_shape(state.output, shape)
+        for fill in c.contexts:
+            graph.set_shape(fill.name, ["batch", *fill.sizes])
         roles = {
             "token": c.token.name,
             "logits": c.logits.name,
@@ -141,6 +151,7 @@ class Model:
             "batch_axis": {s.input: s.batch_axis for s in c.states},
             "context": [f.name for f in c.contexts],
             **({"attention": c.attention} if c.attention else {}),
+            **({"window": c.window.size, "pad": c.window.pad} if c.window else {}),
         }
         initial = {s.input: s.initial.tolist() for s in c.states if s.initial.any()}
         graph.set_metadata({"decoding.roles": json.dumps(roles), "decoding.initial": json.dumps(initial)})

@@ -25,7 +25,7 @@ class Node:
     @property
     def label(self) -> str:
         """What to call the node in a message."""
-        return str(self._proto.name or next(iter(self._proto.output), self._proto.op_type))
+        return str(self._proto.name or next(filter(None, self._proto.output), self._proto.op_type))
 
     @property
     def inputs(self) -> list[str]:

@@ -17,7 +17,18 @@ VIEW_OPS = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Fl
                       "Split", "Expand", "Concat"})  # fmt: skip
 
 # Input slots of the recurrent operators that take the initial state, and the outputs that give the last one.
-STATE_SLOTS = {"LSTM": {"h": (5, 1), "c": (6, 2)}, "GRU": {"h": (5, 1)}, "RNN": {"h": (5, 1)}}
+# onnxruntime's int8 LSTM is laid out as the float one.
+_LSTM = {"h": (5, 1), "c": (6, 2)}
+STATE_SLOTS = {
+    "LSTM": _LSTM,
+    "GRU": {"h": (5, 1)},
+    "RNN": {"h": (5, 1)},
+    "com.microsoft.DynamicQuantizeLSTM": _LSTM,
+}
+
+# Operators that round what they are given to int8.
+INT8_OPS = frozenset({"DynamicQuantizeLinear", "com.microsoft.DynamicQuantizeLSTM",
+                      "com.microsoft.DynamicQuantizeMatMul", "com.microsoft.MatMulIntegerToFloat"})  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,15 @@ class Binding:
             raise ModelError(f"{self._name}: the step failed: {first_line(error)}") from error
 
 
+def constant_values(graph: Graph, names: Sequence[str]) -> list[Array] | None:
+    """The tensors' values where no input is needed for them, else None: exporters re-arrange weights in the graph."""
+    values = [graph.constant(name) for name in names]
+    if any(value is None for value in values):
+        part = graph.part(names)
+        return None if part.inputs else Session(part, threads=1).run({}, names)
+    return [value for value in values if value is not None]
+
+
 def full_names(providers: str | Sequence[Any] | None) -> list[Any]:
     """Onnxruntime's own provider names for the short ones; None means the CPU."""
     if providers is None:

@@ -26,11 +26,13 @@ class FileWeights:
 
     Attributes:
         initializers: dtype and shape of each, by the name that it has in the file.
-        starting: the initializers that the initial values of hidden states are computed from,
+        quantized: the prepared graph holds int8 weights in their place.
+        starting: those that the initial values of hidden states are computed from,
             by `load()` from `graph`, `roles` and the `declared` shapes of the inputs.
     """
 
     initializers: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
+    quantized: bool
     starting: Set[str]
     graph: Graph
     roles: Roles
@@ -40,6 +42,7 @@ class FileWeights:
     def find(
         cls,
         initializers: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+        quantized: bool,
         graph: Graph,
         roles: Roles,
         declared: Mapping[str, Shape],
@@ -47,7 +50,7 @@ class FileWeights:
         """Find out which initializers start a hidden state."""
         tensors = [h.initial for h in find_hidden(graph, roles) if h.initial]
         starting = initializers.keys() & set().union(*(graph.ancestors(tensor) for tensor in tensors))
-        return cls(initializers, starting, graph, roles, declared)
+        return cls(initializers, quantized, starting, graph, roles, declared)
 
     def checked(self, name: str, weights: Mapping[str, Any], prepared: Graph) -> dict[str, Array]:
         """The given weights as arrays of their own, each with a place in the prepared graph or in an initial state.
@@ -60,6 +63,10 @@ class FileWeights:
         """
         if not isinstance(weights, Mapping):
             raise OptionError(f"weights: {type(weights).__name__}; expected a dict from initializer names to arrays")
+        if self.quantized:
+            raise OptionError(
+                f"weights: those of {name} were turned into int8; load it without quantize= to change them"
+            )
         values = {key: self._array(name, key, value) for key, value in weights.items()}
         placed = prepared.initializers.keys() | self.starting
         if settled := [key for key in values if key not in placed]:

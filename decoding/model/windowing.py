@@ -51,7 +51,7 @@ def window_contract(session: Session, graph: Graph, roles: Roles, fills: Sequenc
         raise ModelError(f"{error}; {_ADVICE}") from error
     contract = Contract(layout.token, layout.logits, (), tuple(fills), True, window, notes=tuple(roles.notes))
     for length in lengths:
-        _check_length(session, contract, length)
+        _check_length(session, contract, length, max(1e-3, proof.tolerance(graph, ())))
     return contract
 
 
@@ -69,7 +69,7 @@ def check_any_length(name: str, contract: Contract, declared: Shape) -> None:
         )
 
 
-def _check_length(session: Session, contract: Contract, length: int) -> None:
+def _check_length(session: Session, contract: Contract, length: int, tolerance: float) -> None:
     """Does the graph look at all of these tokens, and at each row by itself?"""
     rng = np.random.default_rng(length)
     ids = rng.integers(0, contract.logits.vocab_size, (6, length))
@@ -79,7 +79,7 @@ def _check_length(session: Session, contract: Contract, length: int) -> None:
             f"{session.name}: for {length} tokens it gives scores of shape {list(scores.shape)}; {_ADVICE}"
         )
     alone = np.concatenate([proof.whole_run(session, contract, row[None]) for row in ids])
-    if not np.allclose(scores, alone, rtol=1e-3, atol=1e-4):
+    if not proof.difference(alone, scores) <= tolerance:
         raise ModelError(
             f"{session.name}: the scores of a row depend on the other rows of its batch, so rows cannot be decoded together"
         )

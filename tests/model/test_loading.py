@@ -1,5 +1,8 @@
 """decoding/model/: from an exported file to a step graph."""
 
+import copy
+import pickle
+
 import numpy as np
 import onnx
 import pytest
@@ -142,6 +145,12 @@ def test_forbidden_tokens_do_not_keep_the_proof_from_looking():
     assert "proved: stepping equals" in load(build.recurrent("GRU", layers=2, exposed=True, bias=bias)).describe()
     with pytest.raises(ModelError, match="stepping differs"):
         load(build.recurrent("GRU", layers=2, exposed=True, bias=bias), roles=swapped)
+
+
+@pytest.mark.parametrize("move", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_model_says_why_it_cannot_be_pickled_or_copied(move):
+    with pytest.raises(TypeError, match=r"a Model cannot be pickled or copied.*load\(\) its file"):
+        move(load(build.recurrent()))
 
 
 def test_the_shipped_model_loads_by_its_name():

@@ -136,3 +136,9 @@ def test_a_weight_that_loading_has_settled_is_refused():
     model = load(MODELS / "hand_if_hidden.onnx")
     with pytest.raises(OptionError, match=r"nothing that .* runs reads 'cond0'"):
         model.with_weights({"cond0": np.array(True)})
+
+
+def test_an_int8_model_has_other_weights():
+    proto = build.recurrent("LSTM")
+    with pytest.raises(OptionError, match="were turned into int8; load it without quantize="):
+        load(proto, quantize="int8").with_weights(changed(proto))

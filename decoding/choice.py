@@ -1,0 +1,153 @@
+"""Choosing among finished sequences: by a reward, or by minimum Bayes risk. The likeliest is not always the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from decoding.errors import OptionError
+from decoding.results import Decoded, Hypothesis
+
+Values = npt.NDArray[np.float64]
+Reward = Callable[[Decoded], npt.ArrayLike]
+Similarity = Callable[[Hypothesis, Hypothesis], float]
+
+
+@overload
+def rerank(hypotheses: Decoded, reward: Reward) -> Decoded: ...
+@overload
+def rerank(hypotheses: list[Hypothesis], reward: Reward) -> list[Hypothesis]: ...
+def rerank(hypotheses: Decoded | list[Hypothesis], reward: Reward) -> Decoded | list[Hypothesis]:
+    """Order the outputs of each prompt by a reward, the greatest first; of equal ones the earlier stays in front.
+
+    Args:
+        hypotheses: what `decode()` gave, or a list of hypotheses, of several calls too; those of one `prompt_index`
+            compete.
+        reward: called once with all of them as a `Decoded`; gives a number for each. What wants a padded array of ids takes
+            ``batch.padded(fill)``: ``rerank(out, lambda batch: discriminator(batch.padded(0)))``.
+
+    Returns:
+        The same hypotheses, a `Decoded` for a `Decoded`, else a list; `score` is the reward and `rank` the new place.
+        Prompts stay in their order, and all else is as it was.
+
+    Raises:
+        OptionError: the reward gives something else than one number for each, or NaN.
+    """
+    batch = _batch(hypotheses)
+    values = _numbers("reward", reward(batch), batch) if len(batch) else np.zeros(0)
+    return _ordered(hypotheses, batch, values)
+
+
+@overload
+def mbr(
+    hypotheses: Decoded, similarity: Similarity, *, weights: Literal["uniform", "probability"] = ...
+) -> Decoded: ...
+@overload
+def mbr(
+    hypotheses: list[Hypothesis], similarity: Similarity, *, weights: Literal["uniform", "probability"] = ...
+) -> list[Hypothesis]: ...
+def mbr(
+    hypotheses: Decoded | list[Hypothesis],
+    similarity: Similarity,
+    *,
+    weights: Literal["uniform", "probability"] = "uniform",
+) -> Decoded | list[Hypothesis]:
+    """Order the outputs of each prompt by minimum Bayes risk: first the one most like all the others.
+
+    The expected similarity of a candidate is the mean of its similarities to all outputs of its prompt, itself included
+    (Kumar & Byrne 2004; Eikema & Aziz 2020). n outputs of a prompt cost n * n calls of `similarity`.
+
+    Args:
+        hypotheses: as `rerank()` takes them.
+        similarity: ``f(candidate, reference)``, greater where they are more alike; it need not be symmetric.
+        weights: what the outputs count for as references. "uniform": the same, which is right for samples, as a
+            sequence that was drawn twice counts twice. "probability": the model's probability of each, normalised over
+            them, which is right for outputs that are all different (`Beam`, `Sample(replacement=False)`).
+
+    Returns:
+        As `rerank()`; `score` is the expected similarity.
+
+    Raises:
+        OptionError: `weights` is neither, or a similarity is no number.
+    """
+    if weights not in ("uniform", "probability"):
+        raise OptionError(f"weights={weights!r}: expected 'uniform' or 'probability'")
+    batch = _batch(hypotheses)
+    expected = np.zeros(len(batch))
+    for members in _members(batch):
+        table = np.array([[_number(similarity, batch[a], batch[b]) for b in members] for a in members])
+        expected[members] = table @ _weights(weights, [batch[i] for i in members])
+    return _ordered(hypotheses, batch, expected)
+
+
+def _batch(hypotheses: Any) -> Decoded:
+    """The hypotheses as one `Decoded`, in their order."""
+    if isinstance(hypotheses, Decoded):
+        return hypotheses
+    if not isinstance(hypotheses, Sequence) or not all(isinstance(h, Hypothesis) for h in hypotheses):
+        raise OptionError(
+            f"hypotheses: found {type(hypotheses).__name__}; expected what decode() gives, or a list of its hypotheses"
+        )
+    return Decoded(hypotheses)
+
+
+def _members(batch: Decoded) -> list[list[int]]:
+    """The places of each prompt's outputs."""
+    groups: dict[int, list[int]] = {}
+    for place, hypothesis in enumerate(batch):
+        groups.setdefault(hypothesis.prompt_index, []).append(place)
+    return list(groups.values())
+
+
+def _ordered(hypotheses: Sequence[Hypothesis], batch: Decoded, values: Values) -> Decoded | list[Hypothesis]:
+    """The batch by prompt, the greatest value first, in the type that the hypotheses came in."""
+    ordered = [
+        replace(batch[place], score=float(values[place]), rank=rank)
+        for members in _members(batch)
+        for rank, place in enumerate(sorted(members, key=lambda place: -values[place]))
+    ]
+    return Decoded(ordered) if isinstance(hypotheses, Decoded) else ordered
+
+
+def _weights(kind: str, members: Sequence[Hypothesis]) -> Values:
+    logprobs = np.array([h.logprob if kind == "probability" else 0.0 for h in members])
+    probabilities = np.exp(logprobs - logprobs.max())
+    return np.asarray(probabilities / probabilities.sum())
+
+
+def _numbers(name: str, given: Any, batch: Decoded) -> Values:
+    """What a callable gave for a batch, as one number for each.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    try:
+        values = np.asarray(given, np.float64)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"{name} gave {type(given).__name__}: expected a number for each hypothesis") from error
+    if values.shape != (len(batch),):
+        raise OptionError(
+            f"{name} gave an array of shape {list(values.shape)}: expected [{len(batch)}], a number for each hypothesis"
+        )
+    if np.isnan(values).any():
+        h = batch[int(np.isnan(values).argmax())]
+        raise OptionError(f"{name} gave NaN for output {h.rank} of prompt {h.prompt_index}: NaN cannot be ordered")
+    return values
+
+
+def _number(similarity: Similarity, candidate: Hypothesis, reference: Hypothesis) -> float:
+    value: Any = similarity(candidate, reference)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not np.isfinite(number):
+        raise OptionError(
+            f"similarity gave {value!r} for outputs {candidate.rank} and {reference.rank} of prompt {candidate.prompt_index}: "
+            "expected a finite number"
+        )
+    return number
