@@ -75,10 +75,8 @@ def action_values(model: Model, job: Job, episodes: Episodes, reward: Reward, wo
     values = np.repeat(own.values[:, None], episodes.length, 1)
     if len(rows):
         completed = _Rewards(reward, episodes, len(rows) * job.outputs)
-        with closing(
-            _completions(model, job, episodes, rows, ends, workers)
-        ) as completions:  # also if the reward fails
-            for finished in completions:
+        with closing(_completions(model, job, episodes, rows, ends, workers)) as completions:
+            for finished in completions:  # a reward that fails stops the workers
                 prefix = finished.sequence // job.outputs
                 new = finished.tokens if finished.eos is None else np.append(finished.tokens, finished.eos)
                 completed.add(finished.sequence, episodes.own(int(rows[prefix]))[: ends[prefix] + 1], new)
