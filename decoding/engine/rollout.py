@@ -49,7 +49,7 @@ class Episodes:
         return self.prompts[row].ids[self.bos :]
 
     def open_prefixes(self) -> tuple[Array, Array]:
-        """(sequence, last position) of every prefix that can be completed, in the order in which `prefixes` gives them."""
+        """(sequence, last position) of every prefix that can be completed: position by position, so that all are read side by side."""
         rows, ends = [], []
         for start in range(0, len(self.prompts), _TOGETHER):
             lengths = np.array([len(p.ids) - self.bos for p in self.prompts[start : start + _TOGETHER]])
@@ -88,7 +88,7 @@ def _completions(
     model: Model, job: Job, episodes: Episodes, rows: Array, ends: Array, workers: int
 ) -> Generator[Finished]:
     try:
-        yield from run(model, job, prefixes(model, episodes), workers)
+        yield from run(model, job, prefixes(model, episodes, rows, ends), workers)
     except DecodeError as error:
         if error.row is None:
             raise
@@ -100,24 +100,25 @@ def _completions(
         ) from error
 
 
-def prefixes(model: Model, episodes: Episodes) -> Iterator[Prompt]:
-    """Every prefix that can be completed, with the states before its last token: each token is read once, for all rows."""
-    index = 0
-    for start in range(0, len(episodes.prompts), _TOGETHER):
-        own = episodes.prompts[start : start + _TOGETHER]
-        lengths = np.array([len(p.ids) for p in own])
-        states = [s.start(len(own)) for s in model.contract.states]
-        for at in range(lengths.max() - 1):
-            if at:
-                states = _read(model, own, at - 1, states)
-            if at >= episodes.bos:
-                limit = None if episodes.longest else episodes.length - 1 - (at - episodes.bos)
-                for row in np.flatnonzero(lengths - 1 > at).tolist():
-                    before = [v.take([row], s.batch_axis) for v, s in zip(states, model.contract.states, strict=True)]
-                    yield replace(
-                        own[row], index=index, ids=own[row].ids[: at + 1], states=before, max_new_tokens=limit
-                    )
-                    index += 1
+def prefixes(model: Model, episodes: Episodes, rows: Array, ends: Array) -> Iterator[Prompt]:
+    """These prefixes, with the states before their last tokens: each token is read once, for up to _TOGETHER rows."""
+    axes = [s.batch_axis for s in model.contract.states]
+    block = -1
+    for index, (row, end) in enumerate(zip(rows.tolist(), ends.tolist(), strict=True)):
+        if row // _TOGETHER != block:
+            block, read = row // _TOGETHER, 0
+            own = episodes.prompts[block * _TOGETHER : (block + 1) * _TOGETHER]
+            states = [s.start(len(own)) for s in model.contract.states]
+        while read < episodes.bos + end:
+            states, read = _read(model, own, read, states), read + 1
+        prompt = episodes.prompts[row]
+        yield replace(
+            prompt,
+            index=index,
+            ids=prompt.ids[: read + 1],
+            states=[value.take([row % _TOGETHER], axis) for value, axis in zip(states, axes, strict=True)],
+            max_new_tokens=None if episodes.longest else episodes.length - 1 - end,
+        )
 
 
 def _read(model: Model, prompts: Sequence[Prompt], at: int, states: Sequence[Array]) -> list[Array]:
