@@ -5,6 +5,11 @@ from __future__ import annotations
 import statistics
 
 
+def pytest_configure(config):
+    """Torch's exporter and compiler warn of their own ways: here that is no error."""
+    config.addinivalue_line("filterwarnings", "default")
+
+
 def pytest_terminal_summary(terminalreporter, config):
     session = getattr(config, "_benchmarksession", None)
     rows: dict[str, dict[str, float]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,9 +14,10 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from decoding.engine.context import StepInputs
-from decoding.engine.job import Finished, Job, Prompt, Source
+from decoding.engine.encoding import alike
+from decoding.engine.job import Finished, Job, Prompt
 from decoding.engine.rollout import Reward, action_values
-from decoding.engine.run import run
+from decoding.engine.run import make_source, run, searches_whole_prompts
 from decoding.engine.sampling import SamplingSearch
 from decoding.engine.scoring import score_sequences
 from decoding.errors import OptionError, whole_number
@@ -31,19 +32,28 @@ from decoding.options import (
     check_completions,
     check_contexts,
     check_names,
+    check_workers,
     choose_workers,
     make_episodes,
     make_job,
     make_prompts,
     temperatures_of,
+    with_latents,
     with_teacher,
 )
 from decoding.processors import Processor
 from decoding.prompts import encode_prompts
 from decoding.results import Decoded, FinishReason, Hypothesis
+from decoding.sources import encode_sources, read_prompts
 from decoding.strategies import Beam, Greedy, Sample, Strategy
 
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[Any] | None
+# With an encoder: also arrays, lists of turns, or a dict of the encoder's inputs.
+Sources = Prompts | Sequence[Any] | Mapping[str, Any]
+Context = (
+    Mapping[str, npt.ArrayLike | Sequence[npt.NDArray[Any]]] | npt.NDArray[Any] | Sequence[npt.NDArray[Any]] | None
+)
+Latents = Mapping[str, npt.ArrayLike | Sequence[npt.NDArray[Any]]] | npt.ArrayLike | Sequence[Any] | None
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ class TokenEvent:
 
 def decode(
     model: Model | str | Path,
-    prompts: Prompts = None,
+    prompts: Sources = None,
     strategy: Strategy = Greedy(),  # noqa: B008 - frozen
     *,
     max_new_tokens: int | None = None,
@@ -78,7 +88,9 @@ def decode(
     stop: str | Sequence[str | Sequence[int]] = (),
     num_return_sequences: int = 1,
     seed: int | None = None,
-    context: Mapping[str, npt.ArrayLike] | npt.NDArray[Any] | None = None,
+    prefix: Prompts = None,
+    context: Context = None,
+    latents: Latents = None,
     processors: Sequence[Processor] = (),
     step_inputs: StepInputs | None = None,
     teacher: Sequence[Sequence[int]] | npt.NDArray[Any] | None = None,
@@ -95,7 +107,10 @@ def decode(
         model: what `load()` gave, or what it takes.
         prompts: a string, a list of strings, one sequence of ids, a list of id sequences of any lengths, a 2-D integer
             array, or None to start from BOS. Strings are tokenized, with the model's BOS (if it has one) in front;
-            ids are taken as they are.
+            ids are taken as they are. With an encoder these are the sources that it reads: strings (tokenized by the encoder's own
+            vocabulary where its file has one), ids, arrays, or a dict ``{encoder input: one value for each prompt}``. Where an
+            encoder reads the turns of a conversation, a source is a list of turns. Unequal lengths are padded and masked, or,
+            where padding would change the answer, run apart.
         strategy: `Greedy()`, `Sample(...)`, `TopN(n)` or `Beam(...)`.
         max_new_tokens: longest output, EOS included; default the model's own, else 256.
         min_new_tokens: no EOS before so many new tokens.
@@ -105,8 +120,14 @@ def decode(
         seed: key of the random draws, 0 to 2**64 - 1; None takes one from the operating system. A token depends only on the
             seed, the sequence's place (prompt index * num_return_sequences + output index), its step and the logits:
             not on `batch_size` or `workers`, nor on the order in which sequences run.
+        prefix: with an encoder, the decoder's own first tokens: one string or id sequence for all prompts, or a list with one
+            for each; default BOS.
         context: the arrays that the model's contexts take, one entry for each prompt: ``{input name: array [prompts, ...]}``,
-            or just the array where there is one context. The same at every step.
+            or just the array where there is one context; a list of arrays where they differ in length. The same at every step.
+            The name of a state gives what the state starts from.
+        latents: values of the model's latents, one for each prompt, or one for each of its sequences: ``{input name: array}``, the
+            array alone where there is one latent, or a list of what hypotheses have as `latent`. Default: drawn by the seed. A
+            latent that is drawn anew at every step takes [steps, ...] for each.
         processors: callables ``f(history, logits)`` that edit the logits of a batch of rows in place; see
             `decoding.processors`.
         step_inputs: a function that gives contexts anew for each step: ``f(history) -> {input name: array [rows, ...]}``;
@@ -144,22 +165,24 @@ def decode(
         step_inputs=step_inputs,
         return_attention=return_attention,
     )
-    ids = encode_prompts(model, prompts)
+    ids, sources = read_prompts(model, prompts, prefix)
     given = check_contexts(model, context, step_inputs, len(ids))
+    job = with_latents(model, job, latents, len(ids))
     job, taught = with_teacher(model, job, teacher, teacher_ratio, len(ids))
-    finished = run(
-        model, job, make_prompts(strategy, ids, given, taught), choose_workers(model, job, workers, len(ids))
-    )
+    rows = make_prompts(strategy, ids, given, taught, sources)
+    finished = run(model, job, rows, choose_workers(model, job, workers, len(ids)))
     groups = _by_prompt(model, job, _with_bar(finished, len(ids) * job.outputs) if progress else finished)
     return Decoded([h for group in sorted(groups, key=lambda g: g[0].prompt_index) for h in group])
 
 
 def stream(
     model: Model | str | Path,
-    prompts: Prompts = None,
+    prompts: Sources = None,
     strategy: Strategy = Greedy(),  # noqa: B008 - frozen
     *,
-    context: Mapping[str, npt.ArrayLike] | npt.NDArray[Any] | None = None,
+    prefix: Prompts = None,
+    context: Context = None,
+    latents: Latents = None,
     **options: Unpack[Options],
 ) -> Iterator[TokenEvent]:
     """As `decode()`, giving every token as it is made.
@@ -172,23 +195,26 @@ def stream(
     job = make_job(model, strategy, **options)
     if isinstance(strategy, Beam) or (isinstance(strategy, Sample) and not strategy.replacement):
         raise OptionError(f"strategy={strategy!r}: it knows no token before the end; use decode(), or another strategy")
-    ids = encode_prompts(model, prompts)
+    ids, sources = read_prompts(model, prompts, prefix)
     given = check_contexts(model, context, job.step_inputs, len(ids))
-    return _token_events(model, job, make_prompts(strategy, ids, given))
+    job = with_latents(model, job, latents, len(ids))
+    return _token_events(model, job, make_prompts(strategy, ids, given, sources=sources))
 
 
 def decode_iter(
     model: Model | str | Path,
-    prompts: Iterable[str | Sequence[int]],
+    prompts: Iterable[Any],
     strategy: Strategy = Greedy(),  # noqa: B008 - frozen
     *,
+    prefix: str | Sequence[int] | None = None,
     workers: int = 1,
     **options: Unpack[Options],
 ) -> Iterator[Hypothesis]:
     """As `decode()` over an iterable of prompts, which may be endless, with memory for `batch_size` rows.
 
-    Prompts are taken as places get free. The hypotheses of a prompt come when all of them are finished, best first;
-    `prompt_index` says whose they are. Takes the options of `decode()` but context, teacher and progress; a temperature
+    Prompts are taken as places get free; with an encoder they are sources, encoded a few at a time as they are taken, and
+    `prefix` holds for all of them. The hypotheses of a prompt come when all of them are finished, best first;
+    `prompt_index` says whose they are. Takes the options of `decode()` but context, latents, teacher and progress; a temperature
     is one number, and `workers` is 1 unless given. Errors are those of `decode()`.
     """
     model = _loaded(model)
@@ -200,14 +226,15 @@ def decode_iter(
         raise OptionError("Sample(temperature=array): the prompts of an iterable cannot be counted; pass one number")
     temperature = temperatures_of(strategy, 1)[0]
     check_contexts(model, None, job.step_inputs, 0)
+    job = with_latents(model, job, None, 0)
     none = np.zeros(0, np.int64)
 
     def read() -> Iterator[Prompt]:
         for index, prompt in enumerate(prompts):
-            (ids,) = encode_prompts(model, [prompt], first=index)
-            yield Prompt(index, ids, temperature, none)
+            (ids,), (source,) = read_prompts(model, prompt, prefix, first=index, single=True)
+            yield Prompt(index, ids, temperature, none, source=source)
 
-    finished = run(model, job, read(), whole_number("workers", workers, 1))
+    finished = run(model, job, read(), check_workers(model, workers))
     return itertools.chain.from_iterable(_by_prompt(model, job, finished))
 
 
@@ -215,7 +242,10 @@ def score(
     model: Model | str | Path,
     sequences: Prompts,
     *,
-    context: Mapping[str, npt.ArrayLike] | npt.NDArray[Any] | None = None,
+    prompts: Sources = None,
+    context: Context = None,
+    latents: Latents = None,
+    seed: int | None = None,
     batch_size: int | None = None,
 ) -> list[npt.NDArray[np.float32]]:
     """Log-probability (natural logarithm) of every given token, given those before it.
@@ -223,7 +253,8 @@ def score(
     Args:
         model: what `load()` gave, or what it takes.
         sequences: strings or ids, in any form that `decode()` takes as prompts.
-        context: as in `decode()`.
+        prompts: with an encoder, the source of each sequence, or one for all of them.
+        context, latents: as in `decode()`; latents that are not given are drawn by `seed`.
         batch_size: sequences that run together; default at most 128.
 
     Returns:
@@ -241,9 +272,14 @@ def score(
     bos = np.array([] if model.bos_token_id is None else [model.bos_token_id], np.int64)
     ids = encode_prompts(model, sequences, bos=False, name="sequences")
     given = check_contexts(model, context, None, len(ids))
-    values = score_sequences(model, make_prompts(Greedy(), [np.concatenate([bos, i]) for i in ids], given), rows)
+    job = with_latents(model, make_job(model, Greedy(), seed=seed), latents, len(ids))
+    sources = _sources_of(model, prompts, len(ids))
+    whole = make_prompts(Greedy(), [np.concatenate([bos, i]) for i in ids], given, sources=sources)
+    if job.latents is not None:
+        whole = [p for _, p in job.latents.rows(enumerate(whole), model.contract.latents)]
+    values = score_sequences(model, whole, rows)
     first = np.array([] if len(bos) else [np.nan], np.float32)
-    return [np.concatenate([first, v]) for v in values]
+    return [np.concatenate([first, values[i]]) for i in range(len(ids))]
 
 
 def rollout(
@@ -257,7 +293,9 @@ def rollout(
     strategy: Strategy = Sample(),  # noqa: B008 - frozen
     eos_token_id: int | Sequence[int] | FromModel | None = "model",
     pad_token_id: int | None = None,
-    context: Mapping[str, npt.ArrayLike] | npt.NDArray[Any] | None = None,
+    prompts: Sources = None,
+    context: Context = None,
+    latents: Latents = None,
     processors: Sequence[Processor] = (),
     batch_size: int | None = None,
     workers: int | None = None,
@@ -282,7 +320,8 @@ def rollout(
         strategy: how completions are drawn: `Sample(...)`, `TopN(n)`, or `Greedy()` with n=1.
         eos_token_id: as in `decode()`.
         pad_token_id: fills the rows that the reward sees behind their EOS; default the model's, else its first EOS, else 0.
-        context: as in `decode()`, one entry for each sequence.
+        prompts: with an encoder, the source of each sequence, or one for all of them.
+        context, latents: as in `decode()`, one entry for each sequence; latents that are not given are drawn by `seed`.
         processors: as in `decode()`; of a completion, its prefix counts as the prompt.
         batch_size: completions that run together, in each worker; default at most 128.
         workers: threads with a batch each; default from the sizes of job and batch.
@@ -313,13 +352,43 @@ def rollout(
         batch_size=batch_size,
     )
     given = check_contexts(model, context, None, len(ids))
-    episodes = make_episodes(model, job, ids, given, max_new_tokens is None, pad_token_id)
+    whole = make_prompts(strategy, ids, given, sources=_sources_of(model, prompts, len(ids)))
+    whole = _with_latents_of_a_sequence(model, job, whole, latents)
+    episodes = make_episodes(model, job, whole, max_new_tokens is None, pad_token_id)
     workers = choose_workers(model, job, workers, episodes.length * len(ids))
     return action_values(model, job, episodes, reward if callable(reward) else Discriminator(reward), workers)
 
 
+def _with_latents_of_a_sequence(model: Model, job: Job, prompts: list[Prompt], latents: Latents) -> list[Prompt]:
+    """The sequences with the latents that all their completions share."""
+    if any(f.draw.every == "step" for f in model.latents):
+        raise OptionError(
+            f"rollout: {model.name} draws latents at every step, and those of the given sequences are not known; decode() goes on from prompts"
+        )
+    own = with_latents(model, replace(job, outputs=1), latents, len(prompts)).latents
+    return prompts if own is None else [p for _, p in own.rows(enumerate(prompts), model.contract.latents)]
+
+
+def _sources_of(model: Model, prompts: Sources, count: int) -> list[dict[str, Any]]:
+    """The sources of given sequences: one for each, or one for all."""
+    if model.encoders is None:
+        if prompts is not None:
+            raise OptionError(
+                f"prompts: {model.name} has no encoder to read them; pass the whole sequences as sequences"
+            )
+        return [{} for _ in range(count)]
+    sources = encode_sources(model, prompts)
+    if len(sources) not in (1, count):
+        raise OptionError(
+            f"prompts: found {len(sources)} sources; expected one for all, or one for each of the {count} sequences"
+        )
+    return sources if len(sources) == count else sources * count
+
+
 def _loaded(model: Model | str | Path) -> Model:
-    return model if isinstance(model, Model) else load(model)
+    loaded = model if isinstance(model, Model) else load(model)
+    _ = loaded.contract  # a plain generator has none, and says what to call instead
+    return loaded
 
 
 def _by_prompt(model: Model, job: Job, finished: Iterable[Finished]) -> Iterator[list[Hypothesis]]:
@@ -332,10 +401,20 @@ def _by_prompt(model: Model, job: Job, finished: Iterable[Finished]) -> Iterator
         if len(group) == one.siblings:
             del waiting[prompt]
             ranked = sorted(group, key=lambda f: (-f.score, f.sequence))
-            yield [_hypothesis(model, prompt, rank, f) for rank, f in enumerate(ranked)]
+            yield [_hypothesis(model, job, prompt, rank, f) for rank, f in enumerate(ranked)]
+            if job.latents is not None:
+                job.latents.forget([_latent_key(job, prompt, f) for f in group])
 
 
-def _hypothesis(model: Model, prompt: int, rank: int, f: Finished) -> Hypothesis:
+def _latent_key(job: Job, prompt: int, f: Finished) -> int:
+    """Whose latents a finished sequence has: its own, or its prompt's where one search finds all outputs."""
+    return prompt if searches_whole_prompts(job) else f.sequence
+
+
+def _hypothesis(model: Model, job: Job, prompt: int, rank: int, f: Finished) -> Hypothesis:
+    latent = None
+    if job.latents is not None:
+        latent = job.latents.of(_latent_key(job, prompt, f), len(f.logprobs))
     return Hypothesis(
         prompt,
         rank,
@@ -348,6 +427,7 @@ def _hypothesis(model: Model, prompt: int, rank: int, f: Finished) -> Hypothesis
         top_logprobs=f.top,
         teacher_logprobs=f.teacher,
         attention=f.attention,
+        latent=latent,
     )
 
 
@@ -363,10 +443,12 @@ def _with_bar(finished: Iterator[Finished], total: int) -> Iterator[Finished]:
 
 
 def _token_events(model: Model, job: Job, prompts: list[Prompt]) -> Iterator[TokenEvent]:
-    source = Source(prompts, job.outputs)
-    search = SamplingSearch(model, job, source, min(job.batch_size, len(prompts) * job.outputs))
-    for choice in search.choices():
-        shown = [] if choice.reason == "eos" else [choice.token]
-        text = None if model.tokenizer is None else model.tokenizer.decode(shown)
-        prompt, output = divmod(choice.sequence, job.outputs)
-        yield TokenEvent(prompt, output, choice.token, text, choice.logprob, choice.reason)
+    for group in alike(model.contract, prompts, len(prompts)):
+        own = list(group)
+        rows = min(job.batch_size, len(own) * job.outputs)
+        search = SamplingSearch(model, job, make_source(model, job, own, rows), rows)
+        for choice in search.choices():
+            shown = [] if choice.reason == "eos" else [choice.token]
+            text = None if model.tokenizer is None else model.tokenizer.decode(shown)
+            prompt, output = divmod(choice.sequence, job.outputs)
+            yield TokenEvent(prompt, output, choice.token, text, choice.logprob, choice.reason)

@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +20,7 @@ from decoding.errors import DecodingError, OptionError
 from decoding.model.loading import load
 from decoding.model.model import Model
 from decoding.results import Decoded
+from decoding.sources import source_tokens
 from decoding.strategies import Beam, Greedy, Sample, Strategy
 from decoding.text import token_texts
 
@@ -58,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "prompt",
         nargs="?",
-        help="text to continue, or ids split by spaces where the model has no vocabulary; default: start from BOS, where the model has one",
+        help="text to continue (with an encoder: the text that it reads), or ids split by spaces where the model has no vocabulary; default: start from BOS, where the model has one",
     )
     how = generate.add_mutually_exclusive_group()
     how.add_argument(
@@ -96,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Print what was found out about a model, and from what evidence.",
     )
     inspect.add_argument("model", help="an ONNX file, or a shipped model")
+    inspect.add_argument(
+        "--providers",
+        metavar="NAME",
+        help='print too which operators of a step onnxruntime runs where: "cpu" or "cuda"',
+    )
     inspect.set_defaults(run=_inspect)
     return parser
 
@@ -109,7 +116,7 @@ def _generate(args: argparse.Namespace) -> None:
     if alone and args.plot is None:
         pieces = _pieces(stream(model, prompts, strategy, **options))
         # The first piece first: where something is wrong, nothing is printed but the error.
-        print((args.prompt or "") + next(pieces, ""), end="", flush=True)
+        print(_continued(model, args) + next(pieces, ""), end="", flush=True)
         for piece in pieces:
             print(piece, end="", flush=True)
         print()
@@ -122,10 +129,10 @@ def _generate(args: argparse.Namespace) -> None:
     out = decode(model, prompts, strategy, **options)
     for number, hypothesis in enumerate(out[: args.n], 1):
         body = hypothesis.text if hypothesis.text is not None else " " + " ".join(map(str, hypothesis.tokens))
-        heading = "" if alone else f"--- {number} (log-probability {hypothesis.logprob:.2f})\n"
-        print(f"{heading}{args.prompt or ''}{body}")
+        heading = "" if args.n == 1 else f"--- {number} (log-probability {hypothesis.logprob:.2f})\n"
+        print(f"{heading}{_continued(model, args)}{body}")
     if args.plot is not None:
-        _write(_figure(plot, out, strategy, trace), args.plot)
+        _write(_figure(plot, out, strategy, trace, source_tokens(model, prompts)), args.plot)
 
 
 def _wanted_by_plot(model: Model, strategy: Strategy, trace: Any, outputs: int) -> dict[str, Any]:
@@ -137,10 +144,11 @@ def _wanted_by_plot(model: Model, strategy: Strategy, trace: Any, outputs: int) 
     return {}
 
 
-def _figure(plot: Any, out: Decoded, strategy: Strategy, trace: Any) -> Any:
+def _figure(plot: Any, out: Decoded, strategy: Strategy, trace: Any, source: Sequence[str] | None) -> Any:
     """The picture that suits what a run has."""
-    if out[0].attention is not None:
-        return plot.attention(out[0])
+    weights = out[0].attention
+    if weights is not None:
+        return plot.attention(out[0], source if source and len(source) == weights.shape[1] else None)
     return plot.beam_tree(out, trace) if isinstance(strategy, Beam) else plot.tokens(out)
 
 
@@ -172,8 +180,18 @@ def _strategy(args: argparse.Namespace) -> Strategy:
     return Greedy() if args.greedy else Sample(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
 
 
+def _continued(model: Model, args: argparse.Namespace) -> str:
+    """What stands before the output: the prompt that it continues; a source is not continued."""
+    return args.prompt or "" if model.encoders is None else ""
+
+
 def _prompt(model: Model, prompt: str | None) -> str | list[int] | None:
     """The prompt as decode() takes it: without a vocabulary it is ids."""
+    if model.encoders is not None:
+        if prompt is None:
+            raise OptionError(f"PROMPT: {model.name} has an encoder; give a source for it to read")
+        if next(iter(model.encoders)).tokenizer is not None:
+            return prompt
     if prompt is None and model.bos_token_id is None:
         raise OptionError(f"PROMPT: {model.name} has no BOS to start from; give a prompt to continue")
     if prompt is None or model.tokenizer is not None:
@@ -237,4 +255,21 @@ def _scored_tokens(model: Model, sequences: Sequence[Any], values_of: Sequence[A
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    print(load(args.model).describe())
+    model = load(args.model, providers=args.providers)
+    print(model.describe())
+    if args.providers is not None:
+        print("\n" + placement_table(model))
+
+
+def placement_table(model: Model) -> str:
+    """Which provider runs how many operators of a step, and of what kinds."""
+    kinds: dict[str, Counter[str]] = {}
+    for run in model.placement():
+        kinds.setdefault(run.provider, Counter())[run.op] += 1
+    rows = [("provider", "operators", "kinds")]
+    for provider, ops in sorted(kinds.items(), key=lambda item: -item[1].total()):
+        rows.append((provider, str(ops.total()), ", ".join(f"{op} {count}" for op, count in ops.most_common())))
+    wide = max(len(row[0]) for row in rows)
+    lines = [f"{provider.ljust(wide)}  {count:>9}  {ops}" for provider, count, ops in rows]
+    uncaptured = model.device_step(None).uncaptured if model.on_device else ""
+    return "\n".join([*lines, *([f"note: without CUDA graphs: {uncaptured}"] if uncaptured else [])])

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from decoding.engine.context import StepInputs, check_context
+from decoding.engine.context import StepInputs, check_context, check_state
 from decoding.engine.job import Job, Prompt
+from decoding.engine.latents import Latents, given_latents
 from decoding.engine.rollout import Episodes
+from decoding.engine.run import searches_whole_prompts
 from decoding.errors import OptionError, whole_number
 from decoding.model.graph import Array
 from decoding.model.model import Model
+from decoding.model.running import seed_of
 from decoding.processors import Processor
 from decoding.prompts import Ids, checked_ids
 from decoding.strategies import Beam, Greedy, Sample, Strategy, TopN
@@ -25,6 +28,14 @@ DEFAULT_BATCH_SIZE = 128
 DEFAULT_MAX_NEW_TOKENS = 256
 
 FromModel = Literal["model"]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the caller gives for each prompt: contexts, and values that states start from, by input name."""
+
+    contexts: Mapping[str, list[Array] | Array]
+    states: Mapping[str, list[Array] | Array]
 
 
 class Options(TypedDict, total=False):
@@ -75,7 +86,7 @@ def make_job(
     job = Job(
         strategy=strategy,
         outputs=outputs,
-        seed=_seed(seed),
+        seed=seed_of(seed),
         eos=_eos(model, eos_token_id),
         stop=stop_ids,
         stop_strings=stop_strings,
@@ -129,45 +140,80 @@ def _check_together(model: Model, job: Job) -> None:
 
 
 def make_prompts(
-    strategy: Strategy, ids: Sequence[Ids], context: Mapping[str, Array], teacher: Sequence[Ids] | None = None
+    strategy: Strategy,
+    ids: Sequence[Ids],
+    given: Given,
+    teacher: Sequence[Ids] | None = None,
+    sources: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[Prompt]:
     """Prompts with what differs from one to the next."""
     none = np.zeros(0, np.int64)
     temperatures = temperatures_of(strategy, len(ids))
     return [
-        Prompt(i, p, temperatures[i], none if teacher is None else teacher[i], {n: v[i] for n, v in context.items()})
+        Prompt(
+            i,
+            p,
+            temperatures[i],
+            none if teacher is None else teacher[i],
+            {name: values[i] for name, values in given.contexts.items()},
+            {name: values[i] for name, values in given.states.items()},
+            {} if sources is None else sources[i],
+        )
         for i, p in enumerate(ids)
     ]
 
 
-def check_contexts(model: Model, context: Any, step_inputs: Any, prompts: int) -> dict[str, Array]:
-    """The model's contexts for all prompts, by input name.
+def check_contexts(model: Model, context: Any, step_inputs: Any, prompts: int) -> Given:
+    """The model's contexts for all prompts, by input name; also what states start from.
 
     Raises:
         OptionError: one is missing, unknown or of a wrong shape.
     """
-    fills = {f.name: f for f in model.contract.contexts}
+    every = (*model.contract.contexts, *model.contract.row_fills)
+    fills = {f.name: f for f in every if f.kind != "latent"}
+    states = {s.input: s for s in model.contract.states}
+    fed = model.encoders.fed if model.encoders is not None else set()
+    wanted = [f.name for f in model.contract.contexts if f.name not in fed]
+    shown = ", ".join(wanted) or "none"
     if step_inputs is not None and not callable(step_inputs):
         raise OptionError(
             f"step_inputs={step_inputs!r}: expected a function from a History to a dict of arrays [rows, ...]"
         )
     if context is not None and not isinstance(context, Mapping):
-        if len(fills) != 1:
-            raise OptionError(
-                f"context: expected a dict from input names to arrays; the model's contexts are {', '.join(fills) or 'none'}"
-            )
-        context = {next(iter(fills)): context}
-    given = {}
+        if len(wanted) != 1:
+            raise OptionError(f"context: expected a dict from input names to arrays; the model's contexts are {shown}")
+        context = {wanted[0]: context}
+    contexts, starts = {}, {}
     for name, value in (context or {}).items():
-        if name not in fills:
-            raise OptionError(f"context: the model has no {name!r}; its contexts are {', '.join(fills) or 'none'}")
-        given[name] = check_context(fills[name], value, prompts, "context")
-    if (missing := sorted(set(fills) - set(given))) and step_inputs is None:
+        if name in fed and name in fills:
+            raise OptionError(
+                f"context: {name!r} comes from the encoder; the contexts that it does not give are {shown}"
+            )
+        if name in fills:
+            contexts[name] = check_context(fills[name], value, prompts, "context")
+        elif name in states:
+            starts[name] = check_state(states[name], value, prompts)
+        else:
+            raise OptionError(f"context: the model has no {name!r}; its contexts are {shown}")
+    if (missing := sorted(set(wanted) - set(contexts))) and step_inputs is None:
         sizes = ", ".join(["prompts", *("any" if s is None else str(s) for s in fills[missing[0]].sizes)])
         raise OptionError(
             f"context: the model needs {missing[0]!r}; pass context={{{missing[0]!r}: array [{sizes}]}}, or step_inputs="
         )
-    return given
+    return Given(contexts, starts)
+
+
+def with_latents(model: Model, job: Job, latents: Any, prompts: int) -> Job:
+    """The job with the model's latents, given or to be drawn; as it was where the model has none."""
+    if not model.latents:
+        if latents is not None:
+            raise OptionError(
+                f"latents: {model.name} has none; pass roles={{'latent': {{input: 'normal'}}}} to load() if an input is one"
+            )
+        return job
+    outputs = 1 if searches_whole_prompts(job) else job.outputs
+    given = {} if latents is None else given_latents(model.latents, latents, prompts, outputs)
+    return replace(job, latents=Latents(model.latents, job.seed, given))
 
 
 def temperatures_of(strategy: Strategy, prompts: int) -> list[float]:
@@ -216,27 +262,26 @@ def check_completions(strategy: Strategy, n: Any) -> int:
     return count
 
 
-def make_episodes(
-    model: Model, job: Job, ids: Sequence[Ids], context: Mapping[str, Array], as_long: bool, pad_token_id: Any
-) -> Episodes:
+def make_episodes(model: Model, job: Job, prompts: Sequence[Prompt], as_long: bool, pad_token_id: Any) -> Episodes:
     """Sequences to complete: each up to its first EOS, behind the model's BOS.
 
     Args:
+        prompts: the whole sequences.
         as_long: completions go as far as the longest sequence.
 
     Raises:
         OptionError: `pad_token_id` is no whole number.
     """
     bos = np.array([] if model.bos_token_id is None else [model.bos_token_id], np.int64)
-    ends = [np.flatnonzero(np.isin(i, job.eos))[:1] for i in ids]
-    whole = [i if not len(end) else i[: end[0] + 1] for i, end in zip(ids, ends, strict=True)]
-    prompts = make_prompts(job.strategy, [np.concatenate([bos, i]) for i in whole], context)
+    ends = [np.flatnonzero(np.isin(p.ids, job.eos))[:1] for p in prompts]
+    whole = [p.ids if not len(end) else p.ids[: end[0] + 1] for p, end in zip(prompts, ends, strict=True)]
+    cut = [replace(p, ids=np.concatenate([bos, ids])) for p, ids in zip(prompts, whole, strict=True)]
     if pad_token_id is None:
         pad_token_id = next((i for i in (model.pad_token_id, *job.eos) if i is not None), 0)
     elif isinstance(pad_token_id, bool) or not isinstance(pad_token_id, int | np.integer):
         raise OptionError(f"pad_token_id={pad_token_id!r}: expected a whole number")
     longest = None if as_long else job.max_new_tokens
-    return Episodes(prompts, len(bos), max(map(len, ids)), longest, int(pad_token_id))
+    return Episodes(cut, len(bos), max(len(p.ids) for p in prompts), longest, int(pad_token_id))
 
 
 def choose_workers(model: Model, job: Job, workers: int | None, prompts: int) -> int:
@@ -245,25 +290,24 @@ def choose_workers(model: Model, job: Job, workers: int | None, prompts: int) ->
     A worker is worth it when each can fill a batch of its own: then two of them beat two intra-op threads (measured
     in docs/architecture.md). A job of one batch, and a model whose threads the caller chose, stay in one.
     """
-    if workers is not None:
-        return whole_number("workers", workers, 1)
+    if workers is not None or model.on_device:
+        return check_workers(model, 1 if workers is None else workers)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     full = prompts * job.outputs // job.batch_size
     return max(1, min(cores, full)) if model.session.threads is None and not job.processors else 1
+
+
+def check_workers(model: Model, workers: int) -> int:
+    """The number of workers that was given: a device runs one batch after the other, so that more would only wait."""
+    if whole_number("workers", workers, 1) > 1 and model.on_device:
+        raise OptionError(f"workers={workers}: expected 1 on a GPU; pass a larger batch_size")
+    return workers
 
 
 def _longest(max_new_tokens: Any) -> int:
     if whole_number("max_new_tokens", max_new_tokens, 1) >= 2**31:
         raise OptionError(f"max_new_tokens={max_new_tokens}: expected a whole number below 2**31")
     return int(max_new_tokens)
-
-
-def _seed(seed: int | None) -> int:
-    if seed is None:
-        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
-    if whole_number("seed", seed, 0) >= 2**64:
-        raise OptionError(f"seed={seed}: expected a whole number below 2**64")
-    return int(seed)
 
 
 def _eos(model: Model, eos_token_id: Any) -> tuple[int, ...]:

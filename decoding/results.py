@@ -36,6 +36,8 @@ class Hypothesis:
             end; None without a teacher.
         attention: float32 [new tokens, source], the weights with which each token was chosen; None unless
             `return_attention=True`.
+        latent: what the model's latent was, or a dict of them where it has several; passed back as ``latents=[h.latent]`` it
+            makes the same output again. One that is drawn anew at every step has a first axis of steps. None without latents.
     """
 
     prompt_index: int
@@ -49,6 +51,7 @@ class Hypothesis:
     top_logprobs: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None = field(repr=False, default=None)
     teacher_logprobs: npt.NDArray[np.float32] | None = field(repr=False, default=None)
     attention: npt.NDArray[np.float32] | None = field(repr=False, default=None)
+    latent: npt.NDArray[Any] | dict[str, npt.NDArray[Any]] | None = field(repr=False, default=None)
 
     @property
     def tokens(self) -> list[int]:

@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parents[1] / "docs" / "images"
 
 
 def main() -> None:
-    """Draw them all with the shipped model `shakespeare`."""
+    """Draw them all with shipped models."""
     FOLDER.mkdir(exist_ok=True)
     model = decoding.load("shakespeare")
 
@@ -28,6 +28,10 @@ def main() -> None:
     (ids,), (logprobs,) = first.top_logprobs
     tokens = [model.tokenizer.decode([i]) for i in ids]
     plot.temperature(logprobs, tokens=tokens, top=10).savefig(FOLDER / "temperature.png")
+
+    source = "the 3rd of May, '26"
+    (date,) = decoding.decode("dates", source, decoding.Beam(4), return_attention=True)
+    plot.attention(date, source).savefig(FOLDER / "attention.png")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
 """decoding/cli.py, run as a user runs it."""
 
 import io
+import json
 import re
 import subprocess
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from decoding import load, score
+from decoding import Beam, decode, load, score
 from decoding.cli import main
+from decoding.model.model import Model
 from tests import build
+from tests.seq2seq import AdditiveModel
 
 
 def run(capsys, *args):
@@ -111,7 +115,7 @@ def test_the_picture_of_a_beam_search_has_all_beams(capsys, tmp_path):
         capsys, "generate", "shakespeare", "A", "--num-beams", "3", "--max-new-tokens", "5", "--plot", str(picture)
     )
     assert code == 0
-    assert out.count("---") == 1
+    assert out.count("\n") == 1  # one output was asked for
     assert all(f"<!-- {rank}: length" in picture.read_text() for rank in range(3))
 
 
@@ -170,3 +174,68 @@ def test_python_dash_m_and_a_reader_that_leaves():
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait() == 0
+
+
+def test_inspect_says_which_provider_runs_what(capsys):
+    code, out, _ = run(capsys, "inspect", "shakespeare", "--providers", "cpu")
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if line.startswith("CPUExecutionProvider")]
+    assert "LSTM" in line or "Gemm" in line
+    assert run(capsys, "inspect", "shakespeare")[1] in out
+
+
+def test_inspect_on_a_device_says_what_becomes_of_its_layers(capsys, monkeypatch):
+    monkeypatch.setattr(Model, "on_device", True)
+    out = run(capsys, "inspect", "shakespeare", "--providers", "cpu")[1]
+    (line,) = [line for line in out.splitlines() if line.startswith("CPUExecutionProvider")]
+    assert "LSTM" not in line
+    assert "Gemm" in line
+    assert "Memcpy" not in line
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="onnxruntime-gpu is installed here"
+)
+def test_inspect_with_a_provider_that_is_not_there(capsys):
+    code, _, err = run(capsys, "inspect", "shakespeare", "--providers", "cuda")
+    assert code == 1
+    assert "onnxruntime-gpu" in err
+    assert "providers='cpu'" in err
+
+
+def test_a_source_is_read_and_not_printed(capsys, tmp_path):
+    system = AdditiveModel(3, metadata={"decoding.bos": 1, "decoding.vocab": list("0123456789")})
+    encoder = system.encoder()
+    entry = encoder.metadata_props.add()
+    entry.key, entry.value = "decoding.vocab", json.dumps(list("abcdefghijkl"))
+    (tmp_path / "m.onnx").write_bytes(system.decoder().SerializeToString())
+    (tmp_path / "m.encoder.onnx").write_bytes(encoder.SerializeToString())
+    model = load(tmp_path / "m.onnx")
+    expected = decode(model, "bad", max_new_tokens=6)[0].text
+    assert (
+        run(capsys, "generate", str(tmp_path / "m.onnx"), "bad", "--greedy", "--max-new-tokens", "6")[1]
+        == f"{expected}\n"
+    )
+    expected = decode(model, "bad", Beam(num_beams=4), max_new_tokens=6)[0].text
+    assert (
+        run(capsys, "generate", str(tmp_path / "m.onnx"), "bad", "--num-beams", "4", "--max-new-tokens", "6")[
+            1
+        ].splitlines()[-1]
+        == expected
+    )
+    code, _, err = run(capsys, "generate", str(tmp_path / "m.onnx"))
+    assert code == 1
+    assert "PROMPT" in err
+    assert "has an encoder; give a source" in err
+
+
+def test_the_picture_of_an_attention_names_what_was_read(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    from decoding import plot
+
+    drawn, draw = [], plot.attention
+    monkeypatch.setattr(plot, "attention", lambda *given: drawn.append(given) or draw(*given))
+    command = ["generate", "dates", "3 mai 2026", "--num-beams", "4", "--plot", str(tmp_path / "a.png")]
+    assert run(capsys, *command) == (0, "2026-05-03\n", "")
+    ((_, source),) = drawn
+    assert source == list("3 mai 2026")

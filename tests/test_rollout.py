@@ -26,6 +26,8 @@ from decoding import (
 )
 from tests import build
 from tests.model.test_fixtures import MODELS
+from tests.seq2seq import AdditiveModel
+from tests.test_latent import Noisy
 
 VOCAB = 4
 # Several hundred comparisons of means with their expectations: 1e-6 together, by the normal distribution.
@@ -140,11 +142,10 @@ def test_values_are_expectations_over_all_completions(tiny, eos, longest):
     workers=st.integers(1, 3),
     n=st.integers(1, 4),
     longest=st.none() | st.integers(1, 6),
-    cell=st.sampled_from(build.CELLS),
     seed=st.integers(0, 2**64 - 1),
 )
 @settings(max_examples=40, deadline=None)
-def test_values_depend_on_the_seed_alone(models, lengths, batch_size, workers, n, longest, cell, seed):
+def test_values_depend_on_the_seed_alone(exact, lengths, batch_size, workers, n, longest, seed):
     rng = np.random.default_rng(seed)
     sequences = [rng.integers(0, 11, length).tolist() for length in lengths]
     calls = []
@@ -154,13 +155,19 @@ def test_values_depend_on_the_seed_alone(models, lengths, batch_size, workers, n
         return worth(ids)
 
     options = {"n": n, "seed": seed, "eos_token_id": 3, "max_new_tokens": longest}
-    alone = rollout(models[cell], sequences, worth, batch_size=1, workers=1, **options)
-    values = rollout(models[cell], sequences, counted, batch_size=batch_size, workers=workers, **options)
+    alone = rollout(exact, sequences, worth, batch_size=1, workers=1, **options)
+    values = rollout(exact, sequences, counted, batch_size=batch_size, workers=workers, **options)
     np.testing.assert_array_equal(values, alone)
     assert values.shape == (len(sequences), max(lengths))
     ends = [s.index(3) if 3 in s else len(s) - 1 for s in sequences]
     assert sum(rows for rows, _ in calls) == len(sequences) + n * sum(ends)  # each row is rewarded once
     assert {width for _, width in calls} == {max(lengths) if longest is None else max(lengths) - 1 + longest}
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """A model whose logits have the same bits in every batch, which onnxruntime's products have not."""
+    return load(markov(np.random.default_rng(1).dirichlet(np.ones(11), 11)))
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +280,49 @@ def test_contexts():
         alone = rollout(model, [[1, 2, 3, 4, 5]], worth, n=400, seed=2, context={name: context[row : row + 1]})
         np.testing.assert_allclose(values[row], alone[0], atol=0.9)
     assert not np.allclose(values[0, 0], values[1, 0], atol=0.05)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_an_encoder_reads_each_source_once(masked, monkeypatch):
+    """Also where sources of unequal length cannot be padded, and share no batch."""
+    net, read = AdditiveModel(seed=3, masked=masked), []
+    model = load(net.decoder(), encoder=net.encoder())
+    sources, sequences = [[1, 2, 3, 4, 5], [6, 7], [3, 3], [8]], [[1, 2, 3, 4], [0, 5, 5, 1], [7, 1, 0, 2], [2, 2]]
+    run = model.encoders.run
+    monkeypatch.setattr(model.encoders, "run", lambda given: read.extend(given) or run(given))
+    options = {"strategy": Greedy(), "eos_token_id": None}
+    values = rollout(model, sequences, worth, n=1, prompts=sources, batch_size=3, **options)
+    assert len(read) == len(sources)
+    for row, sequence, source in zip(values, sequences, sources, strict=True):
+        for t in range(len(sequence) - 1):
+            (rest,) = decode(model, [source], prefix=sequence[: t + 1], max_new_tokens=3 - t, eos_token_id=None).tokens
+            assert row[t] == worth(np.array([sequence[: t + 1] + rest]))[0]
+
+
+def test_completions_share_the_latent_of_their_sequence():
+    model = load(Noisy().model())
+    sequences = [[1, 2, 3, 4], [4, 4, 4, 4], [0, 1, 0, 1]]
+    z = np.random.default_rng(0).standard_normal((3, 3)).astype(np.float32) * 2
+    values = rollout(model, sequences, worth, n=1, strategy=Greedy(), latents=z, eos_token_id=None)
+    for row, sequence, own in zip(values, sequences, z, strict=True):
+        for t in range(3):
+            (rest,) = decode(
+                model, [sequence[: t + 1]], latents=own[None], max_new_tokens=3 - t, eos_token_id=None
+            ).tokens
+            assert row[t] == worth(np.array([sequence[: t + 1] + rest]))[0]
+    step = load(Noisy().model(), roles={"latent": {"z": {"distribution": "normal", "every": "step"}}})
+    with pytest.raises(OptionError, match="draws latents at every step"):
+        rollout(step, sequences, worth, n=1)
+
+
+def test_first_states_that_the_caller_gives():
+    model = load(build.recurrent("GRU", exposed=True))
+    start = np.random.default_rng(0).standard_normal((2, 1, 8)).astype(np.float32) * 2
+    values = rollout(model, [[1, 2, 3]] * 2, worth, n=1, strategy=Greedy(), context={"h0": start})
+    for row, own in zip(values, start, strict=True):
+        for t in range(2):
+            (rest,) = decode(model, [[1, 2, 3][: t + 1]], max_new_tokens=2 - t, context={"h0": own[None]}).tokens
+            assert row[t] == worth(np.array([[1, 2, 3][: t + 1] + rest]))[0]
 
 
 def test_a_window_of_prefixes():

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
-from decoding.engine.context import ContextRows, StepInputs
-from decoding.engine.job import Prompt
+from decoding.engine.context import ContextRows, start_states
+from decoding.engine.device import DeviceBatch, reduction_for
+from decoding.engine.job import Job, Prompt
 from decoding.engine.window import WindowBatch
 from decoding.model.contract import State
 from decoding.model.graph import Array
 from decoding.model.model import Model
 from decoding.model.session import Binding
 
+Batch: TypeAlias = "RunningBatch | WindowBatch | DeviceBatch"
 
-def make_batch(
-    model: Model, capacity: int, step_inputs: StepInputs | None = None, *, attention: bool = False
-) -> RunningBatch | WindowBatch:
-    """The batch for a model that is stepped, or for one whose prefixes are run anew.
 
-    With `attention` the batch has the weights of each step too; the model has them, and is stepped.
+def make_batch(model: Model, capacity: int, job: Job | None = None, *, attention: bool = False) -> Batch:
+    """The batch for a model that is stepped, here or on a device, or for one whose prefixes are run anew.
+
+    Args:
+        job: whose strategy says what is needed of the logits; None: all of them.
+        attention: the batch has the weights of each step too; the model has them, and is stepped.
     """
     window = model.contract.window
-    context = ContextRows(model.contract.contexts, capacity, step_inputs)
-    return (
-        RunningBatch(model, capacity, context, attention)
-        if window is None
-        else WindowBatch(model, window, capacity, context)
-    )
+    context = ContextRows(model.contract.row_fills, capacity, None if job is None else job.step_inputs)
+    if window is not None:
+        return WindowBatch(model, window, capacity, context)
+    if model.on_device:
+        reduction = None if job is None else reduction_for(model, job, capacity)
+        return DeviceBatch(model, capacity, context, attention, reduction)
+    return RunningBatch(model, capacity, context, attention)
 
 
 class RunningBatch:
@@ -43,11 +48,16 @@ class RunningBatch:
         size: rows in the batch.
         context: the inputs that the caller gives.
         attention: float32 [capacity, source], the weights of the last step; None where they are not wanted.
+        leaps: prompts are read in runs of many tokens while nobody writes.
+        candidates: what of the logits came down from a device; None: all are here.
     """
+
+    leaps = True
+    candidates = None
 
     def __init__(self, model: Model, capacity: int, context: ContextRows, attention: bool) -> None:
         c = self._contract = model.contract
-        self._session = model.step_session
+        self._session, self._whole_session = model.step_session, model.session
         self.context = context
         self.capacity = capacity
         self.size = 0
@@ -57,15 +67,31 @@ class RunningBatch:
         self._positions = [np.zeros(capacity, f.dtype) for f in c.fills if f.kind == "position"]
         self._side = 0
         self._bindings: dict[int, tuple[Binding, Binding]] = {}
+        self._layout = 0
         self._wants_attention = attention
         self.attention: Array | None = None
+        self._weights_shape: tuple[int, ...] = ()
 
-    def states(self) -> list[Array]:
-        """The states that the next step reads, one array for each of the contract's, as views."""
-        return self._views(self._side, self.size)
+    def start(self, prompts: Sequence[Prompt]) -> list[Array]:
+        """The states that these prompts start from, a row for each."""
+        return start_states(self._contract, prompts)
+
+    def take(self, places: Array) -> list[Array]:
+        """The states of these rows."""
+        own = zip(self._contract.states, self._views(self._side, self.size), strict=True)
+        return [np.ascontiguousarray(value.take(places, axis=s.batch_axis)) for s, value in own]
+
+    def read(self, places: Array, feeds: Mapping[str, Array]) -> list[Array]:
+        """The states after these tokens, read in one run by the rows at `places`."""
+        c = self._contract
+        before = {s.input: value for s, value in zip(c.states, self.take(places), strict=True)}
+        return self._whole_session.run({**feeds, **before}, [s.output for s in c.states], only_fetched=True)
 
     def step(self) -> None:
         """Run the network once: `tokens` and the states in, `logits` and the next states out."""
+        if self.context.layout != self._layout:  # bound to buffers that are no more
+            self._layout, self.attention = self.context.layout, None
+            self._bindings.clear()
         pair = self._bindings.get(self.size)
         if pair is None:
             if self._wants_attention and self.attention is None:
@@ -79,10 +105,10 @@ class RunningBatch:
     def put(self, places: Array, states: Sequence[Array], index: Array, prompts: Sequence[Prompt], read: Array) -> None:
         """Start rows at `places` from the rows `index` of `states`, which come after `read` ids of each prompt."""
         self.tokens[places] = [prompt.ids[at] for prompt, at in zip(prompts, read, strict=True)]
-        self.context.put(places, prompts)
+        self.context.put(places, prompts, read)
         for positions in self._positions:
             positions[places] = read
-        for state, mine, given in zip(self._contract.states, self.states(), states, strict=True):
+        for state, mine, given in zip(self._contract.states, self._views(self._side, self.size), states, strict=True):
             _rows(mine, state)[places] = _rows(given, state)[index]
 
     def grow(self, count: int) -> None:
@@ -94,9 +120,9 @@ class RunningBatch:
 
     def keep(self, places: Array) -> None:
         """Go on with the rows at `places`, in that order; a place may be named more than once."""
-        before, self.size = self.states(), len(places)
+        before, self.size = self._views(self._side, self.size), len(places)
         self._side ^= 1
-        for state, old, new in zip(self._contract.states, before, self.states(), strict=True):
+        for state, old, new in zip(self._contract.states, before, self._views(self._side, self.size), strict=True):
             np.take(old, places, axis=state.batch_axis, out=new, mode="clip")
         for array in (self.tokens, *self._positions):
             array[: self.size] = array[places]
@@ -106,14 +132,15 @@ class RunningBatch:
         """A buffer for the weights, whose number only a run can tell."""
         c, n = self._contract, self.size
         feeds = c.feeds(self.tokens[:n, None], context=self.context.rows(n))
-        states = {s.input: value for s, value in zip(c.states, self.states(), strict=True)}
+        states = {s.input: value for s, value in zip(c.states, self._views(self._side, n), strict=True)}
         (weights,) = self._session.run({**feeds, **states}, [str(c.attention)])
+        self._weights_shape = weights.shape[1:]  # [source], or [1, source] where the graph keeps the step's axis
         return np.zeros((self.capacity, weights.size // n), np.float32)
 
     def _bind(self, side: int) -> Binding:
         c, n = self._contract, self.size
         inputs = {c.token.name: self.tokens[:n].reshape(c.token.shape(n))}
-        inputs |= {f.name: f.value(c.token, n, 1) for f in c.fills if f.kind != "context"}
+        inputs |= {f.name: f.value(c.token, n, 1) for f in c.fills if not f.of_rows}
         inputs |= self.context.rows(n)
         moving = [f for f in c.fills if f.kind == "position"]
         inputs |= {
@@ -121,7 +148,7 @@ class RunningBatch:
         }
         outputs = {c.logits.name: self.logits[:n].reshape(c.logits.shape(n))}
         if self.attention is not None:
-            outputs[str(c.attention)] = self.attention[:n]
+            outputs[str(c.attention)] = self.attention[:n].reshape(n, *self._weights_shape)
         for state, before, after in zip(c.states, self._views(side, n), self._views(side ^ 1, n), strict=True):
             inputs[state.input], outputs[state.output] = before, after
         return self._session.bind(inputs, outputs)

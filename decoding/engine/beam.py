@@ -9,6 +9,7 @@ import numpy as np
 
 from decoding import kernels
 from decoding.engine.batch import make_batch
+from decoding.engine.device import beam_candidates
 from decoding.engine.job import Finished, Job, Prompt, Source
 from decoding.engine.prefill import PromptRows
 from decoding.engine.stopping import stops
@@ -45,12 +46,11 @@ class BeamSearch:
         self._attention: Array | None = None  # [places, beams, steps, source]
         beams = self._beam.num_beams
         places = max(1, rows // beams)
-        self._batch = make_batch(model, places * beams, job.step_inputs, attention=self._needs_attention)
+        self._batch = make_batch(model, places * beams, job, attention=self._needs_attention)
         self._rows = PromptRows(model, self._batch, job, beams)
         self._is_eos = np.zeros(model.vocab_size, bool)
         self._is_eos[list(job.eos)] = True
-        # With several EOS ids more candidates may end, so more are looked at (as Hugging Face does).
-        self._candidates = beams * max(1, (2 + len(job.eos)) // 2)
+        self._candidates = beam_candidates(self._beam, job)
         self._prompts: list[Prompt] = []
         self._closed: list[list[list[Hypothesis]]] = []
         self._lengths = np.zeros(places, np.int64)
@@ -107,7 +107,8 @@ class BeamSearch:
         beam, n = self._beam, len(self._prompts)
         scores = self._scores[:n]
         logits = self._batch.logits[: n * beam.num_beams]
-        edited = self._edited(logits)
+        down = self._batch.candidates
+        edited = self._edited(logits) if down is None else down.logprobs(logits)
         given = (logits if edited is None else edited).reshape(n, beam.num_beams, -1)
         best, parents, tokens = kernels.beam_prune(
             given,
@@ -121,7 +122,12 @@ class BeamSearch:
         rows = (np.arange(n)[:, None] * beam.num_beams + parents).ravel()
         possible = tokens.ravel() >= 0
         logprobs = np.full(rows.shape, -np.inf, np.float32)
-        logprobs[possible] = self._own_logprobs(logits, rows[possible], tokens.ravel()[possible])
+        if down is None:
+            logprobs[possible] = self._own_logprobs(logits, rows[possible], tokens.ravel()[possible])
+        else:
+            at = rows[possible], tokens.ravel()[possible]
+            logprobs[possible] = given.reshape(len(logits), -1)[at]
+            tokens[tokens >= 0] = down.ids[at]
         shape = (n, beam.num_beam_groups, -1)
         return tuple(a.reshape(shape) for a in (best, parents, tokens, logprobs))  # type: ignore[return-value]
 
@@ -194,9 +200,15 @@ class BeamSearch:
         """Attention [steps, source] of a hypothesis that continues this beam by the step just taken."""
         if self._batch.attention is None:
             return None
-        last = self._batch.attention[place * self._beam.num_beams + beam]
-        past = last[None][:0] if self._attention is None else self._attention[place, beam, : self._lengths[place]]
-        return np.concatenate([past, last[None]])
+        row = place * self._beam.num_beams + beam
+        last = self._batch.attention[row]
+        last = last[: self._batch.context.source_length(row, len(last))]
+        steps = int(self._lengths[place])
+        weights = np.zeros((steps + 1, len(last)), np.float32)
+        weights[steps] = last
+        if self._attention is not None and steps:
+            weights[:steps] = self._attention[place, beam, :steps, : len(last)]
+        return weights
 
     def _remember_attention(self, rows: Array) -> None:
         """Move the weights with their beams and add those of the step just taken."""
@@ -204,10 +216,14 @@ class BeamSearch:
             return
         n, at = len(self._prompts), np.arange(len(self._prompts))[:, None]
         last = self._batch.attention[: n * self._beam.num_beams].reshape(n, self._beam.num_beams, -1)
-        if self._attention is None:
-            self._attention = np.zeros((*self._ids.shape, last.shape[-1]), np.float32)
+        width = last.shape[-1]
+        if self._attention is None or self._attention.shape[-1] < width:
+            wider = np.zeros((*self._ids.shape, width), np.float32)
+            if self._attention is not None:
+                wider[..., : self._attention.shape[-1]] = self._attention
+            self._attention = wider
         self._attention[:n] = self._attention[at, rows]
-        self._attention[at, np.arange(self._beam.num_beams), self._lengths[:n, None]] = last[at, rows]
+        self._attention[at, np.arange(self._beam.num_beams), self._lengths[:n, None], :width] = last[at, rows]
 
     def _go_on(self, scores: Array, parents: Array, tokens: Array, logprobs: Array, ends: Array) -> Array:
         """Make the best open candidates the new beams; the rows of their parents, [prompts, beams]."""

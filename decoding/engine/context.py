@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from decoding.engine.job import Prompt
 from decoding.errors import OptionError
-from decoding.model.contract import Fill
+from decoding.model.contract import Contract, Fill, State
 from decoding.model.graph import Array
+from decoding.model.padding import pad_to, pad_together
 from decoding.processors import History
+
+if TYPE_CHECKING:
+    from decoding.engine.latents import Latents
 
 StepInputs = Callable[[History], Mapping[str, Array]]
 
@@ -18,33 +23,63 @@ StepInputs = Callable[[History], Mapping[str, Array]]
 class ContextRows:
     """The contexts of a batch's rows, in buffers that stay where they are.
 
+    Contexts of unequal length are padded to the longest that is in the batch; masks and lengths tell where each ends.
+
     Args:
-        fills: the contract's contexts.
+        fills: the contract's inputs that belong to rows.
         step_inputs: gives some of them anew before each step; the prompts have the others.
+
+    Attributes:
+        version: how often the buffers were written to, for whoever keeps a copy.
+        layout: grows by one when buffers are replaced by others, so that what is bound to them must be bound anew.
     """
 
     def __init__(self, fills: Sequence[Fill], capacity: int, step_inputs: StepInputs | None) -> None:
         self._fills = {f.name: f for f in fills}
+        self._ends = [f for f in fills if f.kind in ("source_length", "source_mask")]
         self._capacity, self._step_inputs = capacity, step_inputs
         self._buffers: dict[str, Array] = {}
+        self._lengths = {f.name: np.zeros(capacity, np.int64) for f in fills if f.source_axis is not None}
         self._owners = np.full(capacity, -1)
+        self._positions = np.zeros(capacity, np.int64)  # of the token that the next step feeds
+        self._draws: Latents | None = None
+        self.version = self.layout = 0
 
-    def put(self, places: Array, prompts: Sequence[Prompt]) -> None:
-        """Give these rows the contexts of their prompts."""
+    def put(self, places: Array, prompts: Sequence[Prompt], read: Array) -> None:
+        """Give these rows the contexts of their prompts, of which `read` ids are in the states."""
         self._owners[places] = [p.index for p in prompts]
-        for name in prompts[0].context:
-            self._write(name, places, np.stack([p.context[name] for p in prompts]))
+        self._positions[places] = read
+        self._draws = prompts[0].draws
+        self._ends = [f for f in self._ends if f.name not in prompts[0].context]
+        for name in self._fills.keys() & prompts[0].context.keys():
+            self._write(name, places, [p.context[name] for p in prompts])
 
     def keep(self, places: Array) -> None:
         """Move the rows at `places` to the front; nothing moves among the beams of one prompt."""
         owners = self._owners[places]
         if not np.array_equal(owners, self._owners[: len(places)]):
-            for buffer in self._buffers.values():
-                buffer[: len(places)] = buffer[places]
+            self.version += 1
+            for array in (*self._buffers.values(), *self._lengths.values(), self._positions):
+                array[: len(places)] = array[places]
         self._owners[: len(places)] = owners
+        self._owners[len(places) :] = -1
+
+    def source_length(self, place: int, width: int) -> int:
+        """How many of `width` weights over the source belong to the row's own source: the rest weighs padding."""
+        lengths = [
+            int(self._lengths[name][place])
+            for name, buffer in self._buffers.items()
+            if name in self._lengths and buffer.shape[1 + (self._fills[name].source_axis or 0)] == width
+        ]
+        return max(lengths, default=width)
 
     def refresh(self, histories: Callable[[], History], size: int) -> None:
-        """Ask for this step's inputs, where there are any."""
+        """Give every row this step's latents, and ask for its inputs, where there are any."""
+        if self._draws is not None:
+            drawn = self._draws.steps(list(self._fills.values()), self._owners[:size], self._positions[:size], 1)
+            self._positions[:size] += 1
+            for name, value in drawn.items():
+                self._write(name, np.arange(size), value)
         if self._step_inputs is None:
             return
         given = step_values(self._fills, self._step_inputs, histories(), size)
@@ -55,14 +90,72 @@ class ContextRows:
         """The first `size` rows of each context."""
         return {name: buffer[:size] for name, buffer in self._buffers.items()}
 
-    def _write(self, name: str, places: Array, values: Array) -> None:
-        if name not in self._buffers:
-            self._buffers[name] = np.zeros((self._capacity, *values.shape[1:]), self._fills[name].dtype)
-        if self._buffers[name].shape[1:] != values.shape[1:]:
+    def _write(self, name: str, places: Array, values: Sequence[Array] | Array) -> None:
+        fill, axis = self._fills[name], self._fills[name].source_axis
+        if axis is not None:
+            self._lengths[name][places] = [value.shape[axis] for value in values]
+        shape = self._row_shape(name, places, values)
+        if name not in self._buffers or self._buffers[name].shape[1:] != shape:
+            self._replace(name, shape)
+        buffer = self._buffers[name]
+        if isinstance(values, np.ndarray) and values.shape[1:] == shape:
+            buffer[places] = values
+        else:
+            for place, value in zip(places, values, strict=True):
+                buffer[place] = value if value.shape == shape else pad_to(value, shape, fill.pad_value)
+        for end in self._ends:
+            if end.source == name:
+                self._tell_ends(end, places, shape[axis or 0])
+        self.version += 1
+
+    def _row_shape(self, name: str, places: Array, values: Sequence[Array] | Array) -> tuple[int, ...]:
+        """The shape that holds the longest of the rows; one that is twice too long shrinks."""
+        axis, shape = self._fills[name].source_axis, values[0].shape
+        buffer = self._buffers.get(name)
+        if axis is not None:
+            live = np.union1d(np.flatnonzero(self._owners >= 0), places)
+            longest = self._fills[name].sizes[axis] or int(self._lengths[name][live].max())
+            now = 0 if buffer is None else buffer.shape[axis + 1]
+            shape = (*shape[:axis], now if longest <= now <= 2 * longest else longest, *shape[axis + 1 :])
+        if buffer is not None and (buffer.ndim != len(shape) + 1 or any(
+            a != b for i, (a, b) in enumerate(zip(buffer.shape[1:], shape, strict=True)) if i != axis
+        )):  # fmt: skip
             raise OptionError(
-                f"context {name!r}: shape {list(values.shape[1:])} a row; the rows before had {list(self._buffers[name].shape[1:])}"
+                f"context {name!r}: shape {list(values[0].shape)} a row; the rows before had {list(buffer.shape[1:])}"
             )
-        self._buffers[name][places] = values
+        return shape
+
+    def _replace(self, name: str, shape: tuple[int, ...]) -> None:
+        """A buffer of another length, with what was in the old one."""
+        fill, old = self._fills[name], self._buffers.get(name)
+        new = self._buffers[name] = np.full((self._capacity, *shape), fill.pad_value, fill.dtype)
+        if old is not None:
+            both = tuple(slice(min(sizes)) for sizes in zip(old.shape, new.shape, strict=True))
+            new[both] = old[both]
+        for end in self._ends:
+            if end.source == name and fill.source_axis is not None:
+                self._buffers.pop(end.name, None)
+                self._tell_ends(end, np.arange(self._capacity), shape[fill.source_axis])
+        self.layout += 1
+
+    def _tell_ends(self, end: Fill, places: Array, width: int) -> None:
+        """Write where the sources of these rows end."""
+        values = end.of_source(self._lengths[end.source][places], width)
+        if end.name not in self._buffers:
+            self._buffers[end.name] = np.zeros((self._capacity, *values.shape[1:]), end.dtype)
+        self._buffers[end.name][places] = values
+
+
+def start_states(contract: Contract, prompts: Sequence[Prompt]) -> list[Array]:
+    """The states that these prompts start from: what an encoder or the caller gave, else the model's initial values."""
+    starter = contract.starter
+    contexts = {} if starter is None else pad_together(starter.fills, [p.context for p in prompts])
+    starts = contract.first_states(len(prompts), contexts)
+    for s in contract.states:
+        if s.input in prompts[0].states:
+            given = np.stack([p.states[s.input] for p in prompts])
+            starts[s.input] = np.ascontiguousarray(np.moveaxis(given, 0, s.batch_axis))
+    return list(starts.values())
 
 
 def step_values(fills: Mapping[str, Fill], step_inputs: StepInputs, history: History, rows: int) -> dict[str, Array]:
@@ -80,25 +173,49 @@ def step_values(fills: Mapping[str, Fill], step_inputs: StepInputs, history: His
     for name, value in given.items():
         if name not in fills:
             raise OptionError(f"step_inputs gave {name!r}: the model's contexts are {', '.join(fills) or 'none'}")
-        values[name] = check_context(fills[name], value, rows, "step_inputs")
+        values[name] = np.asarray(check_context(fills[name], np.asarray(value), rows, "step_inputs"))
     return values
 
 
-def check_context(fill: Fill, value: Array, rows: int, option: str) -> Array:
-    """A context for `rows` rows, of the input's dtype.
+def check_context(fill: Fill, value: Any, rows: int, option: str) -> list[Array] | Array:
+    """A context for `rows` rows, of the input's dtype: one array, or a list where they differ in length.
 
     Raises:
         OptionError: its shape is not the input's.
     """
+    expected = fill.sizes if fill.kind in ("context", "latent") else (None,) * (fill.rank - 1)
+    shown = ", ".join("any" if e is None else str(e) for e in (rows, *expected))
     try:
-        array = np.asarray(value).astype(fill.dtype)
+        ragged = isinstance(value, list | tuple) and len({np.shape(one) for one in value}) > 1
+        arrays = (
+            [np.asarray(one).astype(fill.dtype) for one in value] if ragged else np.asarray(value).astype(fill.dtype)
+        )
     except (TypeError, ValueError) as error:
         raise OptionError(f"{option}[{fill.name!r}]: expected {fill.dtype} numbers: {error}") from error
-    expected = (rows, *fill.sizes)
-    fits = array.ndim == len(expected) and all(e is None or e == d for e, d in zip(expected, array.shape, strict=True))
+    shapes = [one.shape for one in arrays] if ragged or np.ndim(arrays) else []
+    fits = len(shapes) == rows and all(
+        len(shape) == len(expected) and all(e is None or e == d for e, d in zip(expected, shape, strict=True))
+        for shape in shapes
+    )
     if not fits:
-        shown = ", ".join("any" if e is None else str(e) for e in expected)
+        found = f"shapes {[list(shape) for shape in shapes[:4]]}" if ragged else f"shape {list(np.shape(arrays))}"
+        raise OptionError(f"{option}[{fill.name!r}] has {found}: expected [{shown}], one entry for each prompt or row")
+    return arrays
+
+
+def check_state(state: State, value: Any, prompts: int) -> Array:
+    """What a state starts from, one value for each prompt.
+
+    Raises:
+        OptionError: its shape is not the state's without its batch axis.
+    """
+    sizes = np.delete(state.initial.shape, state.batch_axis).tolist()
+    try:
+        array = np.asarray(value).astype(state.dtype)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"context[{state.input!r}]: expected {state.dtype} numbers: {error}") from error
+    if list(array.shape) != [prompts, *sizes]:
         raise OptionError(
-            f"{option}[{fill.name!r}] has shape {list(array.shape)}: expected [{shown}], one entry for each prompt or row"
+            f"context[{state.input!r}] has shape {list(array.shape)}: expected {[prompts, *sizes]}, what the state starts from for each prompt"
         )
     return array

@@ -50,7 +50,7 @@ class DistinctSearch:
         self._model, self._job, self._source, self._sample = model, job, source, job.strategy
         self._width = job.outputs
         self._places = max(1, rows // self._width)
-        self._batch = make_batch(model, self._places * self._width, job.step_inputs)
+        self._batch = make_batch(model, self._places * self._width, job)
         self._rows = PromptRows(model, self._batch, job, self._width)
         self._prompts: list[Prompt] = []
         self._beams: list[list[Beam]] = []

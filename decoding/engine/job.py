@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from decoding.model.graph import Array
 from decoding.processors import History, Processor
 from decoding.results import FinishReason
 from decoding.strategies import Strategy
+
+if TYPE_CHECKING:
+    from decoding.engine.latents import Latents
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,12 @@ class Prompt:
         temperature: of `Sample`.
         teacher: int64 ids to feed at random instead of the choices; empty without a teacher.
         context: the model's contexts for this prompt, without a batch axis.
-        states: the states before the last id, for one row; None where the ids are to be read.
+        states: what the states start from, without a batch axis, where that is not the model's own initial value.
+        read: how many of the ids these states come after; the rest is read.
+        source: what the encoders read, see `decoding.sources`.
+        latents: values of the model's latents that are drawn once a sequence; `draws` has those of every step.
         max_new_tokens: longest output, where it is shorter than the job's.
+        index: which prompt it is; where each sequence has latents of its own, which sequence.
     """
 
     index: int
@@ -31,7 +39,11 @@ class Prompt:
     temperature: float
     teacher: Array
     context: Mapping[str, Array] = field(default_factory=dict)
-    states: Sequence[Array] | None = None
+    states: Mapping[str, Array] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
+    latents: Mapping[str, Array] = field(default_factory=dict)
+    draws: Latents | None = None
+    read: int = 0
     max_new_tokens: int | None = None
 
 
@@ -48,6 +60,7 @@ class Job:
         batch_size: rows that run together.
         step_inputs: gives contexts anew for each step.
         return_attention: give the weights over the source for each token.
+        latents: of a model that has some.
     """
 
     strategy: Strategy
@@ -64,6 +77,7 @@ class Job:
     batch_size: int
     step_inputs: Callable[[History], Mapping[str, Array]] | None = None
     return_attention: bool = False
+    latents: Latents | None = None
 
 
 @dataclass(frozen=True)
@@ -109,17 +123,20 @@ class Source:
     """Where searches take their prompts from; several may take from one, in several threads.
 
     Attributes:
+        prepare: what is done to the rows before they are taken, as late as that: sources are encoded.
         stopped: set when the caller has left: searches end at their next step.
     """
 
     prompts: Iterable[Prompt]
     outputs: int
+    prepare: Callable[[Iterator[tuple[int, Prompt]]], Iterator[tuple[int, Prompt]]] = iter
     stopped: threading.Event = field(init=False, default_factory=threading.Event)
     _rows: Iterator[tuple[int, Prompt]] = field(init=False)
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self._rows = ((p.index * self.outputs + n, p) for p in self.prompts for n in range(self.outputs))
+        rows = ((p.index * self.outputs + n, p) for p in self.prompts for n in range(self.outputs))
+        self._rows = self.prepare(rows)
 
     def take(self, count: int) -> list[tuple[int, Prompt]]:
         """The next sequences, as (sequence, prompt), `count` of them or as many as are left."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from decoding.engine.batch import RunningBatch
+from decoding.engine.batch import Batch
 from decoding.engine.context import step_values
 from decoding.engine.job import Job, Prompt
-from decoding.engine.window import WindowBatch
 from decoding.model.graph import Array
 from decoding.model.model import Model
+from decoding.model.padding import pad_together
 from decoding.processors import History
 
 # Longest piece read in one run: it bounds the memory of the hidden sequences, [rows, piece, hidden] a layer,
@@ -36,14 +36,13 @@ class Prefill:
     (`leap`), each once however many rows have it, and without computing the output projection.
     """
 
-    def __init__(self, model: Model, batch: RunningBatch | WindowBatch, job: Job) -> None:
+    def __init__(self, model: Model, batch: Batch, job: Job) -> None:
         self._model, self._batch, self._job = model, batch, job
         self._rows: dict[int, tuple[int, Prompt]] = {}
         self._cursor = np.zeros(batch.capacity, np.int64)  # ids of the prompt in the row's states
         self._last = np.zeros(batch.capacity, np.int64)  # where the cursor is when the prompt is read
-        self._fresh = [s.start(1) for s in model.contract.states]
         # The states after the newest prompt, for those of its sequences that find a place later.
-        self._newest: tuple[int, list[Array]] = (-1, [])
+        self._newest: tuple[int, Any] = (-1, [])
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -59,17 +58,18 @@ class Prefill:
 
     def admit(self, places: Array, rows: Sequence[tuple[int, Prompt]]) -> list[Ready]:
         """Start (sequence, prompt) at each of these places of the batch; those that have nothing to read."""
-        newest, states = self._newest
-        known = np.array([prompt.index == newest for _, prompt in rows])
-        given = np.array([prompt.states is not None for _, prompt in rows])
+        index, states = self._newest
+        known = np.array([prompt.index == index for _, prompt in rows])
         last = np.array([len(prompt.ids) - 1 for _, prompt in rows])
         reads_nothing = not self._model.contract.states
-        read = np.where(known | given | reads_nothing, last, 0)
-        for which, start in ((known, states), (given, None), (~known & ~given, self._fresh)):
+        read = np.where(known | reads_nothing, last, [prompt.read for _, prompt in rows])
+        for which in (known, ~known):
             if which.any():
                 own = [prompt for (_, prompt), mine in zip(rows, which, strict=True) if mine]
-                index = np.zeros(len(own), np.int64) if start is not None else np.arange(len(own))
-                self._batch.put(places[which], start or self._given(own), index, own, read[which])
+                first = list({prompt.index: prompt for prompt in own}.values())
+                start: Any = states if which is known else self._batch.start(first)
+                numbers = {prompt.index: i for i, prompt in enumerate(first)}
+                self._batch.put(places[which], start, np.array([numbers[p.index] for p in own]), own, read[which])
         self._cursor[places], self._last[places] = read, last
         self._rows |= {int(place): row for place, row in zip(places, rows, strict=True)}
         return self._release()
@@ -85,6 +85,10 @@ class Prefill:
 
     def leap(self) -> list[Ready]:
         """Read a piece of every prompt, as far as the shortest of them goes; the rows that came to their last token."""
+        if not self._batch.leaps:
+            self._batch.context.refresh(self._histories, self._batch.size)
+            self._batch.step()
+            return self.step()
         c = self._model.contract
         places = np.array(self.places)
         prompts = [prompt for _, prompt in self._rows.values()]
@@ -92,22 +96,12 @@ class Prefill:
         _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         own, start = [prompts[i] for i in first], self._cursor[places[first]]
         left = int((self._last[places] - self._cursor[places]).min())
-        count = min(left, _PIECE if c.sequence and self._job.step_inputs is None else 1)
+        count = min(left, _PIECE if c.sequence and self._job.step_inputs is None and not c.draws_alone else 1)
         ids = np.stack([p.ids[at : at + count] for p, at in zip(own, start, strict=True)])
-        feeds = c.feeds(ids, start, self._context(own, start)) | {
-            s.input: np.ascontiguousarray(value.take(places[first], axis=s.batch_axis))
-            for s, value in zip(c.states, self._batch.states(), strict=True)
-        }
-        after = self._model.session.run(feeds, [s.output for s in c.states], only_fetched=True)
+        after: Any = self._batch.read(places[first], c.feeds(ids, start, self._context(own, start, count)))
         self._cursor[places] += count
         self._batch.put(places, after, which.ravel(), prompts, self._cursor[places])
         return self._release()
-
-    def _given(self, prompts: Sequence[Prompt]) -> list[Array]:
-        """The states that the prompts bring along, a row each."""
-        axes = [s.batch_axis for s in self._model.contract.states]
-        each = zip(*(prompt.states or [] for prompt in prompts), strict=True)
-        return [np.concatenate(values, axis) for values, axis in zip(each, axes, strict=True)]
 
     def keep(self, places: Array) -> None:
         """The batch has moved the rows at `places` to the front; every row that reads is among them."""
@@ -115,8 +109,17 @@ class Prefill:
             array[: len(places)] = array[places]
         self._rows = {i: self._rows[place] for i, place in enumerate(places.tolist()) if place in self._rows}
 
-    def _context(self, prompts: Sequence[Prompt], start: Array) -> dict[str, Array]:
-        context = {name: np.stack([p.context[name] for p in prompts]) for name in prompts[0].context}
+    def _histories(self) -> History:
+        """What every row of the batch has come to; those that do not read count for nothing."""
+        seen = self.seen()
+        rows = [seen.get(place, next(iter(seen.values()))) for place in range(self._batch.size)]
+        return History(rows, [np.zeros(0, np.int64)] * len(rows))
+
+    def _context(self, prompts: Sequence[Prompt], start: Array, count: int) -> dict[str, Array]:
+        c = self._model.contract
+        context = pad_together(c.row_fills, [p.context for p in prompts])
+        if (draws := prompts[0].draws) is not None:
+            context |= draws.steps(c.fills, np.array([p.index for p in prompts]), start, count)
         if self._job.step_inputs is not None:
             fills = {f.name: f for f in self._model.contract.contexts}
             seen = [p.ids[: at + 1] for p, at in zip(prompts, start, strict=True)]
@@ -135,9 +138,8 @@ class Prefill:
 
     def _remember(self, row: Ready) -> None:
         """Sequences come in the order of their prompts, so only the newest prompt can still come again."""
-        if row.prompt.states is None and row.prompt.index > self._newest[0]:
-            states = zip(self._model.contract.states, self._batch.states(), strict=True)
-            self._newest = row.prompt.index, [value.take([row.place], s.batch_axis) for s, value in states]
+        if row.prompt.index > self._newest[0]:
+            self._newest = row.prompt.index, self._batch.take(np.array([row.place]))
 
 
 class PromptRows:
@@ -146,7 +148,7 @@ class PromptRows:
     The methods that give prompts give those whose reading is over: their rows now come behind all that wrote before.
     """
 
-    def __init__(self, model: Model, batch: RunningBatch | WindowBatch, job: Job, width: int) -> None:
+    def __init__(self, model: Model, batch: Batch, job: Job, width: int) -> None:
         self._batch, self._width = batch, width
         self._prefill = Prefill(model, batch, job)
         self._ready: list[Ready] = []

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
+from decoding.engine.context import start_states
+from decoding.engine.encoding import alike, encoded
 from decoding.engine.job import Finished, Job, Prompt
 from decoding.engine.run import run
 from decoding.errors import DecodeError, OptionError
+from decoding.model.contract import Contract
 from decoding.model.graph import Array
 from decoding.model.model import Model
+from decoding.model.padding import pad_together
 
 Reward = Callable[[Array], object]
 
@@ -48,17 +54,29 @@ class Episodes:
         """The sequence itself."""
         return self.prompts[row].ids[self.bos :]
 
-    def open_prefixes(self) -> tuple[Array, Array]:
-        """(sequence, last position) of every prefix that can be completed: position by position, so that all are read side by side."""
-        rows, ends = [], []
-        for start in range(0, len(self.prompts), _TOGETHER):
-            lengths = np.array([len(p.ids) - self.bos for p in self.prompts[start : start + _TOGETHER]])
-            for end in range(lengths.max() - 1):
-                going_on = np.flatnonzero(lengths - 1 > end)
-                rows.append(going_on + start)
-                ends.append(np.full(len(going_on), end))
-        none = np.zeros(0, np.int64)
-        return np.concatenate([none, *rows]), np.concatenate([none, *ends])
+    def waves(self, contract: Contract) -> Iterator[Wave]:
+        """Every prefix that can be completed."""
+        for group in alike(contract, self.prompts, len(self.prompts)):
+            numbers = [prompt.index for prompt in group]
+            for start in range(0, len(numbers), _TOGETHER):
+                rows = numbers[start : start + _TOGETHER]
+                lengths = np.array([len(self.own(row)) for row in rows])
+                for end in range(lengths.max() - 1):
+                    yield Wave(rows, end, np.flatnonzero(end < lengths - 1).tolist())
+
+
+class Wave(NamedTuple):
+    """Prefixes that are given out together.
+
+    Attributes:
+        rows: sequences that are read side by side.
+        end: the last position of the prefixes.
+        places: of the rows that go on behind it.
+    """
+
+    rows: list[int]
+    end: int
+    places: list[int]
 
 
 def action_values(model: Model, job: Job, episodes: Episodes, reward: Reward, workers: int) -> Array:
@@ -68,67 +86,68 @@ def action_values(model: Model, job: Job, episodes: Episodes, reward: Reward, wo
     """
     # Draws of its own: else the first completion would repeat the numbers by which decode() drew the sequence.
     job = replace(job, seed=int(np.random.SeedSequence(job.seed, spawn_key=(1,)).generate_state(1, np.uint64)[0]))
-    rows, ends = episodes.open_prefixes()
     own = _Rewards(reward, episodes, len(episodes.prompts))
     for row in range(len(episodes.prompts)):
         own.add(row, episodes.own(row))
     values = np.repeat(own.values[:, None], episodes.length, 1)
-    if len(rows):
-        completed = _Rewards(reward, episodes, len(rows) * job.outputs)
-        with closing(_completions(model, job, episodes, rows, ends, workers)) as completions:
+    waves = list(episodes.waves(model.contract))
+    opened = [(wave.rows[place], wave.end) for wave in waves for place in wave.places]
+    if opened:
+        completed = _Rewards(reward, episodes, len(opened) * job.outputs)
+        with closing(_completions(model, job, prefixes(model, episodes, waves), opened, workers)) as completions:
             for finished in completions:  # a reward that fails stops the workers
-                prefix = finished.sequence // job.outputs
+                row, end = opened[finished.sequence // job.outputs]
                 new = finished.tokens if finished.eos is None else np.append(finished.tokens, finished.eos)
-                completed.add(finished.sequence, episodes.own(int(rows[prefix]))[: ends[prefix] + 1], new)
-        values[rows, ends] = completed.values.reshape(len(rows), job.outputs).mean(1)
+                completed.add(finished.sequence, episodes.own(row)[: end + 1], new)
+        values[tuple(zip(*opened, strict=True))] = completed.values.reshape(len(opened), job.outputs).mean(1)
     return values
 
 
 def _completions(
-    model: Model, job: Job, episodes: Episodes, rows: Array, ends: Array, workers: int
+    model: Model, job: Job, prompts: Iterator[Prompt], opened: Sequence[tuple[int, int]], workers: int
 ) -> Generator[Finished]:
     try:
-        yield from run(model, job, prefixes(model, episodes, rows, ends), workers)
+        yield from run(model, job, prompts, workers)
     except DecodeError as error:
         if error.row is None:
             raise
-        prefix = error.row // job.outputs
-        raise DecodeError(
-            f"sequences[{rows[prefix]}], a completion after token {ends[prefix]}: {error}",
-            row=int(rows[prefix]),
-            step=error.step,
-        ) from error
+        row, end = opened[error.row // job.outputs]
+        message = f"sequences[{row}], a completion after token {end}: {error}"
+        raise DecodeError(message, row=row, step=error.step) from error
 
 
-def prefixes(model: Model, episodes: Episodes, rows: Array, ends: Array) -> Iterator[Prompt]:
-    """These prefixes, with the states before their last tokens: each token is read once, for up to _TOGETHER rows."""
-    axes = [s.batch_axis for s in model.contract.states]
-    block = -1
-    for index, (row, end) in enumerate(zip(rows.tolist(), ends.tolist(), strict=True)):
-        if row // _TOGETHER != block:
-            block, read = row // _TOGETHER, 0
-            own = episodes.prompts[block * _TOGETHER : (block + 1) * _TOGETHER]
-            states = [s.start(len(own)) for s in model.contract.states]
-        while read < episodes.bos + end:
+def prefixes(model: Model, episodes: Episodes, waves: Iterable[Wave]) -> Iterator[Prompt]:
+    """The prefixes of all waves, each with the states before its last token: a token is read once for all rows of a wave."""
+    c, numbers, rows = model.contract, itertools.count(), None
+    gives_states = bool(c.states) and model.leaps_on_device  # else each prefix is read by itself
+    for wave in waves:
+        if wave.rows is not rows:
+            rows, read = wave.rows, 0
+            own = encoded(model, [episodes.prompts[row] for row in rows])
+            states = start_states(c, own)
+        at = episodes.bos + wave.end
+        while gives_states and read < at:
             states, read = _read(model, own, read, states), read + 1
-        prompt = episodes.prompts[row]
-        yield replace(
-            prompt,
-            index=index,
-            ids=prompt.ids[: read + 1],
-            states=[value.take([row % _TOGETHER], axis) for value, axis in zip(states, axes, strict=True)],
-            max_new_tokens=None if episodes.longest else episodes.length - 1 - end,
-        )
+        for place in wave.places:
+            before = {s.input: value.take(place, s.batch_axis) for s, value in zip(c.states, states, strict=True)}
+            yield replace(
+                own[place],
+                index=next(numbers),
+                ids=own[place].ids[: at + 1],
+                states=before if gives_states else own[place].states,
+                read=read,
+                max_new_tokens=None if episodes.longest else episodes.length - 1 - wave.end,
+                source={},
+                latents={},
+            )
 
 
 def _read(model: Model, prompts: Sequence[Prompt], at: int, states: Sequence[Array]) -> list[Array]:
     """The states after the ids at place `at`; sequences that have ended stay at their last."""
     c = model.contract
-    if not c.states:
-        return []
     ids = np.array([[p.ids[min(at, len(p.ids) - 1)]] for p in prompts])
-    context = {name: np.stack([p.context[name] for p in prompts]) for name in prompts[0].context}
-    feeds = c.feeds(ids, at, context) | {s.input: value for s, value in zip(c.states, states, strict=True)}
+    feeds = c.feeds(ids, at, pad_together(c.row_fills, [p.context for p in prompts]))
+    feeds |= {s.input: value for s, value in zip(c.states, states, strict=True)}
     return model.session.run(feeds, [s.output for s in c.states], only_fetched=True)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from decoding.engine.beam import BeamSearch
 from decoding.engine.distinct import DistinctSearch
+from decoding.engine.encoding import alike, encoded_rows
 from decoding.engine.job import Finished, Job, Prompt, Source
 from decoding.engine.sampling import SamplingSearch
 from decoding.model.model import Model
@@ -23,13 +24,25 @@ def run(model: Model, job: Job, prompts: Iterable[Prompt], workers: int) -> Iter
         workers: threads, each with a batch of its own, which take prompts from one queue and share one session
             of one intra-op thread.
     """
-    source = Source(prompts, 1 if searches_whole_prompts(job) else job.outputs)
-    rows = _rows(prompts, job, workers)
-    if workers == 1:
-        yield from make_search(model, job, source, rows).run()
-    else:
-        alone = model.single_threaded()
-        yield from _in_threads([make_search(alone, job, source, rows) for _ in range(workers)], source.stopped)
+    for group in alike(model.contract, prompts, job.batch_size):
+        rows = _rows(group, job, workers)
+        source = make_source(model, job, group, rows)
+        if workers == 1:
+            yield from make_search(model, job, source, rows).run()
+        else:
+            alone = model.single_threaded()
+            yield from _in_threads([make_search(alone, job, source, rows) for _ in range(workers)], source.stopped)
+
+
+def make_source(model: Model, job: Job, prompts: Iterable[Prompt], rows: int) -> Source:
+    """Where the searches of a job take their prompts from: with their latents, and their sources encoded when they are taken."""
+
+    def prepare(given: Iterator[tuple[int, Prompt]]) -> Iterator[tuple[int, Prompt]]:
+        if job.latents is not None:
+            given = job.latents.rows(given, model.contract.latents)
+        return given if model.encoders is None else encoded_rows(model, given, rows)
+
+    return Source(prompts, 1 if searches_whole_prompts(job) else job.outputs, prepare)
 
 
 def make_search(model: Model, job: Job, source: Source, rows: int) -> Search:

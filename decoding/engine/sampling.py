@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from decoding.engine.batch import make_batch
+from decoding.engine.batch import Batch, make_batch
+from decoding.engine.device import DeviceBatch
 from decoding.engine.job import Choice, Finished, Job, Prompt, Source
 from decoding.engine.prefill import Prefill, Ready
 from decoding.engine.steps import RowSampler
@@ -27,10 +28,12 @@ class SamplingSearch:
 
     def __init__(self, model: Model, job: Job, source: Source, rows: int) -> None:
         self._model, self._job, self._source = model, job, source
-        self._batch = make_batch(model, rows, job.step_inputs, attention=job.return_attention)
+        self._batch = make_batch(model, rows, job, attention=job.return_attention)
         self._prefill = Prefill(model, self._batch, job)
-        self._sampler = make_sampler(self._batch.logits, self._batch.tokens, job)
-        self._has_extras = bool(job.stop_strings or job.step_inputs or job.return_attention)
+        self._sampler = make_sampler(model, self._batch, job)
+        if isinstance(self._batch, DeviceBatch):
+            self._batch.draws = self._sampler.draws
+        self._has_extras = bool(job.stop_strings or job.step_inputs or job.return_attention or job.latents)
 
     def run(self) -> Iterator[Finished]:
         """Decode everything that the source gives, yielding each sequence as it finishes."""
@@ -94,6 +97,8 @@ class SamplingSearch:
         for place in done:
             sequence, tokens, logprobs, logprob, reason, top, teacher, weights, eos = self._sampler.take(place)
             outputs = self._job.outputs
+            if weights is not None and self._batch.attention is not None:
+                weights = weights[:, : self._batch.context.source_length(place, self._batch.attention.shape[1])]
             yield Finished(sequence, tokens, logprobs, logprob, reason, logprob, outputs, top, teacher, weights, eos)
         rows = self._source.take(len(done))
         if rows:
@@ -134,14 +139,18 @@ class SamplingSearch:
         return stopped
 
 
-def make_sampler(logits: Array, tokens: Array, job: Job) -> RowSampler:
+def make_sampler(model: Model, batch: Batch, job: Job) -> RowSampler:
     """The native half of the step for a job."""
-    strategy = job.strategy
+    strategy, down = job.strategy, batch.candidates
+    is_drawn = down is not None and down.ids.shape[1] == 1  # on the device: there is nothing left to choose
     return RowSampler(
-        logits,
-        tokens,
+        batch.logits,
+        batch.tokens,
+        vocab_size=model.vocab_size,
+        ids=None if down is None else down.ids,
+        normalizers=None if down is None else down.normalizers,
         seed=job.seed,
-        filters=strategy.filters if isinstance(strategy, Sample) else None,
+        filters=strategy.filters if isinstance(strategy, Sample) and not is_drawn else None,
         top_n=strategy.n if isinstance(strategy, TopN) else 0,
         eos=job.eos,
         stop=job.stop,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 
 from decoding import kernels
 from decoding.engine.batch import make_batch
+from decoding.engine.context import start_states
+from decoding.engine.encoding import alike, encoded
 from decoding.engine.job import Prompt
 from decoding.model.graph import Array
 from decoding.model.model import Model
+from decoding.model.padding import pad_together
+from decoding.processors import History
 
 # Logits of one run over whole sequences, in floats (64 MiB): longer ones are read in pieces.
 _LOGITS = 1 << 24
@@ -19,18 +24,18 @@ _LOGITS = 1 << 24
 _LARGE_STEP = 1 << 18
 
 
-def score_sequences(model: Model, sequences: Sequence[Prompt], batch_size: int) -> list[Array]:
-    """float32 log-probability of every token but the first of each sequence, given those before it."""
-    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i].ids))
-    scores: list[Array] = [np.zeros(0, np.float32)] * len(sequences)
+def score_sequences(model: Model, sequences: Sequence[Prompt], batch_size: int) -> dict[int, Array]:
+    """float32 log-probability of every token but the first of each sequence, given those before it, by its index."""
+    scores: dict[int, Array] = {}
     c = model.contract
-    takes_runs = c.sequence and c.window is None and c.logits.layout != "BV"
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        own = [sequences[i] for i in rows]
-        by_runs = takes_runs and len(rows) * c.logits.vocab_size < _LARGE_STEP
-        for i, values in zip(rows, _by_runs(model, own) if by_runs else _by_steps(model, own), strict=True):
-            scores[i] = values
+    takes_runs = c.sequence and c.window is None and c.logits.layout != "BV" and not c.draws_alone
+    for group in alike(model.contract, sequences, len(sequences)):
+        order = sorted(group, key=lambda p: -len(p.ids))
+        for start in range(0, len(order), batch_size):
+            own = encoded(model, order[start : start + batch_size])
+            by_runs = takes_runs and (model.on_device or len(own) * c.logits.vocab_size < _LARGE_STEP)
+            values = _by_runs(model, own) if by_runs else _by_steps(model, own)
+            scores |= {p.index: value for p, value in zip(own, values, strict=True)}
     return scores
 
 
@@ -42,7 +47,7 @@ def _by_runs(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
     c = model.contract
     sequences = [p.ids for p in prompts]
     names = [c.logits.name, *(s.output for s in c.states)]
-    states = [s.start(len(sequences)) for s in c.states]
+    states = start_states(c, prompts)
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
     read, longest = 0, len(sequences[0]) - 1
     while read < longest:
@@ -50,7 +55,10 @@ def _by_runs(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
         piece = max(1, _LOGITS // (live * c.logits.vocab_size))
         end = min(len(sequences[live - 1]) - 1, read + piece)
         ids = np.stack([s[read : end + 1] for s in sequences[:live]])
-        context = {name: np.stack([p.context[name] for p in prompts[:live]]) for name in prompts[0].context}
+        context = pad_together(c.row_fills, [p.context for p in prompts[:live]])
+        if (draws := prompts[0].draws) is not None:
+            keys = np.array([p.index for p in prompts[:live]])
+            context |= draws.steps(c.fills, keys, np.full(live, read), end - read)
         feeds = c.feeds(ids[:, :-1], read, context)
         cut = [
             np.ascontiguousarray(v.take(range(live), axis=s.batch_axis)) for s, v in zip(c.states, states, strict=True)
@@ -74,15 +82,18 @@ def _by_steps(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
     ids = np.zeros((len(prompts), lengths[0]), np.int64)
     for row, prompt in zip(ids, prompts, strict=True):
         row[: len(prompt.ids)] = prompt.ids
-    # Sequences with contexts of their own have no beginning in common.
-    apart = np.arange(len(prompts)) if model.contract.contexts else np.zeros(len(prompts), np.int64)
+    c, one = model.contract, prompts[0]
+    # Sequences with contexts, latents or first states of their own have no beginning in common.
+    own = c.contexts or c.row_fills or one.states or one.draws
+    apart = np.arange(len(prompts)) if own else np.zeros(len(prompts), np.int64)
     first, row = _distinct(apart, ids[:, 0])
     batch = make_batch(model, len(prompts))
     batch.size = len(first)
-    starts, none = [s.start(1) for s in model.contract.states], np.zeros_like(first)
-    batch.put(np.arange(batch.size), starts, none, [prompts[i] for i in first], none)
+    places, firsts = np.arange(batch.size), [prompts[i] for i in first]
+    batch.put(places, cast(Any, batch.start(firsts)), places, firsts, np.zeros_like(places))
     scores = np.zeros((len(prompts), lengths[0] - 1), np.float32)
     for t in range(lengths[0] - 1):
+        batch.context.refresh(_nothing, batch.size)
         batch.step()
         live, going_on = int((lengths > t + 1).sum()), int((lengths > t + 2).sum())
         first, after = _distinct(row[:live], ids[:live, t + 1])
@@ -103,3 +114,8 @@ def _distinct(group: Array, token: Array) -> tuple[Array, Array]:
     _, first, number = np.unique(group * (token.max() + 1) + token, return_index=True, return_inverse=True)
     order = np.argsort(first)
     return first[order], np.argsort(order)[number]
+
+
+def _nothing() -> History:
+    """Given sequences have no inputs that are computed from them."""
+    return History([], [])

@@ -4,7 +4,7 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from decoding.kernels cimport (
-    DEC_INFINITE, DEC_NAN, DEC_OK, c_draw, c_greedy, c_token_logprobs, c_top_n, dec_filter, dec_rows, dec_status,
+    DEC_FORBIDDEN, DEC_INFINITE, DEC_NAN, DEC_OK, c_draw, c_greedy, c_token_logprobs, c_top_n, dec_filter, dec_rows, dec_status,
     dec_stream, scratch_size,
 )
 
@@ -38,6 +38,8 @@ cdef class RowSampler:
     Args:
         logits: float32 [capacity, V], C-contiguous; read at every step.
         tokens: int64 [capacity], C-contiguous; the choices are written here for the next step.
+        vocab_size: V, where `logits` are not all: then `ids`, int64 [capacity, k], ascending, says of which tokens they
+            are, and `normalizers`, float64 [capacity], has the logarithm of the sum of the exponentials of all.
         seed: key of the draws.
         filters: of `Sample`; None takes the most probable token.
         top_n: of `TopN`, else 0.
@@ -72,8 +74,10 @@ cdef class RowSampler:
     cdef int64_t *_history
     cdef float *_history_logprobs
     cdef void *_scratch
+    cdef const int64_t *_ids
+    cdef const double *_normalizers
 
-    def __init__(self, logits, tokens, *, seed, filters, int64_t top_n, eos, stop, int64_t min_new_tokens,
+    def __init__(self, logits, tokens, *, int64_t vocab_size, ids, normalizers, seed, filters, int64_t top_n, eos, stop, int64_t min_new_tokens,
                  int64_t max_new_tokens, processors, int64_t top_logprobs, double teacher_ratio):
         capacity, width = logits.shape
         self.status = np.zeros(capacity, np.uint8)
@@ -102,13 +106,15 @@ cdef class RowSampler:
         self._attention = None
         self._edited = np.empty_like(logits) if self._processors else None
 
-        is_eos = np.zeros(width, np.uint8)
+        is_eos = np.zeros(vocab_size, np.uint8)
         is_eos[self._eos] = 1
         logprobs = np.zeros(capacity, np.float32)
         scratch = np.empty(scratch_size(width) + 64, np.uint8)
         eos_ids = np.array(self._eos, np.int64)
         eos_logits = np.zeros((capacity, max(1, len(eos_ids))), np.float32)
-        self._buffers = (tokens, is_eos, logprobs, scratch, eos_ids, eos_logits)
+        self._buffers = (tokens, is_eos, logprobs, scratch, eos_ids, eos_logits, ids, normalizers)
+        self._ids = NULL if ids is None else <const int64_t *> address(ids)
+        self._normalizers = NULL if ids is None else <const double *> address(normalizers)
 
         self._logits = dec_rows(<const float *> address(logits), 0, width, width)
         self._stream = dec_stream(<uint64_t> seed, NULL, NULL, 0)
@@ -157,7 +163,11 @@ cdef class RowSampler:
         with nogil:
             edited = source != self._logits.data
             hidden = self._hide_eos(source, size)
-            status = self._choose(source, size, &bad)
+            status = self._check_normalizers(size, &bad)
+            if status == DEC_OK:
+                status = self._choose(source, size, &bad)
+            if status == DEC_OK and self._ids != NULL:
+                self._name_choices(size)
             if hidden and not edited:
                 self._restore_eos(source, size)
             if status == DEC_OK and (hidden or edited):
@@ -174,12 +184,20 @@ cdef class RowSampler:
             self._teach(size)
         return finished
 
+    def draws(self):
+        """float64 [2, capacity]: the uniform number of each row's next draw, and its temperature."""
+        return np.stack([uniform(int(self._stream.seed), self.sequences, self.lengths, 1, "draw")[:, 0], self.temperature])
+
     def record_attention(self, weights):
-        """Write the weights [size, source] of the step whose tokens were just chosen."""
-        if self._attention is None:
-            self._attention = np.empty((*self._history_array.shape, weights.shape[1]), np.float32)
+        """Write the weights [size, source] of the step whose tokens were just chosen; the source may grow from step to step."""
+        width = weights.shape[1]
+        if self._attention is None or self._attention.shape[2] < width:
+            wider = np.zeros((*self._history_array.shape, width), np.float32)
+            if self._attention is not None:
+                wider[..., : self._attention.shape[2]] = self._attention
+            self._attention = wider
         rows = np.flatnonzero(self.status[: len(weights)])
-        self._attention[self._lines_array[rows], self.lengths[rows] - 1] = weights[rows]
+        self._attention[self._lines_array[rows], self.lengths[rows] - 1, :width] = weights[rows]
 
     def chosen(self, int64_t size):
         """(sequence, token, log-probability, reason or None) of each row that chose in the last step."""
@@ -314,6 +332,28 @@ cdef class RowSampler:
                 bad[0] += start
             start = end + 1
         return status
+
+    cdef dec_status _check_normalizers(self, int64_t size, int64_t *bad) noexcept nogil:
+        """What the logits that are not here say of the running rows: the sum of all shows a NaN, a +inf, nothing but -inf."""
+        cdef int64_t row
+        cdef double normalizer
+        if self._ids == NULL:
+            return DEC_OK
+        for row in range(size):
+            normalizer = self._normalizers[row]
+            if self._status[row] == RUNNING and not -INFINITY < normalizer < INFINITY:
+                bad[0] = row
+                return DEC_NAN if normalizer != normalizer else DEC_INFINITE if normalizer > 0 else DEC_FORBIDDEN
+        return DEC_OK
+
+    cdef void _name_choices(self, int64_t size) noexcept nogil:
+        """From columns of the logits that are here to tokens, and to log-probabilities among all."""
+        cdef int64_t row, at
+        for row in range(size):
+            if self._status[row] == RUNNING:
+                at = row * self._logits.width + self._tokens[row]
+                self._logprobs[row] = self._logits.data[at] - self._normalizers[row]
+                self._tokens[row] = self._ids[at]
 
     cdef int64_t _record(self, int64_t size) noexcept nogil:
         """Write the choices into the history and see which rows end with them."""

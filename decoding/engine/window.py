@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +20,9 @@ class WindowBatch:
     run together. A step costs as much as the whole window: see `Model.describe()`.
     """
 
+    leaps = True
+    candidates = None
+
     def __init__(self, model: Model, window: Window, capacity: int, context: ContextRows) -> None:
         self._contract, self._session, self._window = model.contract, model.session, window
         self.capacity = capacity
@@ -30,8 +33,16 @@ class WindowBatch:
         self.logits = np.zeros((capacity, model.vocab_size), np.float32)
         self._prefixes: list[list[int]] = [[] for _ in range(capacity)]
 
-    def states(self) -> list[Array]:
-        """None: as `RunningBatch` has."""
+    def start(self, prompts: Sequence[Prompt]) -> list[Array]:
+        """No states, where `RunningBatch` has some; so with the other methods that give them."""
+        return []
+
+    def take(self, places: Array) -> list[Array]:
+        """None."""
+        return []
+
+    def read(self, places: Array, feeds: Mapping[str, Array]) -> list[Array]:
+        """None."""
         return []
 
     def step(self) -> None:
@@ -48,7 +59,7 @@ class WindowBatch:
         for place, prompt, at in zip(places, prompts, read, strict=True):
             self._prefixes[place] = prompt.ids[:at].tolist()
             self.tokens[place] = prompt.ids[at]
-        self.context.put(places, prompts)
+        self.context.put(places, prompts, read)
 
     def grow(self, count: int) -> None:
         """Add rows at the end, for `put` to fill."""

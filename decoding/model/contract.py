@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from decoding.model.ports import Array
 
+if TYPE_CHECKING:
+    from decoding.model.starting import Starter
+
 TokenLayout = Literal["B", "BT", "TB"]
-FillKind = Literal["length", "mask", "position", "context"]
+FillKind = Literal["length", "mask", "position", "context", "source_length", "source_mask", "latent"]
 LogitsLayout = Literal["BV", "BTV", "TBV", "BVT"]
 
 
@@ -68,6 +71,7 @@ class State:
         batch_axis: the axis that counts rows.
         initial: value before the first token, of the state's shape with a batch of one.
         source: where it came from, in words.
+        exposed: the file takes and gives it by itself.
     """
 
     input: str
@@ -75,6 +79,7 @@ class State:
     batch_axis: int
     initial: Array
     source: str
+    exposed: bool = False
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -97,14 +102,33 @@ _ANY_SIZE = 4
 
 
 @dataclass(frozen=True)
+class Draw:
+    """How a latent is drawn: standard normal, or uniform in [0, 1); once a sequence, or anew at every step."""
+
+    distribution: Literal["normal", "uniform"] = "normal"
+    every: Literal["sequence", "step"] = "sequence"
+
+    def __str__(self) -> str:
+        how = "standard normal" if self.distribution == "normal" else "uniform in [0, 1)"
+        return f"{how}, {'anew at every step' if self.every == 'step' else 'once a sequence'}"
+
+
+@dataclass(frozen=True)
 class Fill:
     """An input that is neither token nor state.
 
     Attributes:
-        kind: "length" (tokens in this run), "mask" (ones) or "position" (of each token in its sequence), which
-            decoding fills by itself; "context", which the caller gives for each prompt or each step.
+        kind: "length" (tokens in this run), "mask" (ones) or "position" (of each token in its sequence), which follow
+            the tokens; "context", which the caller or an encoder gives for each prompt or each step; "source_length"
+            (positions of a context that are no padding) or "source_mask" (ones there); "latent", which is drawn.
         rank: number of dimensions: [batch] or [batch, time], turned where the token is [time, batch].
-        sizes: of a context's dimensions behind the batch, None where any size will do.
+        sizes: of a context's or latent's dimensions behind the batch, None where any size will do.
+        source_axis: the dimension behind the batch along which a context may differ in length from prompt to prompt.
+        source: of a source_length or source_mask, the context that it is about.
+        width: of a source_length or source_mask, the size of its context to probe with.
+        inverted: a source_mask that is 0 where there is no padding.
+        draw: of a latent.
+        pad_value: what stands behind the end of a context.
     """
 
     name: str
@@ -112,15 +136,36 @@ class Fill:
     dtype: np.dtype[Any]
     rank: int
     sizes: tuple[int | None, ...] = ()
+    source_axis: int | None = None
+    source: str = ""
+    width: int = _ANY_SIZE
+    inverted: bool = False
+    draw: Draw = Draw()
+    pad_value: float = 0
+
+    @property
+    def of_rows(self) -> bool:
+        """Does its value belong to a row, rather than follow from the tokens of a run?"""
+        return self.kind in ("context", "source_length", "source_mask", "latent")
+
+    @property
+    def timed(self) -> bool:
+        """Is it a latent with one value for each token of a run: [batch, time, ...]?"""
+        return self.kind == "latent" and self.draw.every == "step" and self.sizes[:1] == (None,)
 
     def value(self, token: Token, batch: int, time: int, start: Array | int = 0) -> Array:
         """The input for a run of `time` tokens whose first has the position `start` (one for each row).
 
-        For a context these are numbers to probe with, others in each row.
+        For a context or a latent these are numbers to probe with, others in each row.
         """
-        if self.kind == "context":
+        if self.kind in ("context", "latent"):
             shape = (batch, *(_ANY_SIZE if size is None else size for size in self.sizes))
-            return np.random.default_rng(0).standard_normal(shape).astype(self.dtype)
+            if not self.timed:
+                return _probe_numbers(0, shape).astype(self.dtype)
+            first = int(np.asarray(start).flat[0])  # of each position its own
+            return np.stack([_probe_numbers(first + t, (batch, *shape[2:])) for t in range(time)], 1).astype(self.dtype)
+        if self.kind in ("source_length", "source_mask"):
+            return self.of_source([self.width] * batch, self.width)
         if self.kind == "length":
             return np.full((batch,), time, self.dtype)
         if self.kind == "mask":
@@ -131,6 +176,16 @@ class Fill:
             return ids[:, 0] if self.rank == 1 else ids[0, 0]
         ids = np.ascontiguousarray(ids.T) if token.layout == "TB" else ids
         return ids.reshape(ids.shape + (1,) * (self.rank - 2))
+
+    def of_source(self, lengths: Sequence[int] | Array, width: int) -> Array:
+        """What says of sources of these lengths, padded to `width`, where they end."""
+        ends = np.asarray(lengths)
+        if self.kind == "source_length":
+            return ends.astype(self.dtype).reshape(-1, *(1,) * (self.rank - 1))
+        real = (np.arange(width) < ends[:, None]) != self.inverted
+        # [batch, source], or with ones between or behind, as attention scores are: [batch, 1, source].
+        filled: Array = real.astype(self.dtype)
+        return filled.reshape(-1, *(width if size is None else 1 for size in self.sizes or (None,)))
 
 
 @dataclass(frozen=True)
@@ -167,6 +222,13 @@ class Window:
         return f"window mode: the last {self.size} tokens ({self.pad}-padded with {self.pad_id}) are run at every step, {self.size} times the cost of a step"
 
 
+def _probe_numbers(seed: int, shape: tuple[int, ...]) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+_CALLER = "given by the caller: context= or step_inputs="
+
+
 @dataclass(frozen=True)
 class Contract:
     """Roles of every input and output of a prepared step graph.
@@ -174,8 +236,11 @@ class Contract:
     Attributes:
         sequence: the graph takes several tokens in one run, so that a prompt is prefilled in one.
         attention: output with the weights over the source, [batch, source] at each step.
+        starter: computes the first values of states from contexts, where the file does so inside.
+        pads: contexts of unequal length may share a batch: padding was seen to change nothing.
         window: how to decode a graph that cannot be stepped; it then has no states.
         notes: what `load()` decided and from what evidence, one sentence each.
+        givers: who gives a context or a state's first value, in words, where an encoder does.
     """
 
     token: Token
@@ -185,12 +250,42 @@ class Contract:
     sequence: bool
     window: Window | None = None
     attention: str | None = None
+    pads: bool = False
+    starter: Starter | None = None
     notes: tuple[str, ...] = ()
+    givers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def contexts(self) -> tuple[Fill, ...]:
-        """The inputs that the caller gives."""
-        return tuple(f for f in self.fills if f.kind == "context")
+        """What the caller or an encoder gives: inputs of the graph, and of the part that only makes first states."""
+        every = (*self.fills, *(self.starter.fills if self.starter is not None else ()))
+        return tuple({f.name: f for f in every if f.kind == "context"}.values())
+
+    @property
+    def latents(self) -> tuple[Fill, ...]:
+        """The inputs that are drawn."""
+        return tuple(f for f in self.fills if f.kind == "latent")
+
+    @property
+    def draws_alone(self) -> bool:
+        """Is there a latent that is another at every step, but takes one value a run, so that tokens are fed one by one?"""
+        return any(f.draw.every == "step" and not f.timed for f in self.latents)
+
+    @property
+    def row_fills(self) -> tuple[Fill, ...]:
+        """The inputs whose values belong to rows: contexts, what tells their padding, and latents."""
+        return tuple(f for f in self.fills if f.of_rows)
+
+    def first_states(self, batch: int, contexts: Mapping[str, Array]) -> dict[str, Array]:
+        """What the states of so many rows start from, by input; `contexts` [batch, ...] are looked at where they tell."""
+        starts = {s.input: s.start(batch) for s in self.states}
+        computed = self.starter.run(contexts) if self.starter is not None else {}
+        return starts | {name: value for name, value in computed.items() if name in starts}
+
+    def probe_contexts(self, batch: int, time: int = 1) -> dict[str, Array]:
+        """Contexts to probe with, and what tells their padding, where first states are computed from them."""
+        fills = self.starter.fills if self.starter is not None else ()
+        return {f.name: f.value(self.token, batch, time) for f in fills}
 
     def feeds(self, ids: Array, start: Array | int = 0, context: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Everything but the states for a run over `ids` [B, T], whose first tokens have the positions `start`.
@@ -215,6 +310,7 @@ class Contract:
         for state in self.states:
             dims = ["batch" if axis == state.batch_axis else str(d) for axis, d in enumerate(state.initial.shape)]
             start = "starts at zero" if not state.initial.any() else "starts at a value of its own"
+            start = f"starts as {self.givers[state.input]}" if state.input in self.givers else start
             rows.append(
                 (
                     "state",
@@ -223,12 +319,15 @@ class Contract:
                     f"{state.source}; {start}",
                 )
             )
-        for fill in self.fills:
+        for fill in dict.fromkeys((*self.fills, *self.contexts)):
             sizes = ", ".join(["batch", *("?" if size is None else str(size) for size in fill.sizes)])
             if fill.kind == "context":
-                rows.append(
-                    ("context", fill.name, f"{fill.dtype} [{sizes}]", "given by the caller: context= or step_inputs=")
-                )
+                rows.append(("context", fill.name, f"{fill.dtype} [{sizes}]", self.givers.get(fill.name, _CALLER)))
+            elif fill.kind == "latent":
+                rows.append(("latent", fill.name, f"{fill.dtype} [{sizes}]", f"drawn: {fill.draw}"))
+            elif fill.of_rows:
+                what = "0 where there is no padding" if fill.inverted else "filled for each prompt"
+                rows.append((fill.kind.replace("_", " "), fill.name, str(fill.dtype), f"of {fill.source}: {what}"))
             else:
                 rows.append((fill.kind, fill.name, str(fill.dtype), "filled at every step"))
         if self.attention is not None:

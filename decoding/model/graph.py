@@ -69,6 +69,13 @@ class Graph:
             )
         return cls(proto, name, {**weights, **_set_apart(proto.graph, name, weights)})
 
+    @classmethod
+    def empty(cls, name: str, opset: int) -> Graph:
+        """A graph without any node, to be written."""
+        proto = onnx.ModelProto(ir_version=8, opset_import=[helper.make_opsetid("", opset)])
+        proto.graph.name = name
+        return cls(proto, name, {})
+
     # -- what the graph says of itself -------------------------------------------------------------------
 
     @property
@@ -155,12 +162,25 @@ class Graph:
         self._graph.output.append(_value_info(name, dtype, shape))
         return name
 
-    def add_node(self, op: str, inputs: Sequence[str], output: str, *, at: int | None = None, **attributes: Any) -> str:
-        """Add an operator with one output, at the end or at place `at`; a NumPy dtype may stand as an attribute."""
+    def add_node(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        output: str,
+        *,
+        more: Sequence[str] = (),
+        at: int | None = None,
+        **attributes: Any,
+    ) -> str:
+        """Add an operator, at the end or at place `at`; a NumPy dtype may stand as an attribute.
+
+        Args:
+            output: its first output, which is returned; `more`: its others.
+        """
         values: dict[str, Any] = {
             k: helper.np_dtype_to_tensor_dtype(v) if isinstance(v, np.dtype) else v for k, v in attributes.items()
         }
-        proto = helper.make_node(op, list(inputs), [output], name=f"decoding/{output}", **values)
+        proto = helper.make_node(op, list(inputs), [output, *more], name=f"decoding/{output}", **values)
         self._graph.node.insert(len(self._graph.node) if at is None else at, proto)
         self._producers = None
         return output

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,10 +47,15 @@ class Hidden:
 
 @dataclass(frozen=True)
 class Start:
-    """The value that starts a hidden state, as the original computes it, and the axes that may count rows."""
+    """The value that starts a hidden state, as the original computes it, and the axes that may count rows.
+
+    Attributes:
+        context: the input that it is computed from, for each prompt anew; the value then is but one of its shape.
+    """
 
     value: Array
     axes: tuple[int, ...]
+    context: str = ""
 
     def row(self, axis: int, graph: Graph, hidden: Hidden) -> Array:
         """The value for one row.
@@ -59,6 +64,8 @@ class Start:
             ModelError: the rows of a fixed batch start differently, so that no single start can be told.
         """
         row = np.ascontiguousarray(self.value.take([0], axis))
+        if self.context:
+            return np.zeros_like(row)
         if (self.value != row).any():
             raise ModelError(
                 f"{graph.name}: the state {hidden.source} starts differently in each row of its fixed batch of {self.value.shape[axis]}; "
@@ -107,14 +114,21 @@ def _layer(graph: Graph, node: Node) -> tuple[np.dtype[Any], int]:
     return np.dtype(np.float32), size
 
 
-def start_values(graph: Graph, hidden: Sequence[Hidden], declared: Mapping[str, Shape]) -> list[Start]:
-    """The value that starts each hidden state, from runs of just that part of the original at two batch sizes."""
+def start_values(
+    graph: Graph, hidden: Sequence[Hidden], declared: Mapping[str, Shape], contexts: Container[str]
+) -> list[Start]:
+    """The value that starts each hidden state, from runs of just that part of the original at two batch sizes.
+
+    Args:
+        contexts: inputs that a state may be computed from.
+    """
     tensors = list(dict.fromkeys(h.initial for h in hidden if h.initial))
     inputs = {p.name for p in graph.inputs}
+    of = {h.initial: sorted(inputs & data_ancestors(graph, h.initial)) for h in hidden if h.initial}
     for h in hidden:
-        if h.initial and (data := inputs & data_ancestors(graph, h.initial)):
+        if data := [name for name in of.get(h.initial, ()) if name not in contexts]:
             raise ModelError(
-                f"{graph.name}: the state {h.source} starts from the input {min(data)}; export the initial state as an input of the decoder"
+                f"{graph.name}: the state {h.source} starts from the input {data[0]}; export the initial state as an input of the decoder"
             )
     values: list[dict[str, Array]] = [{}, {}]
     if tensors:
@@ -127,7 +141,8 @@ def start_values(graph: Graph, hidden: Sequence[Hidden], declared: Mapping[str, 
                     f"{graph.name}: the initial state {name} has the shape {list(value.shape)} for 2 rows, which no state has: the file is damaged"
                 )
         values[1] = _run_part(part, session, tensors, declared, 3)
-    return [_start(h, values[0].get(h.initial), values[1].get(h.initial)) for h in hidden]
+    starts = [_start(h, values[0].get(h.initial), values[1].get(h.initial)) for h in hidden]
+    return [replace(s, context=next(iter(of.get(h.initial, ())), "")) for h, s in zip(hidden, starts, strict=True)]
 
 
 def _run_part(

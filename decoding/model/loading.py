@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -11,19 +12,26 @@ from typing import Any, Literal
 
 import numpy as np
 
-from decoding.errors import ModelError
+from decoding.errors import ModelError, OptionError
 from decoding.model import proof, rewrite
-from decoding.model.contract import Contract, Fill, FillKind, State, Window
-from decoding.model.folding import folded_step, same_step
+from decoding.model.contract import Contract, Fill, State, Window
+from decoding.model.encoder import ENCODER_ROLES, load_encoder
+from decoding.model.fills import for_each_row, make_fill, put_batch_first
+from decoding.model.folding import Folded, folded_step
 from decoding.model.freeing import free_reshapes, one_row, step_loops
+from decoding.model.generator import Generator, roles_or_latents
 from decoding.model.graph import Graph, Source
 from decoding.model.hidden import Hidden, Start, find_hidden, hidden_states, open_states, start_values
-from decoding.model.model import Model
-from decoding.model.ports import Port, Shape
-from decoding.model.proof import NotSteppable, StateShape
-from decoding.model.quantize import check_quantize, plain_steps, to_int8
-from decoding.model.roles import Roles, find_roles, given_roles, json_metadata, recurrent_path
-from decoding.model.session import Session
+from decoding.model.joining import join
+from decoding.model.lowering import plain_steps
+from decoding.model.model import Model, encoder_paths
+from decoding.model.padding import with_padding
+from decoding.model.ports import Shape
+from decoding.model.proof import NotSteppable, StateShape, same_step
+from decoding.model.quantize import check_quantize, to_int8
+from decoding.model.roles import Roles, given_roles, json_metadata, names_in, recurrent_path
+from decoding.model.session import Session, full_names
+from decoding.model.starting import make_starter
 from decoding.model.weights import FileWeights
 from decoding.model.windowing import check_any_length, explained, given_window, window_contract
 from decoding.text import make_tokenizer
@@ -32,6 +40,7 @@ from decoding.text import make_tokenizer
 def load(
     model: Source,
     *,
+    encoder: Source | Sequence[Source] | None = None,
     roles: Mapping[str, Any] | None = None,
     tokenizer: Any = None,
     providers: str | Sequence[Any] | None = None,
@@ -43,13 +52,22 @@ def load(
 
     Args:
         model: path of an ONNX file, its bytes, an onnx.ModelProto, or the name of a shipped model ("shakespeare", "tang").
+        encoder: a model, or several run in turn (a CNN, then an RNN; an utterance RNN, then a history RNN), run once for
+            each source: its outputs feed the next encoder's inputs, and the model's contexts and initial states. They are joined as
+            ``roles["encoder"]`` says, else by name, else by shape where only one way fits; `Model.describe()` says how.
+            Default: what stands beside the file of `model`, NAME.encoder.onnx (or NAME.encoder1.onnx, NAME.encoder2.onnx, ...)
+            for NAME.onnx; ``[]`` for none.
         roles: overrides what is inferred: ``{"token": name, "logits": name, "state": {input: output},
             "output": "logits" | "probs" | "logprobs", "batch_axis": {input: axis}, "constant": {input: value},
+            "context": [input], "attention": output, "encoder": {encoder output: input, or None to leave it out},
+            "latent": {input: "normal" | "uniform" | {"distribution": ..., "every": "sequence" | "step"}},
+            "source_mask": {input: context}, "source_length": {input: context},
             "window": W or None for the whole prefix, "pad": "left" | "right"}``.
-            The same JSON may stand in the file's metadata under ``decoding.roles``.
+            The same JSON may stand in the file's metadata under ``decoding.roles``. With several encoders, ``"encoder"`` may
+            be a list with one dict for each.
         tokenizer: a list of token strings, a Hugging Face `tokenizers` or SentencePiece object, or the path of
             one of their files; default: the vocabulary in the file's metadata (``decoding.vocab``).
-        providers: onnxruntime's providers, or "cpu" and "cuda"; default the CPU.
+        providers: onnxruntime's providers, or "cpu" and "cuda"; default the CPU. docs/cuda.md says what a GPU needs and does.
         threads: intra-op threads of onnxruntime; None leaves the choice to it.
         quantize: "int8" turns the weights of LSTM layers, products and embeddings into int8, after the proof, for onnxruntime's
             int8 products; `Model.describe()` says which, which could not be, and how far that moves the logits.
@@ -59,9 +77,12 @@ def load(
         ModelError: the file cannot be used; the message says which input or output, what was expected and what to pass.
         OptionError: an argument is wrong.
     """
-    check_quantize(quantize)
-    graph = Graph.load(_shipped(model))
+    wanted = full_names(providers)
+    check_quantize(quantize, wanted)
+    source = _shipped(model)
+    graph, others = Graph.load(source), [Graph.load(one) for one in _encoders(source, encoder)]
     initializers = graph.initializers
+    roles, encoder_roles = _split_roles(roles or {}, graph, others)
     vocab = json_metadata(graph, "decoding.vocab", None)
     given = given_roles(graph, roles)
     declared = {port.name: port.shape for port in graph.inputs}
@@ -69,10 +90,19 @@ def load(
     rewrite.inline_decided_ifs(graph)
     rewrite.time_major(graph)
     rewrite.fix_sizes_in_weights(graph)
-    plain = _make_plain(graph, find_roles(graph, given), declared)
 
     def start(prepared: Graph) -> Session:
-        return Session(prepared, providers=providers, threads=threads)
+        """What is found out about a graph by running it holds for every provider: the CPU tells it exactly."""
+        return Session(prepared, threads=threads)
+
+    found = roles_or_latents(graph, given)
+    if not isinstance(found, Roles):
+        if others:
+            raise ModelError(
+                f"{graph.name}: a plain generator, which has no contexts or states for the encoder {others[0].name} to feed; load it with encoder=[]"
+            )
+        return Generator(graph, start(graph), found)
+    plain = _make_plain(graph, found, declared)
 
     window = given_window(given, json_metadata(graph, "decoding.pad", None))
     if window is None:
@@ -90,16 +120,48 @@ def load(
     if folded is not None:
         note = "single steps take the product of embedding and input weights from one table"
         contract = replace(contract, notes=(*contract.notes, note))
-    file = FileWeights.find(initializers, quantize is not None, plain.graph, plain.roles, declared)
+    if wanted != full_names("cpu"):
+        session, folded = _elsewhere(session, contract, prepared, folded, wanted)
+    encoders = None
+    if others:
+        stages = [load_encoder(*pair, start) for pair in zip(others, encoder_roles, strict=True)]
+        if wanted != full_names("cpu"):
+            stages = [replace(e, session=Session(e.graph, providers=wanted, threads=threads)) for e in stages]
+        encoders, contract = join(stages, contract, given, graph.name)
     text = make_tokenizer(tokenizer, vocab, contract.logits.vocab_size)
-    return Model(prepared, contract, session, text, file, folded)
+    file = FileWeights.find(
+        initializers, quantize is not None, plain.graph, plain.roles, plain.declared, plain.contexts
+    )
+    return Model(prepared, contract, session, text, file, folded, encoders)
+
+
+# Between the products of a CPU and those of other hardware, which may round their factors to fewer bits.
+_OTHER_HARDWARE = 1e-2
+
+
+def _elsewhere(
+    session: Session, contract: Contract, graph: Graph, folded: Folded | None, wanted: Sequence[Any]
+) -> tuple[Session, Folded | None]:
+    """The sessions on the providers that were asked for.
+
+    Raises:
+        ModelError: they cannot be had there, or give something else than the CPU.
+    """
+    there = Session(graph, providers=wanted, threads=session.threads)
+    if contract.window is None and not same_step(session, there, contract, _OTHER_HARDWARE):
+        raise ModelError(
+            f"{graph.name}: {there.providers[0]} gives other scores than the CPU; pass providers='cpu', and report it to onnxruntime"
+        )
+    if folded is not None:
+        folded = replace(folded, session=Session(folded.graph, providers=wanted, threads=session.threads))
+    return there, folded
 
 
 def _quantized(
     graph: Graph, session: Session, contract: Contract, start: Callable[[Graph], Session], verify: bool
 ) -> tuple[Graph, Session, Contract]:
     """The graph that was proved, with int8 weights; how far that moves its logits is in the notes."""
-    steps = plain_steps(graph, contract)
+    steps = plain_steps(graph, contract, np.dtype(np.float32))
     if verify and steps.done and not same_step(session, start(steps.graph), contract):
         raise ModelError(
             f"{graph.name}: its layers give something else when they are written as plain operators, as int8 needs them; load it without quantize="
@@ -128,12 +190,17 @@ class PlainGraph:
     fills: tuple[Fill, ...]
     exposed: Sequence[StateShape]
 
+    @property
+    def contexts(self) -> set[str]:
+        """The inputs that a state may be computed from."""
+        return {f.name for f in self.fills if f.of_rows and f.kind != "latent"}
+
 
 def _shipped(model: Source) -> Source:
     """A bare name that is no file means a model of decoding/pretrained/."""
     if isinstance(model, str) and not Path(model).exists() and "/" not in model and "." not in model:
         folder = resources.files("decoding") / "pretrained"
-        names = sorted(f.name.removesuffix(".onnx") for f in folder.iterdir() if f.name.endswith(".onnx"))
+        names = sorted(f.name.removesuffix(".onnx") for f in folder.iterdir() if re.fullmatch(r"[^.]+\.onnx", f.name))
         if model not in names:
             raise ModelError(
                 f"{model}: no such file, and no shipped model of that name; shipped are {', '.join(names)}"
@@ -142,12 +209,52 @@ def _shipped(model: Source) -> Source:
     return model
 
 
+def _encoders(model: Source, encoder: Source | Sequence[Source] | None) -> list[Source]:
+    """The encoders that were given, else those that stand beside the model's file."""
+    if isinstance(encoder, list | tuple):
+        return list(encoder)
+    if encoder is not None:
+        return [_shipped(encoder)]  # type: ignore[arg-type]
+    if not isinstance(model, str | Path):
+        return []
+    (one,) = encoder_paths(Path(model), 1)
+    several: list[Source] = []
+    while (path := encoder_paths(Path(model), len(several) + 2)[len(several)]).is_file():
+        several.append(path)
+    return [one] if one.is_file() else several
+
+
+def _split_roles(
+    roles: Mapping[str, Any], decoder: Graph, encoders: Sequence[Graph]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The decoder's roles and each encoder's: those that name an encoder's input go to the encoder that has it."""
+    mine, theirs = dict(roles), [dict(json_metadata(graph, "decoding.roles", {})) for graph in encoders]
+    for graph, given in zip(encoders, theirs, strict=True):
+        if unknown := sorted(set(given) - set(ENCODER_ROLES)):
+            raise OptionError(
+                f"{graph.name}: metadata 'decoding.roles' has the unknown key {unknown[0]!r}; an encoder's are {', '.join(ENCODER_ROLES)}"
+            )
+    own = {p.name for p in decoder.inputs}
+    for key in ENCODER_ROLES:
+        if key not in roles or not names_in(roles[key]):
+            continue
+        for graph, given in zip(encoders, theirs, strict=True):
+            if names := [n for n in names_in(roles[key]) if n in {p.name for p in graph.inputs}]:
+                given[key] = {n: roles[key][n] for n in names} if isinstance(roles[key], Mapping) else names
+        elsewhere = {p.name for graph in encoders for p in graph.inputs} - own
+        left = [n for n in names_in(roles[key]) if n not in elsewhere]
+        if len(left) < len(names_in(roles[key])):
+            mine[key] = {n: roles[key][n] for n in left} if isinstance(roles[key], Mapping) else left
+    return mine, theirs
+
+
 def _make_plain(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> PlainGraph:
     rewrite.spread_constants(graph, declared, roles.token)
+    declared = {**declared, **put_batch_first(graph, roles, declared)}
     ports = {p.name: p for p in graph.inputs}
-    fills = tuple(_make_fill(ports[name], kind) for name, kind in roles.fills.items())
+    fills = tuple(make_fill(ports, roles, name) for name in roles.fills)
     exposed = [_exposed_shape(graph, roles, name, output) for name, output in roles.states.items()]
-    fills = tuple(_for_each_row(fill, declared[fill.name]) for fill in fills)
+    fills = tuple(for_each_row(fill, declared[fill.name]) for fill in fills)
     rewrite.check_nodes_run_forward(graph, recurrent_path(graph, roles.token, roles.logits))
     rewrite.plain_ports(graph, roles)
     for fill in fills:
@@ -155,19 +262,6 @@ def _make_plain(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> Pl
     if not one_row(declared[roles.token]):  # else the original runs with its fixed sizes alone
         free_reshapes(graph, roles, exposed, fills, declared[roles.token])
     return PlainGraph(graph, roles, declared, fills, exposed)
-
-
-def _make_fill(port: Port, kind: FillKind) -> Fill:
-    sizes = tuple(d if isinstance(d, int) else None for d in port.shape[1:]) if kind == "context" and port.shape else ()
-    return Fill(port.name, kind, port.dtype, len(port.shape or (0, 0)), sizes)
-
-
-def _for_each_row(fill: Fill, shape: Shape) -> Fill:
-    """A position that the whole batch shares becomes one for each row [batch, 1], as rows stand at different places.
-
-    Where the graph cannot take that the probe fails, since its states come out in another shape.
-    """
-    return replace(fill, rank=2) if fill.kind == "position" and shape in ((), (1,)) else fill
 
 
 def _stepped(plain: PlainGraph, start: Callable[[Graph], Session], verify: bool) -> tuple[Graph, Session, Contract]:
@@ -225,6 +319,12 @@ def _opened(
         attention=roles.attention,
         notes=tuple(roles.notes),
     )
+    computed = {name: h.initial for (name, _), h, s in zip(names, hidden, starts, strict=True) if s.context}
+    starter = make_starter(plain.graph, plain.fills, layout.token, computed)
+    givers = {
+        name: f"the graph computes it from {s.context}" for (name, _), s in zip(names, starts, strict=True) if s.context
+    }
+    contract = with_padding(session, replace(contract, starter=starter, givers=givers))
     session, contract = _as_logits(graph, roles, session, contract, start)
     if verify and (contract.sequence or hidden):
         contract = _proved(session, contract, plain, start, roles.output or "logits")
@@ -247,7 +347,8 @@ def _windowed(
         raise ModelError(
             f"{graph.name}: it cannot be stepped: {reason}. Nor can it be run on whole prefixes: {error}"
         ) from error
-    return graph, *_as_logits(graph, roles, session, explained(contract, reason), start)
+    contract = with_padding(session, explained(contract, reason))
+    return graph, *_as_logits(graph, roles, session, contract, start)
 
 
 def _as_logits(
@@ -269,7 +370,7 @@ def _startable(plain: PlainGraph, hidden: Sequence[Hidden]) -> tuple[list[Hidden
 
     A Loop may carry single numbers too (a clock, a flag); a state has at least a batch axis.
     """
-    starts = start_values(plain.graph, hidden, plain.declared)
+    starts = start_values(plain.graph, hidden, plain.declared, plain.contexts)
     kept = [(h, s) for h, s in zip(hidden, starts, strict=True) if s.value.ndim]
     return [h for h, _ in kept], [s for _, s in kept]
 
@@ -298,7 +399,7 @@ def _exposed_state(graph: Graph, shape: StateShape, axis: int) -> State:
     sizes = tuple(1 if i == axis else int(size or 0) for i, size in enumerate(shape.sizes))
     start = json_metadata(graph, "decoding.initial", {}).get(shape.input)
     initial = np.zeros(sizes, shape.dtype) if start is None else np.asarray(start, shape.dtype).reshape(sizes)
-    return State(shape.input, shape.output, axis, initial, "an input and an output of the file")
+    return State(shape.input, shape.output, axis, initial, "an input and an output of the file", exposed=True)
 
 
 def _proved(
@@ -308,11 +409,12 @@ def _proved(
     original = plain.graph.copy()
     original.keep_outputs([plain.roles.logits])
     names = {p.name for p in original.inputs}
+    known = {f.name: f for f in contract.fills}
     whole = replace(
         contract,
         logits=replace(contract.logits, name=plain.roles.logits),
         states=tuple(s for s in contract.states if s.input in names),
-        fills=tuple(f for f in plain.fills if f.name in names),
+        fills=tuple(known.get(f.name, f) for f in plain.fills if f.name in names),
     )
     tolerance = proof.tolerance(original, contract.states)
     fixed = contract.token.batch_and_time(plain.declared[contract.token.name])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from decoding.errors import ModelError
 from decoding.model.graph import Graph
+from decoding.model.node import Node
 from decoding.model.ports import STATE_SLOTS, VIEW_OPS, Port, listing
 
 # Operators through which a state is carried over to its next value: c' = f*c + i*g, h' = (1-z)*n + z*h, s' = w*s + k*v.
@@ -36,12 +37,16 @@ def pair_states(graph: Graph, ins: Sequence[Port], outs: Sequence[Port], notes: 
         notes,
     )
     _pair_equal(ins, outs, lambda port: _stem(port.name), "their names", pairs, notes)
-    reach = {a.name: [b for b in outs if _alike(a, b) and b.name in graph.descendants(a.name)] for a in ins}
-    carry = {a.name: [b for b in reach[a.name] if b.name in _carried(graph, a.name)] for a in ins}
+    reach = {
+        a.name: [b for b in outs if _alike(a, b) and b.name in graph.descendants(a.name)]
+        for a in ins
+        if not _varies_twice(a)
+    }
+    carry = {a: [b for b in bs if b.name in _carried(graph, a)] for a, bs in reach.items()}
     _pair_forced(carry, "it is carried over by sums and products", pairs, notes, both_ways=True)
     _pair_forced(reach, "the only way to give each state an output that depends on it", pairs, notes, both_ways=False)
     for a in ins:
-        left = [b for b in reach[a.name] if b.name not in pairs.values()]
+        left = [b for b in reach.get(a.name, ()) if b.name not in pairs.values()]
         if a.name not in pairs and left:
             raise ModelError(
                 f"{graph.name}: ambiguous: the next value of the input {a} could be any of {listing(left)}; pass roles={{'state': {{input: output, ...}}}}"
@@ -112,7 +117,7 @@ def _recurrent_slots(graph: Graph, name: str) -> frozenset[tuple[str, str]]:
             found.update(
                 (node.label, s) for s, (slot, _) in STATE_SLOTS.get(node.op, {}).items() if node.input(slot) == tensor
             )
-            if node.op in VIEW_OPS and tensor in (node.inputs if node.op == "Concat" else node.inputs[:1]):
+            if _is_view(graph, node) and tensor in (node.inputs if node.op == "Concat" else node.inputs[:1]):
                 yield from node.outputs
 
     def backward(tensor: str) -> Iterable[str]:
@@ -120,13 +125,18 @@ def _recurrent_slots(graph: Graph, name: str) -> frozenset[tuple[str, str]]:
         if node is not None:
             shown = STATE_SLOTS.get(node.op, {}).items()
             found.update((node.label, s) for s, (_, slot) in shown if node.outputs[slot : slot + 1] == [tensor])
-            if node.op in VIEW_OPS:
+            if _is_view(graph, node):
                 yield from node.inputs if node.op == "Concat" else node.inputs[:1]
 
     _walk([name], forward)
     if not found:
         _walk([name], backward)
     return frozenset(found)
+
+
+def _is_view(graph: Graph, node: Node) -> bool:
+    """Does a node only re-arrange, or pick a fixed layer, as h[0] does?"""
+    return node.op in VIEW_OPS or (node.op == "Gather" and graph.constant(node.input(1)) is not None)
 
 
 def _walk(start: Iterable[str], following: Callable[[str], Iterable[str]]) -> set[str]:
@@ -142,6 +152,11 @@ def _walk(start: Iterable[str], following: Callable[[str], Iterable[str]]) -> se
 def _stem(name: str) -> str:
     """The name without what says which side of the step it is on: h_in, h_out, new_h and past.h are all h."""
     return re.sub(r"[^a-z0-9]+", "", _SIDE.sub("", name).lower())
+
+
+def _varies_twice(port: Port) -> bool:
+    """Is it as long as something else than the batch, too? Then it is what an encoder gives, and no state."""
+    return len({d for d in port.shape or () if isinstance(d, str)}) > 1
 
 
 def _alike(a: Port, b: Port) -> bool:

@@ -128,13 +128,13 @@ def gives_probabilities(session: Session, contract: Contract) -> bool:
 
 def whole_run(session: Session, contract: Contract, ids: Array) -> Array:
     """Logits [B, T or 1, V] of one run over whole sequences `ids` [B, T], from the initial states."""
-    feeds = {**contract.feeds(ids), **{s.input: s.start(len(ids)) for s in contract.states}}
+    feeds = {**contract.feeds(ids), **contract.first_states(len(ids), contract.probe_contexts(len(ids)))}
     return contract.logits.arrange(session.run(feeds, [contract.logits.name])[0])
 
 
 def stepped_run(session: Session, contract: Contract, ids: Array) -> Array:
     """Logits [B, T, V] of single steps over `ids` [B, T], the states carried from each to the next."""
-    states = {s.input: s.start(len(ids)) for s in contract.states}
+    states = contract.first_states(len(ids), contract.probe_contexts(len(ids)))
     names = [contract.logits.name, *(s.output for s in contract.states)]
     steps = []
     for t in range(ids.shape[1]):
@@ -142,6 +142,23 @@ def stepped_run(session: Session, contract: Contract, ids: Array) -> Array:
         states = {s.input: value for s, value in zip(contract.states, after, strict=True)}
         steps.append(contract.logits.arrange(scores)[:, -1])
     return np.stack(steps, axis=1)
+
+
+def same_step(a: Session, b: Session, contract: Contract, within: float = 1e-4) -> bool:
+    """Do both give the same scores and states, of random ids and states that are not zero, for one row and for several?"""
+    names = [contract.logits.name, *(s.output for s in contract.states)]
+    half = any(s.dtype == np.float16 for s in contract.states)
+    for batch in (1, _BATCH):
+        ids = np.random.default_rng(0).integers(0, contract.logits.vocab_size, (batch, 1))
+        feeds = {**contract.feeds(ids), **{s.input: s.start(batch) + s.dtype.type(0.1) for s in contract.states}}
+        try:
+            pairs = zip(a.run(feeds, names), b.run(feeds, names), strict=True)
+        except ModelError:
+            return False
+        near = {"rtol": 1e-2, "atol": 1e-2} if half else {"rtol": within, "atol": within / 10}
+        if not all(x.shape == y.shape and np.allclose(x, y, equal_nan=True, **near) for x, y in pairs):
+            return False
+    return True
 
 
 def tolerance(graph: Graph, states: Sequence[State]) -> float:

@@ -3,25 +3,26 @@
 A product's weights become int8 with a scale for each output; what it is given becomes uint8 at every run, with a scale for
 each row. The product itself is onnxruntime's (MatMulIntegerToFloat): sums of whole numbers, so a row gets the same bits in
 every batch. onnxruntime's own dynamic quantization has one scale for the whole batch, and one operator for the whole LSTM
-(DynamicQuantizeLSTM) but none for GRU and RNN; here layers are written as plain operators for one token (cells.py), which
+(DynamicQuantizeLSTM) but none for GRU and RNN; here layers are written as plain operators for one token (lowering.py), which
 takes about as long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from decoding.errors import OptionError
-from decoding.model.cells import Writer, read_layer, why_not_plain, write_cell
+from decoding.model.cells import Writer
 from decoding.model.contract import Contract
-from decoding.model.folding import fold_embedding
+from decoding.model.cuda import device_of
 from decoding.model.graph import Graph
+from decoding.model.lowering import Steps, what
 from decoding.model.node import Node
 from decoding.model.ports import Array
-from decoding.model.roles import recurrent_path
 from decoding.model.session import constant_values
 
 # Weights of products keep to 7 bits. Two products of 8 bits overflow the 16 that x86 processors without VNNI sum them in,
@@ -31,7 +32,6 @@ PRODUCT_RANGE, TABLE_RANGE = 63, 127
 _ZERO, _STEP = np.array(128, np.uint8), np.array(1 / 127, np.float32)
 
 _ORT = "com.microsoft"
-_LAYERS = frozenset({"LSTM", "GRU", "RNN"})
 _BODIES = frozenset({"Loop", "Scan", "If"})
 
 
@@ -39,48 +39,12 @@ class _Left(Exception):
     """Why an operator stays in floating point."""
 
 
-def check_quantize(quantize: str | None) -> None:
-    """Raise OptionError for what is not known."""
+def check_quantize(quantize: str | None, providers: Sequence[Any]) -> None:
+    """Raise OptionError for what is not known, and where onnxruntime has no such product."""
     if quantize not in (None, "int8"):
         raise OptionError(f"quantize={quantize!r}: expected 'int8', or None for the weights as they are in the file")
-
-
-@dataclass(frozen=True)
-class Steps:
-    """A graph whose recurrent layers are plain operators for one token; what became of which layer, for describe()."""
-
-    graph: Graph
-    done: tuple[str, ...]
-    left: tuple[str, ...]
-
-
-def plain_steps(graph: Graph, contract: Contract) -> Steps:
-    """A copy with the layers between token and logits written as plain operators, the first fed from a table where it can be."""
-    layers = [node for node in graph.nodes if node.op in _LAYERS]
-    if contract.window is not None:
-        return Steps(graph.copy(), (), tuple(f"{_what(node)} (it runs over windows)" for node in layers))
-    steps = fold_embedding(graph, contract) or graph.copy()
-    for node in recurrent_path(steps, contract.token.name, contract.logits.name):
-        layer = read_layer(steps, node) if node.op in _LAYERS and not why_not_plain(steps, node) else None
-        if layer is not None:
-            write_cell(steps, layer, _from_product(layer.node.input(0), layer.W))
-    steps.keep_outputs([port.name for port in steps.outputs])
-    kept = {_what(node) for node in steps.nodes}
-    done = tuple(what for node in layers if (what := _what(node)) not in kept)
-    left = (
-        f"{_what(node)} ({why_not_plain(graph, node) or 'no float32 weights of one direction'})"
-        for node in layers
-        if _what(node) in kept
-    )
-    return Steps(steps, done, tuple(left))
-
-
-def _from_product(x: str, weights: Array) -> Callable[[Writer, Array], str]:
-    def write_product(write: Writer, bias: Array) -> str:
-        rows = write("Reshape", x, write.constant(np.array([-1, weights.shape[1]])))
-        return write.product(rows, weights, write.constant(bias))
-
-    return write_product
+    if quantize and device_of(providers)[0] != "cpu":
+        raise OptionError("quantize='int8': onnxruntime has its int8 products on the CPU alone; load it without quantize=, or with providers='cpu'")  # fmt: skip
 
 
 def to_int8(graph: Graph, steps: Steps, contract: Contract) -> tuple[Graph, Contract]:
@@ -90,18 +54,18 @@ def to_int8(graph: Graph, steps: Steps, contract: Contract) -> tuple[Graph, Cont
         OptionError: no weights can be; the message lists them with the reasons.
     """
     quantized, done, left = steps.graph.copy(), list(steps.done), list(steps.left)
-    listed = {_what(node) for node in graph.nodes}
+    listed = {what(node) for node in graph.nodes}
     quantized.use_operators(_ORT, 1)
     for node in quantized.nodes:
-        what = _what(node)
+        name = what(node)
         try:
             if node.op in _REWRITES and _is_computed(quantized, node):
                 _REWRITES[node.op](quantized, node)
-                done += [what] if what in listed else []
+                done += [name] if name in listed else []
         except _Left as reason:
-            left.append(f"{what} ({reason})")
+            left.append(f"{name} ({reason})")
         if node.op in _BODIES:
-            left.append(f"{what} (what is inside it)")
+            left.append(f"{name} (what is inside it)")
     if not done:
         raise OptionError(f"quantize='int8': {graph.name} has no weights that can be: {', '.join(left) or 'no recurrent layer, product or embedding'}; "
                           "load it without quantize=")  # fmt: skip
@@ -110,10 +74,6 @@ def to_int8(graph: Graph, steps: Steps, contract: Contract) -> tuple[Graph, Cont
     kept = f"; in floating point: {', '.join(left)}" if left else ""
     note = f"weights in int8: {', '.join(done)}{kept}"
     return quantized, replace(contract, sequence=contract.sequence and not steps.done, notes=(*contract.notes, note))
-
-
-def _what(node: Node) -> str:
-    return f"{node.op} {node.label}"
 
 
 def int8_rows(weights: Array, largest: int) -> tuple[Array, Array]:

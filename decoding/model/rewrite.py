@@ -233,3 +233,13 @@ def _turns_around(graph: Graph, node: Node) -> bool:
     """Does the node put a sequence in reverse order?"""
     steps = graph.constant(node.input(4)) if node.op == "Slice" else None
     return node.op == "ReverseSequence" or (steps is not None and bool((steps < 0).any()))
+
+
+def batch_first(graph: Graph, name: str, axis: int) -> None:
+    """Let an input take its batch as the first axis where the file has it at `axis`."""
+    shape = next(p.shape for p in graph.inputs if p.name == name) or ()
+    order = [axis, *(i for i in range(len(shape)) if i != axis)]
+    _feed_from(graph, name, f"{name}/batch{axis}")
+    perm = [order.index(i) for i in range(len(shape))]
+    graph.add_node("Transpose", [name], f"{name}/batch{axis}", at=0, perm=perm)
+    graph.set_shape(name, [shape[i] for i in order])

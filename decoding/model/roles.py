@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from decoding.errors import ModelError, OptionError
-from decoding.model.contract import FillKind
+from decoding.model.contract import Draw, FillKind
 from decoding.model.graph import Graph
+from decoding.model.latents import LATENT_NAMES, find_latents
+from decoding.model.masks import tell_sources
 from decoding.model.node import Node
 from decoding.model.pairing import pair_states, shown_slots
 from decoding.model.ports import STATE_SLOTS, VIEW_OPS, Port, listing
 
-ROLE_KEYS = ("token", "logits", "state", "output", "batch_axis", "constant", "context", "attention", "window", "pad")
+ROLE_KEYS = ("token", "logits", "state", "output", "batch_axis", "constant", "context", "attention", "window", "pad",
+             "encoder", "latent", "source_mask", "source_length")  # fmt: skip
 _TOKEN_NAMES = re.compile(r"token|input_?ids?|\bids?\b|symbol|char|word", re.I)
 # What exporters put between ids and the embedding they index: negative ids wrapped, ids clipped.
 _INDEX_OPS = {"Where", "Add", "Sub", "Mul", "Mod", "Max", "Min", "Clip"}
@@ -33,8 +36,9 @@ class Roles:
 
     Attributes:
         states: output of each state input.
-        fills: "length", "mask" or "position" for each input that decoding fills by itself, "context" for each that
-            the caller gives.
+        fills: the kind of each input that is neither token nor state.
+        sources: the context that each source_mask and source_length is about.
+        draws: how each latent is drawn.
         attention: output with the weights over the source, None where there is none.
         one_hot: width of the token's one-hot vectors, None where it takes ids.
         output: "logits", "probs" or "logprobs" where that is known.
@@ -49,6 +53,8 @@ class Roles:
     output: str | None = None
     batch_axis: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
+    draws: dict[str, Draw] = field(default_factory=dict)
 
 
 def given_roles(graph: Graph, roles: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -71,6 +77,9 @@ def given_roles(graph: Graph, roles: Mapping[str, Any] | None) -> dict[str, Any]
         ("attention", [merged.get("attention")], outs),
         ("constant", list(merged.get("constant", {})), ins),
         ("context", list(merged.get("context", [])), ins),
+        ("latent", list(merged.get("latent", {})), ins),
+        ("source_mask", names_in(merged.get("source_mask", ())), ins),
+        ("source_length", names_in(merged.get("source_length", ())), ins),
     ):
         for name in names:
             if name is not None and name not in known:
@@ -78,6 +87,11 @@ def given_roles(graph: Graph, roles: Mapping[str, Any] | None) -> dict[str, Any]
     if merged.get("output", "logits") not in ("logits", "probs", "logprobs"):
         raise OptionError(f"roles['output']={merged['output']!r}: expected 'logits', 'probs' or 'logprobs'")
     return merged
+
+
+def names_in(value: Any) -> list[str]:
+    """The inputs that a role names: one, or the keys of a dict."""
+    return [value] if isinstance(value, str) else list(value)
 
 
 def json_metadata(graph: Graph, key: str, default: Any) -> Any:
@@ -111,11 +125,24 @@ def find_roles(graph: Graph, given: Mapping[str, Any]) -> Roles:
         notes.append("states: given by roles")
     else:
         states = pair_states(graph, ins, [p for p in graph.outputs if p.name != given.get("logits")], notes)
-    fills = {p.name: _fill(graph, p, given.get("context", ()), notes) for p in ins if p.name not in states}
+    left = [p for p in ins if p.name not in states]
+    draws = find_latents(graph, given, left, token, notes)
+    fills: dict[str, FillKind] = {p.name: "latent" if p.name in draws else _fill(graph, p, given, notes) for p in left}
+    sources = tell_sources(graph, given, token, fills, notes)
     attention = _find_attention(graph, given, states, notes)
     logits = _find_logits(graph, given, token, {*states.values(), attention}, notes)
     return Roles(
-        token, logits, states, fills, attention, one_hot, given.get("output"), dict(given.get("batch_axis", {})), notes
+        token,
+        logits,
+        states,
+        fills,
+        attention,
+        one_hot,
+        given.get("output"),
+        dict(given.get("batch_axis", {})),
+        notes,
+        sources,
+        draws,
     )
 
 
@@ -132,7 +159,11 @@ def data_ancestors(graph: Graph, name: str) -> set[str]:
 
 def _find_token(graph: Graph, given: Mapping[str, Any], notes: list[str]) -> tuple[str, int | None]:
     """The token's input, and the width of its one-hot vectors if that is what it takes."""
-    ports = [p for p in graph.inputs if p.name not in given.get("state", {})]
+    roles = ("state", "context", "latent", "source_mask", "source_length")
+    taken = {name for role in roles for name in names_in(given.get(role, ()))}
+    ports = [
+        p for p in graph.inputs if p.name not in taken and not (p.dtype.kind == "f" and LATENT_NAMES.search(p.name))
+    ]
     if name := given.get("token"):
         notes.append(f"token is {name}: given by roles")
         port = next(p for p in ports if p.name == name)
@@ -159,7 +190,7 @@ def _find_token(graph: Graph, given: Mapping[str, Any], notes: list[str]) -> tup
         raise ModelError(
             f"{graph.name}: ambiguous: {listing(embedded or integer)} could each be the token; pass roles={{'token': name}}"
         )
-    vectors = [p for p in ports if _one_hot_width(graph, p) is not None]
+    vectors = [p for p in ports if _one_hot_width(graph, p) is not None and not shown_slots(graph, p.name)]
     if len(vectors) == 1:
         width = _one_hot_width(graph, vectors[0])
         notes.append(f"token is {vectors[0].name}: one-hot vectors, as wide as the output ({width})")
@@ -182,6 +213,11 @@ def _one_hot_width(graph: Graph, port: Port) -> int | None:
 
 def _feeds_embedding(graph: Graph, name: str) -> bool:
     """Does the input select rows of a constant table?"""
+    return embedding_rows(graph, name) is not None
+
+
+def embedding_rows(graph: Graph, name: str) -> int | None:
+    """Rows of the constant table that an input selects from (0 where its size is not written down); None where it selects none."""
     todo, seen = [name], set[str]()
     while todo:
         if (tensor := todo.pop()) in seen:
@@ -191,12 +227,12 @@ def _feeds_embedding(graph: Graph, name: str) -> bool:
             if node.op == "Gather" and node.input(1) == tensor:
                 table = graph.constant(_behind_views(graph, node.input(0)))
                 if table is not None and table.ndim >= 2 and table.dtype.kind == "f":
-                    return True
+                    return int(table.shape[node.attribute("axis", 0)])
             elif node.op == "OneHot" and node.input(0) == tensor:
-                return True
+                return 0
             elif node.op in _INDEX_OPS or (node.op in VIEW_OPS and node.input(0) == tensor):
                 todo += node.outputs
-    return False
+    return None
 
 
 def _behind_views(graph: Graph, name: str) -> str:
@@ -205,8 +241,11 @@ def _behind_views(graph: Graph, name: str) -> str:
     return name
 
 
-def _fill(graph: Graph, port: Port, contexts: Sequence[str], notes: list[str]) -> FillKind:
-    """What to fill an input with that is neither token nor state."""
+def _fill(graph: Graph, port: Port, given: Mapping[str, Any], notes: list[str]) -> FillKind:
+    """What to fill an input with that is neither token, state nor latent."""
+    for kind in ("source_mask", "source_length"):
+        if port.name in names_in(given.get(kind, ())):
+            return kind
     lengths = {node.input(4) for node in graph.nodes if node.op in STATE_SLOTS and node.input(4)}
     if any(_behind_views(graph, name) == port.name for name in lengths):
         notes.append(
@@ -222,14 +261,14 @@ def _fill(graph: Graph, port: Port, contexts: Sequence[str], notes: list[str]) -
             }[kind]
             notes.append(f"{port.name} is filled with {what}: its name")
             return kind
-    if port.name in contexts or (port.dtype.kind == "f" and port.shape):
+    if port.name in given.get("context", ()) or (port.dtype.kind == "f" and port.shape):
         notes.append(
             f"{port.name} is a context, given by the caller: neither token nor state nor anything that decoding fills"
         )
         return "context"
     raise ModelError(
         f"{graph.name}: nobody feeds the input {port}: it is no token, and no output has its dtype and shape and depends on it, so it is no recurrent state. "
-        f"Pass roles={{'constant': {{{port.name!r}: value}}}} for a fixed value, roles={{'context': [{port.name!r}]}} for one that decode() is given, or roles={{'state': {{{port.name!r}: output}}}}"
+        f"Pass roles={{'constant': {{{port.name!r}: value}}}} for a fixed value, roles={{'context': [{port.name!r}]}} for one that decode() is given, roles={{'source_length': {port.name!r}}} or roles={{'source_mask': {port.name!r}}} for one that tells where a context ends, or roles={{'state': {{{port.name!r}: output}}}}"
     )
 
 
@@ -272,7 +311,7 @@ def _find_logits(
     if not named and any(_is_layer_output(graph, p) for p in ports):
         raise ModelError(
             f"{graph.name}: it is an encoder: its outputs {listing(ports)} are a recurrent layer's own, none gives logits; "
-            "export the decoder, or pass roles={'logits': name}"
+            "load it beside its decoder, load(decoder, encoder=...), or pass roles={'logits': name}"
         )
     raise ModelError(
         f"{graph.name}: ambiguous: {listing(layers or ports)} could each be the logits; pass roles={{'logits': name}}"

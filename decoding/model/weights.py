@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from decoding.errors import OptionError
-from decoding.model.contract import State
+from decoding.model.contract import Contract
 from decoding.model.graph import Graph
 from decoding.model.hidden import find_hidden, start_values
 from decoding.model.ports import Array, Shape
@@ -28,7 +28,7 @@ class FileWeights:
         initializers: dtype and shape of each, by the name that it has in the file.
         quantized: the prepared graph holds int8 weights in their place.
         starting: those that the initial values of hidden states are computed from,
-            by `load()` from `graph`, `roles` and the `declared` shapes of the inputs.
+            by `load()` from `graph`, `roles`, the `declared` shapes of the inputs and the names of the `contexts`.
     """
 
     initializers: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
@@ -37,6 +37,7 @@ class FileWeights:
     graph: Graph
     roles: Roles
     declared: Mapping[str, Shape]
+    contexts: Set[str]
 
     @classmethod
     def find(
@@ -46,11 +47,12 @@ class FileWeights:
         graph: Graph,
         roles: Roles,
         declared: Mapping[str, Shape],
+        contexts: Set[str],
     ) -> FileWeights:
         """Find out which initializers start a hidden state."""
         tensors = [h.initial for h in find_hidden(graph, roles) if h.initial]
         starting = initializers.keys() & set().union(*(graph.ancestors(tensor) for tensor in tensors))
-        return cls(initializers, quantized, starting, graph, roles, declared)
+        return cls(initializers, quantized, starting, graph, roles, declared, contexts)
 
     def checked(self, name: str, weights: Mapping[str, Any], prepared: Graph) -> dict[str, Array]:
         """The given weights as arrays of their own, each with a place in the prepared graph or in an initial state.
@@ -80,16 +82,19 @@ class FileWeights:
         """The same with these values."""
         return replace(self, graph=self.graph.with_values(values)) if self.starting & values.keys() else self
 
-    def started(self, states: Sequence[State]) -> tuple[State, ...]:
-        """The states with the initial values that follow from the weights."""
+    def started(self, contract: Contract) -> Contract:
+        """The contract with the initial values that follow from the weights."""
         hidden = find_hidden(self.graph, self.roles)
-        starts = start_values(self.graph, hidden, self.declared)
+        starts = start_values(self.graph, hidden, self.declared, self.contexts)
         found = {h.name: (h, start) for h, start in zip(hidden, starts, strict=True)}
-        return tuple(
+        states = tuple(
             replace(state, initial=found[state.input][1].row(state.batch_axis, self.graph, found[state.input][0]))
             if state.input in found
             else state
-            for state in states
+            for state in contract.states
+        )
+        return replace(
+            contract, states=states, starter=None if contract.starter is None else contract.starter.over(self.graph)
         )
 
     def _array(self, name: str, key: str, value: Any) -> Array:

@@ -11,6 +11,7 @@ from decoding import ModelError, OptionError, Sample, decode, load
 from decoding.model import folding, proof
 from tests import build
 from tests.model.test_fixtures import MODELS, fixture, fixtures
+from tests.test_encoder import SYSTEMS
 
 IDS = np.random.default_rng(0).integers(0, 11, (3, 7))
 
@@ -106,6 +107,19 @@ def test_an_initial_state_that_is_learned_is_computed_anew_and_kept():
     both = model.with_weights(starts).with_weights(others)
     assert not np.array_equal(both.contract.states[0].initial, model.contract.states[0].initial)
     assert_same(both, load(rewritten(proto, weights)), IDS % 9)
+
+
+def test_first_states_that_the_graph_computes_from_a_context():
+    proto = onnx.load(SYSTEMS / "caption_start.onnx")
+    weights = changed(proto)
+    model, expected = load(proto).with_weights(weights), load(rewritten(proto, weights))
+    (fill,) = model.contract.starter.fills
+    context = np.random.default_rng(0).standard_normal((2, *fill.sizes)).astype(fill.dtype)
+    options = {"context": {fill.name: context}, "max_new_tokens": 6, "eos_token_id": None, "logprobs": 2}
+    a, b = (decode(m, [[1], [2]], **options) for m in (model, expected))
+    np.testing.assert_array_equal([h.token_logprobs for h in a], [h.token_logprobs for h in b])
+    before = decode(load(proto), [[1], [2]], **options)
+    assert not np.allclose([h.token_logprobs for h in a], [h.token_logprobs for h in before])
 
 
 def test_the_arrays_are_copied():

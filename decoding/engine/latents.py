@@ -1,0 +1,152 @@
+"""Latents: drawn for each sequence by the keyed generator, or given by the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from decoding.engine.job import Prompt
+from decoding.errors import DecodeError, OptionError
+from decoding.model.contract import Fill
+from decoding.model.graph import Array
+from decoding.model.latents import draw, one_value
+
+
+@dataclass
+class Latents:
+    """The latents of all sequences of a job.
+
+    A number depends on the seed, the sequence, the latent's place among the model's latents, and, where it is drawn anew at every
+    step, the position of the token that is fed: not on the batch, and on no draw of a token.
+
+    Attributes:
+        fills: those of the encoders, then those of the decoder; inputs of one name take the same numbers.
+        given: the caller's, one for each sequence (one for each prompt where a search's hypotheses share it).
+    """
+
+    fills: Sequence[Fill]
+    seed: int
+    given: Mapping[str, Sequence[Array]] = field(default_factory=dict)
+    _lengths: dict[int, int] = field(default_factory=dict)
+
+    def rows(self, rows: Iterator[tuple[int, Prompt]], decoder: Sequence[Fill]) -> Iterator[tuple[int, Prompt]]:
+        """Give each row the latents of its sequence, which makes it a prompt of its own.
+
+        Args:
+            decoder: the latents that the decoder takes.
+        """
+        own = {f.name for f in decoder}
+        steps = any(f.draw.every == "step" for f in self.fills)
+        for sequence, prompt in rows:
+            values = {f.name: self._once(f, sequence) for f in self.fills if f.draw.every == "sequence"}
+            context = {name: value for name, value in values.items() if name in own}
+            if steps:
+                self._lengths[sequence] = len(prompt.ids)
+            yield (
+                sequence,
+                replace(
+                    prompt,
+                    index=sequence,
+                    context={**prompt.context, **context},
+                    latents=values,
+                    draws=self if steps else None,
+                ),
+            )
+
+    def steps(self, fills: Sequence[Fill], keys: Array, starts: Array, count: int) -> dict[str, Array]:
+        """Of the latents that are drawn anew at every step, the values of `count` positions from `starts` on.
+
+        Returns:
+            [rows, count, ...] for an input with a time axis; else, where count is 1, [rows, ...].
+        """
+        found = {}
+        for fill in (f for f in fills if f.kind == "latent" and f.draw.every == "step"):
+            values = np.stack([self._at(fill, keys, starts + i) for i in range(count)], axis=1)
+            found[fill.name] = values if fill.timed else values[:, 0]
+        return found
+
+    def of(self, sequence: int, steps: int) -> Array | dict[str, Array]:
+        """The latents of a finished sequence of so many steps, as `latents=` takes them: an array, or a dict of several."""
+        values = {}
+        positions = self._lengths.get(sequence, 1) - 1 + steps
+        for fill in self.fills:
+            if fill.draw.every == "sequence":
+                values[fill.name] = self._once(fill, sequence)
+            else:
+                values[fill.name] = self._at(fill, np.full(positions, sequence), np.arange(positions))
+        return values if len(values) > 1 else next(iter(values.values()))
+
+    def forget(self, sequences: Sequence[int]) -> None:
+        """Drop what was kept for sequences that are finished."""
+        for sequence in sequences:
+            self._lengths.pop(sequence, None)
+
+    def _once(self, fill: Fill, key: int) -> Array:
+        if fill.name in self.given:
+            return self.given[fill.name][key]
+        (value,) = draw(self.fills, fill.name, self.seed, np.array([key]), 0)
+        return np.asarray(value)
+
+    def _at(self, fill: Fill, keys: Array, positions: Array) -> Array:
+        if fill.name not in self.given:
+            return draw(self.fills, fill.name, self.seed, keys, positions)
+        values = [self.given[fill.name][int(key)] for key in keys]
+        for key, value, position in zip(keys, values, positions, strict=True):
+            if position >= len(value):
+                raise DecodeError(
+                    f"sequence {key}: latents[{fill.name!r}] has {len(value)} steps, but there is another; give more, or a smaller max_new_tokens",
+                    row=int(key),
+                    step=int(position),
+                )
+        taken: Array = np.stack([value[position] for value, position in zip(values, positions, strict=True)])
+        return taken
+
+
+def given_latents(fills: Sequence[Fill], latents: Any, prompts: int, outputs: int) -> dict[str, list[Array]]:
+    """The caller's latents, one for each sequence.
+
+    Args:
+        latents: {input: values}, the values alone where there is one latent, or what hypotheses have as `latent`, in a list.
+        outputs: sequences of a prompt that have latents of their own.
+
+    Raises:
+        OptionError: an unknown name, a wrong number of values, a wrong shape.
+    """
+    known = {f.name: f for f in fills}
+    if not isinstance(latents, Mapping):
+        if isinstance(latents, Sequence) and latents and all(isinstance(one, Mapping) for one in latents):
+            latents = {name: [one[name] for one in latents] for name in latents[0]}
+        elif len(known) == 1:
+            latents = {next(iter(known)): latents}
+        else:
+            raise OptionError(
+                f"latents: expected a dict from input names to arrays; the model's latents are {', '.join(known) or 'none'}"
+            )
+    given = {}
+    for name, values in latents.items():
+        if name not in known:
+            raise OptionError(f"latents: the model has no {name!r}; its latents are {', '.join(known) or 'none'}")
+        counts = dict.fromkeys([prompts, prompts * outputs])
+        if not hasattr(values, "__len__") or len(values) not in counts:
+            found = len(values) if hasattr(values, "__len__") else type(values).__name__
+            raise OptionError(
+                f"latents[{name!r}]: found {found} values; expected {' or '.join(map(str, counts))}, one for each prompt or sequence"
+            )
+        own = [_checked(known[name], value, f"latents[{name!r}][{i}]") for i, value in enumerate(values)]
+        given[name] = own if len(own) == prompts * outputs else [value for value in own for _ in range(outputs)]
+    return given
+
+
+def _checked(fill: Fill, value: Any, name: str) -> Array:
+    try:
+        array = np.asarray(value).astype(fill.dtype)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"{name}: expected {fill.dtype} numbers: {error}") from error
+    sizes = one_value(fill)
+    if (array.shape[1:] if fill.draw.every == "step" else array.shape) != sizes:
+        wanted = ", ".join([*(["steps"] if fill.draw.every == "step" else []), *map(str, sizes)])
+        raise OptionError(f"{name} has shape {list(array.shape)}: expected [{wanted}]")
+    return array

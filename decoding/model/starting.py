@@ -1,0 +1,58 @@
+"""First states that a graph computes from a context: the part of the graph that does, run once a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from decoding.model.contract import Fill, Token
+from decoding.model.graph import Graph
+from decoding.model.ports import Array
+from decoding.model.session import Session
+
+
+@dataclass(frozen=True)
+class Starter:
+    """The part of a graph between contexts and the first values of its states.
+
+    Attributes:
+        fills: the contexts that it reads, and what tells their padding.
+        token: the token's input, where the part looks at its shape.
+        states: the tensor that each state starts from.
+    """
+
+    session: Session
+    fills: tuple[Fill, ...]
+    token: Token | None
+    states: Mapping[str, str]
+
+    def over(self, graph: Graph) -> Starter:
+        """The same over another graph: one with other weights."""
+        return replace(self, session=Session(graph.part(self.states.values()), threads=1))
+
+    def run(self, contexts: Mapping[str, Array]) -> dict[str, Array]:
+        """First values by state, for contexts [batch, ...]."""
+        feeds = {f.name: contexts[f.name] for f in self.fills}
+        if self.token is not None:
+            rows = len(next(iter(feeds.values())))
+            feeds[self.token.name] = self.token.arrange(np.zeros((rows, 1), np.int64))
+        tensors = list(dict.fromkeys(self.states.values()))
+        values = dict(zip(tensors, self.session.run(feeds, tensors), strict=True))
+        return {state: values[tensor] for state, tensor in self.states.items()}
+
+
+def make_starter(graph: Graph, fills: Sequence[Fill], token: Token, states: Mapping[str, str]) -> Starter | None:
+    """The starter of the states that a context starts; None where there are none.
+
+    Args:
+        graph: as it was before its states were opened.
+        states: the tensor that each of these states starts from.
+    """
+    if not states:
+        return None
+    part = graph.part(states.values())
+    inputs = {p.name for p in part.inputs}
+    own = tuple(f for f in fills if f.name in inputs)
+    return Starter(Session(part, threads=1), own, token if token.name in inputs else None, states)
