@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import warnings
 
@@ -29,12 +30,20 @@ class LanguageModel(nn.Module):
         return torch.zeros(shape), torch.zeros(shape)
 
 
-def make(hidden: int, layers: int, vocab: int, *, end: int | None = None) -> tuple[LanguageModel, bytes]:
+def make(
+    hidden: int,
+    layers: int,
+    vocab: int,
+    *,
+    end: int | None = None,
+    seed: int = 0,
+    metadata: dict[str, int] | None = None,
+) -> tuple[LanguageModel, bytes]:
     """A network with random weights, and its export with dynamic batch and time.
 
-    `end` is a token that is made to come about once in fifty.
+    `end` is a token that is made to come about once in fifty; `metadata` goes into the file.
     """
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     net = LanguageModel(hidden, layers, vocab).eval()
     if end is not None:
         with torch.no_grad():
@@ -58,4 +67,5 @@ def make(hidden: int, layers: int, vocab: int, *, end: int | None = None) -> tup
     del model.graph.value_info[:]
     for value in (model.graph.input[0], model.graph.output[0]):
         value.type.tensor_type.shape.dim[1].dim_param = "time"
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in (metadata or {}).items()})
     return net, model.SerializeToString()

@@ -3,9 +3,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from decoding.api import TokenEvent, decode, decode_iter, score, stream
+from decoding.api import TokenEvent, decode, decode_iter, rollout, score, stream
 from decoding.choice import mbr, rerank
 from decoding.errors import DecodeError, DecodingError, ModelError, OptionError
+from decoding.model.discriminator import Discriminator
 from decoding.model.loading import load
 from decoding.model.model import Model
 from decoding.processors import (
@@ -34,6 +35,7 @@ __all__ = [
     "DecodeError",
     "Decoded",
     "DecodingError",
+    "Discriminator",
     "ForcedTokens",
     "FrequencyPenalty",
     "Greedy",
@@ -56,6 +58,7 @@ __all__ = [
     "load",
     "mbr",
     "rerank",
+    "rollout",
     "score",
     "stream",
 ]

@@ -1,11 +1,11 @@
-"""decode(), stream(), decode_iter() and score(): check what was asked, hand it to an engine, order what comes back."""
+"""decode(), stream(), decode_iter(), score() and rollout(): check what was asked, hand it to an engine, order what comes back."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -16,20 +16,25 @@ from tqdm import tqdm
 from decoding.engine.context import StepInputs
 from decoding.engine.encoding import alike
 from decoding.engine.job import Finished, Job, Prompt
+from decoding.engine.rollout import Reward, action_values
 from decoding.engine.run import make_source, run, searches_whole_prompts
 from decoding.engine.sampling import SamplingSearch
 from decoding.engine.scoring import score_sequences
 from decoding.errors import OptionError, whole_number
+from decoding.model.discriminator import Discriminator
+from decoding.model.graph import Source as ModelSource
 from decoding.model.loading import load
 from decoding.model.model import Model
 from decoding.options import (
     DEFAULT_BATCH_SIZE,
     FromModel,
     Options,
+    check_completions,
     check_contexts,
     check_names,
     check_workers,
     choose_workers,
+    make_episodes,
     make_job,
     make_prompts,
     temperatures_of,
@@ -264,17 +269,104 @@ def score(
     if sequences is None:
         raise OptionError("sequences is None: there is nothing to score; pass strings or ids")
     rows = DEFAULT_BATCH_SIZE if batch_size is None else whole_number("batch_size", batch_size, 1)
-    bos = [] if model.bos_token_id is None else [model.bos_token_id]
+    bos = np.array([] if model.bos_token_id is None else [model.bos_token_id], np.int64)
     ids = encode_prompts(model, sequences, bos=False, name="sequences")
     given = check_contexts(model, context, None, len(ids))
     job = with_latents(model, make_job(model, Greedy(), seed=seed), latents, len(ids))
     sources = _sources_of(model, prompts, len(ids))
-    whole = make_prompts(Greedy(), [np.array([*bos, *i], np.int64) for i in ids], given, sources=sources)
+    whole = make_prompts(Greedy(), [np.concatenate([bos, i]) for i in ids], given, sources=sources)
     if job.latents is not None:
         whole = [p for _, p in job.latents.rows(enumerate(whole), model.contract.latents)]
     values = score_sequences(model, whole, rows)
-    first = np.array([] if bos else [np.nan], np.float32)
+    first = np.array([] if len(bos) else [np.nan], np.float32)
     return [np.concatenate([first, values[i]]) for i in range(len(ids))]
+
+
+def rollout(
+    model: Model | str | Path,
+    sequences: Prompts,
+    reward: Reward | ModelSource,
+    *,
+    n: int,
+    max_new_tokens: int | None = None,
+    seed: int | None = None,
+    strategy: Strategy = Sample(),  # noqa: B008 - frozen
+    eos_token_id: int | Sequence[int] | FromModel | None = "model",
+    pad_token_id: int | None = None,
+    prompts: Sources = None,
+    context: Context = None,
+    latents: Latents = None,
+    processors: Sequence[Processor] = (),
+    batch_size: int | None = None,
+    workers: int | None = None,
+) -> npt.NDArray[np.float64]:
+    """Monte-Carlo action values of sequences: how good their continuations turn out after each of their tokens.
+
+    As in SeqGAN (Yu et al. 2017, equation 4): entry t of a row is the mean reward of `n` completions that the model samples after
+    token t; the last entry is the reward of the sequence itself. The state after each prefix is computed once for all
+    sequences, and the completions of all positions share one batch, which is refilled as they finish.
+
+    Args:
+        model: what `load()` gave, or what it takes: the roll-out policy.
+        sequences: strings or ids, in any form that `decode()` takes as prompts. The first token comes after the model's
+            BOS, if it has one, as in `score()`. A sequence ends with its first EOS (which `decode()` leaves out of `tokens`);
+            what stands behind that is padding.
+        reward: a function from ids int64 [N, width] to N rewards, called with at most 128 rows at a time; or a
+            discriminator in an ONNX file, as a `Discriminator` or as what that takes.
+        n: completions of each prefix.
+        max_new_tokens: longest completion, EOS included; default as far as the longest sequence goes.
+        seed: as in `decode()`; the draws are others than those of `decode()` with the same seed. The values do not depend on
+            `batch_size` or `workers`.
+        strategy: how completions are drawn: `Sample(...)`, `TopN(n)`, or `Greedy()` with n=1.
+        eos_token_id: as in `decode()`.
+        pad_token_id: fills the rows that the reward sees behind their EOS; default the model's, else its first EOS, else 0.
+        prompts: with an encoder, the source of each sequence, or one for all of them.
+        context, latents: as in `decode()`, one entry for each sequence; latents that are not given are drawn by `seed`.
+        processors: as in `decode()`; of a completion, its prefix counts as the prompt.
+        batch_size: completions that run together, in each worker; default at most 128.
+        workers: threads with a batch each; default from the sizes of job and batch.
+
+    Returns:
+        float64 [B, T], T the length of the longest sequence (of a 2-D array: its width). From the end of a shorter sequence
+        on, the entries are the reward of the sequence itself: mask them where a loss sums over tokens. The reward's rows
+        are T wide, or T - 1 + max_new_tokens where that is more.
+
+    Raises:
+        OptionError: an argument is wrong, or the reward gives something else than a number for each row.
+        ModelError: the model or the discriminator cannot be loaded or run.
+        DecodeError: logits are NaN or leave no token to choose.
+    """
+    model = _loaded(model)
+    if sequences is None:
+        raise OptionError("sequences is None: there is nothing to complete; pass strings or ids")
+    ids = encode_prompts(model, sequences, bos=False, name="sequences")
+    completions = check_completions(strategy, n)
+    job = make_job(
+        model,
+        strategy,
+        max_new_tokens=max(2, *map(len, ids)) - 1 if max_new_tokens is None else max_new_tokens,
+        eos_token_id=eos_token_id,
+        num_return_sequences=completions,
+        seed=seed,
+        processors=processors,
+        batch_size=batch_size,
+    )
+    given = check_contexts(model, context, None, len(ids))
+    whole = make_prompts(strategy, ids, given, sources=_sources_of(model, prompts, len(ids)))
+    whole = _with_latents_of_a_sequence(model, job, whole, latents)
+    episodes = make_episodes(model, job, whole, max_new_tokens is None, pad_token_id)
+    workers = choose_workers(model, job, workers, episodes.length * len(ids))
+    return action_values(model, job, episodes, reward if callable(reward) else Discriminator(reward), workers)
+
+
+def _with_latents_of_a_sequence(model: Model, job: Job, prompts: list[Prompt], latents: Latents) -> list[Prompt]:
+    """The sequences with the latents that all their completions share."""
+    if any(f.draw.every == "step" for f in model.latents):
+        raise OptionError(
+            f"rollout: {model.name} draws latents at every step, and those of the given sequences are not known; decode() goes on from prompts"
+        )
+    own = with_latents(model, replace(job, outputs=1), latents, len(prompts)).latents
+    return prompts if own is None else [p for _, p in own.rows(enumerate(prompts), model.contract.latents)]
 
 
 def _sources_of(model: Model, prompts: Sources, count: int) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from decoding.engine.context import StepInputs, check_context, check_state
 from decoding.engine.job import Job, Prompt
 from decoding.engine.latents import Latents, given_latents
+from decoding.engine.rollout import Episodes
 from decoding.engine.run import searches_whole_prompts
 from decoding.errors import OptionError, whole_number
 from decoding.model.graph import Array
@@ -245,6 +246,42 @@ def with_teacher(model: Model, job: Job, teacher: Any, ratio: Any, prompts: int)
         raise OptionError(f"teacher: found {found}; expected one id sequence for each of the {prompts} prompts")
     ids = [checked_ids(model, t, f"teacher[{i}]") for i, t in enumerate(teacher)]
     return replace(job, teacher_ratio=float(ratio)), ids
+
+
+def check_completions(strategy: Strategy, n: Any) -> int:
+    """How many completions of a prefix the strategy is asked for.
+
+    Raises:
+        OptionError: `n` is no such number, or the strategy does not draw so many one by one.
+    """
+    count = whole_number("n", n, 1)
+    if isinstance(strategy, Beam) or (isinstance(strategy, Sample) and not strategy.replacement):
+        raise OptionError(f"strategy={strategy!r}: completions are drawn one by one; use Sample() or TopN()")
+    if isinstance(strategy, Greedy) and count > 1:
+        raise OptionError(f"n={count}: Greedy() has one completion of a prefix; pass n=1, or use Sample()")
+    return count
+
+
+def make_episodes(model: Model, job: Job, prompts: Sequence[Prompt], as_long: bool, pad_token_id: Any) -> Episodes:
+    """Sequences to complete: each up to its first EOS, behind the model's BOS.
+
+    Args:
+        prompts: the whole sequences.
+        as_long: completions go as far as the longest sequence.
+
+    Raises:
+        OptionError: `pad_token_id` is no whole number.
+    """
+    bos = np.array([] if model.bos_token_id is None else [model.bos_token_id], np.int64)
+    ends = [np.flatnonzero(np.isin(p.ids, job.eos))[:1] for p in prompts]
+    whole = [p.ids if not len(end) else p.ids[: end[0] + 1] for p, end in zip(prompts, ends, strict=True)]
+    cut = [replace(p, ids=np.concatenate([bos, ids])) for p, ids in zip(prompts, whole, strict=True)]
+    if pad_token_id is None:
+        pad_token_id = next((i for i in (model.pad_token_id, *job.eos) if i is not None), 0)
+    elif isinstance(pad_token_id, bool) or not isinstance(pad_token_id, int | np.integer):
+        raise OptionError(f"pad_token_id={pad_token_id!r}: expected a whole number")
+    longest = None if as_long else job.max_new_tokens
+    return Episodes(cut, len(bos), max(len(p.ids) for p in prompts), longest, int(pad_token_id))
 
 
 def choose_workers(model: Model, job: Job, workers: int | None, prompts: int) -> int:

@@ -45,6 +45,8 @@ def _each(model: Model, prompts: Any, bos: bool, first: int, name: str) -> list[
         raise OptionError(
             f"{name}: an array of shape {list(prompts.shape)}; expected one sequence of ids [T] or several [B, T]"
         )
+    if isinstance(prompts, np.ndarray) and prompts.ndim == 2 and _all_ids(model, prompts):
+        return list(prompts.astype(np.int64))
     if len(prompts) == 0:
         raise OptionError(
             f"{name} is empty: there is nothing to do; give at least one (for prompts, None starts from BOS)"
@@ -58,6 +60,12 @@ def _each(model: Model, prompts: Any, bos: bool, first: int, name: str) -> list[
     if isinstance(prompts[0], int | np.integer | float):
         return [checked_ids(model, prompts, name)]
     return [checked_ids(model, p, f"{name}[{i}]") for i, p in enumerate(prompts, first)]
+
+
+def _all_ids(model: Model, array: npt.NDArray[Any]) -> bool:
+    """Are these ids, each within the vocabulary? If not, the row that is wrong is to be named."""
+    whole = array.size > 0 and array.dtype.kind in "iu"
+    return whole and bool(array.min() >= 0 and array.max() < model.vocab_size)
 
 
 def _from_text(model: Model, text: str, bos: bool) -> Ids:

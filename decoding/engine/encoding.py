@@ -41,12 +41,16 @@ def encoded(model: Model, prompts: Sequence[Prompt]) -> list[Prompt]:
     Raises:
         OptionError: a source gives a context of a size that the decoder does not take.
     """
-    if model.encoders is None or not prompts:
+    todo = [p for p in prompts if p.source or p.latents]  # the prefixes of a rollout bring along what was encoded
+    if model.encoders is None or not todo:
         return list(prompts)
     fills = {f.name: f for f in (*model.contract.contexts, *model.contract.row_fills)}
-    results = model.encoders.run([{**p.source, **p.latents} for p in prompts])
+    results = dict(
+        zip((p.index for p in todo), model.encoders.run([{**p.source, **p.latents} for p in todo]), strict=True)
+    )
     found = []
-    for prompt, given in zip(prompts, results, strict=True):
+    for prompt in prompts:
+        given = results.get(prompt.index, {})
         context = {name: _checked(fills[name], value, prompt.index) for name, value in given.items() if name in fills}
         states = {name: value for name, value in given.items() if name not in fills}
         found.append(replace(prompt, context={**prompt.context, **context}, states={**states, **prompt.states}))

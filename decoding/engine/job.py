@@ -27,8 +27,10 @@ class Prompt:
         teacher: int64 ids to feed at random instead of the choices; empty without a teacher.
         context: the model's contexts for this prompt, without a batch axis.
         states: what the states start from, without a batch axis, where that is not the model's own initial value.
+        read: how many of the ids these states come after; the rest is read.
         source: what the encoders read, see `decoding.sources`.
         latents: values of the model's latents that are drawn once a sequence; `draws` has those of every step.
+        max_new_tokens: longest output, where it is shorter than the job's.
         index: which prompt it is; where each sequence has latents of its own, which sequence.
     """
 
@@ -41,6 +43,8 @@ class Prompt:
     source: Mapping[str, Any] = field(default_factory=dict)
     latents: Mapping[str, Array] = field(default_factory=dict)
     draws: Latents | None = None
+    read: int = 0
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class Finished:
         top: ids and log-probabilities [length, k] of the best tokens at each step, where asked for.
         teacher: log-probabilities of the teacher's tokens, where there is one.
         attention: weights [tokens, source], where asked for.
+        eos: the id that ended a sampled row, where one did.
     """
 
     sequence: int
@@ -100,6 +105,7 @@ class Finished:
     top: tuple[Array, Array] | None = None
     teacher: Array | None = None
     attention: Array | None = None
+    eos: int | None = None
 
 
 @dataclass(frozen=True)

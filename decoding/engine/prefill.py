@@ -62,7 +62,7 @@ class Prefill:
         known = np.array([prompt.index == index for _, prompt in rows])
         last = np.array([len(prompt.ids) - 1 for _, prompt in rows])
         reads_nothing = not self._model.contract.states
-        read = np.where(known | reads_nothing, last, 0)
+        read = np.where(known | reads_nothing, last, [prompt.read for _, prompt in rows])
         for which in (known, ~known):
             if which.any():
                 own = [prompt for (_, prompt), mine in zip(rows, which, strict=True) if mine]

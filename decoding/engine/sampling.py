@@ -95,11 +95,11 @@ class SamplingSearch:
         """Give the finished rows; put waiting sequences in their places, or shrink the batch."""
         done = self._sampler.finished(self._batch.size)
         for place in done:
-            sequence, tokens, logprobs, logprob, reason, top, teacher, weights = self._sampler.take(place)
+            sequence, tokens, logprobs, logprob, reason, top, teacher, weights, eos = self._sampler.take(place)
             outputs = self._job.outputs
             if weights is not None and self._batch.attention is not None:
                 weights = weights[:, : self._batch.context.source_length(place, self._batch.attention.shape[1])]
-            yield Finished(sequence, tokens, logprobs, logprob, reason, logprob, outputs, top, teacher, weights)
+            yield Finished(sequence, tokens, logprobs, logprob, reason, logprob, outputs, top, teacher, weights, eos)
         rows = self._source.take(len(done))
         if rows:
             self._admit(done[: len(rows)], rows)
@@ -126,6 +126,7 @@ class SamplingSearch:
                 [p.temperature for p in prompts],
                 [p.ids for p in prompts],
                 [p.teacher for p in prompts],
+                [p.max_new_tokens for p in prompts],
             )
 
     def _stop_at_texts(self) -> int:

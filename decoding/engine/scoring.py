@@ -19,21 +19,21 @@ from decoding.processors import History
 
 # Logits of one run over whole sequences, in floats (64 MiB): longer ones are read in pieces.
 _LOGITS = 1 << 24
+# Logits of one step, in floats (1 MiB), from which on nothing is gained by reading several tokens in a run: they leave the
+# cache before they are scored (bench/test_rollout.py).
+_LARGE_STEP = 1 << 18
 
 
 def score_sequences(model: Model, sequences: Sequence[Prompt], batch_size: int) -> dict[int, Array]:
     """float32 log-probability of every token but the first of each sequence, given those before it, by its index."""
     scores: dict[int, Array] = {}
-    by_runs = (
-        model.contract.sequence
-        and model.contract.window is None
-        and model.contract.logits.layout != "BV"
-        and not model.contract.draws_alone
-    )
+    c = model.contract
+    takes_runs = c.sequence and c.window is None and c.logits.layout != "BV" and not c.draws_alone
     for group in alike(model.contract, sequences, len(sequences)):
         order = sorted(group, key=lambda p: -len(p.ids))
         for start in range(0, len(order), batch_size):
             own = encoded(model, order[start : start + batch_size])
+            by_runs = takes_runs and (model.on_device or len(own) * c.logits.vocab_size < _LARGE_STEP)
             values = _by_runs(model, own) if by_runs else _by_steps(model, own)
             scores |= {p.index: value for p, value in zip(own, values, strict=True)}
     return scores
@@ -74,25 +74,46 @@ def _by_runs(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
 
 
 def _by_steps(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
-    """Scores of sequences of descending length, a token at a time."""
-    sequences = [p.ids for p in prompts]
-    batch = make_batch(model, len(sequences))
-    batch.size = len(sequences)
-    places, starts = np.arange(batch.size), cast(Any, batch.start(prompts))
-    batch.put(places, starts, places, prompts, np.zeros_like(places))
-    scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
-    for t in range(len(sequences[0]) - 1):
-        live = sum(len(s) - 1 > t for s in sequences)
-        if live < batch.size:
-            batch.keep(np.arange(live))
-        batch.context.refresh(_nothing, live)
+    """Scores of sequences of descending length, a token at a time.
+
+    A row of the batch is a beginning that one or several sequences have: it is read once.
+    """
+    lengths = np.array([len(p.ids) for p in prompts])
+    ids = np.zeros((len(prompts), lengths[0]), np.int64)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[: len(prompt.ids)] = prompt.ids
+    c, one = model.contract, prompts[0]
+    # Sequences with contexts, latents or first states of their own have no beginning in common.
+    own = c.contexts or c.row_fills or one.states or one.draws
+    apart = np.arange(len(prompts)) if own else np.zeros(len(prompts), np.int64)
+    first, row = _distinct(apart, ids[:, 0])
+    batch = make_batch(model, len(prompts))
+    batch.size = len(first)
+    places, firsts = np.arange(batch.size), [prompts[i] for i in first]
+    batch.put(places, cast(Any, batch.start(firsts)), places, firsts, np.zeros_like(places))
+    scores = np.zeros((len(prompts), lengths[0] - 1), np.float32)
+    for t in range(lengths[0] - 1):
+        batch.context.refresh(_nothing, batch.size)
         batch.step()
-        after = np.array([s[t + 1] for s in sequences[:live]])
-        values = kernels.token_logprobs(batch.logits[:live], after)
-        for row in range(live):
-            scores[row][t] = values[row]
-        batch.tokens[:live] = after
-    return scores
+        live, going_on = int((lengths > t + 1).sum()), int((lengths > t + 2).sum())
+        first, after = _distinct(row[:live], ids[:live, t + 1])
+        parents, tokens = row[first], ids[first, t + 1]
+        branching = not np.array_equal(parents, np.arange(batch.size))
+        logits = batch.logits[parents] if branching else batch.logits[: batch.size]
+        scores[:live, t] = kernels.token_logprobs(logits, tokens)[after]
+        row = after[:going_on]
+        count = int(row.max(initial=-1)) + 1
+        if branching or count < batch.size:
+            batch.keep(parents[:count])
+        batch.tokens[:count] = tokens[:count]
+    return [values[: n - 1] for values, n in zip(scores, lengths, strict=True)]
+
+
+def _distinct(group: Array, token: Array) -> tuple[Array, Array]:
+    """The pairs (group, token) numbered by first appearance: where each appears first, and the number of each row's."""
+    _, first, number = np.unique(group * (token.max() + 1) + token, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return first[order], np.argsort(order)[number]
 
 
 def _nothing() -> History:

@@ -14,6 +14,7 @@ class RowSampler:
     status: npt.NDArray[np.uint8]
     sequences: npt.NDArray[np.uint64]
     lengths: _Ids
+    limits: _Ids
     temperature: _Floats
     prompts: list[_Ids]
     teachers: list[_Ids]
@@ -43,6 +44,7 @@ class RowSampler:
         temperature: Sequence[float],
         prompts: Sequence[_Ids],
         teachers: Sequence[_Ids],
+        longest: Sequence[int | None],
     ) -> None: ...
     def advance(self, size: int) -> int: ...
     def draws(self) -> npt.NDArray[np.float64]: ...
@@ -55,6 +57,6 @@ class RowSampler:
     def take(
         self, place: int
     ) -> tuple[
-        int, _Ids, _Floats, float, FinishReason, tuple[_Ids, _Floats] | None, _Floats | None, _Floats | None
+        int, _Ids, _Floats, float, FinishReason, tuple[_Ids, _Floats] | None, _Floats | None, _Floats | None, int | None
     ]: ...
     def keep(self, places: _Ids) -> None: ...

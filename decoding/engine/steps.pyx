@@ -49,7 +49,7 @@ cdef class RowSampler:
         top_logprobs: how many of the best log-probabilities to record at each step.
     """
 
-    cdef readonly object status, sequences, lengths, temperature, prompts, teachers
+    cdef readonly object status, sequences, lengths, limits, temperature, prompts, teachers
     cdef object _buffers, _lines_array, _history_array, _history_logprobs_array, _logits_array, _edited
     cdef object _processors, _eos, _attention, _top_ids, _top_values, _teacher_logprobs
     cdef dec_rows _logits
@@ -66,6 +66,7 @@ cdef class RowSampler:
     cdef uint8_t *_status
     cdef uint64_t *_sequences
     cdef int64_t *_lengths
+    cdef int64_t *_limits
     cdef int64_t *_lines
     cdef float *_temperature
     cdef int64_t *_tokens
@@ -82,6 +83,7 @@ cdef class RowSampler:
         self.status = np.zeros(capacity, np.uint8)
         self.sequences = np.zeros(capacity, np.uint64)
         self.lengths = np.zeros(capacity, np.int64)
+        self.limits = np.full(capacity, max_new_tokens, np.int64)
         self.temperature = np.ones(capacity, np.float32)
         self.prompts = [None] * capacity
         self.teachers = [None] * capacity
@@ -126,6 +128,7 @@ cdef class RowSampler:
         self._status = <uint8_t *> address(self.status)
         self._sequences = <uint64_t *> address(self.sequences)
         self._lengths = <int64_t *> address(self.lengths)
+        self._limits = <int64_t *> address(self.limits)
         self._temperature = <float *> address(self.temperature)
         self._lines = <int64_t *> address(self._lines_array)
         self._logprobs = <float *> address(logprobs)
@@ -134,12 +137,13 @@ cdef class RowSampler:
         self._history_logprobs = <float *> address(self._history_logprobs_array)
         self._scratch = <void *> ((<size_t> address(scratch) + 63) & ~<size_t> 63)
 
-    def admit(self, places, sequences, temperature, prompts, teachers):
-        """Start new sequences at these places; one of each argument for each."""
+    def admit(self, places, sequences, temperature, prompts, teachers, longest):
+        """Start new sequences at these places; one of each argument for each. A longest output may be None."""
         self.status[places] = RUNNING
         self.sequences[places] = sequences
         self.lengths[places] = 0
         self.temperature[places] = temperature
+        self.limits[places] = [self._max_new if limit is None else min(limit, self._max_new) for limit in longest]
         for place, prompt, teacher in zip(places, prompts, teachers):
             self.prompts[place], self.teachers[place] = prompt, teacher
 
@@ -225,13 +229,14 @@ cdef class RowSampler:
 
         Returns:
             (sequence, tokens without EOS, log-probabilities, their sum, reason, top log-probabilities, teacher's
-            log-probabilities, attention [tokens, source]); the last three are None unless asked for.
+            log-probabilities, attention [tokens, source], EOS); the three before the last are None unless asked for.
         """
         cdef int64_t i, first
         cdef double total = 0.0
         line, length, status = self._lines_array[place], self.lengths[place], int(self.status[place])
         self.status[place] = IDLE
         tokens = self._history_array[line, : length - (status == BY_EOS)].copy()
+        eos = int(self._history_array[line, length - 1]) if status == BY_EOS else None
         top = None
         if self._top:
             top = self._top_ids[line, :length].copy(), self._top_values[line, :length].copy()
@@ -241,12 +246,12 @@ cdef class RowSampler:
             total += self._history_logprobs[i]
         logprobs = self._history_logprobs_array[line, :length].copy()
         attention = None if self._attention is None else self._attention[line, : len(tokens)].copy()
-        return int(self.sequences[place]), tokens, logprobs, total, REASONS[status], top, teacher, attention
+        return int(self.sequences[place]), tokens, logprobs, total, REASONS[status], top, teacher, attention, eos
 
     def keep(self, places):
         """Move the rows at `places` to the front, in that order; the others are forgotten."""
         size = len(places)
-        for array in (self.status, self.sequences, self.lengths, self.temperature):
+        for array in (self.status, self.sequences, self.lengths, self.limits, self.temperature):
             array[:size] = array[places]
         for rows in (self.prompts, self.teachers):
             rows[:size] = [rows[place] for place in places]
@@ -363,7 +368,7 @@ cdef class RowSampler:
             if self._is_eos[self._tokens[row]]:
                 self._status[row] = BY_EOS
                 finished += 1
-            elif self._lengths[row] == self._max_new:
+            elif self._lengths[row] == self._limits[row]:
                 self._status[row] = BY_LENGTH
                 finished += 1
         return finished

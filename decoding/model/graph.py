@@ -22,7 +22,7 @@ from decoding.model.damage import check_text, sort_nodes
 from decoding.model.node import Node
 from decoding.model.ports import Array as Array  # the type of the arrays that a graph gives and takes
 from decoding.model.ports import Port
-from decoding.model.protobuf import read_port, rename, retain
+from decoding.model.protobuf import DTYPES, read_port, rename, retain
 from decoding.model.reading import cut_weights
 
 Source = str | Path | bytes | onnx.ModelProto
@@ -292,6 +292,23 @@ class Graph:
         proto = onnx.ModelProto()
         proto.CopyFrom(self._model)
         return Graph(proto, self.name, self._weights)
+
+    @property
+    def initializers(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+        """Dtype and shape of every initializer; of dtype object where the element type is none of NumPy's."""
+        return {
+            name: (np.dtype(DTYPES.get(tensor.data_type, object)), tuple(tensor.dims))
+            for name, tensor in self._constants.items()
+        }
+
+    def with_values(self, values: Mapping[str, Array]) -> Graph:
+        """A copy in which these initializers, those of them that it has, hold other values of the same shape."""
+        copy = self.copy()
+        own = {name: value for name, value in values.items() if name in self._constants}
+        for name in own.keys() - self._weights.keys():
+            copy._constants[name].CopyFrom(numpy_helper.from_array(own[name], name))
+        copy._weights = {name: own.get(name, value) for name, value in self._weights.items()}
+        return copy
 
     def skeleton(self) -> tuple[bytes, dict[str, Array]]:
         """The model as bytes without its large weights, and those."""

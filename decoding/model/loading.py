@@ -32,6 +32,7 @@ from decoding.model.quantize import check_quantize, to_int8
 from decoding.model.roles import Roles, given_roles, json_metadata, names_in, recurrent_path
 from decoding.model.session import Session, full_names
 from decoding.model.starting import make_starter
+from decoding.model.weights import FileWeights
 from decoding.model.windowing import check_any_length, explained, given_window, window_contract
 from decoding.text import make_tokenizer
 
@@ -80,6 +81,7 @@ def load(
     check_quantize(quantize, wanted)
     source = _shipped(model)
     graph, others = Graph.load(source), [Graph.load(one) for one in _encoders(source, encoder)]
+    initializers = graph.initializers
     roles, encoder_roles = _split_roles(roles or {}, graph, others)
     vocab = json_metadata(graph, "decoding.vocab", None)
     given = given_roles(graph, roles)
@@ -87,6 +89,7 @@ def load(
     rewrite.fix_constants(graph, given.get("constant", {}))
     rewrite.inline_decided_ifs(graph)
     rewrite.time_major(graph)
+    rewrite.fix_sizes_in_weights(graph)
 
     def start(prepared: Graph) -> Session:
         """What is found out about a graph by running it holds for every provider: the CPU tells it exactly."""
@@ -126,7 +129,10 @@ def load(
             stages = [replace(e, session=Session(e.graph, providers=wanted, threads=threads)) for e in stages]
         encoders, contract = join(stages, contract, given, graph.name)
     text = make_tokenizer(tokenizer, vocab, contract.logits.vocab_size)
-    return Model(prepared, contract, session, text, folded, encoders)
+    file = FileWeights.find(
+        initializers, quantize is not None, plain.graph, plain.roles, plain.declared, plain.contexts
+    )
+    return Model(prepared, contract, session, text, file, folded, encoders)
 
 
 # Between the products of a CPU and those of other hardware, which may round their factors to fewer bits.
@@ -183,6 +189,11 @@ class PlainGraph:
     declared: Mapping[str, Shape]
     fills: tuple[Fill, ...]
     exposed: Sequence[StateShape]
+
+    @property
+    def contexts(self) -> set[str]:
+        """The inputs that a state may be computed from."""
+        return {f.name for f in self.fills if f.of_rows and f.kind != "latent"}
 
 
 def _shipped(model: Source) -> Source:
@@ -359,8 +370,7 @@ def _startable(plain: PlainGraph, hidden: Sequence[Hidden]) -> tuple[list[Hidden
 
     A Loop may carry single numbers too (a clock, a flag); a state has at least a batch axis.
     """
-    contexts = {f.name for f in plain.fills if f.of_rows and f.kind != "latent"}
-    starts = start_values(plain.graph, hidden, plain.declared, contexts)
+    starts = start_values(plain.graph, hidden, plain.declared, plain.contexts)
     kept = [(h, s) for h, s in zip(hidden, starts, strict=True) if s.value.ndim]
     return [h for h, _ in kept], [s for _, s in kept]
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 
 from decoding.errors import ModelError
 from decoding.model.contract import Contract, Fill
 from decoding.model.device import DeviceStep, Reduction, can_reduce, device_graph, start_device_step, step_feeds
 from decoding.model.encoders import Encoders
-from decoding.model.folding import Folded
+from decoding.model.folding import Folded, fold_embedding
 from decoding.model.graph import Graph
 from decoding.model.lowering import left_to_the_cpu, plain_steps
 from decoding.model.ports import Array
@@ -23,6 +24,7 @@ from decoding.model.proof import same_step
 from decoding.model.roles import json_metadata
 from decoding.model.running import checked_inputs, count_rows, feeds_of
 from decoding.model.session import NodeRun, Session
+from decoding.model.weights import FileWeights
 from decoding.text import Tokenizer
 
 
@@ -45,12 +47,14 @@ class Model:
         contract: Contract,
         session: Session,
         tokenizer: Tokenizer | None,
+        file: FileWeights,
         folded: Folded | None = None,
         encoders: Encoders | None = None,
     ) -> None:
         self._graph = graph
         self.encoders = encoders
         self._folded = folded
+        self._file = file
         self.step_session = session if folded is None else folded.session
         self.contract = contract
         self.session = session
@@ -76,7 +80,9 @@ class Model:
                 folded = self._folded
                 if folded is not None:
                     folded = replace(folded, session=Session(folded.graph, providers=self.session.wanted, threads=1))
-                self._alone = Model(self._graph, self.contract, session, self.tokenizer, folded, self.encoders)
+                self._alone = Model(
+                    self._graph, self.contract, session, self.tokenizer, self._file, folded, self.encoders
+                )
         return self._alone
 
     @property
@@ -153,6 +159,39 @@ class Model:
     def providers(self) -> list[str]:
         """The onnxruntime providers that the session runs on."""
         return self.session.providers
+
+    def with_weights(self, weights: Mapping[str, npt.ArrayLike]) -> Model:
+        """The same model with other values for some of its weights, without reading and proving the file again.
+
+        For a model that is trained while it is decoded: a network of a few hundred thousand weights takes a few
+        milliseconds. What comes back equals `load()` of the file with these weights; `self` stays as it is. Encoders
+        keep theirs.
+
+        Args:
+            weights: arrays by the names that the file gives the initializers of its main graph, each of its initializer's shape and
+                dtype; they are copied. Weights that are not named stay as they are. (Torch's dynamo exporter keeps the
+                parameters' own names with ``torch.onnx.export(..., dynamo=True, optimize=False)``.)
+
+        Raises:
+            OptionError: the file has no such initializer, an array does not fit it, or nothing that is run reads it.
+            ModelError: onnxruntime cannot run the graph with them.
+        """
+        values = self._file.checked(self.name, weights, self._graph)
+        graph = self._graph.with_values(values)
+        file = self._file.changed(values)
+        contract = self.contract
+        if file is not self._file:
+            contract = file.started(contract)
+        folded = None if self._folded is None else fold_embedding(graph, contract)
+        return Model(
+            graph,
+            contract,
+            self._start(graph),
+            self.tokenizer,
+            file,
+            None if folded is None else Folded(folded, self._start(folded)),
+            self.encoders,
+        )
 
     def describe(self) -> str:
         """Name, special ids and the contract, as a table that a person can read."""

@@ -10,7 +10,7 @@ import numpy as np
 from decoding.model.ports import Port
 
 # Numbers of ONNX's TensorProto.DataType that NumPy has a dtype of its own for.
-_DTYPES = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool",
+DTYPES = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool",
            10: "float16", 11: "float64", 12: "uint32", 13: "uint64"}  # fmt: skip
 # Numbers of AttributeProto.AttributeType: the field that holds the value.
 _FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "strings", 9: "tensors", 10: "graphs"}
@@ -19,7 +19,7 @@ _FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "s
 def read_port(value: Any) -> Port:
     """A ValueInfoProto as a Port; of dtype object where the element type is none of NumPy's."""
     tensor = value.type.tensor_type
-    dtype = np.dtype(_DTYPES.get(tensor.elem_type, object))
+    dtype = np.dtype(DTYPES.get(tensor.elem_type, object))
     if not tensor.HasField("shape"):
         return Port(value.name, dtype, None)
     dims = ((d.dim_value if d.HasField("dim_value") else d.dim_param or None) for d in tensor.shape.dim)

@@ -10,7 +10,7 @@ import numpy as np
 from decoding.errors import ModelError, OptionError
 from decoding.model.graph import Graph
 from decoding.model.node import Node
-from decoding.model.ports import STATE_SLOTS, VIEW_OPS, Shape
+from decoding.model.ports import STATE_SLOTS, VIEW_OPS, Array, Shape
 from decoding.model.roles import Roles, data_ancestors
 from decoding.model.session import Session
 
@@ -72,17 +72,42 @@ def _decided(graph: Graph, condition: str) -> bool | None:
     """The condition's value where constants, or shapes that agree for all sizes, decide it; else None."""
     if data_ancestors(graph, condition) & {p.name for p in graph.inputs}:
         return None
-    part = graph.part([condition])
-    values = set()
+    values = {bool(value) for (value,) in _for_sizes(graph, [condition])}
+    return values.pop() if len(values) == 1 else None
+
+
+def _for_sizes(graph: Graph, tensors: list[str]) -> list[list[Array]]:
+    """These tensors where every free size of the inputs is 1, 2 and 3; nothing where that part of the file does not run so."""
+    part = graph.part(tensors)
+    found = []
     try:
         session = Session(part, threads=1)
         for size in (1, 2, 3):
             sizes = {p.name: [d if isinstance(d, int) else size for d in p.shape or ()] for p in part.inputs}
             feeds = {p.name: np.zeros(sizes[p.name], p.dtype) for p in part.inputs}
-            values.add(bool(session.run(feeds, [condition])[0]))
-    except ModelError:  # that part of the file does not take such sizes
-        return None
-    return values.pop() if len(values) == 1 else None
+            found.append(session.run(feeds, tensors))
+    except ModelError:
+        return []
+    return found
+
+
+def fix_sizes_in_weights(graph: Graph) -> None:
+    """Make constants of the sizes by which the graph re-arranges the weights of its layers.
+
+    Torch's dynamo exporter without its optimizer cuts them by the size of the initial zeros: onnxruntime would do that again
+    at every step, 100 microseconds for one LSTM.
+    """
+    inputs = {p.name for p in graph.inputs}
+    weights = [name for node in graph.nodes if node.op in STATE_SLOTS for name in node.inputs[1:4] if name]
+    tensors = [
+        name
+        for name in sorted(set().union(*(graph.ancestors(name) for name in weights)) - inputs)
+        if inputs & graph.ancestors(name) and not inputs & data_ancestors(graph, name)
+    ]
+    for name, *values in zip(tensors, *_for_sizes(graph, tensors) if tensors else [], strict=False):
+        if values[0].dtype.kind == "i" and all(np.array_equal(values[0], value) for value in values):
+            fixed = graph.add_initializer(f"{name}/fixed", values[0])
+            _feed_from(graph, name, fixed)
 
 
 def time_major(graph: Graph) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,10 @@ class Starter:
     fills: tuple[Fill, ...]
     token: Token | None
     states: Mapping[str, str]
+
+    def over(self, graph: Graph) -> Starter:
+        """The same over another graph: one with other weights."""
+        return replace(self, session=Session(graph.part(self.states.values()), threads=1))
 
     def run(self, contexts: Mapping[str, Array]) -> dict[str, Array]:
         """First values by state, for contexts [batch, ...]."""

@@ -13,6 +13,7 @@ from decoding.model import proof
 from tests import build
 
 CELLS = ["LSTM", "GRU", "RNN"]
+IDS = np.random.default_rng(0).integers(0, 11, (3, 20))
 
 
 def stepped(model, ids):
@@ -360,3 +361,37 @@ def test_messages_of_onnxruntime_name_no_place_in_its_source():
     with pytest.raises(ModelError, match="IR version") as refused:
         load(proto)
     assert ".cc" not in str(refused.value)
+
+
+def test_weights_cut_by_the_size_of_the_initial_zeros_are_cut_once():
+    """As torch's dynamo exporter writes them without its optimizer; onnxruntime would cut them at every step."""
+    proto = build.recurrent("LSTM", hidden=8)
+    whole = build.whole_run(proto, IDS)
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    wide = np.pad(numpy_helper.to_array(tensors["W0"]), [(0, 0), (0, 0), (0, 3)])
+    tensors["W0"].CopyFrom(numpy_helper.from_array(wide, "W0_wide"))
+    sizes = {"one": 1, "eight": 8, "first": 0, "third": 2}
+    proto.graph.initializer.extend(numpy_helper.from_array(np.array([v]), k) for k, v in sizes.items())
+    proto.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), "nought"))
+    nodes = [
+        helper.make_node("Shape", ["tokens"], ["shape"]),
+        helper.make_node("Gather", ["shape", "first"], ["rows"]),
+        helper.make_node("Concat", ["one", "rows", "eight"], ["sizes"], axis=0),
+        helper.make_node("Expand", ["nought", "sizes"], ["zeros"]),
+        helper.make_node("Shape", ["zeros"], ["measured"]),
+        helper.make_node("Gather", ["measured", "third"], ["width"]),
+        helper.make_node("Slice", ["W0_wide", "first", "width", "third"], ["W0"]),
+    ]
+    for place, node in enumerate(nodes):
+        proto.graph.node.insert(place, node)
+    layer = next(node for node in proto.graph.node if node.op_type == "LSTM")
+    del layer.input[5:]
+    layer.input.extend(["zeros", "zeros"])
+    np.testing.assert_array_equal(build.whole_run(proto, IDS), whole)
+    model = load(proto)
+    np.testing.assert_allclose(stepped(model, IDS), whole, atol=1e-5)
+    assert model._graph.part(["W0"]).inputs == []
+    changed = np.where(wide, wide + 0.25, 0).astype(np.float32)
+    other = model.with_weights({"W0_wide": changed})
+    tensors["W0"].CopyFrom(numpy_helper.from_array(changed, "W0_wide"))
+    np.testing.assert_allclose(stepped(other, IDS), build.whole_run(proto, IDS), atol=1e-5)
