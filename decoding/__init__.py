@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from decoding.api import TokenEvent, decode, decode_iter, rollout, score, stream
+from decoding.api import decode, decode_iter, rollout, score, stream
 from decoding.choice import mbr, rerank
 from decoding.errors import DecodeError, DecodingError, ModelError, OptionError
 from decoding.model.discriminator import Discriminator
@@ -21,7 +21,7 @@ from decoding.processors import (
     RepetitionPenalty,
     SuppressTokens,
 )
-from decoding.results import Decoded, Hypothesis
+from decoding.results import Decoded, Hypothesis, TokenEvent
 from decoding.strategies import Beam, Greedy, Sample, TopN
 
 if TYPE_CHECKING:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
+from decoding.collecting import by_prompt, with_bar
 from decoding.engine.context import StepInputs
 from decoding.engine.encoding import alike
-from decoding.engine.job import Finished, Job, Prompt
+from decoding.engine.job import Job, Prompt
 from decoding.engine.rollout import Reward, action_values
-from decoding.engine.run import make_source, run, searches_whole_prompts
+from decoding.engine.run import make_source, run
 from decoding.engine.sampling import SamplingSearch
 from decoding.engine.scoring import score_sequences
 from decoding.errors import OptionError, whole_number
@@ -43,7 +42,7 @@ from decoding.options import (
 )
 from decoding.processors import Processor
 from decoding.prompts import encode_prompts
-from decoding.results import Decoded, FinishReason, Hypothesis
+from decoding.results import Decoded, Hypothesis, TokenEvent
 from decoding.sources import encode_sources, read_prompts
 from decoding.strategies import Beam, Greedy, Sample, Strategy
 
@@ -54,27 +53,6 @@ Context = (
     Mapping[str, npt.ArrayLike | Sequence[npt.NDArray[Any]]] | npt.NDArray[Any] | Sequence[npt.NDArray[Any]] | None
 )
 Latents = Mapping[str, npt.ArrayLike | Sequence[npt.NDArray[Any]]] | npt.ArrayLike | Sequence[Any] | None
-
-
-@dataclass(frozen=True)
-class TokenEvent:
-    """One token of one running sequence, as it is made.
-
-    Attributes:
-        prompt_index: which prompt it continues.
-        output_index: which of the prompt's outputs it belongs to.
-        token: the id; EOS is an event too.
-        text: the token as text; empty for EOS, None without a tokenizer.
-        logprob: the model's own log-probability of the token.
-        finish_reason: why the sequence ended with this token, None while it goes on.
-    """
-
-    prompt_index: int
-    output_index: int
-    token: int
-    text: str | None
-    logprob: float
-    finish_reason: FinishReason | None
 
 
 def decode(
@@ -171,7 +149,7 @@ def decode(
     job, taught = with_teacher(model, job, teacher, teacher_ratio, len(ids))
     rows = make_prompts(strategy, ids, given, taught, sources)
     finished = run(model, job, rows, choose_workers(model, job, workers, len(ids)))
-    groups = _by_prompt(model, job, _with_bar(finished, len(ids) * job.outputs) if progress else finished)
+    groups = by_prompt(model, job, with_bar(finished, len(ids) * job.outputs) if progress else finished)
     return Decoded([h for group in sorted(groups, key=lambda g: g[0].prompt_index) for h in group])
 
 
@@ -235,7 +213,7 @@ def decode_iter(
             yield Prompt(index, ids, temperature, none, source=source)
 
     finished = run(model, job, read(), check_workers(model, workers))
-    return itertools.chain.from_iterable(_by_prompt(model, job, finished))
+    return itertools.chain.from_iterable(by_prompt(model, job, finished))
 
 
 def score(
@@ -389,57 +367,6 @@ def _loaded(model: Model | str | Path) -> Model:
     loaded = model if isinstance(model, Model) else load(model)
     _ = loaded.contract  # a plain generator has none, and says what to call instead
     return loaded
-
-
-def _by_prompt(model: Model, job: Job, finished: Iterable[Finished]) -> Iterator[list[Hypothesis]]:
-    """The hypotheses of each prompt, best first, as soon as all of them are finished."""
-    waiting: dict[int, list[Finished]] = {}
-    for one in finished:
-        prompt = one.sequence // job.outputs
-        group = waiting.setdefault(prompt, [])
-        group.append(one)
-        if len(group) == one.siblings:
-            del waiting[prompt]
-            ranked = sorted(group, key=lambda f: (-f.score, f.sequence))
-            yield [_hypothesis(model, job, prompt, rank, f) for rank, f in enumerate(ranked)]
-            if job.latents is not None:
-                job.latents.forget([_latent_key(job, prompt, f) for f in group])
-
-
-def _latent_key(job: Job, prompt: int, f: Finished) -> int:
-    """Whose latents a finished sequence has: its own, or its prompt's where one search finds all outputs."""
-    return prompt if searches_whole_prompts(job) else f.sequence
-
-
-def _hypothesis(model: Model, job: Job, prompt: int, rank: int, f: Finished) -> Hypothesis:
-    latent = None
-    if job.latents is not None:
-        latent = job.latents.of(_latent_key(job, prompt, f), len(f.logprobs))
-    return Hypothesis(
-        prompt,
-        rank,
-        f.logprob,
-        f.score,
-        f.reason,
-        f.logprobs,
-        f.tokens,
-        model.tokenizer,
-        top_logprobs=f.top,
-        teacher_logprobs=f.teacher,
-        attention=f.attention,
-        latent=latent,
-    )
-
-
-def _with_bar(finished: Iterator[Finished], total: int) -> Iterator[Finished]:
-    """The same sequences, behind a progress bar."""
-    tokens, start = 0, time.monotonic()
-    with tqdm(total=total, unit="seq") as bar:
-        for one in finished:
-            tokens += len(one.logprobs)
-            bar.set_postfix_str(f"{tokens / max(time.monotonic() - start, 1e-9):.0f} tokens/s", refresh=False)
-            bar.update()
-            yield one
 
 
 def _token_events(model: Model, job: Job, prompts: list[Prompt]) -> Iterator[TokenEvent]:

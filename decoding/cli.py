@@ -15,11 +15,11 @@ from typing import Any, cast
 import numpy as np
 
 import decoding
-from decoding.api import TokenEvent, decode, score, stream
+from decoding.api import decode, score, stream
 from decoding.errors import DecodingError, OptionError
 from decoding.model.loading import load
 from decoding.model.model import Model
-from decoding.results import Decoded
+from decoding.results import Decoded, TokenEvent
 from decoding.sources import source_tokens
 from decoding.strategies import Beam, Greedy, Sample, Strategy
 from decoding.text import token_texts

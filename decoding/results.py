@@ -16,6 +16,27 @@ from decoding.text import Tokenizer, token_texts
 FinishReason = Literal["eos", "stop", "length"]
 
 
+@dataclass(frozen=True)
+class TokenEvent:
+    """One token of one running sequence, as it is made.
+
+    Attributes:
+        prompt_index: which prompt it continues.
+        output_index: which of the prompt's outputs it belongs to.
+        token: the id; EOS is an event too.
+        text: the token as text; empty for EOS, None without a tokenizer.
+        logprob: the model's own log-probability of the token.
+        finish_reason: why the sequence ended with this token, None while it goes on.
+    """
+
+    prompt_index: int
+    output_index: int
+    token: int
+    text: str | None
+    logprob: float
+    finish_reason: FinishReason | None
+
+
 @dataclass(frozen=True, eq=False)
 class Hypothesis:
     """One finished output sequence.

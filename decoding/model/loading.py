@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +13,7 @@ from decoding.errors import ModelError, OptionError
 from decoding.model import proof, rewrite
 from decoding.model.contract import Contract, Fill, State, Window
 from decoding.model.encoder import ENCODER_ROLES, load_encoder
+from decoding.model.files import encoder_files, shipped
 from decoding.model.fills import for_each_row, make_fill, put_batch_first
 from decoding.model.folding import Folded, folded_step
 from decoding.model.freeing import free_reshapes, one_row, step_loops
@@ -24,7 +22,7 @@ from decoding.model.graph import Graph, Source
 from decoding.model.hidden import Hidden, Start, find_hidden, hidden_states, open_states, start_values
 from decoding.model.joining import join
 from decoding.model.lowering import plain_steps
-from decoding.model.model import Model, encoder_paths
+from decoding.model.model import Model
 from decoding.model.padding import with_padding
 from decoding.model.ports import Shape
 from decoding.model.proof import NotSteppable, StateShape, same_step
@@ -79,8 +77,8 @@ def load(
     """
     wanted = full_names(providers)
     check_quantize(quantize, wanted)
-    source = _shipped(model)
-    graph, others = Graph.load(source), [Graph.load(one) for one in _encoders(source, encoder)]
+    source = shipped(model)
+    graph, others = Graph.load(source), [Graph.load(one) for one in encoder_files(source, encoder)]
     initializers = graph.initializers
     roles, encoder_roles = _split_roles(roles or {}, graph, others)
     vocab = json_metadata(graph, "decoding.vocab", None)
@@ -194,34 +192,6 @@ class PlainGraph:
     def contexts(self) -> set[str]:
         """The inputs that a state may be computed from."""
         return {f.name for f in self.fills if f.of_rows and f.kind != "latent"}
-
-
-def _shipped(model: Source) -> Source:
-    """A bare name that is no file means a model of decoding/pretrained/."""
-    if isinstance(model, str) and not Path(model).exists() and "/" not in model and "." not in model:
-        folder = resources.files("decoding") / "pretrained"
-        names = sorted(f.name.removesuffix(".onnx") for f in folder.iterdir() if re.fullmatch(r"[^.]+\.onnx", f.name))
-        if model not in names:
-            raise ModelError(
-                f"{model}: no such file, and no shipped model of that name; shipped are {', '.join(names)}"
-            )
-        return str(folder / f"{model}.onnx")
-    return model
-
-
-def _encoders(model: Source, encoder: Source | Sequence[Source] | None) -> list[Source]:
-    """The encoders that were given, else those that stand beside the model's file."""
-    if isinstance(encoder, list | tuple):
-        return list(encoder)
-    if encoder is not None:
-        return [_shipped(encoder)]  # type: ignore[arg-type]
-    if not isinstance(model, str | Path):
-        return []
-    (one,) = encoder_paths(Path(model), 1)
-    several: list[Source] = []
-    while (path := encoder_paths(Path(model), len(several) + 2)[len(several)]).is_file():
-        several.append(path)
-    return [one] if one.is_file() else several
 
 
 def _split_roles(

@@ -16,6 +16,7 @@ from decoding.errors import ModelError
 from decoding.model.contract import Contract, Fill
 from decoding.model.device import DeviceStep, Reduction, can_reduce, device_graph, start_device_step, step_feeds
 from decoding.model.encoders import Encoders
+from decoding.model.files import encoder_paths
 from decoding.model.folding import Folded, fold_embedding
 from decoding.model.graph import Graph
 from decoding.model.lowering import left_to_the_cpu, plain_steps
@@ -291,12 +292,6 @@ class Model:
         if self.encoders is not None:
             roles["encoder"] = self.encoders.roles()
         return roles
-
-
-def encoder_paths(path: Path, count: int) -> list[Path]:
-    """Where the encoders of the model at `path` stand: NAME.encoder.onnx, or NAME.encoder1.onnx and so on."""
-    numbers = [""] if count == 1 else [str(k + 1) for k in range(count)]
-    return [path.with_name(f"{path.name.removesuffix('.onnx')}.encoder{number}.onnx") for number in numbers]
 
 
 def _number(graph: Graph, key: str, low: int, end: int) -> int | None:

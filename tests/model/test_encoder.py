@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from decoding import Greedy, ModelError, OptionError, decode, load
-from decoding.model import loading
+from decoding.model import files
 from tests.build import model as make_model
 from tests.build import recurrent
 from tests.seq2seq import AdditiveModel
@@ -107,7 +107,7 @@ def test_a_shipped_model_brings_its_encoder(tmp_path, monkeypatch):
     (tmp_path / "pretrained").mkdir()
     onnx.save(ADDITIVE.decoder(), tmp_path / "pretrained" / "small.onnx")
     onnx.save(ADDITIVE.encoder(), tmp_path / "pretrained" / "small.encoder.onnx")
-    monkeypatch.setattr(loading.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(files.resources, "files", lambda package: tmp_path)
     assert load("small").encoders is not None
     with pytest.raises(ModelError, match=r"shipped are small$"):
         load("other")
