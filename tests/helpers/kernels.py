@@ -47,7 +47,7 @@ def assert_kept(row, **options):
     for nudge in (0.0, -1e-5, 1e-5):
         near = {name: value * (1 + nudge) if isinstance(value, float) else value for name, value in options.items()}
         possible.append(reference.filtered(row.astype(np.float64), **near))
-        if np.array_equal(found > 0, possible[-1] > 1e-37):
+        if np.array_equal(found > 1e-37, possible[-1] > 1e-37):  # both sides of float32's smallest normal numbers
             np.testing.assert_allclose(found, possible[-1], rtol=1e-4, atol=1e-9)
             return
     raise AssertionError(f"kept {np.flatnonzero(found)}, not {[np.flatnonzero(p) for p in possible]}")
