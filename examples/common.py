@@ -11,6 +11,8 @@ import onnx
 import torch
 from torch import nn
 
+torch.set_num_threads(1)  # networks as small as these are slower with two threads, and much slower beside other work
+
 
 def fit(network: nn.Module, loss_of_batch: Callable[[], torch.Tensor], steps: int, learning_rate: float = 3e-3) -> None:
     """Adam over `steps` batches with a cosine learning rate and clipped gradients; prints the loss five times."""
