@@ -63,7 +63,7 @@ def decode(
     max_new_tokens: int | None = None,
     min_new_tokens: int = 0,
     eos_token_id: int | Sequence[int] | FromModel | None = "model",
-    stop: str | Sequence[str | Sequence[int]] = (),
+    stop: str | Sequence[str | int | Sequence[int]] = (),
     num_return_sequences: int = 1,
     seed: int | None = None,
     prefix: Prompts = None,
@@ -93,7 +93,8 @@ def decode(
         max_new_tokens: longest output, EOS included; default the model's own, else 256.
         min_new_tokens: no EOS before so many new tokens.
         eos_token_id: id that ends a sequence, or several; None never stops at a token; default the model's.
-        stop: strings or id sequences that end an output, also across tokens; they stay in it.
+        stop: strings or id sequences that end an output, also across tokens; they stay in it. An id alone is a sequence
+            of one: ``[3, 9]`` stops at either, ``[[3, 9]]`` at one behind the other.
         num_return_sequences: outputs for each prompt.
         seed: key of the random draws, 0 to 2**64 - 1; None takes one from the operating system. A token depends only on the
             seed, the sequence's place (prompt index * num_return_sequences + output index), its step and the logits:

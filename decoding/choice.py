@@ -38,6 +38,10 @@ def rerank(hypotheses: Decoded | list[Hypothesis], reward: Reward) -> Decoded | 
         OptionError: the reward gives something else than one number for each, or NaN.
     """
     batch = _batch(hypotheses)
+    if not callable(reward):
+        raise OptionError(
+            f"reward: {type(reward).__name__} is no function of a Decoded that gives a number for each output"
+        )
     values = _numbers("reward", reward(batch), batch) if len(batch) else np.zeros(0)
     return _ordered(hypotheses, batch, values)
 
@@ -131,7 +135,8 @@ def _numbers(name: str, given: Any, batch: Decoded) -> Values:
         raise OptionError(f"{name} gave {type(given).__name__}: expected a number for each hypothesis") from error
     if values.shape != (len(batch),):
         raise OptionError(
-            f"{name} gave an array of shape {list(values.shape)}: expected [{len(batch)}], a number for each hypothesis"
+            f"{name} gave an array of shape {list(values.shape)}: expected [{len(batch)}], a number for each hypothesis; it is "
+            "called once, with all of them as a Decoded, whose padded(fill) is the array of their ids"
         )
     if np.isnan(values).any():
         h = batch[int(np.isnan(values).argmax())]

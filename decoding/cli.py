@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, cast
 
 import numpy as np
@@ -175,6 +176,11 @@ def _write(figure: Any, file: str) -> None:
 
 
 def _strategy(args: argparse.Namespace) -> Strategy:
+    searches = "--greedy" if args.greedy else "--num-beams" if args.num_beams is not None else None
+    if searches and (args.top_k or args.top_p < 1):
+        raise OptionError(
+            f"{searches}: it does not sample, so there is nothing for --top-k and --top-p to do; leave them out"
+        )
     if args.num_beams is not None:
         return Beam(num_beams=args.num_beams)
     return Greedy() if args.greedy else Sample(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
@@ -185,7 +191,7 @@ def _continued(model: Model, args: argparse.Namespace) -> str:
     return args.prompt or "" if model.encoders is None else ""
 
 
-def _prompt(model: Model, prompt: str | None) -> str | list[int] | None:
+def _prompt(model: Model, prompt: str | None, name: str = "PROMPT") -> str | list[int] | None:
     """The prompt as decode() takes it: without a vocabulary it is ids."""
     if model.encoders is not None:
         if prompt is None:
@@ -200,7 +206,7 @@ def _prompt(model: Model, prompt: str | None) -> str | list[int] | None:
         return [int(word) for word in prompt.split()]
     except ValueError as error:
         raise OptionError(
-            f"PROMPT {prompt!r}: {model.name} has no vocabulary; give ids split by spaces, such as '3 17 4'"
+            f"{name} {shorten(prompt, 40)!r}: {model.name} has no vocabulary; give ids split by spaces, such as '3 17 4'"
         ) from error
 
 
@@ -214,12 +220,16 @@ def _pieces(events: Iterator[TokenEvent]) -> Iterator[str]:
 
 def _score(args: argparse.Namespace) -> None:
     model = load(args.model)
+    if model.encoders is not None:
+        raise OptionError(
+            f"{model.name} has an encoder, whose sources `decoding score` cannot be given; in Python: score(model, sequences, prompts=sources)"
+        )
     try:
         text = sys.stdin.read() if args.file == "-" else Path(args.file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"FILE {args.file}: cannot be read: {error}; give a text file in UTF-8") from error
     texts = [line for line in text.splitlines() if line] if args.lines else [text]
-    sequences = {text: ids for text in texts if (ids := _prompt(model, text))}
+    sequences = {text: ids for text in texts if (ids := _prompt(model, text, "FILE"))}
     texts = [text for text in texts if text in sequences]
     plot = None if args.plot is None else _plot_to(args.plot)
     total, count = 0.0, 0

@@ -44,7 +44,7 @@ class Options(TypedDict, total=False):
     max_new_tokens: int | None
     min_new_tokens: int
     eos_token_id: int | Sequence[int] | FromModel | None
-    stop: str | Sequence[str | Sequence[int]]
+    stop: str | Sequence[str | int | Sequence[int]]
     num_return_sequences: int
     seed: int | None
     processors: Sequence[Processor]
@@ -61,7 +61,7 @@ def make_job(
     max_new_tokens: int | None = None,
     min_new_tokens: int = 0,
     eos_token_id: int | Sequence[int] | FromModel | None = "model",
-    stop: str | Sequence[str | Sequence[int]] = (),
+    stop: str | Sequence[str | int | Sequence[int]] = (),
     num_return_sequences: int = 1,
     seed: int | None = None,
     processors: Sequence[Processor] = (),

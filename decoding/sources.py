@@ -34,7 +34,13 @@ def encode_sources(model: Model, prompts: Any, *, first: int = 0, single: bool =
         return [{}]
     given = prompts if isinstance(prompts, Mapping) else {_only(model, encoders, prompts): prompts}
     if unknown := sorted(set(given) - set(inputs)):
-        raise OptionError(f"prompts: the encoder has no input {unknown[0]!r}; it has {_shown(inputs)}")
+        filled = any(unknown[0] in {f.name for f in stage.fills} for stage in encoders)
+        what = (
+            f"{unknown[0]!r} is filled by decoding; leave it out"
+            if filled
+            else f"the encoder has no input {unknown[0]!r}"
+        )
+        raise OptionError(f"prompts: {what}; what is to be given is {_shown(inputs)}")
     if missing := sorted(set(inputs) - set(given)):
         raise OptionError(f"prompts: the encoder needs {missing[0]!r} too; pass a dict with {_shown(inputs)}")
     columns = {}

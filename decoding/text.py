@@ -38,7 +38,8 @@ class Vocabulary:
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)", re.S)
 
     def __repr__(self) -> str:
-        return f"vocabulary of {len(self.tokens)} tokens"
+        named = sum(map(bool, self.tokens))
+        return f"vocabulary of {named} tokens" + (f" for {len(self.tokens)} ids" if named < len(self.tokens) else "")
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text.
@@ -50,7 +51,7 @@ class Vocabulary:
         while position < len(text):
             match = self._pattern.match(text, position)
             if match is None:
-                raise OptionError(f"the prompt {_shorten(text)!r} has {text[position]!r} at position {position}, which is not in the model's "
+                raise OptionError(f"the text {_shorten(text)!r} has {text[position]!r} at position {position}, which is not in the model's "
                                   f"vocabulary of {len(self.tokens)} tokens; leave it out or replace it")  # fmt: skip
             ids.append(self._ids[match.group()])
             position = match.end()

@@ -153,6 +153,8 @@ def test_inspect_prints_the_contract(capsys):
     ("args", "message"),
     [
         (["inspect", "nowhere.onnx"], "nowhere.onnx: no such file"),
+        (["generate", "shakespeare", "A", "--greedy", "--top-k", "3"], "--greedy: it does not sample"),
+        (["score", "dates", "README.md"], "has an encoder, whose sources `decoding score` cannot be given"),
         (["generate", "shakespeare", "ß"], "'ß' at position 0"),
         (["generate", "shakespeare", "a", "--temperature", "0"], "use Greedy()"),
         (["generate", "shakespeare"], "has no BOS"),

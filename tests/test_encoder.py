@@ -322,8 +322,12 @@ def test_a_conversation_is_a_list_of_turns():
         (("text",), r"prompts: .* has no vocabulary, so a text cannot be read"),
         ((3,), r"prompts: int, nested 0 deep: expected a string, ids, or a list of sources"),
         (([[[1, 2]]],), r"prompts: list, nested 3 deep"),
-        (({"src": [[1]]},), r"prompts: the encoder has no input 'src'; it has source int64\[batch, any\]"),
+        (
+            ({"src": [[1]]},),
+            r"prompts: the encoder has no input 'src'; what is to be given is source int64\[batch, any\]",
+        ),
         (({},), r"prompts: the encoder needs 'source' too"),
+        (({"source": [[1]], "lengths": [1]},), r"prompts: 'lengths' is filled by decoding; leave it out"),
     ],
 )
 def test_wrong_sources(arguments, message):

@@ -224,6 +224,7 @@ def test_an_encoder_may_take_a_latent():
     ("latents", "message"),
     [
         (np.zeros((3, Z)), r"latents\['z'\]: found 3 values; expected 4, one for each prompt or sequence"),
+        (np.full((4, 3), np.nan), r"latents\['z'\]\[0\] holds NaN or infinite values"),
         (np.zeros((4, 2)), r"latents\['z'\]\[0\] has shape \[2\]: expected \[3\]"),
         ({"y": np.zeros((4, Z))}, r"latents: the model has no 'y'; its latents are z"),
         ([["a"] * Z] * 4, r"latents\['z'\]\[0\]: expected float32 numbers"),

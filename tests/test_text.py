@@ -96,3 +96,8 @@ def test_the_space_before_a_word_is_kept():
     tokenizers = pytest.importorskip("tokenizers", reason="the text extra is not installed")
     inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"to": 0, "be": 1, "?": 2}, unk_token="?"))
     assert token_texts(make_tokenizer(inner, None, 3), [0, 1, 0]) == ["to", " be", " to"]
+
+
+def test_a_list_for_fewer_ids_than_the_model_has_says_so():
+    assert repr(make_tokenizer(["a", "b"], None, 5)) == "vocabulary of 2 tokens for 5 ids"
+    assert repr(make_tokenizer(["a", "b"], None, 2)) == "vocabulary of 2 tokens"

@@ -149,4 +149,6 @@ def _checked(fill: Fill, value: Any, name: str) -> Array:
     if (array.shape[1:] if fill.draw.every == "step" else array.shape) != sizes:
         wanted = ", ".join([*(["steps"] if fill.draw.every == "step" else []), *map(str, sizes)])
         raise OptionError(f"{name} has shape {list(array.shape)}: expected [{wanted}]")
+    if not np.isfinite(array).all():
+        raise OptionError(f"{name} holds NaN or infinite values: expected finite numbers")
     return array

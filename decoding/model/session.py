@@ -246,6 +246,8 @@ def full_names(providers: str | Sequence[Any] | None) -> list[Any]:
 def first_line(error: Exception) -> str:
     """The first line of an exception's text, without onnxruntime's error codes and the places in its source."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    if lines[0].endswith("indices"):  # of which the next lines tell, with what was found and expected
+        lines[0] += ": " + " ".join(line.strip() for line in lines[1:] if line.lstrip().startswith("index"))
     line = lines[0].split(" : ", 3)[-1] if lines[0].startswith("[ONNXRuntimeError]") else lines[0]
     return _SOURCE_PLACE.sub("", line).strip()
 

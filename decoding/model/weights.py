@@ -101,8 +101,8 @@ class FileWeights:
         if key not in self.initializers:
             close = get_close_matches(str(key), self.initializers, 1)
             raise OptionError(
-                f"weights: {name} has no initializer {key!r}{f'; did you mean {close[0]!r}?' if close else ''} "
-                f"Its initializers are {_listed(self.initializers)}"
+                f"weights: {name} has no initializer {key!r}{f'; did you mean {close[0]!r}?' if close else '.'} "
+                f"Its initializers are {_listed(self.initializers)}. (Torch's dynamo exporter keeps a module's names with optimize=False)"
             )
         dtype, shape = self.initializers[key]
         try:
