@@ -26,6 +26,9 @@ from decoding.strategies import Beam, Greedy, Sample, Strategy, TopN
 # Rows that run together unless the caller says otherwise; see docs/architecture.md for the measurement.
 DEFAULT_BATCH_SIZE = 128
 DEFAULT_MAX_NEW_TOKENS = 256
+# Rows that make a worker worth it, and bytes of weights from which it takes a whole batch, as weights are then read from
+# memory at every step of every worker; both measured in docs/benchmarks/decode.md.
+ROWS_OF_A_WORKER, LARGE_NETWORK = 64, 40 << 20
 
 FromModel = Literal["model"]
 
@@ -287,14 +290,15 @@ def make_episodes(model: Model, job: Job, prompts: Sequence[Prompt], as_long: bo
 def choose_workers(model: Model, job: Job, workers: int | None, prompts: int) -> int:
     """Threads to decode in.
 
-    A worker is worth it when each can fill a batch of its own: then two of them beat two intra-op threads (measured
-    in docs/architecture.md). A job of one batch, and a model whose threads the caller chose, stay in one.
+    A worker is worth it when it has enough rows of its own: then two of them beat two intra-op threads (measured in
+    docs/benchmarks/decode.md). A smaller job, and a model whose threads the caller chose, stay in one.
     """
     if workers is not None or model.on_device:
         return check_workers(model, 1 if workers is None else workers)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    full = prompts * job.outputs // job.batch_size
-    return max(1, min(cores, full)) if model.session.threads is None and not job.processors else 1
+    rows = prompts * (job.strategy.num_beams if isinstance(job.strategy, Beam) else job.outputs)
+    enough = job.batch_size if model.weight_bytes > LARGE_NETWORK else min(job.batch_size, ROWS_OF_A_WORKER)
+    return max(1, min(cores, rows // enough)) if model.session.threads is None and not job.processors else 1
 
 
 def check_workers(model: Model, workers: int) -> int:

@@ -23,6 +23,7 @@ from decoding import (
     score,
     stream,
 )
+from decoding.options import choose_workers, make_job
 from tests import build
 
 PROMPTS = [[1], [2, 3, 4], [5, 6], [7], [1, 2, 3, 4, 5, 6, 7, 8], [9], [3, 3], [0, 1, 2], [4], [10, 9]]
@@ -175,6 +176,33 @@ def test_workers_change_nothing(lstm, strategy):
     options = {"max_new_tokens": 12, "seed": 5, "eos_token_id": 3, "num_return_sequences": 3, "batch_size": 4}
     one = decode(lstm, PROMPTS * 3, strategy, workers=1, **options)
     assert decode(lstm, PROMPTS * 3, strategy, workers=3, **options).tokens == one.tokens
+
+
+@pytest.mark.parametrize(
+    ("strategy", "prompts", "options", "large", "workers"),
+    [
+        (Sample(), 127, {}, False, 1),
+        (Sample(), 128, {}, False, 2),
+        (Sample(), 4000, {}, False, 2),
+        (Sample(), 8, {"num_return_sequences": 16}, False, 2),
+        (Beam(num_beams=5), 26, {}, False, 2),
+        (Beam(num_beams=5), 20, {}, False, 1),
+        (Sample(), 12, {"batch_size": 6}, False, 2),
+        (Sample(), 128, {}, True, 1),  # one batch of a large network
+        (Sample(), 256, {}, True, 2),
+        (Sample(), 4000, {"processors": [print]}, False, 1),
+    ],
+)
+def test_workers_by_the_size_of_the_job_and_of_the_network(strategy, prompts, options, large, workers, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+    model = load(build.recurrent("GRU"))
+    monkeypatch.setattr(type(model), "weight_bytes", property(lambda _: 1 << 26 if large else 1 << 10))
+    assert choose_workers(model, make_job(model, strategy, **options), None, prompts) == workers
+    assert choose_workers(model, make_job(model, strategy, **options), 3, prompts) == 3
+    assert (
+        choose_workers(load(build.recurrent("GRU"), threads=1), make_job(model, strategy, **options), None, prompts)
+        == 1
+    )
 
 
 def test_an_error_in_a_worker_comes_out_and_stops_the_others(lstm):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -144,6 +145,12 @@ class Model:
 
     def _start(self, graph: Graph, **options: bool) -> Session:
         return Session(graph, providers=self.session.wanted, threads=self.session.threads, **options)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the network's weights."""
+        sizes = self._graph.initializers.values()
+        return sum(math.prod(shape) * dtype.itemsize for dtype, shape in sizes)
 
     @property
     def vocab_size(self) -> int:
