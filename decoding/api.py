@@ -41,7 +41,7 @@ from decoding.options import (
     with_teacher,
 )
 from decoding.processors import Processor
-from decoding.prompts import encode_prompts
+from decoding.prompts import Ids, encode_prompts
 from decoding.results import Decoded, Hypothesis, TokenEvent
 from decoding.sources import encode_sources, read_prompts
 from decoding.strategies import Beam, Greedy, Sample, Strategy
@@ -84,7 +84,7 @@ def decode(
     Args:
         model: what `load()` gave, or what it takes.
         prompts: a string, a list of strings, one sequence of ids, a list of id sequences of any lengths, a 2-D integer
-            array, or None to start from BOS. Strings are tokenized, with the model's BOS (if it has one) in front;
+            array, or None to start from BOS, once for each row of `context`. Strings are tokenized, with the model's BOS (if it has one) in front;
             ids are taken as they are. With an encoder these are the sources that it reads: strings (tokenized by the encoder's own
             vocabulary where its file has one), ids, arrays, or a dict ``{encoder input: one value for each prompt}``. Where an
             encoder reads the turns of a conversation, a source is a list of turns. Unequal lengths are padded and masked, or,
@@ -144,7 +144,7 @@ def decode(
         step_inputs=step_inputs,
         return_attention=return_attention,
     )
-    ids, sources = read_prompts(model, prompts, prefix)
+    ids, sources = _starts(model, prompts, prefix, context)
     given = check_contexts(model, context, step_inputs, len(ids))
     job = with_latents(model, job, latents, len(ids))
     job, taught = with_teacher(model, job, teacher, teacher_ratio, len(ids))
@@ -174,7 +174,7 @@ def stream(
     job = make_job(model, strategy, **options)
     if isinstance(strategy, Beam) or (isinstance(strategy, Sample) and not strategy.replacement):
         raise OptionError(f"strategy={strategy!r}: it knows no token before the end; use decode(), or another strategy")
-    ids, sources = read_prompts(model, prompts, prefix)
+    ids, sources = _starts(model, prompts, prefix, context)
     given = check_contexts(model, context, job.step_inputs, len(ids))
     job = with_latents(model, job, latents, len(ids))
     return _token_events(model, job, make_prompts(strategy, ids, given, sources=sources))
@@ -362,6 +362,21 @@ def _sources_of(model: Model, prompts: Sources, count: int) -> list[dict[str, An
             f"prompts: found {len(sources)} sources; expected one for all, or one for each of the {count} sequences"
         )
     return sources if len(sources) == count else sources * count
+
+
+def _starts(
+    model: Model, prompts: Sources, prefix: Prompts, context: Context
+) -> tuple[list[Ids], list[dict[str, Any]]]:
+    """As `read_prompts()`; where there are no prompts each context has one of its own, from BOS."""
+    ids, sources = read_prompts(model, prompts, prefix)
+    if prompts is not None or model.encoders is not None or context is None:
+        return ids, sources
+    first: Any = next(iter(context.values()), [()]) if isinstance(context, Mapping) else context
+    try:
+        count = max(1, len(first))
+    except TypeError:  # a number: what is wrong with it is said where contexts are checked
+        count = 1
+    return ids * count, sources * count
 
 
 def _loaded(model: Model | str | Path) -> Model:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from decoding import Beam, Greedy, OptionError, Sample, decode, load, score, stream
@@ -43,6 +44,19 @@ def test_every_prompt_sees_its_own_context_at_every_step(captioner, batch_size):
             assert token == int(whole(captioner, ids, vector)[-1].argmax())
             ids.append(token)
     assert out.tokens[0] != out.tokens[2]
+
+
+def test_without_prompts_every_context_has_one():
+    proto = onnx.load(MODELS / "torch_legacy_gru_context.onnx")
+    onnx.helper.set_model_props(proto, {"decoding.bos": "2"})
+    model = load(proto)
+    options = {"max_new_tokens": 6, "eos_token_id": None}
+    out = decode(model, context=VECTORS, **options)
+    assert out.tokens == decode(model, [[2]] * 4, context=VECTORS, **options).tokens
+    assert out.tokens == decode(model, context={"context": VECTORS}, **options).tokens
+    assert sorted({e.prompt_index for e in stream(model, context=VECTORS, **options)}) == [0, 1, 2, 3]
+    with pytest.raises(OptionError, match=r"has shape \[\]: expected \[1, 3\]"):
+        decode(model, context=3.0, **options)
 
 
 @pytest.mark.parametrize("strategy", [Sample(), Beam(num_beams=3), Sample(replacement=False)])
