@@ -191,7 +191,7 @@ class PlainGraph:
     @property
     def contexts(self) -> set[str]:
         """The inputs that a state may be computed from."""
-        return {f.name for f in self.fills if f.of_rows and f.kind != "latent"}
+        return {f.name for f in self.fills if f.of_rows}
 
 
 def _split_roles(
