@@ -49,7 +49,7 @@ def load(
     """Load an exported recurrent model and make it steppable.
 
     Args:
-        model: path of an ONNX file, its bytes, an onnx.ModelProto, or the name of a shipped model ("shakespeare", "tang").
+        model: path of an ONNX file, its bytes, an onnx.ModelProto, or the name of a shipped model ("shakespeare", "tang", "dates").
         encoder: a model, or several run in turn (a CNN, then an RNN; an utterance RNN, then a history RNN), run once for
             each source: its outputs feed the next encoder's inputs, and the model's contexts and initial states. They are joined as
             ``roles["encoder"]`` says, else by name, else by shape where only one way fits; `Model.describe()` says how.

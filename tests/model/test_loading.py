@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import numpy as np
 import onnx
@@ -162,7 +163,16 @@ def test_the_shipped_model_loads_by_its_name():
 # -- bad models ----------------------------------------------------------------------------------------------
 
 
-def test_no_such_file():
+def test_no_such_file(tmp_path):
+    with pytest.raises(ModelError, match=rf"{re.escape(str(tmp_path))}: a folder; pass the path of an .onnx file"):
+        load(tmp_path)
+    for what in (load(build.recurrent()), 3, None):
+        with pytest.raises(
+            OptionError, match=rf"encoder: found {type(what).__name__}; expected the path of an .onnx file"
+        ):
+            load(what)
+    with pytest.raises(OptionError, match=r"model or encoder: found int; expected the path"):
+        load(build.recurrent(), encoder=3)
     with pytest.raises(ModelError, match=r"nowhere/model.onnx: no such file; pass the path"):
         load("nowhere/model.onnx")
     with pytest.raises(
