@@ -283,7 +283,8 @@ class Started:
         self.values = {n: rng.uniform(-1.5, 1.5, s).astype(np.float32) for n, s in shapes.items()}
         self.states = ["h", "c"][: gates - 2]
 
-    def model(self, z_shape=("batch", Z)):
+    def model(self, spread=None, sizes=("batch", "time")):
+        """Args: spread: an operator and its constant that repeat z for each step of the example; default the tokens' own number."""
         nodes = [NODE("Gather", ["table", "tokens"], ["e"])]
         for s in self.states:
             nodes += [NODE("MatMul", ["z", f"l{s}"], [f"{s}_flat"])]
@@ -296,6 +297,8 @@ class Started:
                 NODE("Concat", ["shape", "one"], ["wide"], axis=0),
                 NODE("Expand", ["z1", "wide"], ["zs"]),
             ]
+        if spread is not None:
+            nodes[-3:] = [NODE(spread[0], ["z1", "spread"], ["zs"])]
         nodes += [
             NODE("Concat", ["e", "zs"], ["xs"], axis=2) if self.each_step else NODE("Identity", ["e"], ["xs"]),
             NODE("Transpose", ["xs"], ["x"], perm=[1, 0, 2]),
@@ -304,9 +307,10 @@ class Started:
             NODE("Transpose", ["ys"], ["back"], perm=[1, 0, 2]),
             NODE("MatMul", ["back", "out"], ["logits"]),
         ]
-        inputs = [INFO("tokens", INT64, ["batch", "time"]), INFO("z", FLOAT, list(z_shape))]
-        outputs = [INFO("logits", FLOAT, ["batch", "time", V])]
+        inputs = [INFO("tokens", INT64, list(sizes)), INFO("z", FLOAT, [sizes[0], Z])]
+        outputs = [INFO("logits", FLOAT, [*sizes, V])]
         values = {n: v for n, v in self.values.items() if n != "lc" or "c" in self.states}
+        values |= {} if spread is None else {"spread": np.array(spread[1])}
         tensors = [
             numpy_helper.from_array(v, n) for n, v in {**values, "zero": np.array([0]), "one": np.array([1])}.items()
         ]
@@ -387,6 +391,25 @@ def test_an_encoder_may_give_the_latent_that_starts_states():
     out = decode(model, features, prefix=[1], max_new_tokens=6, eos_token_id=None)
     expected = decode(load(vae.model()), [[1]] * 3, latents=features @ w, max_new_tokens=6, eos_token_id=None)
     assert out.tokens == expected.tokens
+
+
+@pytest.mark.parametrize("sizes", [("batch", "time"), ("batch", 4), (1, 4)])
+@pytest.mark.parametrize("spread", ["Expand", "Tile"])
+@pytest.mark.parametrize("cell", ["GRU", "LSTM"])
+def test_a_latent_that_was_spread_over_the_steps_of_the_example(cell, spread, sizes):
+    """`z[:, None].expand(-1, 4, -1)` and `.repeat(1, 4, 1)`, however many steps the file declares."""
+    vae = Started(cell, each_step=True)
+    model = load(vae.model((spread, [1, 4, 1]), sizes))
+    assert "spreads over as many steps as there are tokens, not 4" in model.describe()
+    for h in decode(model, PROMPTS, Sample(), seed=1, max_new_tokens=7, eos_token_id=None):
+        check(vae, PROMPTS[h.prompt_index], h)
+
+
+def test_steps_of_the_example_that_cannot_be_freed_are_named():
+    with pytest.raises(
+        ModelError, match=r"traced for exactly 4 steps, .* export it with a dynamic time axis, or for one"
+    ):
+        load(Started("GRU", each_step=True).model(("Expand", [2, 4, Z]), ("batch", 4)))
 
 
 def test_a_latent_of_every_step_starts_no_state():
