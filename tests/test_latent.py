@@ -21,6 +21,7 @@ from decoding import (
 )
 from tests.build import model as make_model
 from tests.build import recurrent
+from tests.models import numpy_cells
 from tests.seq2seq import AdditiveModel
 
 NODE, INFO, FLOAT, INT64 = helper.make_node, helper.make_tensor_value_info, TensorProto.FLOAT, TensorProto.INT64
@@ -266,6 +267,155 @@ def test_a_latent_of_unknown_size():
         match=r"the latent z float32\[batch, size\] cannot be drawn, since a size behind its batch is not fixed",
     ):
         load(proto)
+
+
+# -- first states computed from a latent ---------------------------------------------------------------------
+
+
+class Started:
+    """The decoder of a sentence VAE (Bowman et al. 2016): hidden states that start from z, which each step may see too."""
+
+    def __init__(self, cell, each_step=False, tanh=True):
+        rng = np.random.default_rng(1)
+        self.cell, self.each_step, self.tanh = cell, each_step, tanh
+        gates, width = {"GRU": 3, "LSTM": 4}[cell], H + Z * each_step
+        shapes = {"table": (V, H), "lh": (Z, H), "lc": (Z, H), "W": (1, gates * H, width), "R": (1, gates * H, H)}
+        shapes |= {"B": (1, 2 * gates * H), "out": (H, V)}
+        self.values = {n: rng.uniform(-1.5, 1.5, s).astype(np.float32) for n, s in shapes.items()}
+        self.states = ["h", "c"][: gates - 2]
+
+    def model(self, spread=None, sizes=("batch", "time")):
+        """Args: spread: an operator and its constant that repeat z for each step of the example; default the tokens' own number."""
+        nodes = [NODE("Gather", ["table", "tokens"], ["e"])]
+        for s in self.states:
+            nodes += [NODE("MatMul", ["z", f"l{s}"], [f"{s}_flat"])]
+            nodes += [NODE("Tanh" if self.tanh else "Identity", [f"{s}_flat"], [f"{s}_on"])]
+            nodes += [NODE("Unsqueeze", [f"{s}_on", "zero"], [f"{s}0"])]
+        if self.each_step:
+            nodes += [
+                NODE("Unsqueeze", ["z", "one"], ["z1"]),
+                NODE("Shape", ["tokens"], ["shape"]),
+                NODE("Concat", ["shape", "one"], ["wide"], axis=0),
+                NODE("Expand", ["z1", "wide"], ["zs"]),
+            ]
+        if spread is not None:
+            nodes[-3:] = [NODE(spread[0], ["z1", "spread"], ["zs"])]
+        nodes += [
+            NODE("Concat", ["e", "zs"], ["xs"], axis=2) if self.each_step else NODE("Identity", ["e"], ["xs"]),
+            NODE("Transpose", ["xs"], ["x"], perm=[1, 0, 2]),
+            NODE(self.cell, ["x", "W", "R", "B", "", *(f"{s}0" for s in self.states)], ["y"], hidden_size=H),
+            NODE("Squeeze", ["y", "one"], ["ys"]),
+            NODE("Transpose", ["ys"], ["back"], perm=[1, 0, 2]),
+            NODE("MatMul", ["back", "out"], ["logits"]),
+        ]
+        inputs = [INFO("tokens", INT64, list(sizes)), INFO("z", FLOAT, [sizes[0], Z])]
+        outputs = [INFO("logits", FLOAT, [*sizes, V])]
+        values = {n: v for n, v in self.values.items() if n != "lc" or "c" in self.states}
+        values |= {} if spread is None else {"spread": np.array(spread[1])}
+        tensors = [
+            numpy_helper.from_array(v, n) for n, v in {**values, "zero": np.array([0]), "one": np.array([1])}.items()
+        ]
+        return make_model(helper.make_graph(nodes, "sentence_vae", inputs, outputs, tensors))
+
+    def logprobs(self, tokens, z):
+        """Log-probabilities [T, V] in float64, of the whole sequence."""
+        v = {n: a.astype(float) for n, a in self.values.items()}
+        x = v["table"][tokens]
+        if self.each_step:
+            x = np.concatenate([x, np.tile(z, (len(tokens), 1))], axis=1)
+        first = [np.tanh(z @ v[f"l{s}"]) if self.tanh else z @ v[f"l{s}"] for s in self.states]
+        run = numpy_cells.gru if self.cell == "GRU" else numpy_cells.lstm
+        ys = run(x[:, None], v["W"][0], v["R"][0], v["B"][0], *(f[None] for f in first))[0]
+        scores = ys[:, 0] @ v["out"]
+        return scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+
+
+STARTED = [("GRU", False, True), ("GRU", True, False), ("LSTM", False, False), ("LSTM", True, True)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("started", STARTED)
+def test_a_latent_starts_the_states_of_its_sequence(started, strategy, batch_size):
+    vae, outputs = Started(*started), 1 if isinstance(strategy, Greedy) else 3
+    options = {"seed": 5, "max_new_tokens": 6, "eos_token_id": 0, "batch_size": batch_size}
+    model = load(vae.model())
+    out = decode(model, PROMPTS, strategy, num_return_sequences=outputs, **options)
+    for h in out:
+        check(vae, PROMPTS[h.prompt_index], h)
+    shared = strategy in STRATEGIES[2:]  # by the outputs of one search
+    assert len({h.latent.tobytes() for h in out}) == len(PROMPTS) * (1 if shared else outputs)
+    again = decode(model, PROMPTS, strategy, num_return_sequences=outputs, **options)
+    assert again.tokens == out.tokens
+    best = [hypotheses[0] for hypotheses in out.by_prompt()]
+    shifted = decode(model, PROMPTS, strategy, latents=[h.latent + 2 for h in best], **options)
+    for h, before in zip(shifted, best, strict=True):
+        np.testing.assert_array_equal(h.latent, before.latent + 2)
+        check(vae, PROMPTS[h.prompt_index], h)
+
+
+@pytest.mark.parametrize("started", STARTED)
+def test_a_latent_that_starts_states_is_given_back_scored_and_run(started):
+    vae = Started(*started)
+    model = load(vae.model())
+    assert "starts as the graph computes it from z" in model.describe()
+    out = decode(model, PROMPTS, seed=2, max_new_tokens=6, eos_token_id=None)
+    latents = [h.latent for h in out]
+    assert decode(model, PROMPTS, latents=latents, max_new_tokens=6, eos_token_id=None).tokens == out.tokens
+    assert out.tokens != decode(model, PROMPTS, seed=3, max_new_tokens=6, eos_token_id=None).tokens
+    whole = [p + h.tokens for p, h in zip(PROMPTS, out, strict=True)]
+    for ids, z, found in zip(whole, latents, score(model, whole, latents=latents), strict=True):
+        rows = vae.logprobs(ids, z)[:-1]
+        np.testing.assert_allclose(found[1:], rows[np.arange(len(rows)), ids[1:]], atol=1e-4)
+    same = [[1, 2, 3]] * 3  # sequences of one beginning start apart
+    drawn = reference.normal(4, np.arange(3), 0, Z).astype(np.float32)
+    for z, found in zip(drawn, score(model, same, seed=4), strict=True):
+        np.testing.assert_allclose(found[1:], vae.logprobs([1, 2], z)[[0, 1], [2, 3]], atol=1e-4)
+    logits = model.run({"tokens": [[1], [1], [1]]}, seed=4)["logits"][:, 0].astype(float)
+    expected = np.stack([vae.logprobs([1], z)[0] for z in drawn])
+    np.testing.assert_allclose(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True), expected, atol=1e-4)
+    values = {n: a * np.float32(0.5) for n, a in vae.values.items() if n == "lh"}
+    halved = Started(*started)
+    halved.values |= values
+    for h in decode(model.with_weights(values), PROMPTS, Sample(), seed=9, max_new_tokens=5, eos_token_id=None):
+        check(halved, PROMPTS[h.prompt_index], h)
+
+
+def test_an_encoder_may_give_the_latent_that_starts_states():
+    vae, rng = Started("GRU"), np.random.default_rng(2)
+    w = rng.normal(size=(4, Z)).astype(np.float32)
+    ports = [INFO("features", FLOAT, ["batch", 4])], [INFO("z", FLOAT, ["batch", Z])]
+    tensor = numpy_helper.from_array(w, "w")
+    encoder = make_model(helper.make_graph([NODE("MatMul", ["features", "w"], ["z"])], "encoder", *ports, [tensor]))
+    model = load(vae.model(), encoder=encoder)
+    features = rng.normal(size=(3, 4)).astype(np.float32)
+    out = decode(model, features, prefix=[1], max_new_tokens=6, eos_token_id=None)
+    expected = decode(load(vae.model()), [[1]] * 3, latents=features @ w, max_new_tokens=6, eos_token_id=None)
+    assert out.tokens == expected.tokens
+
+
+@pytest.mark.parametrize("sizes", [("batch", "time"), ("batch", 4), (1, 4)])
+@pytest.mark.parametrize("spread", ["Expand", "Tile"])
+@pytest.mark.parametrize("cell", ["GRU", "LSTM"])
+def test_a_latent_that_was_spread_over_the_steps_of_the_example(cell, spread, sizes):
+    """`z[:, None].expand(-1, 4, -1)` and `.repeat(1, 4, 1)`, however many steps the file declares."""
+    vae = Started(cell, each_step=True)
+    model = load(vae.model((spread, [1, 4, 1]), sizes))
+    assert "spreads over as many steps as there are tokens, not 4" in model.describe()
+    for h in decode(model, PROMPTS, Sample(), seed=1, max_new_tokens=7, eos_token_id=None):
+        check(vae, PROMPTS[h.prompt_index], h)
+
+
+def test_steps_of_the_example_that_cannot_be_freed_are_named():
+    with pytest.raises(
+        ModelError, match=r"traced for exactly 4 steps, .* export it with a dynamic time axis, or for one"
+    ):
+        load(Started("GRU", each_step=True).model(("Expand", [2, 4, Z]), ("batch", 4)))
+
+
+def test_a_latent_of_every_step_starts_no_state():
+    with pytest.raises(ModelError, match=r"starts from the latent z, which is drawn anew at every step; a start needs"):
+        load(Started("GRU").model(), roles={"latent": {"z": {"distribution": "normal", "every": "step"}}})
 
 
 # -- plain runs ----------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def encoded(model: Model, prompts: Sequence[Prompt]) -> list[Prompt]:
     todo = [p for p in prompts if p.source or p.latents]  # the prefixes of a rollout bring along what was encoded
     if model.encoders is None or not todo:
         return list(prompts)
-    fills = {f.name: f for f in (*model.contract.contexts, *model.contract.row_fills)}
+    fills = {f.name: f for f in model.contract.every_fill if f.of_rows}
     results = dict(
         zip((p.index for p in todo), model.encoders.run([{**p.source, **p.latents} for p in todo]), strict=True)
     )

@@ -84,7 +84,7 @@ def _by_steps(model: Model, prompts: Sequence[Prompt]) -> list[Array]:
         row[: len(prompt.ids)] = prompt.ids
     c, one = model.contract, prompts[0]
     # Sequences with contexts, latents or first states of their own have no beginning in common.
-    own = c.contexts or c.row_fills or one.states or one.draws
+    own = c.contexts or c.latents or c.row_fills or one.states or one.draws
     apart = np.arange(len(prompts)) if own else np.zeros(len(prompts), np.int64)
     first, row = _distinct(apart, ids[:, 0])
     batch = make_batch(model, len(prompts))

@@ -236,7 +236,7 @@ class Contract:
     Attributes:
         sequence: the graph takes several tokens in one run, so that a prompt is prefilled in one.
         attention: output with the weights over the source, [batch, source] at each step.
-        starter: computes the first values of states from contexts, where the file does so inside.
+        starter: computes the first values of states from contexts and latents, where the file does so inside.
         pads: contexts of unequal length may share a batch: padding was seen to change nothing.
         window: how to decode a graph that cannot be stepped; it then has no states.
         notes: what `load()` decided and from what evidence, one sentence each.
@@ -256,15 +256,20 @@ class Contract:
     givers: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def every_fill(self) -> tuple[Fill, ...]:
+        """The inputs of the graph, and of the part that only makes first states, that are neither token nor state."""
+        stepped = {f.name for f in self.fills}
+        return (*self.fills, *(f for f in (self.starter.fills if self.starter else ()) if f.name not in stepped))
+
+    @property
     def contexts(self) -> tuple[Fill, ...]:
-        """What the caller or an encoder gives: inputs of the graph, and of the part that only makes first states."""
-        every = (*self.fills, *(self.starter.fills if self.starter is not None else ()))
-        return tuple({f.name: f for f in every if f.kind == "context"}.values())
+        """What the caller or an encoder gives."""
+        return tuple(f for f in self.every_fill if f.kind == "context")
 
     @property
     def latents(self) -> tuple[Fill, ...]:
         """The inputs that are drawn."""
-        return tuple(f for f in self.fills if f.kind == "latent")
+        return tuple(f for f in self.every_fill if f.kind == "latent")
 
     @property
     def draws_alone(self) -> bool:
@@ -273,17 +278,17 @@ class Contract:
 
     @property
     def row_fills(self) -> tuple[Fill, ...]:
-        """The inputs whose values belong to rows: contexts, what tells their padding, and latents."""
+        """The graph's inputs whose values belong to rows: contexts, what tells their padding, and latents."""
         return tuple(f for f in self.fills if f.of_rows)
 
     def first_states(self, batch: int, contexts: Mapping[str, Array]) -> dict[str, Array]:
-        """What the states of so many rows start from, by input; `contexts` [batch, ...] are looked at where they tell."""
+        """What the states of so many rows start from, by input; `contexts` [batch, ...], latents too, are looked at where they tell."""
         starts = {s.input: s.start(batch) for s in self.states}
         computed = self.starter.run(contexts) if self.starter is not None else {}
         return starts | {name: value for name, value in computed.items() if name in starts}
 
     def probe_contexts(self, batch: int, time: int = 1) -> dict[str, Array]:
-        """Contexts to probe with, and what tells their padding, where first states are computed from them."""
+        """Contexts and latents to probe with, and what tells their padding, where first states are computed from them."""
         fills = self.starter.fills if self.starter is not None else ()
         return {f.name: f.value(self.token, batch, time) for f in fills}
 
@@ -319,7 +324,7 @@ class Contract:
                     f"{state.source}; {start}",
                 )
             )
-        for fill in dict.fromkeys((*self.fills, *self.contexts)):
+        for fill in self.every_fill:
             sizes = ", ".join(["batch", *("?" if size is None else str(size) for size in fill.sizes)])
             if fill.kind == "context":
                 rows.append(("context", fill.name, f"{fill.dtype} [{sizes}]", self.givers.get(fill.name, _CALLER)))

@@ -1,4 +1,4 @@
-"""Freeing the batch and time sizes that an export baked into the target shapes of Reshape."""
+"""Freeing the batch and time sizes that an export baked into the target shapes of Reshape, Expand and Tile."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from decoding.model.graph import Graph
 from decoding.model.node import Node
 from decoding.model.ports import STATE_SLOTS, Array, Shape
 from decoding.model.proof import StateShape
-from decoding.model.roles import Roles
-from decoding.model.session import Session
+from decoding.model.roles import Roles, data_ancestors
+from decoding.model.session import Session, constant_values
 
 # Two sizes for each of the token's axes: a dimension that differs between runs follows the batch or the time.
 _SIZES = ((2, 3), (4, 3), (2, 5))
@@ -74,6 +74,42 @@ def step_loops(graph: Graph, path: Sequence[Node], declared: Shape) -> None:
         turns = graph.constant(node.input(0)) if node.op == "Loop" else None
         if turns is not None and int(turns) > 1 and int(turns) in (declared or ())[:2]:
             node.set_input(0, graph.add_initializer(f"{node.label}/turns", np.ones_like(turns)))
+
+
+def free_spreads(graph: Graph, roles: Roles, declared: Shape, axis: int) -> int | None:
+    """Let what spreads a context or a latent over the example's steps, such as `features[:, None].expand(-1, 4, -1)`, follow the token.
+
+    Nothing changes for as many steps as there were. Where the token's time is not declared, the only size of an
+    Expand or Tile that is not 1 is taken for it.
+
+    Args:
+        axis: the token's time axis.
+
+    Returns:
+        How many steps there were; None where nothing is spread so.
+    """
+    time = None if declared is None or not isinstance(declared[axis], int) else declared[axis]
+    found = None
+    for node in graph.nodes:
+        if node.op not in ("Expand", "Tile") or not data_ancestors(graph, node.input(0)) & roles.fills.keys():
+            continue
+        target = (constant_values(graph, [node.input(1)]) or [np.zeros(0)])[0].ravel().tolist()
+        places = [i for i, size in enumerate(target) if size > 1 and size == (time or size)]
+        if len(places) != 1:
+            continue
+        name, (place,) = f"{node.label}/steps", places
+        steps, one = graph.add_initializer(f"{name}/axis", np.array([axis])), np.ones(1, np.int64)
+        at = graph.place(node)
+        graph.add_node("Shape", [roles.token], f"{name}/shape", at=at)
+        graph.add_node("Gather", [f"{name}/shape", steps], f"{name}/count", at=at + 1)
+        pieces = [graph.add_initializer(f"{name}/size{i}", one * size) for i, size in enumerate(target)]
+        pieces[place] = f"{name}/count"
+        graph.add_node("Concat", pieces, f"{name}/sizes", at=at + 2, axis=0)
+        node.set_input(1, f"{name}/sizes")
+        graph.edited()
+        found = target[place]
+        roles.notes.append(f"{node.label} spreads over as many steps as there are tokens, not {found}")
+    return found
 
 
 def _may_be_baked(target: Array) -> bool:

@@ -17,7 +17,7 @@ import onnx
 from google.protobuf.message import DecodeError as ProtobufError
 from onnx import helper, numpy_helper
 
-from decoding.errors import ModelError
+from decoding.errors import ModelError, OptionError
 from decoding.model.damage import check_text, sort_nodes
 from decoding.model.node import Node
 from decoding.model.ports import Array as Array  # the type of the arrays that a graph gives and takes
@@ -50,6 +50,7 @@ class Graph:
 
         Raises:
             ModelError: there is no such file, or it does not hold an ONNX model.
+            OptionError: the source is none of these.
         """
         weights: dict[str, Array] = {}
         if isinstance(source, onnx.ModelProto):
@@ -58,9 +59,14 @@ class Graph:
         elif isinstance(source, bytes):
             name = "the bytes given"
             proto, weights = _parse(source, name)
-        else:
+        elif isinstance(source, str | Path):
             name = str(source)
             proto, weights = _read(Path(source))
+        else:
+            raise OptionError(
+                f"model or encoder: found {type(source).__name__}; expected the path of an .onnx file, its bytes, an onnx.ModelProto or the name of a "
+                "shipped model (what load() has given goes into decode() as it is)"
+            )
         check_text(proto, name)
         sort_nodes(proto.graph, name)
         if not proto.graph.node:
@@ -343,6 +349,8 @@ class Graph:
 
 
 def _read(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    if path.is_dir():
+        raise ModelError(f"{path}: a folder; pass the path of an .onnx file, or the name of a shipped model")
     if not path.is_file():
         raise ModelError(f"{path}: no such file; pass the path of an .onnx file, or the name of a shipped model")
     with path.open("rb") as file:

@@ -50,7 +50,7 @@ class Start:
     """The value that starts a hidden state, as the original computes it, and the axes that may count rows.
 
     Attributes:
-        context: the input that it is computed from, for each prompt anew; the value then is but one of its shape.
+        context: the context or latent that it is computed from, for each prompt or sequence anew; the value then is but one of its shape.
     """
 
     value: Array
@@ -120,7 +120,7 @@ def start_values(
     """The value that starts each hidden state, from runs of just that part of the original at two batch sizes.
 
     Args:
-        contexts: inputs that a state may be computed from.
+        contexts: inputs that a state may be computed from: contexts and latents.
     """
     tensors = list(dict.fromkeys(h.initial for h in hidden if h.initial))
     inputs = {p.name for p in graph.inputs}

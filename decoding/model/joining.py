@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from decoding.errors import ModelError, OptionError
-from decoding.model.contract import Contract
+from decoding.model.contract import Contract, Fill
 from decoding.model.encoder import Encoder
 from decoding.model.encoders import Encoders, Link, Target, agree, plain
 from decoding.model.probing import Output
@@ -58,9 +58,7 @@ def _targets(stages: Sequence[Encoder], contract: Contract) -> list[Target]:
         if k > 0
     ]
     last = len(stages)
-    targets += [
-        Target(last, f.name, f.dtype, f.sizes, f.kind) for f in dict.fromkeys((*contract.contexts, *contract.row_fills))
-    ]
+    targets += [Target(last, f.name, f.dtype, f.sizes, f.kind) for f in contract.every_fill if f.of_rows]
     for s in contract.states:
         sizes = tuple(int(d) for i, d in enumerate(s.initial.shape) if i != s.batch_axis)
         targets.append(Target(last, s.input, s.dtype, sizes, "state" if s.exposed else "hidden state"))
@@ -227,6 +225,12 @@ def _check_complete(
 def _fed_contract(stages: Sequence[Encoder], contract: Contract, links: Sequence[Link]) -> Contract:
     """The decoder's contract, which says who feeds it."""
     fed = {link.target.name: f"the encoder's {link.output.name}" for link in links if link.target.stage == len(stages)}
-    fills = tuple(replace(f, kind="context") if f.kind == "latent" and f.name in fed else f for f in contract.fills)
+
+    def given(fills: Sequence[Fill]) -> tuple[Fill, ...]:
+        return tuple(replace(f, kind="context") if f.kind == "latent" and f.name in fed else f for f in fills)
+
+    starter = contract.starter and replace(contract.starter, fills=given(contract.starter.fills))
     notes = tuple(n for n in contract.notes if not any(n.startswith(f"{name} is a context, given by") for name in fed))
-    return replace(contract, fills=fills, notes=notes, givers={**contract.givers, **fed})
+    return replace(
+        contract, fills=given(contract.fills), starter=starter, notes=notes, givers={**contract.givers, **fed}
+    )

@@ -16,7 +16,7 @@ from decoding.model.encoder import ENCODER_ROLES, load_encoder
 from decoding.model.files import encoder_files, shipped
 from decoding.model.fills import for_each_row, make_fill, put_batch_first
 from decoding.model.folding import Folded, folded_step
-from decoding.model.freeing import free_reshapes, one_row, step_loops
+from decoding.model.freeing import free_reshapes, free_spreads, one_row, step_loops
 from decoding.model.generator import Generator, roles_or_latents
 from decoding.model.graph import Graph, Source
 from decoding.model.hidden import Hidden, Start, find_hidden, hidden_states, open_states, start_values
@@ -49,7 +49,7 @@ def load(
     """Load an exported recurrent model and make it steppable.
 
     Args:
-        model: path of an ONNX file, its bytes, an onnx.ModelProto, or the name of a shipped model ("shakespeare", "tang").
+        model: path of an ONNX file, its bytes, an onnx.ModelProto, or the name of a shipped model ("shakespeare", "tang", "dates").
         encoder: a model, or several run in turn (a CNN, then an RNN; an utterance RNN, then a history RNN), run once for
             each source: its outputs feed the next encoder's inputs, and the model's contexts and initial states. They are joined as
             ``roles["encoder"]`` says, else by name, else by shape where only one way fits; `Model.describe()` says how.
@@ -191,7 +191,7 @@ class PlainGraph:
     @property
     def contexts(self) -> set[str]:
         """The inputs that a state may be computed from."""
-        return {f.name for f in self.fills if f.of_rows and f.kind != "latent"}
+        return {f.name for f in self.fills if f.of_rows}
 
 
 def _split_roles(
@@ -235,16 +235,43 @@ def _make_plain(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> Pl
 
 
 def _stepped(plain: PlainGraph, start: Callable[[Graph], Session], verify: bool) -> tuple[Graph, Session, Contract]:
-    """The graph with free sizes if it can be had, else, where one row was exported, freed for single steps."""
+    """The graph with free sizes if it can be had, else, where one row was exported, freed for single steps.
+
+    Else what spreads a context over the steps of the example is freed too.
+    """
+    single = [False, True] if one_row(plain.declared[plain.roles.token]) else [False]
     try:
-        return _opened(plain, start, verify, one_step=False)
+        return _opened_somehow(plain, start, verify, single)
     except ModelError as error:
-        if not one_row(plain.declared[plain.roles.token]):
+        steps = None
+        for axis in (1, 0) if plain.graph.rank(plain.roles.token) == 2 else ():
+            freed = replace(plain, graph=plain.graph.copy(), roles=deepcopy(plain.roles))
+            steps = free_spreads(freed.graph, freed.roles, freed.declared[freed.roles.token], axis) or steps
+            if not steps:
+                continue
+            try:
+                return _opened_somehow(freed, start, verify, single)
+            except ModelError:
+                pass
+        if steps is None or isinstance(error, NotSteppable):
             raise
+        raise ModelError(
+            f"{plain.graph.name}: it was traced for exactly {steps} steps, over which it spreads a context; export it with a dynamic time axis, "
+            f"or for one step. What it says of another number: {error}"
+        ) from error
+
+
+def _opened_somehow(
+    plain: PlainGraph, start: Callable[[Graph], Session], verify: bool, single: Sequence[bool]
+) -> tuple[Graph, Session, Contract]:
+    """The first of these ways to open it that works, for many steps or for one; the first one's error where none does."""
+    failures = []
+    for one_step in single:
         try:
-            return _opened(plain, start, verify, one_step=True)
-        except ModelError:
-            raise error from None
+            return _opened(plain, start, verify, one_step=one_step)
+        except ModelError as error:
+            failures.append(error)
+    raise failures[0]
 
 
 def _opened(

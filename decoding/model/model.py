@@ -232,7 +232,7 @@ class Model:
             OptionError: an input is unknown, missing or of a wrong number of rows.
             ModelError: the run failed.
         """
-        dtypes = {p.name: p.dtype for p in self._graph.inputs} | {f.name: f.dtype for f in self.contract.contexts}
+        dtypes = {p.name: p.dtype for p in self._graph.inputs} | {f.name: f.dtype for f in self.contract.every_fill}
         given = checked_inputs(self.name, dtypes, inputs)
         feeds = feeds_of(self.contract, given, seed, self.name)
         if batch_size is not None:

@@ -69,7 +69,8 @@ def with_padding(session: Session, contract: Contract) -> Contract:
         given = pad_together(fills, rows)
         ids = np.repeat(token, len(rows), axis=0)
         states = {s.input: s.start(len(rows)) + s.dtype.type(0.3) for s in contract.states}
-        feeds = {**contract.feeds(ids, 0, given), **states}
+        stepped = {f.name for f in contract.fills}
+        feeds = {**contract.feeds(ids, 0, {name: v for name, v in given.items() if name in stepped}), **states}
         logits, *ends = session.run(feeds, names)
         if contract.starter is not None:
             given = pad_together(contract.starter.fills, rows)
@@ -77,7 +78,7 @@ def with_padding(session: Session, contract: Contract) -> Contract:
         after = [np.moveaxis(v, s.batch_axis, 0) for v, s in zip(ends, contract.states * 2, strict=True)]
         return [list(row) for row in zip(contract.logits.arrange(logits), *after, strict=True)]
 
-    fills = prove_padding(list(dict.fromkeys((*contract.row_fills, *contract.contexts))), run)
+    fills = prove_padding([f for f in contract.every_fill if f.of_rows], run)
     if fills is None:
         note = "contexts of unequal length are decoded apart: padding them changes the scores"
         return replace(contract, notes=(*contract.notes, note))

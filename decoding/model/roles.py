@@ -295,12 +295,14 @@ def _find_logits(
     ports = [p for p in graph.outputs if p.name not in taken and p.dtype.kind == "f" and p.name in downstream]
     layers = [p for p in ports if not shown_slots(graph, p.name)]  # a last state that no input takes back is no logits
     named = [p for p in layers if _LOGITS_NAMES.search(p.name)]
+    own = {p.name for p in ports if _is_layer_output(graph, p)}
+    scored = [p for p in named if p.name not in own]
     for found, evidence in (
         (ports, "the only output left"),
         (layers, "the only output that is no recurrent state"),
-        (named, "its name"),
+        (scored, "its name"),
     ):
-        if len(found) == 1:
+        if len(found) == 1 and found[0].name not in own:
             notes.append(f"logits are {found[0].name}: {evidence}")
             return found[0].name
     if not ports:
@@ -308,7 +310,7 @@ def _find_logits(
             f"{graph.name}: no output gives logits: a floating-point tensor computed from {token} that is no state; "
             f"its outputs are {listing(graph.outputs)}; pass roles={{'logits': name}}"
         )
-    if not named and any(_is_layer_output(graph, p) for p in ports):
+    if not scored and (not layers or any(p.name in own for p in layers)):
         raise ModelError(
             f"{graph.name}: it is an encoder: its outputs {listing(ports)} are a recurrent layer's own, none gives logits; "
             "load it beside its decoder, load(decoder, encoder=...), or pass roles={'logits': name}"
@@ -319,9 +321,21 @@ def _find_logits(
 
 
 def _is_layer_output(graph: Graph, port: Port) -> bool:
-    """Is the output what a recurrent layer gives for every step, perhaps re-arranged?"""
-    node = graph.producer(_behind_views(graph, port.name))
-    return node is not None and node.op in STATE_SLOTS
+    """Is the output what a recurrent layer gives for every step or at its end, perhaps re-arranged, or its rows in another order?"""
+    todo, seen = [port.name], set[str]()
+    while todo:
+        node = graph.producer(name := todo.pop())
+        if node is None:
+            return False
+        if node.op in STATE_SLOTS or name in seen:
+            continue
+        if (
+            node.op not in VIEW_OPS and node.op != "Gather"
+        ):  # torch's packed sequences are sorted, and put back by a Gather
+            return False
+        seen.add(name)
+        todo += node.inputs if node.op == "Concat" else node.inputs[:1]
+    return True
 
 
 def _operators(graph: Graph) -> str:

@@ -72,9 +72,9 @@ def feeds_of(contract: Contract, given: Mapping[str, Array], seed: int | None, n
         raise OptionError(f"inputs: {name} needs {missing[0]!r} too; it takes {', '.join(needed)}, [batch, ...] each")
     ids = given[c.token.name].astype(np.int64)
     ids = ids.reshape(len(ids), -1)
-    own = {f.name: given[f.name] for f in (*c.contexts, *c.row_fills) if f.name in given}
+    own = {f.name: given[f.name] for f in c.every_fill if f.of_rows and f.name in given}
     count_rows({c.token.name: ids, **own}, None)
-    for f in c.fills:
+    for f in c.every_fill:
         if f.kind in ("source_length", "source_mask") and f.name not in own:
             about = next(other for other in c.contexts if other.name == f.source)
             width = own[f.source].shape[1 + (about.source_axis or 0)]

@@ -1,4 +1,4 @@
-"""First states that a graph computes from a context: the part of the graph that does, run once a prompt."""
+"""First states that a graph computes from contexts or latents: the part of the graph that does, run once a prompt or sequence."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from decoding.errors import ModelError
 from decoding.model.contract import Fill, Token
 from decoding.model.graph import Graph
 from decoding.model.ports import Array
@@ -15,10 +16,10 @@ from decoding.model.session import Session
 
 @dataclass(frozen=True)
 class Starter:
-    """The part of a graph between contexts and the first values of its states.
+    """The part of a graph between contexts or latents and the first values of its states.
 
     Attributes:
-        fills: the contexts that it reads, and what tells their padding.
+        fills: the contexts that it reads, what tells their padding, and the latents, drawn once a sequence.
         token: the token's input, where the part looks at its shape.
         states: the tensor that each state starts from.
     """
@@ -33,7 +34,7 @@ class Starter:
         return replace(self, session=Session(graph.part(self.states.values()), threads=1))
 
     def run(self, contexts: Mapping[str, Array]) -> dict[str, Array]:
-        """First values by state, for contexts [batch, ...]."""
+        """First values by state, for contexts and latents [batch, ...]."""
         feeds = {f.name: contexts[f.name] for f in self.fills}
         if self.token is not None:
             rows = len(next(iter(feeds.values())))
@@ -44,15 +45,25 @@ class Starter:
 
 
 def make_starter(graph: Graph, fills: Sequence[Fill], token: Token, states: Mapping[str, str]) -> Starter | None:
-    """The starter of the states that a context starts; None where there are none.
+    """The starter of the states that a context or a latent starts; None where there are none.
 
     Args:
         graph: as it was before its states were opened.
         states: the tensor that each of these states starts from.
+
+    Raises:
+        ModelError: a state starts from a latent of every step.
     """
     if not states:
         return None
     part = graph.part(states.values())
     inputs = {p.name for p in part.inputs}
     own = tuple(f for f in fills if f.name in inputs)
+    if moving := [f for f in own if f.kind == "latent" and f.draw.every == "step"]:
+        name = moving[0].name
+        raise ModelError(
+            f"{graph.name}: the state {next(iter(states))} starts from the latent {name}, which is drawn anew at every step; a start needs one "
+            f"drawn once a sequence, {name} [batch, ...] with roles={{'latent': {{{name!r}: 'normal'}}}}; "
+            "or export the initial state as an input of the decoder"
+        )
     return Starter(Session(part, threads=1), own, token if token.name in inputs else None, states)

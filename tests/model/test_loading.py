@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import numpy as np
 import onnx
@@ -162,7 +163,16 @@ def test_the_shipped_model_loads_by_its_name():
 # -- bad models ----------------------------------------------------------------------------------------------
 
 
-def test_no_such_file():
+def test_no_such_file(tmp_path):
+    with pytest.raises(ModelError, match=rf"{re.escape(str(tmp_path))}: a folder; pass the path of an .onnx file"):
+        load(tmp_path)
+    for what in (load(build.recurrent()), 3, None):
+        with pytest.raises(
+            OptionError, match=rf"encoder: found {type(what).__name__}; expected the path of an .onnx file"
+        ):
+            load(what)
+    with pytest.raises(OptionError, match=r"model or encoder: found int; expected the path"):
+        load(build.recurrent(), encoder=3)
     with pytest.raises(ModelError, match=r"nowhere/model.onnx: no such file; pass the path"):
         load("nowhere/model.onnx")
     with pytest.raises(
@@ -395,3 +405,30 @@ def test_weights_cut_by_the_size_of_the_initial_zeros_are_cut_once():
     other = model.with_weights({"W0_wide": changed})
     tensors["W0"].CopyFrom(numpy_helper.from_array(changed, "W0_wide"))
     np.testing.assert_allclose(stepped(other, IDS), build.whole_run(proto, IDS), atol=1e-5)
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+@pytest.mark.parametrize("shown", ["steps", "both", "states", "sorted"])
+def test_an_encoder_alone_is_no_language_model(cell, shown):
+    """What a layer itself gives is no scores, though its hidden size would do for a vocabulary, and however it is called."""
+    proto = build.recurrent(cell, vocab=8, hidden=8)
+    graph, node = proto.graph, helper.make_node
+    last = ["last_h", "last_c"][: 1 + (cell == "LSTM")]
+    layer = next(n for n in graph.node if n.op_type == cell)
+    layer.output[1:] = last
+    nodes = [n for n in graph.node if n.op_type not in ("MatMul", "Add")]
+    gives = {"steps": ["back"], "both": ["back", "last_h"], "states": last, "sorted": ["unsorted"]}[shown]
+    if shown == "sorted":  # as torch packs sequences
+        graph.initializer.append(numpy_helper.from_array(np.array([0]), "axis"))
+        nodes.append(node("Shape", ["tokens"], ["shape"]))
+        nodes.append(node("Gather", ["shape", "axis"], ["rows"]))
+        nodes.append(node("Gather", ["back", "rows"], ["unsorted"]))
+    names = ["output", "hidden"][: len(gives)]
+    nodes += [node("Identity", [given], [name]) for given, name in zip(gives, names, strict=True)]
+    del graph.node[:], graph.output[:]
+    graph.node.extend(nodes)
+    graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None, 8]) for name in names)
+    with pytest.raises(ModelError, match=r"it is an encoder: its outputs output .*load\(decoder, encoder=...\)"):
+        load(proto)
+    if shown in ("steps", "both"):
+        assert load(proto, roles={"logits": "output"}).vocab_size == 8
