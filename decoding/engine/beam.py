@@ -47,7 +47,7 @@ class BeamSearch:
         beams = self._beam.num_beams
         places = max(1, rows // beams)
         self._batch = make_batch(model, places * beams, job, attention=self._needs_attention)
-        self._rows = PromptRows(model, self._batch, job, beams)
+        self._rows = PromptRows(model, self._batch, job, source, beams)
         self._is_eos = np.zeros(model.vocab_size, bool)
         self._is_eos[list(job.eos)] = True
         self._candidates = beam_candidates(self._beam, job)
@@ -61,7 +61,7 @@ class BeamSearch:
 
     def run(self) -> Iterator[Finished]:
         """Decode everything that the source gives, yielding each prompt's hypotheses as it finishes."""
-        self._begin(self._rows.admit(self._take(len(self._lengths))))
+        self._begin(self._rows.refill(len(self._lengths)))
         while self._batch.size and not self._source.stopped.is_set():
             if not self._prompts:
                 self._begin(self._rows.leap())
@@ -77,20 +77,13 @@ class BeamSearch:
             for place in finished:
                 yield from self._results(place)
             self._keep(np.setdiff1d(np.arange(len(self._prompts)), finished), rows)
-            self._begin(self._rows.admit(self._take(len(finished))))
+            self._begin(self._rows.refill(len(finished)))
 
     def _histories(self) -> History:
         """What every beam has so far, and every row that still reads."""
         rows = [(p, b) for p in range(len(self._prompts)) for b in range(self._beam.num_beams)]
-        reading, nothing = self._rows.seen(), np.zeros(0, np.int64)
-        return History(
-            [*(self._prompts[p].ids for p, _ in rows), *reading],
-            [*(self._ids[p, b, : self._lengths[p]] for p, b in rows), *([nothing] * len(reading))],
-        )
-
-    def _take(self, count: int) -> list[Prompt]:
-        """The next prompts. Their outputs are hypotheses of one search, so the source counts one for each."""
-        return [prompt for _, prompt in self._source.take(count)]
+        outputs = [self._ids[p, b, : self._lengths[p]] for p, b in rows]
+        return self._rows.histories([self._prompts[p].ids for p, _ in rows], outputs)
 
     def _begin(self, prompts: Sequence[Prompt]) -> None:
         """Let prompts write that were read: the first beam of each group counts, the others are still the same."""

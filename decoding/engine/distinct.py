@@ -51,13 +51,13 @@ class DistinctSearch:
         self._width = job.outputs
         self._places = max(1, rows // self._width)
         self._batch = make_batch(model, self._places * self._width, job)
-        self._rows = PromptRows(model, self._batch, job, self._width)
+        self._rows = PromptRows(model, self._batch, job, source, self._width)
         self._prompts: list[Prompt] = []
         self._beams: list[list[Beam]] = []
 
     def run(self) -> Iterator[Finished]:
         """Decode everything that the source gives, yielding each prompt's sequences as it finishes."""
-        self._begin(self._rows.admit(self._take(self._places)))
+        self._begin(self._rows.refill(self._places))
         while self._batch.size and not self._source.stopped.is_set():
             if not self._prompts:
                 self._begin(self._rows.leap())
@@ -71,10 +71,7 @@ class DistinctSearch:
             for i in finished:
                 yield from self._results(self._prompts[i], self._beams[i])
             self._keep(open_)
-            self._begin(self._rows.admit(self._take(len(finished))))
-
-    def _take(self, count: int) -> list[Prompt]:
-        return [prompt for _, prompt in self._source.take(count)]
+            self._begin(self._rows.refill(len(finished)))
 
     def _begin(self, prompts: list[Prompt]) -> None:
         """One empty sequence for each prompt that was read; its other rows wait for it to branch."""
@@ -88,11 +85,7 @@ class DistinctSearch:
             for p, own in zip(self._prompts, self._beams, strict=True)
             for j in range(self._width)
         ]
-        reading, nothing = self._rows.seen(), np.zeros(0, np.int64)
-        return History(
-            [*(p.ids for p, _ in rows), *reading],
-            [*(np.array(b.tokens, np.int64) for _, b in rows), *([nothing] * len(reading))],
-        )
+        return self._rows.histories([p.ids for p, _ in rows], [np.array(b.tokens, np.int64) for _, b in rows])
 
     def _extend(self) -> list[list[Beam]]:
         """The best continuations of each prompt's open sequences, beside its finished ones."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from decoding.engine.batch import Batch
 from decoding.engine.context import step_values
-from decoding.engine.job import Job, Prompt
+from decoding.engine.job import Job, Prompt, Source
 from decoding.model.graph import Array
 from decoding.model.model import Model
 from decoding.model.padding import pad_together
@@ -148,13 +148,17 @@ class PromptRows:
     The methods that give prompts give those whose reading is over: their rows now come behind all that wrote before.
     """
 
-    def __init__(self, model: Model, batch: Batch, job: Job, width: int) -> None:
-        self._batch, self._width = batch, width
+    def __init__(self, model: Model, batch: Batch, job: Job, source: Source, width: int) -> None:
+        self._batch, self._source, self._width = batch, source, width
         self._prefill = Prefill(model, batch, job)
         self._ready: list[Ready] = []
 
-    def admit(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """Give rows to these prompts."""
+    def refill(self, count: int) -> list[Prompt]:
+        """Give rows to the next prompts, `count` of them or as many as are left.
+
+        Their outputs are found by one search, so the source counts one for each.
+        """
+        prompts = [prompt for _, prompt in self._source.take(count)]
         if not prompts:
             return []
         writing, size = self._batch.size - len(self._prefill), self._batch.size
@@ -174,9 +178,10 @@ class PromptRows:
         """Of the rows that wrote in the last step, go on with `rows`, in that order; some may be named more than once."""
         return self._arrange(rows, self._ready)
 
-    def seen(self) -> list[Array]:
-        """What each row that reads has come to."""
-        return list(self._prefill.seen().values())
+    def histories(self, prompts: Sequence[Array], outputs: Sequence[Array]) -> History:
+        """What every row has so far: those that write, as given, and those that read."""
+        seen, nothing = list(self._prefill.seen().values()), np.zeros(0, np.int64)
+        return History([*prompts, *seen], [*outputs, *([nothing] * len(seen))])
 
     def _arrange(self, rows: Array, ready: list[Ready]) -> list[Prompt]:
         order = np.array([*rows, *(row.place for row in ready), *self._prefill.places], np.int64)
