@@ -35,8 +35,10 @@ def extension(name, *c_sources):
 setup(
     ext_modules=cythonize(
         [
-            extension("decoding.kernels", *sorted(glob("csrc/*.c"))),
-            extension("decoding.engine.steps"),  # calls the kernels of decoding.kernels, which links csrc/
+            extension("decoding.kernels._kernels", *sorted(glob("csrc/*.c"))),
+            extension(
+                "decoding.engine.search.row_sampler"
+            ),  # calls the kernels of decoding.kernels._kernels, which links csrc/
         ],
         compiler_directives={
             "language_level": 3,

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="the bench extra is not installed")
 import decoding  # noqa: E402
 from bench.networks import make  # noqa: E402
 from decoding.model import folding  # noqa: E402
-from decoding.model.session import Session  # noqa: E402
+from decoding.model.runtime.session import Session  # noqa: E402
 
 # hidden, layers, vocabulary
 NETWORKS = [(32, 1, 256), (64, 1, 256), (96, 1, 256), (128, 2, 256), (224, 2, 65), (512, 3, 64)]

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="the bench extra is not installed")
 
 import decoding  # noqa: E402
 from bench.networks import make  # noqa: E402
-from decoding.model import proof  # noqa: E402
+from decoding.model import equivalence  # noqa: E402
 
 # hidden, layers, vocabulary, batch
 CASES = [(224, 2, 65, 1), (224, 2, 65, 16), (650, 2, 10000, 1), (650, 2, 10000, 16), (512, 3, 64, 128)]
@@ -67,5 +67,5 @@ def test_step(benchmark, models, peer, case):
     benchmark.group = name
     benchmark.extra_info.update(workload=name, peer=peer, steps=STEPS)
     exact = models((hidden, layers, vocab))["bare"].session
-    benchmark.extra_info["moved"] = round(proof.change(session, exact, model.contract), 4)
+    benchmark.extra_info["moved"] = round(equivalence.change(session, exact, model.contract), 4)
     benchmark.pedantic(steps, rounds=15, warmup_rounds=1)

@@ -4,10 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from decoding.api import decode, decode_iter, rollout, score, stream
-from decoding.choice import mbr, rerank
 from decoding.errors import DecodeError, DecodingError, ModelError, OptionError
 from decoding.model.discriminator import Discriminator
-from decoding.model.loading import load
+from decoding.model.load import load
 from decoding.model.model import Model
 from decoding.processors import (
     AllowedTokens,
@@ -21,6 +20,7 @@ from decoding.processors import (
     RepetitionPenalty,
     SuppressTokens,
 )
+from decoding.rerank import mbr, rerank
 from decoding.results import Decoded, Hypothesis, TokenEvent
 from decoding.strategies import Beam, Greedy, Sample, TopN
 

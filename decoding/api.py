@@ -11,20 +11,16 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from decoding.collecting import by_prompt, with_bar
-from decoding.engine.context import StepInputs
-from decoding.engine.encoding import alike
-from decoding.engine.job import Job, Prompt
+from decoding.engine.batch.contexts import StepInputs
+from decoding.engine.collect import by_prompt, with_bar
+from decoding.engine.encode import alike
+from decoding.engine.loop import make_queue, run
+from decoding.engine.request import Request, Settings
 from decoding.engine.rollout import Reward, action_values
-from decoding.engine.run import make_source, run
-from decoding.engine.sampling import SamplingSearch
-from decoding.engine.scoring import score_sequences
+from decoding.engine.score import score_sequences
+from decoding.engine.search.sampling import SamplingSearch
 from decoding.errors import OptionError, whole_number
-from decoding.model.discriminator import Discriminator
-from decoding.model.graph import Source as ModelSource
-from decoding.model.loading import load
-from decoding.model.model import Model
-from decoding.options import (
+from decoding.inputs.options import (
     DEFAULT_BATCH_SIZE,
     FromModel,
     Options,
@@ -34,16 +30,20 @@ from decoding.options import (
     check_workers,
     choose_workers,
     make_episodes,
-    make_job,
     make_prompts,
+    make_settings,
     temperatures_of,
     with_latents,
     with_teacher,
 )
+from decoding.inputs.prompts import Ids, encode_prompts
+from decoding.inputs.sources import encode_sources, read_prompts
+from decoding.model.discriminator import Discriminator
+from decoding.model.graph.graph import ModelFile as ModelSource
+from decoding.model.load import load
+from decoding.model.model import Model
 from decoding.processors import Processor
-from decoding.prompts import Ids, encode_prompts
 from decoding.results import Decoded, Hypothesis, TokenEvent
-from decoding.sources import encode_sources, read_prompts
 from decoding.strategies import Beam, Greedy, Sample, Strategy
 
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[Any] | None
@@ -129,7 +129,7 @@ def decode(
         DecodeError: logits are NaN or leave no token to choose; names the sequence and the step.
     """
     model = _loaded(model)
-    job = make_job(
+    settings = make_settings(
         model,
         strategy,
         max_new_tokens=max_new_tokens,
@@ -146,11 +146,11 @@ def decode(
     )
     ids, sources = _starts(model, prompts, prefix, context)
     given = check_contexts(model, context, step_inputs, len(ids))
-    job = with_latents(model, job, latents, len(ids))
-    job, taught = with_teacher(model, job, teacher, teacher_ratio, len(ids))
+    settings = with_latents(model, settings, latents, len(ids))
+    settings, taught = with_teacher(model, settings, teacher, teacher_ratio, len(ids))
     rows = make_prompts(strategy, ids, given, taught, sources)
-    finished = run(model, job, rows, choose_workers(model, job, workers, len(ids)))
-    groups = by_prompt(model, job, with_bar(finished, len(ids) * job.outputs) if progress else finished)
+    finished = run(model, settings, rows, choose_workers(model, settings, workers, len(ids)))
+    groups = by_prompt(model, settings, with_bar(finished, len(ids) * settings.outputs) if progress else finished)
     return Decoded([h for group in sorted(groups, key=lambda g: g[0].prompt_index) for h in group])
 
 
@@ -171,13 +171,13 @@ def stream(
     """
     model = _loaded(model)
     check_names("stream", options)
-    job = make_job(model, strategy, **options)
+    settings = make_settings(model, strategy, **options)
     if isinstance(strategy, Beam) or (isinstance(strategy, Sample) and not strategy.replacement):
         raise OptionError(f"strategy={strategy!r}: it knows no token before the end; use decode(), or another strategy")
     ids, sources = _starts(model, prompts, prefix, context)
-    given = check_contexts(model, context, job.step_inputs, len(ids))
-    job = with_latents(model, job, latents, len(ids))
-    return _token_events(model, job, make_prompts(strategy, ids, given, sources=sources))
+    given = check_contexts(model, context, settings.step_inputs, len(ids))
+    settings = with_latents(model, settings, latents, len(ids))
+    return _token_events(model, settings, make_prompts(strategy, ids, given, sources=sources))
 
 
 def decode_iter(
@@ -200,21 +200,21 @@ def decode_iter(
     check_names("decode_iter", options)
     if isinstance(prompts, str) or not isinstance(prompts, Iterable):
         raise OptionError(f"prompts={prompts!r}: expected an iterable of prompts, each a string or a sequence of ids")
-    job = make_job(model, strategy, **options)
+    settings = make_settings(model, strategy, **options)
     if isinstance(strategy, Sample) and np.ndim(strategy.temperature):
         raise OptionError("Sample(temperature=array): the prompts of an iterable cannot be counted; pass one number")
     temperature = temperatures_of(strategy, 1)[0]
-    check_contexts(model, None, job.step_inputs, 0)
-    job = with_latents(model, job, None, 0)
+    check_contexts(model, None, settings.step_inputs, 0)
+    settings = with_latents(model, settings, None, 0)
     none = np.zeros(0, np.int64)
 
-    def read() -> Iterator[Prompt]:
+    def read() -> Iterator[Request]:
         for index, prompt in enumerate(prompts):
             (ids,), (source,) = read_prompts(model, prompt, prefix, first=index, single=True)
-            yield Prompt(index, ids, temperature, none, source=source)
+            yield Request(index, ids, temperature, none, source=source)
 
-    finished = run(model, job, read(), check_workers(model, workers))
-    return itertools.chain.from_iterable(by_prompt(model, job, finished))
+    finished = run(model, settings, read(), check_workers(model, workers))
+    return itertools.chain.from_iterable(by_prompt(model, settings, finished))
 
 
 def score(
@@ -251,11 +251,11 @@ def score(
     bos = np.array([] if model.bos_token_id is None else [model.bos_token_id], np.int64)
     ids = encode_prompts(model, sequences, bos=False, name="sequences")
     given = check_contexts(model, context, None, len(ids))
-    job = with_latents(model, make_job(model, Greedy(), seed=seed), latents, len(ids))
+    settings = with_latents(model, make_settings(model, Greedy(), seed=seed), latents, len(ids))
     sources = _sources_of(model, prompts, len(ids))
     whole = make_prompts(Greedy(), [np.concatenate([bos, i]) for i in ids], given, sources=sources)
-    if job.latents is not None:
-        whole = [p for _, p in job.latents.rows(enumerate(whole), model.contract.latents)]
+    if settings.latents is not None:
+        whole = [p for _, p in settings.latents.rows(enumerate(whole), model.contract.latents)]
     values = score_sequences(model, whole, rows)
     first = np.array([] if len(bos) else [np.nan], np.float32)
     return [np.concatenate([first, values[i]]) for i in range(len(ids))]
@@ -320,7 +320,7 @@ def rollout(
         raise OptionError("sequences is None: there is nothing to complete; pass strings or ids")
     ids = encode_prompts(model, sequences, bos=False, name="sequences")
     completions = check_completions(strategy, n)
-    job = make_job(
+    settings = make_settings(
         model,
         strategy,
         max_new_tokens=max(2, *map(len, ids)) - 1 if max_new_tokens is None else max_new_tokens,
@@ -332,19 +332,21 @@ def rollout(
     )
     given = check_contexts(model, context, None, len(ids))
     whole = make_prompts(strategy, ids, given, sources=_sources_of(model, prompts, len(ids)))
-    whole = _with_latents_of_a_sequence(model, job, whole, latents)
-    episodes = make_episodes(model, job, whole, max_new_tokens is None, pad_token_id)
-    workers = choose_workers(model, job, workers, episodes.length * len(ids))
-    return action_values(model, job, episodes, reward if callable(reward) else Discriminator(reward), workers)
+    whole = _with_latents_of_a_sequence(model, settings, whole, latents)
+    episodes = make_episodes(model, settings, whole, max_new_tokens is None, pad_token_id)
+    workers = choose_workers(model, settings, workers, episodes.length * len(ids))
+    return action_values(model, settings, episodes, reward if callable(reward) else Discriminator(reward), workers)
 
 
-def _with_latents_of_a_sequence(model: Model, job: Job, prompts: list[Prompt], latents: Latents) -> list[Prompt]:
+def _with_latents_of_a_sequence(
+    model: Model, settings: Settings, prompts: list[Request], latents: Latents
+) -> list[Request]:
     """The sequences with the latents that all their completions share."""
     if any(f.draw.every == "step" for f in model.latents):
         raise OptionError(
             f"rollout: {model.name} draws latents at every step, and those of the given sequences are not known; decode() goes on from prompts"
         )
-    own = with_latents(model, replace(job, outputs=1), latents, len(prompts)).latents
+    own = with_latents(model, replace(settings, outputs=1), latents, len(prompts)).latents
     return prompts if own is None else [p for _, p in own.rows(enumerate(prompts), model.contract.latents)]
 
 
@@ -385,13 +387,13 @@ def _loaded(model: Model | str | Path) -> Model:
     return loaded
 
 
-def _token_events(model: Model, job: Job, prompts: list[Prompt]) -> Iterator[TokenEvent]:
+def _token_events(model: Model, settings: Settings, prompts: list[Request]) -> Iterator[TokenEvent]:
     for group in alike(model.contract, prompts, len(prompts)):
         own = list(group)
-        rows = min(job.batch_size, len(own) * job.outputs)
-        search = SamplingSearch(model, job, make_source(model, job, own, rows), rows)
+        rows = min(settings.batch_size, len(own) * settings.outputs)
+        search = SamplingSearch(model, settings, make_queue(model, settings, own, rows), rows)
         for choice in search.choices():
             shown = [] if choice.reason == "eos" else [choice.token]
             text = None if model.tokenizer is None else model.tokenizer.decode(shown)
-            prompt, output = divmod(choice.sequence, job.outputs)
+            prompt, output = divmod(choice.sequence, settings.outputs)
             yield TokenEvent(prompt, output, choice.token, text, choice.logprob, choice.reason)

@@ -11,7 +11,7 @@ from typing import Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from decoding.text import Tokenizer, token_texts
+from decoding.tokenizers import Tokenizer, token_texts
 
 FinishReason = Literal["eos", "stop", "length"]
 
@@ -144,9 +144,9 @@ class Decoded(Sequence[Hypothesis]):
             groups.setdefault(hypothesis.prompt_index, []).append(hypothesis)
         return list(groups.values())
 
-    def padded(self, fill: int) -> npt.NDArray[np.int64]:
+    def padded(self, aux: int) -> npt.NDArray[np.int64]:
         """New ids as one array [len(self), longest], short rows filled up with `fill`."""
-        out = np.full((len(self), max((h.ids.size for h in self), default=0)), fill, np.int64)
+        out = np.full((len(self), max((h.ids.size for h in self), default=0)), aux, np.int64)
         for row, hypothesis in zip(out, self, strict=True):
             row[: hypothesis.ids.size] = hypothesis.ids
         return out

@@ -4,7 +4,7 @@ import itertools
 import tracemalloc
 
 from decoding import Sample, decode_iter, load
-from tests import build
+from tests.helpers import build
 
 
 def peak(model, prompts):

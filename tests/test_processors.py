@@ -23,7 +23,7 @@ from decoding import (
     load,
     score,
 )
-from tests import build
+from tests.helpers import build
 
 PROMPTS = [[1], [2, 3, 4], [5, 6], [7], [1, 2, 3, 4, 5, 6, 7, 8], [9], [3, 3], [0, 1, 2], [4], [10, 9]]
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from decoding import Decoded, Hypothesis, Sample, decode, load
-from decoding.text import Vocabulary
-from tests import build
+from decoding.tokenizers import Vocabulary
+from tests.helpers import build
 
 PROMPTS = [[1, 2, 3], [4], [5, 6]]
 

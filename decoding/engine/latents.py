@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from decoding.engine.job import Prompt
+from decoding.engine.request import Request
 from decoding.errors import DecodeError, OptionError
-from decoding.model.contract import Fill
-from decoding.model.graph import Array
-from decoding.model.latents import draw, one_value
+from decoding.model.contract.draws import draw, one_value
+from decoding.model.contract.io import AuxiliaryInput
+from decoding.model.graph.types import Array
 
 
 @dataclass
@@ -27,21 +27,23 @@ class Latents:
         given: the caller's, one for each sequence (one for each prompt where a search's hypotheses share it).
     """
 
-    fills: Sequence[Fill]
+    auxiliary_inputs: Sequence[AuxiliaryInput]
     seed: int
     given: Mapping[str, Sequence[Array]] = field(default_factory=dict)
     _lengths: dict[int, int] = field(default_factory=dict)
 
-    def rows(self, rows: Iterator[tuple[int, Prompt]], decoder: Sequence[Fill]) -> Iterator[tuple[int, Prompt]]:
+    def rows(
+        self, rows: Iterator[tuple[int, Request]], decoder: Sequence[AuxiliaryInput]
+    ) -> Iterator[tuple[int, Request]]:
         """Give each row the latents of its sequence, which makes it a prompt of its own.
 
         Args:
             decoder: the latents that the decoder takes.
         """
         own = {f.name for f in decoder}
-        steps = any(f.draw.every == "step" for f in self.fills)
+        steps = any(f.draw.every == "step" for f in self.auxiliary_inputs)
         for sequence, prompt in rows:
-            values = {f.name: self._once(f, sequence) for f in self.fills if f.draw.every == "sequence"}
+            values = {f.name: self._once(f, sequence) for f in self.auxiliary_inputs if f.draw.every == "sequence"}
             context = {name: value for name, value in values.items() if name in own}
             if steps:
                 self._lengths[sequence] = len(prompt.ids)
@@ -56,27 +58,29 @@ class Latents:
                 ),
             )
 
-    def steps(self, fills: Sequence[Fill], keys: Array, starts: Array, count: int) -> dict[str, Array]:
+    def steps(
+        self, auxiliary_inputs: Sequence[AuxiliaryInput], keys: Array, starts: Array, count: int
+    ) -> dict[str, Array]:
         """Of the latents that are drawn anew at every step, the values of `count` positions from `starts` on.
 
         Returns:
             [rows, count, ...] for an input with a time axis; else, where count is 1, [rows, ...].
         """
         found = {}
-        for fill in (f for f in fills if f.kind == "latent" and f.draw.every == "step"):
-            values = np.stack([self._at(fill, keys, starts + i) for i in range(count)], axis=1)
-            found[fill.name] = values if fill.timed else values[:, 0]
+        for aux in (f for f in auxiliary_inputs if f.kind == "latent" and f.draw.every == "step"):
+            values = np.stack([self._at(aux, keys, starts + i) for i in range(count)], axis=1)
+            found[aux.name] = values if aux.timed else values[:, 0]
         return found
 
     def of(self, sequence: int, steps: int) -> Array | dict[str, Array]:
         """The latents of a finished sequence of so many steps, as `latents=` takes them: an array, or a dict of several."""
         values = {}
         positions = self._lengths.get(sequence, 1) - 1 + steps
-        for fill in self.fills:
-            if fill.draw.every == "sequence":
-                values[fill.name] = self._once(fill, sequence)
+        for aux in self.auxiliary_inputs:
+            if aux.draw.every == "sequence":
+                values[aux.name] = self._once(aux, sequence)
             else:
-                values[fill.name] = self._at(fill, np.full(positions, sequence), np.arange(positions))
+                values[aux.name] = self._at(aux, np.full(positions, sequence), np.arange(positions))
         return values if len(values) > 1 else next(iter(values.values()))
 
     def forget(self, sequences: Sequence[int]) -> None:
@@ -84,20 +88,20 @@ class Latents:
         for sequence in sequences:
             self._lengths.pop(sequence, None)
 
-    def _once(self, fill: Fill, key: int) -> Array:
-        if fill.name in self.given:
-            return self.given[fill.name][key]
-        (value,) = draw(self.fills, fill.name, self.seed, np.array([key]), 0)
+    def _once(self, aux: AuxiliaryInput, key: int) -> Array:
+        if aux.name in self.given:
+            return self.given[aux.name][key]
+        (value,) = draw(self.auxiliary_inputs, aux.name, self.seed, np.array([key]), 0)
         return np.asarray(value)
 
-    def _at(self, fill: Fill, keys: Array, positions: Array) -> Array:
-        if fill.name not in self.given:
-            return draw(self.fills, fill.name, self.seed, keys, positions)
-        values = [self.given[fill.name][int(key)] for key in keys]
+    def _at(self, aux: AuxiliaryInput, keys: Array, positions: Array) -> Array:
+        if aux.name not in self.given:
+            return draw(self.auxiliary_inputs, aux.name, self.seed, keys, positions)
+        values = [self.given[aux.name][int(key)] for key in keys]
         for key, value, position in zip(keys, values, positions, strict=True):
             if position >= len(value):
                 raise DecodeError(
-                    f"sequence {key}: latents[{fill.name!r}] has {len(value)} steps, but there is another; give more, or a smaller max_new_tokens",
+                    f"sequence {key}: latents[{aux.name!r}] has {len(value)} steps, but there is another; give more, or a smaller max_new_tokens",
                     row=int(key),
                     step=int(position),
                 )
@@ -105,7 +109,9 @@ class Latents:
         return taken
 
 
-def given_latents(fills: Sequence[Fill], latents: Any, prompts: int, outputs: int) -> dict[str, list[Array]]:
+def given_latents(
+    auxiliary_inputs: Sequence[AuxiliaryInput], latents: Any, prompts: int, outputs: int
+) -> dict[str, list[Array]]:
     """The caller's latents, one for each sequence.
 
     Args:
@@ -115,7 +121,7 @@ def given_latents(fills: Sequence[Fill], latents: Any, prompts: int, outputs: in
     Raises:
         OptionError: an unknown name, a wrong number of values, a wrong shape.
     """
-    known = {f.name: f for f in fills}
+    known = {f.name: f for f in auxiliary_inputs}
     if not isinstance(latents, Mapping):
         if isinstance(latents, Sequence) and latents and all(isinstance(one, Mapping) for one in latents):
             latents = {name: [one[name] for one in latents] for name in latents[0]}
@@ -140,14 +146,14 @@ def given_latents(fills: Sequence[Fill], latents: Any, prompts: int, outputs: in
     return given
 
 
-def _checked(fill: Fill, value: Any, name: str) -> Array:
+def _checked(aux: AuxiliaryInput, value: Any, name: str) -> Array:
     try:
-        array = np.asarray(value).astype(fill.dtype)
+        array = np.asarray(value).astype(aux.dtype)
     except (TypeError, ValueError) as error:
-        raise OptionError(f"{name}: expected {fill.dtype} numbers: {error}") from error
-    sizes = one_value(fill)
-    if (array.shape[1:] if fill.draw.every == "step" else array.shape) != sizes:
-        wanted = ", ".join([*(["steps"] if fill.draw.every == "step" else []), *map(str, sizes)])
+        raise OptionError(f"{name}: expected {aux.dtype} numbers: {error}") from error
+    sizes = one_value(aux)
+    if (array.shape[1:] if aux.draw.every == "step" else array.shape) != sizes:
+        wanted = ", ".join([*(["steps"] if aux.draw.every == "step" else []), *map(str, sizes)])
         raise OptionError(f"{name} has shape {list(array.shape)}: expected [{wanted}]")
     if not np.isfinite(array).all():
         raise OptionError(f"{name} holds NaN or infinite values: expected finite numbers")

@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from decoding.engine.context import start_states
-from decoding.engine.encoding import alike, encoded
-from decoding.engine.job import Finished, Job, Prompt
-from decoding.engine.run import run
+from decoding.engine.batch.contexts import initial_states
+from decoding.engine.encode import alike, encoded
+from decoding.engine.loop import run
+from decoding.engine.request import FinishedSequence, Request, Settings
 from decoding.errors import DecodeError, OptionError
-from decoding.model.contract import Contract
-from decoding.model.graph import Array
+from decoding.model.contract.contract import Contract
+from decoding.model.contract.pad import pad_together
+from decoding.model.graph.types import Array
 from decoding.model.model import Model
-from decoding.model.padding import pad_together
 
 Reward = Callable[[Array], object]
 
@@ -39,7 +39,7 @@ class Episodes:
         pad: fills rows behind their ends.
     """
 
-    prompts: Sequence[Prompt]
+    prompts: Sequence[Request]
     bos: int
     length: int
     longest: int | None
@@ -76,65 +76,67 @@ class Wave(NamedTuple):
 
     rows: list[int]
     end: int
-    places: list[int]
+    slots: list[int]
 
 
-def action_values(model: Model, job: Job, episodes: Episodes, reward: Reward, workers: int) -> Array:
+def action_values(model: Model, settings: Settings, episodes: Episodes, reward: Reward, workers: int) -> Array:
     """float64 [sequences, T]: the mean reward of `job.outputs` completions after each token.
 
     From the end of a sequence on, the value is the reward of the sequence itself.
     """
     # Draws of its own: else the first completion would repeat the numbers by which decode() drew the sequence.
-    job = replace(job, seed=int(np.random.SeedSequence(job.seed, spawn_key=(1,)).generate_state(1, np.uint64)[0]))
+    settings = replace(
+        settings, seed=int(np.random.SeedSequence(settings.seed, spawn_key=(1,)).generate_state(1, np.uint64)[0])
+    )
     own = _Rewards(reward, episodes, len(episodes.prompts))
     for row in range(len(episodes.prompts)):
         own.add(row, episodes.own(row))
     values = np.repeat(own.values[:, None], episodes.length, 1)
     waves = list(episodes.waves(model.contract))
-    opened = [(wave.rows[place], wave.end) for wave in waves for place in wave.places]
+    opened = [(wave.rows[slot], wave.end) for wave in waves for slot in wave.slots]
     if opened:
-        completed = _Rewards(reward, episodes, len(opened) * job.outputs)
-        with closing(_completions(model, job, prefixes(model, episodes, waves), opened, workers)) as completions:
+        completed = _Rewards(reward, episodes, len(opened) * settings.outputs)
+        with closing(_completions(model, settings, prefixes(model, episodes, waves), opened, workers)) as completions:
             for finished in completions:  # a reward that fails stops the workers
-                row, end = opened[finished.sequence // job.outputs]
+                row, end = opened[finished.sequence // settings.outputs]
                 new = finished.tokens if finished.eos is None else np.append(finished.tokens, finished.eos)
                 completed.add(finished.sequence, episodes.own(row)[: end + 1], new)
-        values[tuple(zip(*opened, strict=True))] = completed.values.reshape(len(opened), job.outputs).mean(1)
+        values[tuple(zip(*opened, strict=True))] = completed.values.reshape(len(opened), settings.outputs).mean(1)
     return values
 
 
 def _completions(
-    model: Model, job: Job, prompts: Iterator[Prompt], opened: Sequence[tuple[int, int]], workers: int
-) -> Generator[Finished]:
+    model: Model, settings: Settings, prompts: Iterator[Request], opened: Sequence[tuple[int, int]], workers: int
+) -> Generator[FinishedSequence]:
     try:
-        yield from run(model, job, prompts, workers)
+        yield from run(model, settings, prompts, workers)
     except DecodeError as error:
         if error.row is None:
             raise
-        row, end = opened[error.row // job.outputs]
+        row, end = opened[error.row // settings.outputs]
         message = f"sequences[{row}], a completion after token {end}: {error}"
         raise DecodeError(message, row=row, step=error.step) from error
 
 
-def prefixes(model: Model, episodes: Episodes, waves: Iterable[Wave]) -> Iterator[Prompt]:
+def prefixes(model: Model, episodes: Episodes, waves: Iterable[Wave]) -> Iterator[Request]:
     """The prefixes of all waves, each with the states before its last token: a token is read once for all rows of a wave."""
     c, numbers, rows = model.contract, itertools.count(), None
-    gives_states = bool(c.states) and model.leaps_on_device  # else each prefix is read by itself
+    gives_states = bool(c.states) and model.reads_chunks_on_device  # else each prefix is read by itself
     for wave in waves:
         if wave.rows is not rows:
             rows, read = wave.rows, 0
             own = encoded(model, [episodes.prompts[row] for row in rows])
-            states = start_states(c, own)
+            states = initial_states(c, own)
         at = episodes.bos + wave.end
         while gives_states and read < at:
             states, read = _read(model, own, read, states), read + 1
-        for place in wave.places:
-            before = {s.input: value.take(place, s.batch_axis) for s, value in zip(c.states, states, strict=True)}
+        for slot in wave.slots:
+            before = {s.input: value.take(slot, s.batch_axis) for s, value in zip(c.states, states, strict=True)}
             yield replace(
-                own[place],
+                own[slot],
                 index=next(numbers),
-                ids=own[place].ids[: at + 1],
-                states=before if gives_states else own[place].states,
+                ids=own[slot].ids[: at + 1],
+                states=before if gives_states else own[slot].states,
                 read=read,
                 max_new_tokens=None if episodes.longest else episodes.length - 1 - wave.end,
                 source={},
@@ -142,11 +144,11 @@ def prefixes(model: Model, episodes: Episodes, waves: Iterable[Wave]) -> Iterato
             )
 
 
-def _read(model: Model, prompts: Sequence[Prompt], at: int, states: Sequence[Array]) -> list[Array]:
+def _read(model: Model, prompts: Sequence[Request], at: int, states: Sequence[Array]) -> list[Array]:
     """The states after the ids at place `at`; sequences that have ended stay at their last."""
     c = model.contract
     ids = np.array([[p.ids[min(at, len(p.ids) - 1)]] for p in prompts])
-    feeds = c.feeds(ids, at, pad_together(c.row_fills, [p.context for p in prompts]))
+    feeds = c.feeds(ids, at, pad_together(c.row_inputs, [p.context for p in prompts]))
     feeds |= {s.input: value for s, value in zip(c.states, states, strict=True)}
     return model.session.run(feeds, [s.output for s in c.states], only_fetched=True)
 
@@ -161,14 +163,14 @@ class _Rewards:
 
     def add(self, number: int, *parts: Array) -> None:
         """The ids of row `number`."""
-        block, place = divmod(number, _TOGETHER)
+        block, slot = divmod(number, _TOGETHER)
         if block not in self._blocks:
             size = min(_TOGETHER, len(self.values) - block * _TOGETHER)
             self._blocks[block] = np.full((size, self._episodes.width), self._episodes.pad, np.int64), [size]
         rows, missing = self._blocks[block]
         end = 0
         for part in parts:
-            rows[place, end : end + len(part)] = part
+            rows[slot, end : end + len(part)] = part
             end += len(part)
         missing[0] -= 1
         if not missing[0]:

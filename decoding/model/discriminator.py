@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from decoding.errors import ModelError, OptionError, whole_number
-from decoding.model.graph import Graph, Source
-from decoding.model.ports import Array, Port, listing
-from decoding.model.session import Session
+from decoding.model.graph.graph import Graph, ModelFile
+from decoding.model.graph.types import Array, Port, listing
+from decoding.model.runtime.session import Session
 
 
 class Discriminator:
@@ -30,7 +30,7 @@ class Discriminator:
 
     def __init__(
         self,
-        model: Source,
+        model: ModelFile,
         *,
         token: str | None = None,
         score: str | None = None,

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from decoding.errors import ModelError, OptionError
-from decoding.model.contract import Contract, Fill
-from decoding.model.graph import Graph
-from decoding.model.latents import find_latents
+from decoding.model.contract.contract import Contract
+from decoding.model.contract.io import AuxiliaryInput
+from decoding.model.graph.graph import Graph
+from decoding.model.graph.types import Array, listing
 from decoding.model.model import Model
-from decoding.model.ports import Array, listing
-from decoding.model.roles import Roles, find_roles, recurrent_path
-from decoding.model.running import checked_inputs, count_rows, drawn_latents
-from decoding.model.session import Session
+from decoding.model.roles.infer import Roles, find_roles, recurrent_path
+from decoding.model.roles.latents import find_latents
+from decoding.model.runtime.session import Session
+from decoding.model.single_run import checked_inputs, count_rows, drawn_latents
 
 
-def roles_or_latents(graph: Graph, given: Mapping[str, Any]) -> Roles | tuple[Fill, ...]:
+def roles_or_latents(graph: Graph, given: Mapping[str, Any]) -> Roles | tuple[AuxiliaryInput, ...]:
     """The roles of a graph over tokens, or the latents of one that has no token, or no state, to step through.
 
     Raises:
@@ -34,13 +35,14 @@ def roles_or_latents(graph: Graph, given: Mapping[str, Any]) -> Roles | tuple[Fi
     return _latents(graph, given) if roles.draws and not steps and "window" not in given else roles
 
 
-def _latents(graph: Graph, given: Mapping[str, Any]) -> tuple[Fill, ...]:
+def _latents(graph: Graph, given: Mapping[str, Any]) -> tuple[AuxiliaryInput, ...]:
     draws = find_latents(graph, given, graph.inputs, None, [])
     shapes = {p.name: p.shape or () for p in graph.inputs}
     sizes = {name: tuple(d if isinstance(d, int) else None for d in shapes[name][1:]) for name in draws}
     ports = {p.name: p for p in graph.inputs}
     return tuple(
-        Fill(name, "latent", ports[name].dtype, len(shapes[name]), sizes[name], draw=how) for name, how in draws.items()
+        AuxiliaryInput(name, "latent", ports[name].dtype, len(shapes[name]), sizes[name], draw=how)
+        for name, how in draws.items()
     )
 
 
@@ -51,7 +53,7 @@ class Generator(Model):
         latents: the inputs that are drawn.
     """
 
-    def __init__(self, graph: Graph, session: Session, latents: tuple[Fill, ...]) -> None:
+    def __init__(self, graph: Graph, session: Session, latents: tuple[AuxiliaryInput, ...]) -> None:
         self._graph, self.session, self.name = graph, session, graph.name
         self._latents = latents
         self.encoders = None
@@ -60,7 +62,7 @@ class Generator(Model):
         self.eos_token_id = ()
 
     @property
-    def latents(self) -> tuple[Fill, ...]:
+    def latents(self) -> tuple[AuxiliaryInput, ...]:
         """The inputs that are drawn."""
         return self._latents
 

@@ -14,20 +14,28 @@ import numpy as np
 import numpy.typing as npt
 
 from decoding.errors import ModelError
-from decoding.model.contract import Contract, Fill
-from decoding.model.device import DeviceStep, Reduction, can_reduce, device_graph, start_device_step, step_feeds
-from decoding.model.encoders import Encoders
-from decoding.model.files import encoder_paths
-from decoding.model.folding import Folded, fold_embedding
-from decoding.model.graph import Graph
-from decoding.model.lowering import left_to_the_cpu, plain_steps
-from decoding.model.ports import Array
-from decoding.model.proof import same_step
-from decoding.model.roles import json_metadata
-from decoding.model.running import checked_inputs, count_rows, feeds_of
-from decoding.model.session import NodeRun, Session
+from decoding.model.contract.contract import Contract
+from decoding.model.contract.io import AuxiliaryInput
+from decoding.model.encoders.chain import Encoders
+from decoding.model.graph.graph import Graph
+from decoding.model.graph.types import Array
+from decoding.model.passes.device_step import (
+    DeviceStep,
+    Reduction,
+    can_reduce,
+    device_graph,
+    start_device_step,
+    step_feeds,
+)
+from decoding.model.passes.fold_embedding import Folded, fold_embedding
+from decoding.model.passes.lower_recurrent import left_to_the_cpu, plain_steps
+from decoding.model.paths import encoder_paths
+from decoding.model.roles.infer import json_metadata
+from decoding.model.runtime.session import NodeRun, Session
+from decoding.model.single_run import checked_inputs, count_rows, feeds_of
+from decoding.model.verify.equivalence import same_step
 from decoding.model.weights import FileWeights
-from decoding.text import Tokenizer
+from decoding.tokenizers import Tokenizer
 
 
 class Model:
@@ -98,7 +106,7 @@ class Model:
         return can_reduce(self._graph)
 
     @property
-    def leaps_on_device(self) -> bool:
+    def reads_chunks_on_device(self) -> bool:
         """Do the recurrent layers read whole sequences on the device?"""
         return self.session.device == "cpu" or not left_to_the_cpu(self._graph, self.contract)
 
@@ -158,7 +166,7 @@ class Model:
         return self.contract.logits.vocab_size
 
     @property
-    def latents(self) -> tuple[Fill, ...]:
+    def latents(self) -> tuple[AuxiliaryInput, ...]:
         """The inputs that are drawn, those of the encoders first; of equal names the first."""
         every = (*(self.encoders.latents if self.encoders is not None else ()), *self.contract.latents)
         return tuple({f.name: f for f in reversed(every)}[name] for name in dict.fromkeys(f.name for f in every))
@@ -232,7 +240,9 @@ class Model:
             OptionError: an input is unknown, missing or of a wrong number of rows.
             ModelError: the run failed.
         """
-        dtypes = {p.name: p.dtype for p in self._graph.inputs} | {f.name: f.dtype for f in self.contract.every_fill}
+        dtypes = {p.name: p.dtype for p in self._graph.inputs} | {
+            f.name: f.dtype for f in self.contract.all_auxiliary_inputs
+        }
         given = checked_inputs(self.name, dtypes, inputs)
         feeds = feeds_of(self.contract, given, seed, self.name)
         if batch_size is not None:
@@ -257,9 +267,9 @@ class Model:
         several) for NAME.onnx, where `load(path)` finds them.
         """
         graph, c = self._graph.copy(), self.contract
-        if c.starter is not None:
+        if c.initial_state_graph is not None:
             raise ModelError(
-                f"{self.name}: it computes its first states from {c.starter.fills[0].name}, for which a step graph has no place, so it cannot be saved; "
+                f"{self.name}: it computes its first states from {c.initial_state_graph.auxiliary_inputs[0].name}, for which a step graph has no place, so it cannot be saved; "
                 "keep the file as it was exported"
             )
         for state in c.states:
@@ -267,9 +277,9 @@ class Model:
             shape[state.batch_axis] = "batch"
             graph.set_shape(state.input, shape)
             graph.set_shape(state.output, shape)
-        for fill in c.row_fills:
-            sizes = [f"{fill.name}_{axis}" if size is None else size for axis, size in enumerate(fill.sizes)]
-            graph.set_shape(fill.name, ["batch", *(sizes or [1] * (fill.rank - 1))])
+        for aux in c.row_inputs:
+            sizes = [f"{aux.name}_{axis}" if size is None else size for axis, size in enumerate(aux.sizes)]
+            graph.set_shape(aux.name, ["batch", *(sizes or [1] * (aux.rank - 1))])
         stages = list(self.encoders or ())
         initial = {s.input: s.initial.tolist() for s in c.states if s.initial.any()}
         graph.set_metadata({"decoding.roles": json.dumps(self._roles()), "decoding.initial": json.dumps(initial)})
@@ -281,7 +291,8 @@ class Model:
         """The roles of the step graph, as `load(roles=...)` takes them."""
         c = self.contract
         ends = {
-            kind: {f.name: f.source for f in c.fills if f.kind == kind} for kind in ("source_mask", "source_length")
+            kind: {f.name: f.source for f in c.auxiliary_inputs if f.kind == kind}
+            for kind in ("source_mask", "source_length")
         }
         roles: dict[str, Any] = {
             "token": c.token.name,

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from decoding.errors import OptionError
-from decoding.model.contract import Contract
-from decoding.model.graph import Graph
-from decoding.model.hidden import find_hidden, start_values
-from decoding.model.ports import Array, Shape
-from decoding.model.roles import Roles
+from decoding.model.contract.contract import Contract
+from decoding.model.graph.graph import Graph
+from decoding.model.graph.types import Array, Shape
+from decoding.model.passes.expose_states import find_hidden_states, start_values
+from decoding.model.roles.infer import Roles
 
 # Names in one message.
 _SHOWN = 20
@@ -50,7 +50,7 @@ class FileWeights:
         contexts: Set[str],
     ) -> FileWeights:
         """Find out which initializers start a hidden state."""
-        tensors = [h.initial for h in find_hidden(graph, roles) if h.initial]
+        tensors = [h.initial for h in find_hidden_states(graph, roles) if h.initial]
         starting = initializers.keys() & set().union(*(graph.ancestors(tensor) for tensor in tensors))
         return cls(initializers, quantized, starting, graph, roles, declared, contexts)
 
@@ -84,7 +84,7 @@ class FileWeights:
 
     def started(self, contract: Contract) -> Contract:
         """The contract with the initial values that follow from the weights."""
-        hidden = find_hidden(self.graph, self.roles)
+        hidden = find_hidden_states(self.graph, self.roles)
         starts = start_values(self.graph, hidden, self.declared, self.contexts)
         found = {h.name: (h, start) for h, start in zip(hidden, starts, strict=True)}
         states = tuple(
@@ -94,7 +94,11 @@ class FileWeights:
             for state in contract.states
         )
         return replace(
-            contract, states=states, starter=None if contract.starter is None else contract.starter.over(self.graph)
+            contract,
+            states=states,
+            initial_state_graph=None
+            if contract.initial_state_graph is None
+            else contract.initial_state_graph.over(self.graph),
         )
 
     def _array(self, name: str, key: str, value: Any) -> Array:

@@ -19,7 +19,7 @@ from decoding.plot.glyphs import drawable, width
 from decoding.plot.page import FONT_SIZE, box, label, text_page
 from decoding.processors import History
 from decoding.results import Hypothesis
-from decoding.text import Tokenizer
+from decoding.tokenizers import Tokenizer
 
 _COLUMNS = 150  # a panel's width, in characters
 _GAP = 3  # characters between two columns, for the lines

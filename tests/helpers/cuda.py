@@ -3,9 +3,9 @@
 import pytest
 
 from decoding import ModelError
-from decoding.model.graph import Graph
-from decoding.model.session import Session
-from tests import build
+from decoding.model.graph.graph import Graph
+from decoding.model.runtime.session import Session
+from tests.helpers import build
 
 
 def why_not():

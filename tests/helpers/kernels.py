@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from decoding import kernels, reference
+from decoding import kernels
+from decoding.kernels import reference
 
 ROOT = Path(__file__).parent.parent.parent
 

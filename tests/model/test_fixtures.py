@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from decoding import ModelError, load
-from decoding.model import proof
+from decoding.model.verify import equivalence
 
 MODELS = Path(__file__).parents[1] / "models"
 MANIFEST = json.loads((MODELS / "manifest.json").read_text())
@@ -48,12 +48,12 @@ def outcome(name, roles=None):
 
 def check(model, entry, ids, expected):
     run = windowed if model.contract.window else stepped
-    found = proof.as_kind(run(model, ids).astype(np.float64), entry["output"])
+    found = equivalence.as_kind(run(model, ids).astype(np.float64), entry["output"])
     np.testing.assert_allclose(found, expected, rtol=0, atol=max(entry["tolerance"], 1e-5))
 
 
 def stepped(model, ids):
-    return proof.stepped_run(model.session, model.contract, ids[None])[0]
+    return equivalence.stepped_run(model.session, model.contract, ids[None])[0]
 
 
 def windowed(model, ids):
@@ -63,7 +63,7 @@ def windowed(model, ids):
     for end in range(1, len(ids) + 1):
         shown = contract.window.shown(end)
         cut = np.array([contract.window.cut(ids[:end].tolist(), shown)])
-        scores = proof.whole_run(model.session, contract, cut)
+        scores = equivalence.whole_run(model.session, contract, cut)
         rows.append(scores[0, contract.window.end(end, scores.shape[1])])
     return np.stack(rows)
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.backend.test.case import node
 
 from decoding import ModelError, load
-from decoding.model import proof
+from decoding.model.verify import equivalence
 
 # Importing a module makes its cases; collect_testcases() would import the two hundred others too.
 for module in ("gru", "lstm", "rnn"):
@@ -87,5 +87,5 @@ def test_backend_case(name):
             load(proto)
         return
     model = load(proto)
-    found = proof.stepped_run(model.session, model.contract, ids)[:, -1]
+    found = equivalence.stepped_run(model.session, model.contract, ids)[:, -1]
     np.testing.assert_allclose(found[:, : expected.shape[1]], expected, atol=1e-6)

@@ -8,10 +8,11 @@ import pytest
 from onnx import numpy_helper
 
 from decoding import ModelError, OptionError, Sample, decode, load
-from decoding.model import folding, proof
-from tests import build
+from decoding.model.passes import fold_embedding
+from decoding.model.verify import equivalence
+from tests.engine.test_encode import SYSTEMS
+from tests.helpers import build
 from tests.model.test_fixtures import MODELS, fixture, fixtures
-from tests.test_encoder import SYSTEMS
 
 IDS = np.random.default_rng(0).integers(0, 11, (3, 7))
 
@@ -41,7 +42,7 @@ def rewritten(proto, weights):
 
 def assert_same(a, b, ids=IDS):
     for which in ("session", "step_session"):
-        runs = [proof.stepped_run(getattr(model, which), model.contract, ids) for model in (a, b)]
+        runs = [equivalence.stepped_run(getattr(model, which), model.contract, ids) for model in (a, b)]
         np.testing.assert_array_equal(*runs)
 
 
@@ -51,7 +52,7 @@ def assert_same(a, b, ids=IDS):
 @pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
 def test_layers_and_the_table_that_is_folded_from_them(cell, exposed, layers, narrow, monkeypatch):
     if narrow:  # fold these small layers too
-        monkeypatch.setattr(folding, "SMALLEST_HIDDEN", 1)
+        monkeypatch.setattr(fold_embedding, "SMALLEST_HIDDEN", 1)
     proto = build.recurrent(cell, layers=layers, exposed=exposed)
     model, weights = load(proto), changed(proto)
     other = model.with_weights(weights)
@@ -113,9 +114,9 @@ def test_first_states_that_the_graph_computes_from_a_context():
     proto = onnx.load(SYSTEMS / "caption_start.onnx")
     weights = changed(proto)
     model, expected = load(proto).with_weights(weights), load(rewritten(proto, weights))
-    (fill,) = model.contract.starter.fills
-    context = np.random.default_rng(0).standard_normal((2, *fill.sizes)).astype(fill.dtype)
-    options = {"context": {fill.name: context}, "max_new_tokens": 6, "eos_token_id": None, "logprobs": 2}
+    (aux,) = model.contract.initial_state_graph.auxiliary_inputs
+    context = np.random.default_rng(0).standard_normal((2, *aux.sizes)).astype(aux.dtype)
+    options = {"context": {aux.name: context}, "max_new_tokens": 6, "eos_token_id": None, "logprobs": 2}
     a, b = (decode(m, [[1], [2]], **options) for m in (model, expected))
     np.testing.assert_array_equal([h.token_logprobs for h in a], [h.token_logprobs for h in b])
     before = decode(load(proto), [[1], [2]], **options)

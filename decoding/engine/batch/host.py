@@ -1,0 +1,164 @@
+"""The running batch: buffers that stay where they are, and the network run over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from decoding.engine.batch.contexts import ContextRows, initial_states
+from decoding.engine.batch.device import DeviceBatch, reduction_for
+from decoding.engine.batch.window import WindowBatch
+from decoding.engine.request import Request, Settings
+from decoding.model.contract.io import State
+from decoding.model.graph.types import Array
+from decoding.model.model import Model
+from decoding.model.runtime.session import Binding
+
+Batch: TypeAlias = "RunningBatch | WindowBatch | DeviceBatch"
+
+
+def make_batch(model: Model, capacity: int, settings: Settings | None = None, *, attention: bool = False) -> Batch:
+    """The batch for a model that is stepped, here or on a device, or for one whose prefixes are run anew.
+
+    Args:
+        job: whose strategy says what is needed of the logits; None: all of them.
+        attention: the batch has the weights of each step too; the model has them, and is stepped.
+    """
+    window = model.contract.window
+    context = ContextRows(model.contract.row_inputs, capacity, None if settings is None else settings.step_inputs)
+    if window is not None:
+        return WindowBatch(model, window, capacity, context)
+    if model.on_device:
+        reduction = None if settings is None else reduction_for(model, settings, capacity)
+        return DeviceBatch(model, capacity, context, attention, reduction)
+    return RunningBatch(model, capacity, context, attention)
+
+
+class RunningBatch:
+    """Up to `capacity` rows that take one step together.
+
+    The states ping-pong between two sets of buffers: a step reads one and writes the other, and
+    nothing is copied. A binding is made once for each number of rows.
+
+    Attributes:
+        tokens: int64 [capacity], what the next step feeds.
+        logits: float32 [capacity, V], what the last step gave; the first `size` rows count.
+        size: rows in the batch.
+        context: the inputs that the caller gives.
+        attention: float32 [capacity, source], the weights of the last step; None where they are not wanted.
+        leaps: prompts are read in runs of many tokens while nobody writes.
+        candidates: what of the logits came down from a device; None: all are here.
+    """
+
+    reads_chunks = True
+    candidates = None
+
+    def __init__(self, model: Model, capacity: int, context: ContextRows, attention: bool) -> None:
+        c = self._contract = model.contract
+        self._session, self._whole_session = model.step_session, model.session
+        self.context = context
+        self.capacity = capacity
+        self.size = 0
+        self.tokens = np.zeros(capacity, np.int64)
+        self.logits = np.zeros((capacity, c.logits.vocab_size), np.float32)
+        self._states = [[np.zeros(s.initial.size * capacity, s.dtype) for s in c.states] for _ in range(2)]
+        self._positions = [np.zeros(capacity, f.dtype) for f in c.auxiliary_inputs if f.kind == "position"]
+        self._side = 0
+        self._bindings: dict[int, tuple[Binding, Binding]] = {}
+        self._layout = 0
+        self._wants_attention = attention
+        self.attention: Array | None = None
+        self._weights_shape: tuple[int, ...] = ()
+
+    def start(self, prompts: Sequence[Request]) -> list[Array]:
+        """The states that these prompts start from, a row for each."""
+        return initial_states(self._contract, prompts)
+
+    def take(self, slots: Array) -> list[Array]:
+        """The states of these rows."""
+        own = zip(self._contract.states, self._views(self._side, self.size), strict=True)
+        return [np.ascontiguousarray(value.take(slots, axis=s.batch_axis)) for s, value in own]
+
+    def read(self, slots: Array, feeds: Mapping[str, Array]) -> list[Array]:
+        """The states after these tokens, read in one run by the rows at `places`."""
+        c = self._contract
+        before = {s.input: value for s, value in zip(c.states, self.take(slots), strict=True)}
+        return self._whole_session.run({**feeds, **before}, [s.output for s in c.states], only_fetched=True)
+
+    def step(self) -> None:
+        """Run the network once: `tokens` and the states in, `logits` and the next states out."""
+        if self.context.layout != self._layout:  # bound to buffers that are no more
+            self._layout, self.attention = self.context.layout, None
+            self._bindings.clear()
+        pair = self._bindings.get(self.size)
+        if pair is None:
+            if self._wants_attention and self.attention is None:
+                self.attention = self._make_attention()
+            pair = self._bindings[self.size] = self._bind(0), self._bind(1)
+        pair[self._side].run()
+        self._side ^= 1
+        for positions in self._positions:
+            positions[: self.size] += 1
+
+    def put(self, slots: Array, states: Sequence[Array], index: Array, prompts: Sequence[Request], read: Array) -> None:
+        """Start rows at `places` from the rows `index` of `states`, which come after `read` ids of each prompt."""
+        self.tokens[slots] = [prompt.ids[at] for prompt, at in zip(prompts, read, strict=True)]
+        self.context.put(slots, prompts, read)
+        for positions in self._positions:
+            positions[slots] = read
+        for state, mine, given in zip(self._contract.states, self._views(self._side, self.size), states, strict=True):
+            _rows(mine, state)[slots] = _rows(given, state)[index]
+
+    def grow(self, count: int) -> None:
+        """Add rows at the end, for `put` to fill."""
+        if self.size:
+            self.keep(np.append(np.arange(self.size), np.zeros(count, np.int64)))
+        else:
+            self.size = count
+
+    def keep(self, slots: Array) -> None:
+        """Go on with the rows at `places`, in that order; a place may be named more than once."""
+        before, self.size = self._views(self._side, self.size), len(slots)
+        self._side ^= 1
+        for state, old, new in zip(self._contract.states, before, self._views(self._side, self.size), strict=True):
+            np.take(old, slots, axis=state.batch_axis, out=new, mode="clip")
+        for array in (self.tokens, *self._positions):
+            array[: self.size] = array[slots]
+        self.context.keep(slots)
+
+    def _make_attention(self) -> Array:
+        """A buffer for the weights, whose number only a run can tell."""
+        c, n = self._contract, self.size
+        feeds = c.feeds(self.tokens[:n, None], context=self.context.rows(n))
+        states = {s.input: value for s, value in zip(c.states, self._views(self._side, n), strict=True)}
+        (weights,) = self._session.run({**feeds, **states}, [str(c.attention)])
+        self._weights_shape = weights.shape[1:]  # [source], or [1, source] where the graph keeps the step's axis
+        return np.zeros((self.capacity, weights.size // n), np.float32)
+
+    def _bind(self, side: int) -> Binding:
+        c, n = self._contract, self.size
+        inputs = {c.token.name: self.tokens[:n].reshape(c.token.shape(n))}
+        inputs |= {f.name: f.value(c.token, n, 1) for f in c.auxiliary_inputs if not f.of_rows}
+        inputs |= self.context.rows(n)
+        moving = [f for f in c.auxiliary_inputs if f.kind == "position"]
+        inputs |= {
+            f.name: array[:n].reshape(inputs[f.name].shape) for f, array in zip(moving, self._positions, strict=True)
+        }
+        outputs = {c.logits.name: self.logits[:n].reshape(c.logits.shape(n))}
+        if self.attention is not None:
+            outputs[str(c.attention)] = self.attention[:n].reshape(n, *self._weights_shape)
+        for state, before, after in zip(c.states, self._views(side, n), self._views(side ^ 1, n), strict=True):
+            inputs[state.input], outputs[state.output] = before, after
+        return self._session.bind(inputs, outputs)
+
+    def _views(self, side: int, n: int) -> list[Array]:
+        return [
+            flat[: s.initial.size * n].reshape(s.shape(n))
+            for s, flat in zip(self._contract.states, self._states[side], strict=True)
+        ]
+
+
+def _rows(array: Array, state: State) -> Array:
+    return np.moveaxis(array, state.batch_axis, 0)

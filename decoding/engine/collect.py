@@ -1,0 +1,64 @@
+"""From finished rows to hypotheses, prompt by prompt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from tqdm import tqdm
+
+from decoding.engine.loop import searches_whole_prompts
+from decoding.engine.request import FinishedSequence, Settings
+from decoding.model.model import Model
+from decoding.results import Hypothesis
+
+
+def by_prompt(model: Model, settings: Settings, finished: Iterable[FinishedSequence]) -> Iterator[list[Hypothesis]]:
+    """The hypotheses of each prompt, best first, as soon as all of them are finished."""
+    waiting: dict[int, list[FinishedSequence]] = {}
+    for one in finished:
+        prompt = one.sequence // settings.outputs
+        group = waiting.setdefault(prompt, [])
+        group.append(one)
+        if len(group) == one.siblings:
+            del waiting[prompt]
+            ranked = sorted(group, key=lambda f: (-f.score, f.sequence))
+            yield [_hypothesis(model, settings, prompt, rank, f) for rank, f in enumerate(ranked)]
+            if settings.latents is not None:
+                settings.latents.forget([_latent_key(settings, prompt, f) for f in group])
+
+
+def _latent_key(settings: Settings, prompt: int, f: FinishedSequence) -> int:
+    """Whose latents a finished sequence has: its own, or its prompt's where one search finds all outputs."""
+    return prompt if searches_whole_prompts(settings) else f.sequence
+
+
+def _hypothesis(model: Model, settings: Settings, prompt: int, rank: int, f: FinishedSequence) -> Hypothesis:
+    latent = None
+    if settings.latents is not None:
+        latent = settings.latents.of(_latent_key(settings, prompt, f), len(f.logprobs))
+    return Hypothesis(
+        prompt,
+        rank,
+        f.logprob,
+        f.score,
+        f.reason,
+        f.logprobs,
+        f.tokens,
+        model.tokenizer,
+        top_logprobs=f.top,
+        teacher_logprobs=f.teacher,
+        attention=f.attention,
+        latent=latent,
+    )
+
+
+def with_bar(finished: Iterator[FinishedSequence], total: int) -> Iterator[FinishedSequence]:
+    """The same sequences, behind a progress bar."""
+    tokens, start = 0, time.monotonic()
+    with tqdm(total=total, unit="seq") as bar:
+        for one in finished:
+            tokens += len(one.logprobs)
+            bar.set_postfix_str(f"{tokens / max(time.monotonic() - start, 1e-9):.0f} tokens/s", refresh=False)
+            bar.update()
+            yield one

@@ -1,0 +1,3 @@
+"""Kernels."""
+
+from decoding.kernels._kernels import *  # noqa: F403

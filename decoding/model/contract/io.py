@@ -1,0 +1,223 @@
+"""The inputs and outputs of a step graph, one class for each role."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from decoding.model.graph.types import Array
+
+TokenLayout = Literal["B", "BT", "TB"]
+AuxiliaryKind = Literal["length", "mask", "position", "context", "source_length", "source_mask", "latent"]
+LogitsLayout = Literal["BV", "BTV", "TBV", "BVT"]
+
+
+@dataclass(frozen=True)
+class Token:
+    """The input that takes token ids, int64, of shape [B], [B, T] or [T, B]."""
+
+    name: str
+    layout: TokenLayout
+
+    def arrange(self, ids: Array) -> Array:
+        """Ids [B, T] as this input wants them; T must be 1 where it takes [B]."""
+        if self.layout == "BT":
+            return ids
+        return ids[:, 0] if self.layout == "B" else np.ascontiguousarray(ids.T)
+
+    def batch_and_time(self, shape: Sequence[int | str | None] | None) -> tuple[int | None, int | None]:
+        """The numbers among a declared shape's batch and time."""
+        dims = [d if isinstance(d, int) else None for d in shape or (None, None)]
+        batch, time = [*dims, None][:2] if self.layout != "TB" else dims[::-1]
+        return batch, time
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        """The shape of one step's ids."""
+        return {"B": (batch,), "BT": (batch, 1), "TB": (1, batch)}[self.layout]
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The output with one float32 score a vocabulary entry: [B, V], [B, T, V], [T, B, V] or [B, V, T]."""
+
+    name: str
+    layout: LogitsLayout
+    vocab_size: int
+
+    def arrange(self, array: Array) -> Array:
+        """The output as [B, T, V] (T is 1 where the graph gives only the last position)."""
+        if self.layout == "BV":
+            return array[:, None]
+        axes = [self.layout.index(axis) for axis in "BTV"]
+        return array.transpose(axes)
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        """The shape of one step's output."""
+        sizes = {"B": batch, "T": 1, "V": self.vocab_size}
+        return tuple(sizes[axis] for axis in self.layout)
+
+
+@dataclass(frozen=True)
+class State:
+    """A recurrent state: the graph takes it in as `input` and gives its next value as `output`.
+
+    Attributes:
+        batch_axis: the axis that counts rows.
+        initial: value before the first token, of the state's shape with a batch of one.
+        source: where it came from, in words.
+        exposed: the file takes and gives it by itself.
+    """
+
+    input: str
+    output: str
+    batch_axis: int
+    initial: Array
+    source: str
+    exposed: bool = False
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """NumPy dtype of the state."""
+        return self.initial.dtype
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        """Shape for `batch` rows."""
+        shape = list(self.initial.shape)
+        shape[self.batch_axis] = batch
+        return tuple(shape)
+
+    def start(self, batch: int) -> Array:
+        """The initial value for `batch` rows."""
+        return np.array(np.broadcast_to(self.initial, self.shape(batch)))
+
+
+# Size to probe a free dimension of a context with.
+_ANY_SIZE = 4
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How a latent is drawn: standard normal, or uniform in [0, 1); once a sequence, or anew at every step."""
+
+    distribution: Literal["normal", "uniform"] = "normal"
+    every: Literal["sequence", "step"] = "sequence"
+
+    def __str__(self) -> str:
+        how = "standard normal" if self.distribution == "normal" else "uniform in [0, 1)"
+        return f"{how}, {'anew at every step' if self.every == 'step' else 'once a sequence'}"
+
+
+@dataclass(frozen=True)
+class AuxiliaryInput:
+    """An input that is neither token nor state.
+
+    Attributes:
+        kind: "length" (tokens in this run), "mask" (ones) or "position" (of each token in its sequence), which follow
+            the tokens; "context", which the caller or an encoder gives for each prompt or each step; "source_length"
+            (positions of a context that are no padding) or "source_mask" (ones there); "latent", which is drawn.
+        rank: number of dimensions: [batch] or [batch, time], turned where the token is [time, batch].
+        sizes: of a context's or latent's dimensions behind the batch, None where any size will do.
+        source_axis: the dimension behind the batch along which a context may differ in length from prompt to prompt.
+        source: of a source_length or source_mask, the context that it is about.
+        width: of a source_length or source_mask, the size of its context to probe with.
+        inverted: a source_mask that is 0 where there is no padding.
+        draw: of a latent.
+        pad_value: what stands behind the end of a context.
+    """
+
+    name: str
+    kind: AuxiliaryKind
+    dtype: np.dtype[Any]
+    rank: int
+    sizes: tuple[int | None, ...] = ()
+    source_axis: int | None = None
+    source: str = ""
+    width: int = _ANY_SIZE
+    inverted: bool = False
+    draw: Draw = Draw()
+    pad_value: float = 0
+
+    @property
+    def of_rows(self) -> bool:
+        """Does its value belong to a row, rather than follow from the tokens of a run?"""
+        return self.kind in ("context", "source_length", "source_mask", "latent")
+
+    @property
+    def timed(self) -> bool:
+        """Is it a latent with one value for each token of a run: [batch, time, ...]?"""
+        return self.kind == "latent" and self.draw.every == "step" and self.sizes[:1] == (None,)
+
+    def value(self, token: Token, batch: int, time: int, start: Array | int = 0) -> Array:
+        """The input for a run of `time` tokens whose first has the position `start` (one for each row).
+
+        For a context or a latent these are numbers to probe with, others in each row.
+        """
+        if self.kind in ("context", "latent"):
+            shape = (batch, *(_ANY_SIZE if size is None else size for size in self.sizes))
+            if not self.timed:
+                return _probe_numbers(0, shape).astype(self.dtype)
+            first = int(np.asarray(start).flat[0])  # of each position its own
+            return np.stack([_probe_numbers(first + t, (batch, *shape[2:])) for t in range(time)], 1).astype(self.dtype)
+        if self.kind in ("source_length", "source_mask"):
+            return self.of_source([self.width] * batch, self.width)
+        if self.kind == "length":
+            return np.full((batch,), time, self.dtype)
+        if self.kind == "mask":
+            ids = np.ones((batch, time), self.dtype)
+        else:
+            ids = (np.broadcast_to(start, batch)[:, None] + np.arange(time)).astype(self.dtype)
+        if self.rank < 2:
+            return ids[:, 0] if self.rank == 1 else ids[0, 0]
+        ids = np.ascontiguousarray(ids.T) if token.layout == "TB" else ids
+        return ids.reshape(ids.shape + (1,) * (self.rank - 2))
+
+    def of_source(self, lengths: Sequence[int] | Array, width: int) -> Array:
+        """What says of sources of these lengths, padded to `width`, where they end."""
+        ends = np.asarray(lengths)
+        if self.kind == "source_length":
+            return ends.astype(self.dtype).reshape(-1, *(1,) * (self.rank - 1))
+        real = (np.arange(width) < ends[:, None]) != self.inverted
+        # [batch, source], or with ones between or behind, as attention scores are: [batch, 1, source].
+        filled: Array = real.astype(self.dtype)
+        return filled.reshape(-1, *(width if size is None else 1 for size in self.sizes or (None,)))
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a graph that cannot be stepped is decoded: the end of the prefix goes in anew at every step.
+
+    Attributes:
+        size: tokens that the graph takes; None for the whole prefix, whatever its length.
+        pad: on which side shorter prefixes are filled up to `size`, with `pad_id`.
+    """
+
+    size: int | None = None
+    pad: Literal["left", "right"] = "left"
+    pad_id: int = 0
+
+    def shown(self, length: int) -> int:
+        """How many ids go in for a prefix of this length."""
+        return self.size or length
+
+    def cut(self, prefix: Sequence[int], length: int) -> list[int]:
+        """The last `length` ids, padded."""
+        ids = list(prefix[-length:])
+        padding = [self.pad_id] * (length - len(ids))
+        return padding + ids if self.pad == "left" else ids + padding
+
+    def end(self, length: int, positions: int) -> int:
+        """Which of the output's positions scores the token after a prefix of this length."""
+        return min(length, positions) - 1 if self.pad == "right" else -1
+
+    def describe(self) -> str:
+        """One sentence."""
+        if self.size is None:
+            return "window mode: the whole prefix is run at every step, so a sequence of n tokens costs n*n/2 of them"
+        return f"window mode: the last {self.size} tokens ({self.pad}-padded with {self.pad_id}) are run at every step, {self.size} times the cost of a step"
+
+
+def _probe_numbers(seed: int, shape: tuple[int, ...]) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape)

@@ -1,0 +1,245 @@
+"""Joining encoders to a decoder: which output feeds which input."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from decoding.errors import ModelError, OptionError
+from decoding.model.contract.contract import Contract
+from decoding.model.contract.io import AuxiliaryInput
+from decoding.model.encoders.chain import Encoders, Link, Target, agree, plain
+from decoding.model.encoders.encoder import Encoder
+from decoding.model.encoders.probe import Output
+
+_AROUND = re.compile(
+    r"^(?:(?:enc(?:oder)?|dec(?:oder)?|init(?:ial)?|last|final|prev(?:ious)?|past|new|next)_*)+|(?:_*(?:n|0|t|in|out|init|final|last|next|new))+$"
+)
+
+
+def join(
+    stages: Sequence[Encoder], contract: Contract, given: Mapping[str, Any], decoder: str
+) -> tuple[Encoders, Contract]:
+    """Feed every output of the encoders to the inputs that want it: as roles say, by name, else by shape where only one way fits.
+
+    Args:
+        given: the decoder's roles: "encoder" tells links, "context" the inputs that the caller gives instead.
+        decoder: its name, for messages.
+
+    Raises:
+        ModelError: an output that no input wants, an input that nobody feeds, or shapes that do not fit.
+    """
+    targets = _targets(stages, contract)
+    asked = _asked(stages, targets, given.get("encoder"), decoder)
+    links: list[Link] = []
+    for k, stage in enumerate(stages):
+        for output in stage.outputs:
+            later = [t for t in targets if t.stage > k]
+            if output.name in asked[k]:
+                links += [
+                    _link(stage, k, output, t, "given by roles") for t in later if t.name in asked[k][output.name]
+                ]
+            else:
+                links += [_link(stage, k, output, t, "its name") for t in later if t.name == output.name]
+    free = [t for t in targets if t.kind in ("source", "context", "state") and t.name not in given.get("context", ())]
+    _join_stems(stages, free, links, asked)
+    _join_shapes(stages, free, links, asked)
+    _check_complete(stages, free, links, asked, decoder)
+    return Encoders(stages, links), _fed_contract(stages, contract, links)
+
+
+def _targets(stages: Sequence[Encoder], contract: Contract) -> list[Target]:
+    """Everything that an output may feed: later encoders' inputs, contexts and states of the decoder."""
+    targets = [
+        Target(k, f.name, f.dtype, f.sizes, "source" if f.kind == "context" else f.kind)
+        for k, stage in enumerate(stages)
+        for f in stage.auxiliary_inputs
+        if k > 0
+    ]
+    last = len(stages)
+    targets += [Target(last, f.name, f.dtype, f.sizes, f.kind) for f in contract.all_auxiliary_inputs if f.of_rows]
+    for s in contract.states:
+        sizes = tuple(int(d) for i, d in enumerate(s.initial.shape) if i != s.batch_axis)
+        targets.append(Target(last, s.input, s.dtype, sizes, "state" if s.exposed else "hidden state"))
+    return targets
+
+
+def _asked(
+    stages: Sequence[Encoder], targets: Sequence[Target], roles: Any, decoder: str
+) -> list[dict[str, list[str]]]:
+    """`roles["encoder"]` for each stage: {output: names of the inputs that it feeds, none to leave it out}."""
+    each = list(roles) if isinstance(roles, Sequence) and not isinstance(roles, str) else [roles or {}] * len(stages)
+    if len(each) != len(stages) or not all(isinstance(one, Mapping) for one in each):
+        raise OptionError(
+            f"roles['encoder']={roles!r}: expected {{encoder output: decoder input, or None to leave it out}}, or a list of these, one for each of the {len(stages)} encoders"
+        )
+    found: list[dict[str, list[str]]] = []
+    for k, (one, stage) in enumerate(zip(each, stages, strict=True)):
+        outputs = [o.name for o in stage.outputs]
+        known = [t.name for t in targets if t.stage > k]
+        everywhere = [o.name for s in stages for o in s.outputs]
+        found.append({})
+        for output, value in one.items():
+            names = [value] if isinstance(value, str) else list(value or ())
+            if output not in everywhere or (each is roles and output not in outputs):
+                raise OptionError(
+                    f"roles['encoder']: {stage.name} has no output {output!r}; it has {', '.join(outputs)}"
+                )
+            for name in names:
+                if output in outputs and name not in known:
+                    raise OptionError(
+                        f"roles['encoder'][{output!r}]: {decoder} has no context or state {name!r} to feed; there are {', '.join(known) or 'none'}"
+                    )
+            if output in outputs:
+                found[k][output] = names
+    return found
+
+
+def _link(stage: Encoder, k: int, output: Output, target: Target, evidence: str) -> Link:
+    fold = _fits(output, target)
+    if fold is None:
+        raise ModelError(
+            f"{stage.name}: its output {output} does not fit the {target.kind} {target.name}, {target.dtype} of sizes {list(target.sizes)} behind the batch; "
+            "export them with the same sizes, or pass roles={'encoder': {output: input}}"
+        )
+    return Link(k, output, target, fold, evidence)
+
+
+def _fits(output: Output, target: Target) -> bool | None:
+    """Does the output fit, and as one of many (True) or as it is (False)? None where it does not."""
+    if output.dtype != target.dtype:
+        return None
+    if target.kind in ("source_length", "source_mask"):
+        return False
+    for sizes in _readings(output):
+        if agree(sizes, target.sizes) or agree(plain(sizes), plain(target.sizes)):
+            return False
+        if target.kind in ("source", "context") and target.sizes[:1] == (None,) and agree(sizes, target.sizes[1:]):
+            return True
+    return None
+
+
+def _readings(output: Output) -> list[tuple[int | None, ...]]:
+    """The sizes of one row; what stands before the batch are layers, of which a single one goes without saying."""
+    layers = output.sizes[: output.batch_axis]
+    return [output.sizes[output.batch_axis :]] if layers and set(layers) == {1} else [output.sizes]
+
+
+def _join_stems(
+    stages: Sequence[Encoder], free: Sequence[Target], links: list[Link], asked: Sequence[Mapping[str, Any]]
+) -> None:
+    """Join h_n to h0 and encoder_state to state: names that differ only in the side of the model that they are on."""
+    for k, output in _left(stages, links, asked):
+        rivals = [o for _, o in _left(stages, links, asked) if _stem(o.name) == _stem(output.name)]
+        same = [
+            t
+            for t in _unfed(free, links)
+            if t.stage > k and _stem(t.name) == _stem(output.name) and _fits(output, t) is not None
+        ]
+        if _stem(output.name) and len(rivals) == len(same) == 1:
+            links.append(_link(stages[k], k, output, same[0], "their names"))
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "", _AROUND.sub("", re.sub(r"[^a-z0-9]+", "_", name.lower())))
+
+
+def _join_shapes(
+    stages: Sequence[Encoder], free: Sequence[Target], links: list[Link], asked: Sequence[Mapping[str, Any]]
+) -> None:
+    """Join what is left where the shapes leave one way alone to feed every output, and every context, once."""
+    outputs, targets = _left(stages, links, asked), _unfed(free, links)
+    needed = {(t.stage, t.name) for t in targets if t.kind == "context"}
+    ways: list[list[Target]] = []
+
+    def extend(chosen: list[Target]) -> None:
+        if len(ways) > 1:
+            return
+        if len(chosen) == len(outputs):
+            if needed <= {(t.stage, t.name) for t in chosen}:
+                ways.append(chosen)
+            return
+        k, output = outputs[len(chosen)]
+        for t in targets:
+            if t.stage > k and t not in chosen and _fits(output, t) is not None:
+                extend([*chosen, t])
+
+    if outputs:
+        extend([])
+    if len(ways) == 1:
+        for (k, output), target in zip(outputs, ways[0], strict=True):
+            links.append(_link(stages[k], k, output, target, "the only way that their shapes allow"))
+
+
+def _left(
+    stages: Sequence[Encoder], links: Sequence[Link], asked: Sequence[Mapping[str, Any]]
+) -> list[tuple[int, Output]]:
+    """The outputs that feed nothing yet, those apart that roles leave out."""
+    used = {(link.stage, link.output.name) for link in links}
+    return [
+        (k, o)
+        for k, stage in enumerate(stages)
+        for o in stage.outputs
+        if (k, o.name) not in used and o.name not in asked[k]
+    ]
+
+
+def _unfed(free: Sequence[Target], links: Sequence[Link]) -> list[Target]:
+    fed = {(link.target.stage, link.target.name) for link in links}
+    return [t for t in free if (t.stage, t.name) not in fed]
+
+
+def _check_complete(
+    stages: Sequence[Encoder],
+    free: Sequence[Target],
+    links: Sequence[Link],
+    asked: Sequence[Mapping[str, Any]],
+    decoder: str,
+) -> None:
+    outputs, inputs = _left(stages, links, asked), _unfed(free, links)
+    contexts = [t for t in inputs if t.kind == "context"]
+    if not outputs and not contexts:
+        return
+    unwanted = "; ".join(f"{o} of {stages[k].name}" for k, o in outputs) or "none"
+    unfed = "; ".join(map(str, inputs)) or "none"
+    example_output = outputs[0][1].name if outputs else next(o.name for o in stages[-1].outputs)
+    example_input = inputs[0].name if inputs else None
+    advice = f"pass roles={{'encoder': {{{example_output!r}: {example_input!r}}}}}" + (
+        " and so on" if len(outputs) > 1 else ""
+    )
+    if outputs and inputs:
+        what = f"it is not clear which of {decoder}'s inputs the encoder's outputs feed"
+        advice += ", with None for an output that feeds nothing"
+    elif outputs:
+        what = f"no input of {decoder} wants an encoder's output"
+        advice = f"pass roles={{'encoder': {{{example_output!r}: None}}}} to leave it out"
+    else:
+        what = f"nobody feeds an input of {decoder}"
+        advice = f"pass roles={{'context': [{contexts[0].name!r}]}} if decode(context=...) gives it, or {advice.removeprefix('pass ')}"
+    raise ModelError(
+        f"{decoder}: {what}. Outputs that feed nothing: {unwanted}. Inputs that nothing feeds: {unfed}; {advice}"
+    )
+
+
+def _fed_contract(stages: Sequence[Encoder], contract: Contract, links: Sequence[Link]) -> Contract:
+    """The decoder's contract, which says who feeds it."""
+    fed = {link.target.name: f"the encoder's {link.output.name}" for link in links if link.target.stage == len(stages)}
+
+    def given(auxiliary_inputs: Sequence[AuxiliaryInput]) -> tuple[AuxiliaryInput, ...]:
+        return tuple(
+            replace(f, kind="context") if f.kind == "latent" and f.name in fed else f for f in auxiliary_inputs
+        )
+
+    initial_state_graph = contract.initial_state_graph and replace(
+        contract.initial_state_graph, auxiliary_inputs=given(contract.initial_state_graph.auxiliary_inputs)
+    )
+    notes = tuple(n for n in contract.notes if not any(n.startswith(f"{name} is a context, given by") for name in fed))
+    return replace(
+        contract,
+        auxiliary_inputs=given(contract.auxiliary_inputs),
+        initial_state_graph=initial_state_graph,
+        notes=notes,
+        givers={**contract.givers, **fed},
+    )

@@ -1,0 +1,201 @@
+"""Encoders probed with small sources: where the batch is in each output, and what follows the source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from decoding.errors import ModelError
+from decoding.model.contract.io import AuxiliaryInput
+from decoding.model.contract.pad import pad_together
+from decoding.model.graph.graph import Graph
+from decoding.model.graph.types import Array
+from decoding.model.runtime.session import Session
+
+# What free dimensions are probed with, two sizes each: images need more than sequences.
+_SIZES = ((7, 11), (32, 48), (64, 96), (224, 256))
+# Of the probe: unlike the sizes above and usual layer counts.
+_BATCH = 5
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output of an encoder.
+
+    Attributes:
+        batch_axis: the axis that counts rows.
+        sizes: of the other dimensions, None where they depend on the source.
+        follows: which of them is as long as the source, padding included; None for none.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    batch_axis: int
+    sizes: tuple[int | None, ...]
+    follows: int | None
+
+    def __str__(self) -> str:
+        sizes: list[str] = ["?" if size is None else str(size) for size in self.sizes]
+        sizes.insert(self.batch_axis, "batch")
+        return f"{self.name} {self.dtype}[{', '.join(sizes)}]"
+
+
+@dataclass(frozen=True)
+class Probed:
+    session: Session
+    auxiliary_inputs: tuple[AuxiliaryInput, ...]
+    outputs: tuple[Output, ...]
+    alone: bool
+    sample: Callable[[AuxiliaryInput, np.random.Generator, tuple[int, ...]], Array]
+
+
+def probed_freely(
+    graph: Graph,
+    session: Session,
+    auxiliary_inputs: tuple[AuxiliaryInput, ...],
+    ids: Mapping[str, int],
+    *,
+    pads: bool,
+    alone: bool,
+) -> Probed:
+    """As `probed`, with sequences of any length where the graph takes them, else of the lengths that the file declares.
+
+    Torch's dynamo exporter may write the example's length where any will do. What ids are padded with, where the file says
+    so (`pads`), speaks for a length that is meant, unless something else tells where they end.
+    """
+    told = {f.source for f in auxiliary_inputs}
+    dynamic = tuple(
+        replace(f, sizes=(None, *f.sizes[1:]), source_axis=0)
+        if f.kind == "context" and f.sizes and None not in f.sizes and (f.name in told or (f.name in ids and not pads))
+        else f
+        for f in auxiliary_inputs
+    )
+    if dynamic != auxiliary_inputs:
+        try:
+            return probed(graph, session, dynamic, ids, alone=alone)
+        except ModelError:
+            pass
+    return probed(graph, session, auxiliary_inputs, ids, alone=alone)
+
+
+def probed(
+    graph: Graph, session: Session, auxiliary_inputs: tuple[AuxiliaryInput, ...], ids: Mapping[str, int], *, alone: bool
+) -> Probed:
+    """Run small sources of two sizes and two batches.
+
+    Raises:
+        ModelError: it does not run, or a row changes the outputs of another.
+    """
+
+    def sample(aux: AuxiliaryInput, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        if aux.name not in ids:
+            return rng.standard_normal(shape).astype(aux.dtype)
+        every = np.arange(ids[aux.name] or 3)
+        real = np.setdiff1d(every, [0, aux.pad_value])  # 0 often is padding where the file does not say
+        return rng.choice(real if len(real) > 1 else every, shape).astype(aux.dtype)
+
+    names = [p.name for p in graph.outputs]
+    free = any(size is None for f in auxiliary_inputs for size in f.sizes if f.kind == "context")
+    batches = (_BATCH, 1) if alone else (_BATCH,)
+    failure: ModelError | None = None
+    for batch in batches:
+        for sizes in _SIZES if free else _SIZES[:1]:
+            try:
+                first, second = (_run_of(session, auxiliary_inputs, sample, batch, size, names) for size in sizes)
+                axes = (
+                    _batch_axes(session, auxiliary_inputs, sample, names, first, sizes[0])
+                    if batch > 1
+                    else [_first_one(v) for v in first]
+                )
+            except _Mixes as error:
+                failure = error
+                break
+            except ModelError as error:
+                failure = failure or error
+                continue
+            outputs = tuple(
+                _output(name, axis, a, b, sizes, auxiliary_inputs)
+                for name, axis, a, b in zip(names, axes, first, second, strict=True)
+            )
+            return Probed(session, auxiliary_inputs, outputs, batch == 1, sample)
+    raise failure or ModelError(graph.name)
+
+
+class _Mixes(ModelError):
+    """The outputs of a row depend on other rows."""
+
+
+def _rows(
+    auxiliary_inputs: Sequence[AuxiliaryInput], sample: Any, batch: int, size: int, seed: int
+) -> list[dict[str, Array]]:
+    rng = np.random.default_rng(seed)
+    wanted = [f for f in auxiliary_inputs if f.kind in ("context", "latent")]
+    return [
+        {f.name: sample(f, rng, tuple(size if d is None else d for d in f.sizes)) for f in wanted} for _ in range(batch)
+    ]
+
+
+def _run_of(
+    session: Session,
+    auxiliary_inputs: Sequence[AuxiliaryInput],
+    sample: Any,
+    batch: int,
+    size: int,
+    names: Sequence[str],
+) -> list[Array]:
+    return session.run(pad_together(auxiliary_inputs, _rows(auxiliary_inputs, sample, batch, size, 0)), names)
+
+
+def _batch_axes(
+    session: Session,
+    auxiliary_inputs: Sequence[AuxiliaryInput],
+    sample: Any,
+    names: Sequence[str],
+    before: Sequence[Array],
+    size: int,
+) -> list[int]:
+    """Of each output, the axis along which another second row changes the second place alone."""
+    rows = _rows(auxiliary_inputs, sample, _BATCH, size, 0)
+    rows[1] = _rows(auxiliary_inputs, sample, 1, size, 1)[0]
+    after = session.run(pad_together(auxiliary_inputs, rows), names)
+    return [_changed_axis(session.name, name, a, b) for name, a, b in zip(names, before, after, strict=True)]
+
+
+def _changed_axis(encoder: str, name: str, before: Array, after: Array) -> int:
+    changed: Array = ~np.isclose(
+        before.astype(np.float64), after.astype(np.float64), rtol=1e-4, atol=1e-5, equal_nan=True
+    )
+    candidates = [axis for axis, size in enumerate(before.shape) if size == _BATCH]
+    for axis in candidates:
+        places: Array = np.asarray(changed.any(axis=tuple(i for i in range(changed.ndim) if i != axis)))
+        if not np.delete(places, 1).any() and (places[1] or len(candidates) == 1):
+            return axis
+    if not candidates:
+        raise _Mixes(
+            f"{encoder}: for {_BATCH} sources the output {name} has shape {list(before.shape)}: none of its axes counts sources"
+        )
+    raise _Mixes(
+        f"{encoder}: one source changes what the output {name} has for another, so sources cannot be encoded together; export it for inference"
+    )
+
+
+def _first_one(value: Array) -> int:
+    if 1 not in value.shape:
+        raise ModelError(f"for one source an output has shape {list(value.shape)}, in which nothing counts sources")
+    return value.shape.index(1)
+
+
+def _output(
+    name: str, axis: int, a: Array, b: Array, sizes: tuple[int, int], auxiliary_inputs: Sequence[AuxiliaryInput]
+) -> Output:
+    shapes = [np.delete(v.shape, axis).tolist() for v in (a, b)]
+    known = tuple(x if x == y else None for x, y in zip(*shapes, strict=True))
+    exact = [i for i, pair in enumerate(zip(*shapes, strict=True)) if pair == sizes]
+    width = next((f.sizes[f.source_axis] for f in auxiliary_inputs if f.source_axis is not None), None)
+    if not exact and width is not None:
+        exact = [i for i, size in enumerate(known) if size == width]
+        known = tuple(None if i in exact[:1] else size for i, size in enumerate(known))
+    return Output(name, a.dtype, axis, known, exact[0] if exact else None)

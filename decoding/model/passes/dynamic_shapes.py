@@ -1,0 +1,213 @@
+"""Freeing the batch and time sizes that an export baked into the target shapes of Reshape, Expand and Tile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from math import prod
+
+import numpy as np
+
+from decoding.errors import ModelError
+from decoding.model.contract.io import AuxiliaryInput, Token, TokenLayout
+from decoding.model.graph.graph import Graph
+from decoding.model.graph.node import Node
+from decoding.model.graph.types import STATE_SLOTS, Array, Shape
+from decoding.model.roles.infer import Roles, data_ancestors
+from decoding.model.runtime.session import Session, constant_values
+from decoding.model.verify.layouts import StateShape
+
+# Two sizes for each of the token's axes: a dimension that differs between runs follows the batch or the time.
+_SIZES = ((2, 3), (4, 3), (2, 5))
+# The same for one step: all that an export of one row and a fixed number of steps may allow (Keras's stateful models).
+_ONE_STEP = ((2, 1), (3, 1), (4, 1))
+
+
+def make_reshapes_dynamic(
+    graph: Graph,
+    roles: Roles,
+    states: Sequence[StateShape],
+    auxiliary_inputs: Sequence[AuxiliaryInput],
+    declared: Shape,
+    *,
+    one_step: bool = False,
+) -> None:
+    """Rewrite target shapes such as [5, -1, 6] whose 5 was the example's length, from the first node to the last.
+
+    What each Reshape is given is found by running the part of the graph before it at several sizes. Where that part
+    does not run, the shape is left as it is, and the proof will tell. A shape that fits every size is believed,
+    unless the token, whose shape was `declared` so, was one row or one step: then any 1 may be baked. With
+    `one_step` the graph is freed for single steps alone.
+    """
+    example = tuple(declared or ())[:2]
+    sizes = _ONE_STEP if one_step else _SIZES
+    for node in graph.nodes:
+        target = graph.constant(node.input(1)) if node.op == "Reshape" else None
+        if target is None or not _may_be_baked(target):
+            continue
+        given = _given_shapes(graph, roles, node, states, auxiliary_inputs, sizes)
+        if given is None or (1 not in example and all(_fits(target.tolist(), shape) for shape in given)):
+            continue
+        dynamic = dynamic_target(target.tolist(), given)
+        if one_step and target.size == 3:
+            # Where batch and time are 1, exporters write any Reshape for a Transpose or for a new axis.
+            if _feeds_layer(graph, node):
+                dynamic = [1, -1, given[0][-1]]
+            elif dynamic == target.tolist() and dynamic[0] == 1:
+                dynamic = [-1, 1, dynamic[2]]
+        if dynamic != target.tolist():
+            node.set_input(1, graph.add_initializer(f"{node.label}/free_shape", np.array(dynamic, np.int64)))
+            node.drop_attribute("allowzero")
+            graph.edited()
+            roles.notes.append(f"the shape {target.tolist()} baked into {node.label} became {dynamic}")
+
+
+def one_row(declared: Shape) -> bool:
+    """Was the token declared as one row of a fixed number of steps?"""
+    example = tuple(declared or ())[:2]
+    return len(example) == 2 and all(isinstance(d, int) for d in example) and 1 in example
+
+
+def step_loops(graph: Graph, path: Sequence[Node], declared: Shape) -> None:
+    """Let Loops that turn as often as the export had steps turn once."""
+    for node in path:
+        turns = graph.constant(node.input(0)) if node.op == "Loop" else None
+        if turns is not None and int(turns) > 1 and int(turns) in (declared or ())[:2]:
+            node.set_input(0, graph.add_initializer(f"{node.label}/turns", np.ones_like(turns)))
+
+
+def make_spreads_dynamic(graph: Graph, roles: Roles, declared: Shape, axis: int) -> int | None:
+    """Let what spreads a context or a latent over the example's steps, such as `features[:, None].expand(-1, 4, -1)`, follow the token.
+
+    Nothing changes for as many steps as there were. Where the token's time is not declared, the only size of an
+    Expand or Tile that is not 1 is taken for it.
+
+    Args:
+        axis: the token's time axis.
+
+    Returns:
+        How many steps there were; None where nothing is spread so.
+    """
+    time = None if declared is None or not isinstance(declared[axis], int) else declared[axis]
+    found = None
+    for node in graph.nodes:
+        if (
+            node.op not in ("Expand", "Tile")
+            or not data_ancestors(graph, node.input(0)) & roles.auxiliary_inputs.keys()
+        ):
+            continue
+        target = (constant_values(graph, [node.input(1)]) or [np.zeros(0)])[0].ravel().tolist()
+        places = [i for i, size in enumerate(target) if size > 1 and size == (time or size)]
+        if len(places) != 1:
+            continue
+        name, (place,) = f"{node.label}/steps", places
+        steps, one = graph.add_initializer(f"{name}/axis", np.array([axis])), np.ones(1, np.int64)
+        at = graph.place(node)
+        graph.add_node("Shape", [roles.token], f"{name}/shape", at=at)
+        graph.add_node("Gather", [f"{name}/shape", steps], f"{name}/count", at=at + 1)
+        pieces = [graph.add_initializer(f"{name}/size{i}", one * size) for i, size in enumerate(target)]
+        pieces[place] = f"{name}/count"
+        graph.add_node("Concat", pieces, f"{name}/sizes", at=at + 2, axis=0)
+        node.set_input(1, f"{name}/sizes")
+        graph.edited()
+        found = target[place]
+        roles.notes.append(f"{node.label} spreads over as many steps as there are tokens, not {found}")
+    return found
+
+
+def _may_be_baked(target: Array) -> bool:
+    return target.size > 0 and bool((target[:-1] > 0).any() or (target > 0).all())
+
+
+def _fits(target: Sequence[int], shape: Sequence[int]) -> bool:
+    """Can a tensor of this shape be reshaped so?"""
+    sizes = [shape[i] if entry == 0 and i < len(shape) else entry for i, entry in enumerate(target)]
+    known = prod(size for size in sizes if size != -1)
+    return prod(shape) == known or (-1 in sizes and known > 0 and prod(shape) % known == 0)
+
+
+def _feeds_layer(graph: Graph, node: Node) -> bool:
+    """Is the Reshape's result the sequence that a recurrent layer or a Loop reads?"""
+    name = node.outputs[0]
+    return any(
+        name == user.input(0) if user.op in STATE_SLOTS else name in user.captures() for user in graph.consumers(name)
+    )
+
+
+def _given_shapes(
+    graph: Graph,
+    roles: Roles,
+    node: Node,
+    states: Sequence[StateShape],
+    auxiliary_inputs: Sequence[AuxiliaryInput],
+    sizes: Sequence[tuple[int, int]],
+) -> list[tuple[int, ...]] | None:
+    """Shapes of the Reshape's data for each (batch, time) of `sizes`, or None where that cannot be found out."""
+    part = graph.part([node.input(0)])
+    inputs = {p.name: p for p in part.inputs}
+    if roles.token not in inputs:
+        return None
+    rank = len(inputs[roles.token].shape or (None, None))
+    session = Session(part, threads=1)
+    layouts: tuple[TokenLayout, ...] = ("B",) if rank == 1 else ("BT", "TB")
+    for layout in layouts:
+        token = Token(roles.token, layout)
+        shapes = []
+        for batch, time in sizes:
+            feeds = {f.name: f.value(token, batch, time) for f in auxiliary_inputs}
+            feeds |= {s.input: np.zeros(s.sized(s.axes[0], batch), s.dtype) for s in states}
+            feeds[roles.token] = token.arrange(np.zeros((batch, 1 if rank == 1 else time), np.int64))
+            try:
+                value = session.run({name: feeds[name] for name in inputs}, [node.input(0)])[0]
+            except (ModelError, KeyError):
+                break
+            shapes.append(value.shape)
+        else:
+            return shapes
+    return None
+
+
+def dynamic_target(target: Sequence[int], given: Sequence[tuple[int, ...]]) -> list[int]:
+    """A target shape that fits every one of the `given` input shapes, or `target` where none can be told.
+
+    >>> free_target([5, -1, 6], [(3, 2, 1, 6), (3, 4, 1, 6), (5, 2, 1, 6)])
+    [0, 0, 6]
+    >>> free_target([10, 8], [(2, 3, 8), (4, 3, 8), (2, 5, 8)])
+    [-1, 8]
+    """
+    sizes = [shapes[0] if len(set(shapes)) == 1 else None for shapes in zip(*given, strict=True)]
+    groups = _squeezed(target, sizes) or _merged(target, sizes)
+    if groups is None:
+        return list(target)
+    dynamic = [
+        _entry(entry, group, place, sizes) for place, (entry, group) in enumerate(zip(target, groups, strict=True))
+    ]
+    return dynamic if dynamic.count(-1) <= 1 else list(target)
+
+
+def _entry(entry: int, group: Sequence[int], place: int, sizes: Sequence[int | None]) -> int:
+    """What to write for one output dimension, given the input dimensions that it is made of."""
+    if all(sizes[i] is not None for i in group):
+        return entry
+    return 0 if list(group) == [place] else -1
+
+
+def _squeezed(target: Sequence[int], sizes: Sequence[int | None]) -> list[list[int]] | None:
+    """One input dimension for each output dimension, after leaving out input dimensions that are always 1."""
+    ones = [i for i, size in enumerate(sizes) if size == 1]
+    for left_out in combinations(ones, len(sizes) - len(target)) if len(sizes) >= len(target) else ():
+        kept = [i for i in range(len(sizes)) if i not in left_out]
+        if all(sizes[i] is None or entry in (-1, 0, sizes[i]) for entry, i in zip(target, kept, strict=True)):
+            return [[i] for i in kept]
+    return None
+
+
+def _merged(target: Sequence[int], sizes: Sequence[int | None]) -> list[list[int]] | None:
+    """The last dimensions one to one, the first output dimension made of all the input dimensions before them."""
+    tail = len(target) - 1
+    kept = range(len(sizes) - tail, len(sizes))
+    if tail >= len(sizes) or any(
+        sizes[i] is not None and entry not in (-1, 0, sizes[i]) for entry, i in zip(target[1:], kept, strict=True)
+    ):
+        return None
+    return [list(range(len(sizes) - tail)), *([i] for i in kept)]

@@ -1,0 +1,45 @@
+"""Which files a model is made of: those that ship, and encoders beside their decoder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from decoding.errors import ModelError
+from decoding.model.graph.graph import ModelFile
+
+
+def shipped(model: ModelFile) -> ModelFile:
+    """A bare name that is no file means a model of decoding/pretrained/."""
+    if isinstance(model, str) and not Path(model).exists() and "/" not in model and "." not in model:
+        folder = resources.files("decoding") / "pretrained"
+        names = sorted(f.name.removesuffix(".onnx") for f in folder.iterdir() if re.fullmatch(r"[^.]+\.onnx", f.name))
+        if model not in names:
+            raise ModelError(
+                f"{model}: no such file, and no shipped model of that name; shipped are {', '.join(names)}"
+            )
+        return str(folder / f"{model}.onnx")
+    return model
+
+
+def encoder_files(model: ModelFile, encoder: ModelFile | Sequence[ModelFile] | None) -> list[ModelFile]:
+    """The encoders that were given, else those that stand beside the model's file."""
+    if isinstance(encoder, list | tuple):
+        return list(encoder)
+    if encoder is not None:
+        return [shipped(encoder)]  # type: ignore[arg-type]
+    if not isinstance(model, str | Path):
+        return []
+    (one,) = encoder_paths(Path(model), 1)
+    several: list[ModelFile] = []
+    while (path := encoder_paths(Path(model), len(several) + 2)[len(several)]).is_file():
+        several.append(path)
+    return [one] if one.is_file() else several
+
+
+def encoder_paths(path: Path, count: int) -> list[Path]:
+    """Where the encoders of the model at `path` stand: NAME.encoder.onnx, or NAME.encoder1.onnx and so on."""
+    numbers = [""] if count == 1 else [str(k + 1) for k in range(count)]
+    return [path.with_name(f"{path.name.removesuffix('.onnx')}.encoder{number}.onnx") for number in numbers]

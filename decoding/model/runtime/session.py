@@ -1,0 +1,258 @@
+"""Running a graph. The only file that imports onnxruntime."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from decoding.errors import ModelError, OptionError
+from decoding.model.graph.graph import Graph
+from decoding.model.graph.types import Array
+from decoding.model.runtime import cuda
+
+SHORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": cuda.PROVIDER}
+
+# Only states are fetched while a prompt is read: onnxruntime then skips the output projection.
+_ONLY_FETCHED = ort.RunOptions()
+_ONLY_FETCHED.only_execute_path_to_fetches = True
+
+# These optimizations end the process: onnxruntime 1.31 does so on an LSTM with float16 weights.
+_CRASHING = ["FuseFp16InitializerToFp32NodeTransformer"]
+# Where onnxruntime's source stood when it was built, and the function, before what it has to say.
+_SOURCE_PLACE = re.compile(r"(?:/\S*)?onnxruntime\S*/\S+\.(?:cc|h):\d+ (?:.*?\)(?: const)? )?")
+# CUDA graphs are told apart by a number that the caller chooses; -1 is none, 0 the one without a number.
+_GRAPH_IDS = itertools.count(1)
+_NO_GRAPH = -1
+# A captured graph, with the memory that it computes in, stays until its session ends; contexts of ever other shapes would
+# add one for each.
+_MOST_GRAPHS = 128
+
+
+class NodeRun(NamedTuple):
+    """One operator of a run: the provider that ran it, its kind and its name."""
+
+    provider: str
+    op: str
+    name: str
+
+
+class Session:
+    """An onnxruntime session over a graph as it is now.
+
+    Args:
+        graph: what to run; its large weights are taken as they are, without a copy.
+        providers: onnxruntime's names or "cpu" and "cuda", the preferred one first; default: the CPU.
+        threads: intra-op threads; None leaves the choice to onnxruntime.
+        captures: on a CUDA device, runs over device arrays are captured as CUDA graphs and replayed.
+        profile: `profiled()` says afterwards what ran where.
+
+    Attributes:
+        wanted: onnxruntime's names of the providers asked for, with their options.
+        graphs: CUDA graphs that were asked for.
+        device: "cuda" where the preferred provider keeps its memory there, else "cpu".
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        providers: str | Sequence[Any] | None = None,
+        threads: int | None = None,
+        captures: bool = False,
+        profile: bool = False,
+    ) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong comes back as an exception, with the model's name
+        if threads is not None:
+            if threads < 1:
+                raise OptionError(f"threads={threads}: expected a whole number of at least 1, or None")
+            options.intra_op_num_threads = threads
+        self._folder = tempfile.TemporaryDirectory() if profile else None
+        if self._folder is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(self._folder.name) / "run")
+        self.name = name = graph.name
+        self.threads = threads
+        self.wanted = wanted = full_names(providers)
+        self.device, self._device_id = cuda.device_of(wanted)
+        self.captures = captures and self.device == "cuda"
+        self.graphs = 0
+        data, weights = graph.skeleton()
+        self._weights = {key: ort.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
+        options.add_external_initializers(list(self._weights), list(self._weights.values()))
+        said = cuda.load_libraries(ort.preload_dlls) if self.device == "cuda" and hasattr(ort, "preload_dlls") else ""
+        given = cuda.with_options(wanted, self.captures) if self.device == "cuda" else wanted
+        try:
+            # Without enable_fallback=0 onnxruntime goes on with the CPU after printing a line.
+            self._session = ort.InferenceSession(
+                data, options, providers=given, disabled_optimizers=_CRASHING, enable_fallback=0
+            )
+        except Exception as error:
+            line = first_line(error)
+            why = cuda.explained(line) if self.device == "cuda" else None
+            raise ModelError(f"{name}: {why or f'onnxruntime {ort.__version__} cannot run it: {line}'}") from error
+        self.providers: list[str] = self._session.get_providers()
+        missing = [p for p in (w if isinstance(w, str) else w[0] for w in wanted) if p not in self.providers]
+        if cuda.PROVIDER in missing:
+            raise ModelError(
+                f"{name}: {cuda.why_not_started(said, ort.__version__, getattr(ort, 'cuda_version', '') or '13')}"
+            )
+        if missing:
+            raise ModelError(f"{name}: onnxruntime could not start {missing[0]}; available here: {', '.join(ort.get_available_providers())}. "
+                             "Pass providers='cpu', or install the onnxruntime build that has it")  # fmt: skip
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str], *, only_fetched: bool = False) -> list[Array]:
+        """One plain run: arrays in, the named outputs as arrays.
+
+        Raises:
+            ModelError: onnxruntime reported an error; its message is kept.
+        """
+        try:
+            return self._session.run(list(outputs), dict(feeds), _ONLY_FETCHED if only_fetched else None)  # type: ignore[no-any-return]
+        except Exception as error:
+            raise _failed(self, "run", error) from error
+
+    def bind(
+        self,
+        inputs: Mapping[str, Array | DeviceArray],
+        outputs: Mapping[str, Array | DeviceArray],
+        *,
+        only_fetched: bool = False,
+    ) -> Binding:
+        """Tie inputs and outputs to these arrays' memory, so that a run copies and allocates nothing."""
+        return Binding(self, inputs, outputs, only_fetched)
+
+    def device_array(self, shape: Sequence[int], dtype: npt.DTypeLike) -> DeviceArray:
+        """A new array of zeros in the memory of the session's device.
+
+        Raises:
+            ModelError: there is not enough memory.
+        """
+        try:
+            value = ort.OrtValue.ortvalue_from_shape_and_type(
+                list(shape), np.dtype(dtype).type, self.device, self._device_id
+            )
+        except Exception as error:
+            raise _failed(self, "allocation of a batch's memory", error) from error
+        array = DeviceArray(value)
+        array.write(np.zeros(shape, dtype))
+        return array
+
+    def profiled(self) -> list[NodeRun]:
+        """Every operator that ran in a session with `profile`, which ends it."""
+        assert self._folder is not None
+        with self._folder:
+            events = json.loads(Path(self._session.end_profiling()).read_text())
+        runs = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
+        return [NodeRun(e["args"].get("provider", ""), e["args"].get("op_name", ""), e["name"].removesuffix("_kernel_time")) for e in runs]  # fmt: skip
+
+
+class DeviceArray:
+    """An array in a device's memory, whose place never changes."""
+
+    def __init__(self, value: ort.OrtValue) -> None:
+        self.value = value
+        self.shape = tuple(value.shape())
+
+    def write(self, array: Array) -> None:
+        """Copy an array of the same shape and dtype to the device."""
+        self.value.update_inplace(array)
+
+    def read(self) -> Array:
+        """The numbers as an array of this machine."""
+        array: Array = self.value.numpy()
+        return array
+
+
+class Binding:
+    """A run prepared over fixed buffers; arrays must be C-contiguous and are kept alive here."""
+
+    def __init__(
+        self,
+        session: Session,
+        inputs: Mapping[str, Array | DeviceArray],
+        outputs: Mapping[str, Array | DeviceArray],
+        only_fetched: bool,
+    ) -> None:
+        self._session, self._buffers = session, (dict(inputs), dict(outputs))
+        self._binding = session._session.io_binding()
+        self._run = session._session.run_with_iobinding
+        for name, array in inputs.items():
+            if isinstance(array, DeviceArray):
+                self._binding.bind_ortvalue_input(name, array.value)
+            else:
+                self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, array in outputs.items():
+            if isinstance(array, DeviceArray):
+                self._binding.bind_ortvalue_output(name, array.value)
+            else:
+                self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        self._options = _ONLY_FETCHED if only_fetched else None
+        if session.captures:
+            # Every binding is a CUDA graph of its own. Its first run runs the network several times (to allocate, then to
+            # capture), which is right only because a run writes no buffer that it reads.
+            session.graphs += 1
+            number = next(_GRAPH_IDS) if session.graphs <= _MOST_GRAPHS else _NO_GRAPH
+            self._options = ort.RunOptions()
+            self._options.add_run_config_entry("gpu_graph_id", str(number))
+
+    def run(self) -> None:
+        """Read the bound inputs and fill the bound outputs.
+
+        Raises:
+            ModelError: onnxruntime reported an error; its message is kept.
+        """
+        try:
+            self._run(self._binding, self._options)
+        except Exception as error:
+            raise _failed(self._session, "step", error) from error
+
+
+def constant_values(graph: Graph, names: Sequence[str]) -> list[Array] | None:
+    """The tensors' values where no input is needed for them, else None: exporters re-arrange weights in the graph."""
+    values = [graph.constant(name) for name in names]
+    if any(value is None for value in values):
+        part = graph.part(names)
+        return None if part.inputs else Session(part, threads=1).run({}, names)
+    return [value for value in values if value is not None]
+
+
+def full_names(providers: str | Sequence[Any] | None) -> list[Any]:
+    """Onnxruntime's own provider names for the short ones; None means the CPU."""
+    if providers is None:
+        providers = ["cpu"]
+    elif isinstance(providers, str):
+        providers = [providers]
+    names = [SHORT_NAMES.get(p, p) if isinstance(p, str) else p for p in providers]
+    known = ort.get_available_providers()
+    for name in names:
+        plain = name if isinstance(name, str) else name[0]
+        if plain not in known:
+            how = cuda.INSTALL if plain == cuda.PROVIDER else "install the onnxruntime build that has it"
+            raise ModelError(f"providers: {plain} is not in this onnxruntime ({ort.__version__}), which has {', '.join(known)}. "
+                             f"Pass providers='cpu', or {how}")  # fmt: skip
+    return names
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's text, without onnxruntime's error codes and the places in its source."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if lines[0].endswith("indices"):  # of which the next lines tell, with what was found and expected
+        lines[0] += ": " + " ".join(line.strip() for line in lines[1:] if line.lstrip().startswith("index"))
+    line = lines[0].split(" : ", 3)[-1] if lines[0].startswith("[ONNXRuntimeError]") else lines[0]
+    return _SOURCE_PLACE.sub("", line).strip()
+
+
+def _failed(session: Session, what: str, error: Exception) -> ModelError:
+    line = first_line(error)
+    why = cuda.explained(line) if session.device == "cuda" else None
+    return ModelError(f"{session.name}: the {what} failed: {why or line}")

@@ -1,0 +1,107 @@
+"""Which axis is which, found out by running: the layouts of token, logits and states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from decoding.errors import ModelError
+from decoding.model.contract.io import AuxiliaryInput, Logits, LogitsLayout, Token, TokenLayout
+from decoding.model.graph.types import Array
+from decoding.model.runtime.session import Session
+
+# Distinct, so that an output's dimensions say which of them it follows; the batch differs from usual layer counts.
+_BATCH, _TIME = 5, 3
+
+
+@dataclass(frozen=True)
+class StateShape:
+    """What is known of a state before probing: its sizes (None where free) and the axes that may count rows."""
+
+    input: str
+    output: str
+    sizes: tuple[int | None, ...]
+    axes: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def sized(self, axis: int, batch: int) -> list[int]:
+        """The shape for `batch` rows on `axis`; 0 where a size is not known."""
+        return [batch if i == axis else size or 0 for i, size in enumerate(self.sizes)]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What probing found: how ids go in, how logits come out, where the batch is in each state."""
+
+    token: Token
+    logits: Logits
+    axes: tuple[int, ...]
+    sequence: bool
+
+
+def probe(
+    session: Session,
+    token: str,
+    rank: int,
+    logits: str,
+    states: Sequence[StateShape],
+    auxiliary_inputs: Sequence[AuxiliaryInput],
+    times: Sequence[int] = (_TIME, 1),
+) -> Layout:
+    """Run the step graph on small inputs in every layout that its shapes allow, until one runs and adds up.
+
+    Raises:
+        ModelError: none does; the message gives onnxruntime's word on the most usual one.
+    """
+    # Rank 0 stands for an unknown one.
+    layouts: tuple[TokenLayout, ...] = ("B",) if rank == 1 else ("BT", "TB") if rank == 2 else ("BT", "TB", "B")
+    failures = []
+    for time, layout in product(times, layouts):
+        if layout == "B" and time > 1:
+            continue
+        for axes in product(*(s.axes for s in states)):
+            try:
+                return _try_layout(session, Token(token, layout), logits, states, auxiliary_inputs, axes, time)
+            except ModelError as error:
+                failures.append(str(error))
+    raise ModelError(failures[0])
+
+
+def _try_layout(
+    session: Session,
+    token: Token,
+    logits: str,
+    states: Sequence[StateShape],
+    auxiliary_inputs: Sequence[AuxiliaryInput],
+    axes: Sequence[int],
+    time: int,
+) -> Layout:
+    feeds = {f.name: f.value(token, _BATCH, time) for f in auxiliary_inputs}
+    feeds[token.name] = token.arrange(np.zeros((_BATCH, time), np.int64))
+    for state, axis in zip(states, axes, strict=True):
+        sizes = state.sized(axis, _BATCH)
+        if 0 in sizes:
+            raise ModelError(f"{session.name}: the state {state.input} has more than one free dimension; pass roles={{'batch_axis': {{{state.input!r}: axis}}}} "
+                             "and export it with its other dimensions fixed")  # fmt: skip
+        feeds[state.input] = np.zeros(sizes, state.dtype)
+    scores, *after = session.run(feeds, [logits, *(s.output for s in states)])
+    for state, value in zip(states, after, strict=True):
+        if value.shape != feeds[state.input].shape:
+            raise ModelError(f"{session.name}: the state {state.input} goes in as {list(feeds[state.input].shape)} and comes out of {state.output} "
+                             f"as {list(value.shape)}: they are not one state; pass roles={{'state': {{input: output}}}}")  # fmt: skip
+    return Layout(token, _logits(session, logits, scores, time), tuple(axes), time > 1)
+
+
+def _logits(session: Session, name: str, scores: Array, time: int) -> Logits:
+    # Where batch and time are equal, [batch, time] is believed.
+    layouts: dict[tuple[int, ...], LogitsLayout] = {(time, _BATCH): "TBV", (_BATCH, time): "BTV", (_BATCH,): "BV"}
+    if scores.shape[:-1] in layouts:
+        return Logits(name, layouts[scores.shape[:-1]], scores.shape[-1])
+    if scores.ndim == 3 and scores.shape[::2] == (_BATCH, time):  # as torch's NLLLoss takes them
+        return Logits(name, "BVT", scores.shape[1])
+    raise ModelError(f"{session.name}: for {_BATCH} rows of {time} tokens the output {name} has shape {list(scores.shape)}; expected logits [{_BATCH}, vocabulary], "
+                     f"[{_BATCH}, {time}, vocabulary], [{time}, {_BATCH}, vocabulary] or [{_BATCH}, vocabulary, {time}]")  # fmt: skip

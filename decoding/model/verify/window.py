@@ -1,0 +1,118 @@
+"""Loading a graph that cannot be stepped: window mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from decoding.errors import ModelError, OptionError
+from decoding.model.contract.contract import Contract
+from decoding.model.contract.io import AuxiliaryInput, Window
+from decoding.model.graph.graph import Graph
+from decoding.model.graph.types import Array, Shape
+from decoding.model.roles.infer import Roles
+from decoding.model.runtime.session import Session
+from decoding.model.verify import equivalence, layouts
+
+_LENGTHS = (1, 2, 7)
+
+
+def given_window(given: Mapping[str, Any], pad_id: int | None) -> Window | None:
+    """The window that roles ask for: a number of tokens, or None in `roles["window"]` for the whole prefix."""
+    if "window" not in given:
+        return None
+    size, pad = given["window"], given.get("pad", "left")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise OptionError(
+            f"roles['window']={size!r}: expected a number of tokens of at least 1, or None for the whole prefix"
+        )
+    if pad not in ("left", "right"):
+        raise OptionError(f"roles['pad']={pad!r}: expected 'left' or 'right'")
+    return Window(size, pad, pad_id or 0)
+
+
+def window_contract(
+    session: Session, graph: Graph, roles: Roles, auxiliary_inputs: Sequence[AuxiliaryInput], window: Window
+) -> Contract:
+    """The contract of a graph that takes the window's ids and gives scores for the token after them.
+
+    Raises:
+        ModelError: it does not take such lengths, mixes rows, or does not look at the whole window.
+    """
+    rank = graph.rank(roles.token)
+    if rank == 1:
+        raise ModelError(
+            f"{graph.name}: the token input {roles.token} takes one id a row, so it cannot take a window of them"
+        )
+    lengths = [window.size] if window.size else _LENGTHS
+    try:
+        layout = layouts.probe(session, roles.token, rank, roles.logits, [], auxiliary_inputs, times=[lengths[-1]])
+    except ModelError as error:
+        raise ModelError(f"{error}; {_ADVICE}") from error
+    contract = Contract(
+        layout.token, layout.logits, (), tuple(auxiliary_inputs), True, window, notes=tuple(roles.notes)
+    )
+    for length in lengths:
+        _check_length(session, contract, length, max(1e-3, equivalence.tolerance(graph, ())))
+    return contract
+
+
+def check_any_length(name: str, contract: Contract, declared: Shape) -> None:
+    """Refuse to guess how a graph is fed that scores one position and was exported for a fixed number of them.
+
+    Raises:
+        ModelError: it is such a graph; the message says what to pass.
+    """
+    time = contract.token.batch_and_time(declared)[1]
+    if time is not None and time > 1 and contract.logits.layout == "BV":
+        raise ModelError(
+            f"{name}: it declares windows of {time} tokens; pass roles={{'window': {time}, 'pad': 'left'}} if shorter prefixes are filled up with the "
+            "padding id (metadata decoding.pad, else 0) on that side, or roles={'window': None} if it takes prefixes of any length"
+        )
+
+
+def _check_length(session: Session, contract: Contract, length: int, tolerance: float) -> None:
+    """Does the graph look at all of these tokens, and at each row by itself?"""
+    rng = np.random.default_rng(length)
+    ids = rng.integers(0, contract.logits.vocab_size, (6, length))
+    scores = equivalence.whole_run(session, contract, ids)
+    if scores.shape[1] not in (1, length) or (scores.shape[1] == 1 < length and contract.logits.layout != "BV"):
+        raise ModelError(
+            f"{session.name}: for {length} tokens it gives scores of shape {list(scores.shape)}; {_ADVICE}"
+        )
+    alone = np.concatenate([equivalence.whole_run(session, contract, row[None]) for row in ids])
+    if not equivalence.difference(alone, scores) <= tolerance:
+        raise ModelError(
+            f"{session.name}: the scores of a row depend on the other rows of its batch, so rows cannot be decoded together"
+        )
+    # A graph that says how many positions it scored has read them; one that gives only the last may not have.
+    if length == _LENGTHS[1] and contract.logits.layout == "BV":
+        for place, which in ((0, "first"), (-1, "last")):
+            if _unused(session, contract, ids, scores, place):
+                raise ModelError(
+                    f"{session.name}: of {length} tokens it looks only at one: the {which} does not change what follows; {_ADVICE}"
+                )
+
+
+_ADVICE = (
+    "the number of time steps seems fixed in the file, and it holds no recurrent layer whose state could be carried: export it with its state as an "
+    "input and an output, or with a dynamic time axis, or, if it was trained on windows of W tokens, pass roles={'window': W, 'pad': 'left'}"
+)
+
+
+def _unused(session: Session, contract: Contract, ids: Array, scores: Array, place: int) -> bool:
+    """Is the score of the last position the same whatever the token at this place is?"""
+    for shift in range(1, min(contract.logits.vocab_size, 4)):
+        other = ids.copy()
+        other[:, place] = (other[:, place] + shift) % contract.logits.vocab_size
+        if not np.array_equal(equivalence.whole_run(session, contract, other)[:, -1], scores[:, -1]):
+            return False
+    return True
+
+
+def explained(contract: Contract, reason: str) -> Contract:
+    """The contract with why it is not stepped."""
+    return replace(contract, notes=(*contract.notes, f"not stepped: {reason}"))

@@ -1,0 +1,495 @@
+"""rollout(): Monte-Carlo action values, beside brute-force expectations over every completion."""
+
+import threading
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from decoding import (
+    Beam,
+    DecodeError,
+    Discriminator,
+    Greedy,
+    ModelError,
+    OptionError,
+    Sample,
+    SuppressTokens,
+    TopN,
+    decode,
+    load,
+    rollout,
+    score,
+)
+from tests.engine.test_latents import Noisy
+from tests.helpers import build
+from tests.helpers.seq2seq import AdditiveModel
+from tests.model.test_fixtures import MODELS
+
+VOCAB = 4
+# Several hundred comparisons of means with their expectations: 1e-6 together, by the normal distribution.
+Z = 6.2
+
+
+def markov(table, metadata=None):
+    """A recurrent model whose next token depends on the last one alone: probabilities [V, V]."""
+    with np.errstate(divide="ignore"):
+        logits = np.log(np.asarray(table, np.float32))
+    nodes = [
+        helper.make_node("Gather", ["logits_table", "tokens"], ["taken"]),
+        helper.make_node("Mul", ["h", "zero"], ["h_out"]),
+        helper.make_node("ReduceSum", ["h_out", "axis"], ["nothing"], keepdims=0),
+        helper.make_node("Unsqueeze", ["nothing", "axis"], ["column"]),
+        helper.make_node("Unsqueeze", ["column", "axis"], ["added"]),
+        helper.make_node("Add", ["taken", "added"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "markov",
+        [
+            helper.make_tensor_value_info("tokens", TensorProto.INT64, ["batch", "time"]),
+            helper.make_tensor_value_info("h", TensorProto.FLOAT, ["batch", 2]),
+        ],
+        [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "time", len(logits)]),
+            helper.make_tensor_value_info("h_out", TensorProto.FLOAT, ["batch", 2]),
+        ],
+        [
+            numpy_helper.from_array(logits, "logits_table"),
+            numpy_helper.from_array(np.zeros(2, np.float32), "zero"),
+            numpy_helper.from_array(np.array([1]), "axis"),
+        ],
+    )
+    return build.model(graph, metadata)
+
+
+def test_the_worked_example():
+    """Step distributions (0.5, 0.5, 0.0) and (0.1, 0.8, 0.1): "first, second" has probability 0.4, "first, first" 0.05."""
+    model = load(markov([[0.1, 0.8, 0.1], [0.1, 0.8, 0.1], [0.5, 0.5, 0.0]], {"decoding.bos": 2}))
+    assert np.exp(score(model, [0, 1])[0].sum()) == pytest.approx(0.4)
+    assert np.exp(score(model, [0, 0])[0].sum()) == pytest.approx(0.05)
+    drawn = decode(model, None, Sample(), max_new_tokens=2, num_return_sequences=40_000, seed=1).padded(-1)
+    for pair, expected in (([0, 1], 0.4), ([0, 0], 0.05), ([2, 1], 0.0)):
+        frequency = (drawn == pair).all(1).mean()
+        assert frequency == pytest.approx(expected, abs=Z * np.sqrt(expected * (1 - expected) / 40_000))
+    values = rollout(model, [[0, 1], [1, 0]], lambda ids: (ids == [0, 1]).all(1), n=10_000, seed=1)
+    np.testing.assert_allclose(values, [[0.8, 1.0], [0.0, 0.0]], atol=Z * np.sqrt(0.16 / 10_000))
+
+
+def worth(ids):
+    """A reward that depends on every place of a row."""
+    places = np.arange(1, ids.shape[1] + 1)
+    return np.cos(ids * places + places).sum(1)
+
+
+def expectation(logprobs, prefix, longest, eos, width, pad):
+    """Mean and variance of the reward over every completion of `prefix` by at most `longest` tokens."""
+    outcomes = []
+
+    def follow(ids, left, probability):
+        if left == 0 or (len(ids) > len(prefix) and ids[-1] in eos):
+            outcomes.append((probability, worth(np.array([ids + [pad] * (width - len(ids))]))[0]))
+            return
+        for token, logprob in enumerate(logprobs(ids)):
+            follow([*ids, token], left - 1, probability * np.exp(logprob))
+
+    follow(list(prefix), longest, 1.0)
+    p, r = np.array(outcomes).T
+    assert p.sum() == pytest.approx(1, abs=1e-5)
+    return p @ r, p @ r**2 - (p @ r) ** 2
+
+
+@pytest.fixture(params=[(cell, *shape) for cell in build.CELLS for shape in [(1, 1), (9, 2), (130, 1)]], scope="module")
+def tiny(request):
+    """A model of few tokens, and the log-probabilities after a prefix by the unchanged file."""
+    cell, hidden, layers = request.param
+    options = {"vocab": VOCAB, "hidden": hidden, "layers": layers, "seed": hidden, "scale": 6 / np.sqrt(hidden)}
+    proto = build.recurrent(cell, **options)
+    known = {}
+
+    def logprobs(ids):
+        if tuple(ids) not in known:
+            logits = build.whole_run(proto, [ids])[0, -1].astype(np.float64)
+            known[tuple(ids)] = logits - np.log(np.exp(logits).sum())
+        return known[tuple(ids)]
+
+    return load(build.recurrent(cell, exposed=layers > 1, **options)), logprobs
+
+
+@pytest.mark.parametrize("eos", [(), (3,), (0, 2)])
+@pytest.mark.parametrize("longest", [None, 2])
+def test_values_are_expectations_over_all_completions(tiny, eos, longest):
+    model, logprobs = tiny
+    sequences, n = [[1, 2, 1, 0], [2, 1, 3, 2], [1, 3, 0, 2], [0]], 1500
+    options = {"eos_token_id": eos or None, "pad_token_id": 1, "max_new_tokens": longest, "seed": 5}
+    values = rollout(model, sequences, worth, n=n, **options)
+    width = 4 if longest is None else 5
+    for row, sequence in zip(values, sequences, strict=True):
+        end = next((i for i, token in enumerate(sequence) if token in eos), len(sequence) - 1)
+        own = worth(np.array([[*sequence[: end + 1], *[1] * (width - end - 1)]]))[0]
+        assert (row[end:] == own).all()
+        for t in range(end):
+            mean, variance = expectation(logprobs, sequence[: t + 1], longest or 3 - t, eos, width, 1)
+            assert abs(row[t] - mean) <= Z * np.sqrt(variance / n) + 1e-4
+
+
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=9),
+    batch_size=st.integers(1, 40),
+    workers=st.integers(1, 3),
+    n=st.integers(1, 4),
+    longest=st.none() | st.integers(1, 6),
+    seed=st.integers(0, 2**64 - 1),
+)
+@settings(max_examples=40, deadline=None)
+def test_values_depend_on_the_seed_alone(exact, lengths, batch_size, workers, n, longest, seed):
+    rng = np.random.default_rng(seed)
+    sequences = [rng.integers(0, 11, length).tolist() for length in lengths]
+    calls = []
+
+    def counted(ids):
+        calls.append(ids.shape)
+        return worth(ids)
+
+    options = {"n": n, "seed": seed, "eos_token_id": 3, "max_new_tokens": longest}
+    alone = rollout(exact, sequences, worth, batch_size=1, workers=1, **options)
+    values = rollout(exact, sequences, counted, batch_size=batch_size, workers=workers, **options)
+    np.testing.assert_array_equal(values, alone)
+    assert values.shape == (len(sequences), max(lengths))
+    ends = [s.index(3) if 3 in s else len(s) - 1 for s in sequences]
+    assert sum(rows for rows, _ in calls) == len(sequences) + n * sum(ends)  # each row is rewarded once
+    assert {width for _, width in calls} == {max(lengths) if longest is None else max(lengths) - 1 + longest}
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """A model whose logits have the same bits in every batch, which onnxruntime's products have not."""
+    return load(markov(np.random.default_rng(1).dirichlet(np.ones(11), 11)))
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {cell: load(build.recurrent(cell, layers=2, scale=0.7, seed=3)) for cell in build.CELLS}
+
+
+def test_more_sequences_than_are_read_together(models):
+    """Their values are means over the same distributions as one by one."""
+    sequences = np.random.default_rng(0).integers(0, 11, (300, 3))
+    values = rollout(models["GRU"], sequences, lambda ids: ids[:, -1] == 4, n=200, seed=1)
+    for row in (0, 127, 128, 256, 299):
+        expected = float(np.exp(score(models["GRU"], [[*sequences[row, :2], 4]])[0][-1]))
+        assert values[row, 1] == pytest.approx(expected, abs=Z * np.sqrt(expected / 200))
+        assert values[row, 2] == (sequences[row, 2] == 4)
+
+
+def test_seeds(models):
+    def values(**options):
+        return rollout(models["GRU"], [[1, 2, 3, 4]], worth, n=3, **options)
+
+    assert not np.array_equal(values(seed=1), values(seed=2))
+    assert not np.array_equal(values(), values())  # each call draws anew
+    np.testing.assert_array_equal(values(seed=1), values(seed=1))
+
+
+def test_completions_do_not_repeat_the_draws_of_decode():
+    model = load(build.unigram(np.zeros(1000)))
+    seen = []
+    rollout(model, [[0] * 9], lambda ids: seen.append(ids) or ids[:, 0], n=1, seed=3)
+    (tokens,) = decode(model, [[0]], Sample(), max_new_tokens=8, seed=3).tokens
+    assert tokens not in np.concatenate(seen)[:, 1:].tolist()
+
+
+def test_each_token_is_read_once_for_all_completions(models, monkeypatch):
+    model, read = models["LSTM"], []
+    run = model.session.run
+
+    def counting(feeds, *args, **options):
+        read.append(np.size(feeds["tokens"]))
+        return run(feeds, *args, **options)
+
+    monkeypatch.setattr(model.session, "run", counting)
+    rollout(model, np.ones((5, 8), np.int64), worth, n=7, seed=1, workers=1)
+    assert sum(read) == 5 * 6  # the last but one is fed by the completions, the last by nobody
+
+
+def test_rows_stay_within_the_batch_size(models, monkeypatch):
+    model, sizes = models["LSTM"], []
+    bind = model.step_session.bind
+
+    def counting(inputs, outputs):
+        sizes.append(len(inputs["tokens"]))
+        return bind(inputs, outputs)
+
+    monkeypatch.setattr(model.step_session, "bind", counting)
+    rollout(model, np.ones((5, 8), np.int64), worth, n=7, seed=1, workers=1, batch_size=6)
+    assert max(sizes) == 6
+
+
+def test_a_model_with_bos_eos_and_pad_of_its_own():
+    proto = build.recurrent("GRU", metadata={"decoding.bos": 0, "decoding.eos": [5], "decoding.pad": 9})
+    seen = []
+    values = rollout(load(proto), [[1, 5, 2], [4, 4, 4]], lambda ids: seen.append(ids) or worth(ids), n=2, seed=1)
+    assert seen[0].tolist() == [[1, 5, 9], [4, 4, 4]]
+    assert (values[0, 1:] == worth(np.array([[1, 5, 9]]))).all()
+    for ids in np.concatenate(seen).tolist():
+        assert 0 not in ids or 0 in ids[1:]  # the BOS is not the sequence's
+        assert 5 not in ids or set(ids[ids.index(5) + 1 :]) <= {9}
+
+
+@pytest.mark.parametrize("strategy", [Greedy(), TopN(1), Sample(temperature=1e-4), Sample(top_k=1)], ids=repr)
+def test_strategies(models, strategy):
+    sequences = [[1, 2, 3, 4], [0, 0, 0, 0]]
+    values = rollout(models["RNN"], sequences, worth, n=1, strategy=strategy, seed=0)
+    for row, sequence in zip(values, sequences, strict=True):
+        for t in range(3):
+            (rest,) = decode(models["RNN"], [sequence[: t + 1]], Greedy(), max_new_tokens=3 - t).tokens
+            assert row[t] == worth(np.array([sequence[: t + 1] + rest]))[0]
+
+
+def test_a_temperature_for_each_sequence(models):
+    strategy = Sample(temperature=np.array([1e-4, 1.0]))
+    values = rollout(models["GRU"], [[1, 2, 3]] * 2, worth, n=50, strategy=strategy, seed=0)
+    greedy = rollout(models["GRU"], [[1, 2, 3]], worth, n=1, strategy=Greedy())
+    np.testing.assert_allclose(values[0], greedy[0])
+    assert not np.allclose(values[1], greedy[0])
+
+
+def test_processors_see_the_prefix_as_the_prompt(models):
+    prompts = []
+
+    def note(history, logits):
+        prompts.extend(len(p) for p in history.prompts)
+
+    seen = []
+    rollout(models["GRU"], [[1, 2, 3, 4]], lambda ids: seen.append(ids) or worth(ids), n=20, seed=1,
+            processors=[note, SuppressTokens([0, 1])])  # fmt: skip
+    assert set(prompts) == {1, 2, 3}
+    assert not (np.concatenate(seen)[:, 3] < 2).any()
+
+
+def test_contexts():
+    model = load(MODELS / "torch_legacy_gru_context.onnx")
+    (name,) = (f.name for f in model.contract.contexts)
+    (sizes,) = (f.sizes for f in model.contract.contexts)
+    context = np.random.default_rng(0).standard_normal((2, *sizes)).astype(np.float32) * 3
+    values = rollout(model, [[1, 2, 3, 4, 5]] * 2, worth, n=400, seed=1, context={name: context})
+    for row in range(2):
+        alone = rollout(model, [[1, 2, 3, 4, 5]], worth, n=400, seed=2, context={name: context[row : row + 1]})
+        np.testing.assert_allclose(values[row], alone[0], atol=0.9)
+    assert not np.allclose(values[0, 0], values[1, 0], atol=0.05)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_an_encoder_reads_each_source_once(masked, monkeypatch):
+    """Also where sources of unequal length cannot be padded, and share no batch."""
+    net, read = AdditiveModel(seed=3, masked=masked), []
+    model = load(net.decoder(), encoder=net.encoder())
+    sources, sequences = [[1, 2, 3, 4, 5], [6, 7], [3, 3], [8]], [[1, 2, 3, 4], [0, 5, 5, 1], [7, 1, 0, 2], [2, 2]]
+    run = model.encoders.run
+    monkeypatch.setattr(model.encoders, "run", lambda given: read.extend(given) or run(given))
+    options = {"strategy": Greedy(), "eos_token_id": None}
+    values = rollout(model, sequences, worth, n=1, prompts=sources, batch_size=3, **options)
+    assert len(read) == len(sources)
+    for row, sequence, source in zip(values, sequences, sources, strict=True):
+        for t in range(len(sequence) - 1):
+            (rest,) = decode(model, [source], prefix=sequence[: t + 1], max_new_tokens=3 - t, eos_token_id=None).tokens
+            assert row[t] == worth(np.array([sequence[: t + 1] + rest]))[0]
+
+
+def test_completions_share_the_latent_of_their_sequence():
+    model = load(Noisy().model())
+    sequences = [[1, 2, 3, 4], [4, 4, 4, 4], [0, 1, 0, 1]]
+    z = np.random.default_rng(0).standard_normal((3, 3)).astype(np.float32) * 2
+    values = rollout(model, sequences, worth, n=1, strategy=Greedy(), latents=z, eos_token_id=None)
+    for row, sequence, own in zip(values, sequences, z, strict=True):
+        for t in range(3):
+            (rest,) = decode(
+                model, [sequence[: t + 1]], latents=own[None], max_new_tokens=3 - t, eos_token_id=None
+            ).tokens
+            assert row[t] == worth(np.array([sequence[: t + 1] + rest]))[0]
+    step = load(Noisy().model(), roles={"latent": {"z": {"distribution": "normal", "every": "step"}}})
+    with pytest.raises(OptionError, match="draws latents at every step"):
+        rollout(step, sequences, worth, n=1)
+
+
+def test_first_states_that_the_caller_gives():
+    model = load(build.recurrent("GRU", exposed=True))
+    start = np.random.default_rng(0).standard_normal((2, 1, 8)).astype(np.float32) * 2
+    values = rollout(model, [[1, 2, 3]] * 2, worth, n=1, strategy=Greedy(), context={"h0": start})
+    for row, own in zip(values, start, strict=True):
+        for t in range(2):
+            (rest,) = decode(model, [[1, 2, 3][: t + 1]], max_new_tokens=2 - t, context={"h0": own[None]}).tokens
+            assert row[t] == worth(np.array([[1, 2, 3][: t + 1] + rest]))[0]
+
+
+def test_a_window_of_prefixes():
+    model = load(MODELS / "torch_legacy_pooled_w6.onnx", roles={"window": 6, "pad": "left"})
+    values = rollout(model, [[1, 2, 3, 4]], worth, n=1, strategy=Greedy())
+    for t in range(3):
+        (rest,) = decode(model, [[1, 2, 3, 4][: t + 1]], max_new_tokens=3 - t).tokens
+        assert values[0, t] == worth(np.array([[1, 2, 3, 4][: t + 1] + rest]))[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch_dynamo_lstm_position",
+        "torch_legacy_gru_step_position",
+        "torch_legacy_lstm_learned_init",
+        "torch_dynamo_peephole_cells_unnamed",
+        "hand_lstm2_batch_last",
+        "hand_loop_states",
+        "hand_gru_float16",
+        "tf2onnx_lstm_states",
+    ],
+)
+def test_real_exports(name):
+    """States of any layout and dtype, positions: completions are what decode() goes on with."""
+    model = load(MODELS / f"{name}.onnx")
+    sequences = np.random.default_rng(0).integers(0, model.vocab_size, (3, 6)).tolist()
+    values = rollout(model, sequences, worth, n=1, strategy=Greedy(), eos_token_id=None)
+    for row, sequence in zip(values, sequences, strict=True):
+        for t in range(5):
+            (rest,) = decode(model, [sequence[: t + 1]], max_new_tokens=5 - t, eos_token_id=None).tokens
+            assert row[t] == worth(np.array([sequence[: t + 1] + rest]))[0]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_reward_that_fails_leaves_no_thread_behind(models, workers):
+    before = threading.active_count()
+
+    def reward(ids):
+        if len(ids) > 3:
+            raise ZeroDivisionError
+        return worth(ids)
+
+    with pytest.raises(ZeroDivisionError) as caught:  # kept, with its frames, as a notebook keeps the last one
+        rollout(models["GRU"], np.ones((3, 200), np.int64), reward, n=50, workers=workers, batch_size=8)
+    assert threading.active_count() == before, caught
+
+
+def test_strings():
+    model = load("shakespeare")
+    values = rollout(
+        model, ["ROMEO", "JULIET"], lambda ids: (ids == model.tokenizer.encode("E")[0]).sum(1), n=5, seed=1
+    )
+    assert values.shape == (2, 6)
+    assert values[:, -1].tolist() == [1, 1]
+
+
+# -- discriminators ----------------------------------------------------------------------------------------
+
+
+def discriminator(classes=1, *, dtype=TensorProto.INT64, final="Sigmoid", extra=False):
+    """Embedding, mean over time, linear: ids [batch, time] in, scores out."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "table": rng.standard_normal((11, 6)).astype(np.float32),
+        "out": rng.standard_normal((6, classes)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", ["ids"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "whole"], ["embedded"]),
+        helper.make_node("ReduceMean", ["embedded"], ["mean"], axes=[1], keepdims=0),
+        helper.make_node("MatMul", ["mean", "out"], ["product"]),
+        helper.make_node(final, ["product"], ["probability"]),
+    ]
+    outputs = [helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["batch", classes])]
+    if extra:
+        outputs.append(helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["batch", 6]))
+    inputs = [helper.make_tensor_value_info("ids", dtype, ["batch", "time"])]
+    proto = build.model(
+        helper.make_graph(nodes, "d", inputs, outputs, [numpy_helper.from_array(v, k) for k, v in weights.items()])
+    )
+
+    def scores(ids):
+        product = weights["table"][np.asarray(ids)].mean(1) @ weights["out"]
+        return 1 / (1 + np.exp(-product)) if final == "Sigmoid" else np.exp(product) / np.exp(product).sum(1)[:, None]
+
+    return proto, scores
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT])
+def test_a_discriminator_in_a_file(models, tmp_path, dtype):
+    proto, scores = discriminator(dtype=dtype)
+    onnx.save(proto, tmp_path / "d.onnx")
+    sequences = np.random.default_rng(1).integers(0, 11, (4, 6))
+    expected = rollout(models["GRU"], sequences, scores, n=3, seed=1)
+    for reward in (
+        tmp_path / "d.onnx",
+        str(tmp_path / "d.onnx"),
+        proto,
+        proto.SerializeToString(),
+        Discriminator(proto),
+    ):
+        values = rollout(models["GRU"], sequences, reward, n=3, seed=1)
+        np.testing.assert_allclose(values, expected, atol=1e-6)
+
+
+def test_a_discriminator_with_classes(models):
+    proto, scores = discriminator(2, final="Softmax", extra=True)
+    ids = np.random.default_rng(1).integers(0, 11, (4, 6))
+    for label in range(2):
+        given = Discriminator(proto, token="ids", score="probability", label=label)
+        np.testing.assert_allclose(given(ids), scores(ids)[:, label], atol=1e-6)
+    with pytest.raises(ModelError, match=r"which output is the score\? It has probability.*; mean"):
+        Discriminator(proto)
+    with pytest.raises(OptionError, match=r"score='scores': .* has no such output; it has probability"):
+        Discriminator(proto, score="scores")
+    with pytest.raises(ModelError, match=r"has 2 classes; say whose score .*label=\.\.\.\), from 0 to 1"):
+        Discriminator(proto, score="probability")(ids)
+
+
+def test_a_model_that_is_no_discriminator():
+    with pytest.raises(ModelError, match=r"the output logits has shape \[4, 6, 11\] for 4 sequences"):
+        Discriminator(build.recurrent())(np.zeros((4, 6), np.int64))
+    with pytest.raises(ModelError, match="besides the token tokens it needs h0"):
+        Discriminator(build.recurrent("GRU", exposed=True), token="tokens", score="logits")
+
+
+# -- errors ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (lambda ids: ids, r"reward gave an array of shape \[2, 3\]: expected \[2\]"),
+        (lambda ids: 1.0, r"reward gave an array of shape \[\]: expected \[2\]"),
+        (lambda ids: ["a"] * len(ids), "reward gave list: expected 2 numbers"),
+        (lambda ids: np.full(len(ids), np.nan), r"reward gave NaN for the row \[1, 2, 3\]"),
+    ],
+)
+def test_wrong_rewards(models, reward, message):
+    with pytest.raises(OptionError, match=message):
+        rollout(models["GRU"], [[1, 2, 3], [4, 5, 6]], reward, n=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n": 0}, "n=0: expected a whole number of at least 1"),
+        ({"sequences": None}, "sequences is None"),
+        ({"sequences": [[1, 2], []]}, r"sequences\[1\] is empty"),
+        ({"sequences": [[1, 11]]}, r"sequences\[0\]: id 11 at position 1 is out of range"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"pad_token_id": "x"}, "pad_token_id='x'"),
+        ({"strategy": Beam()}, "completions are drawn one by one"),
+        ({"strategy": Sample(replacement=False)}, "completions are drawn one by one"),
+        ({"strategy": Greedy(), "n": 2}, "n=2: Greedy"),
+        ({"workers": 0}, "workers=0"),
+    ],
+)
+def test_wrong_options(models, options, message):
+    given = {"model": models["GRU"], "sequences": [[1, 2, 3]], "reward": worth, "n": 1, **options}
+    with pytest.raises(OptionError, match=message):
+        rollout(given.pop("model"), given.pop("sequences"), given.pop("reward"), **given)
+
+
+def test_an_error_of_the_model_names_the_sequence_and_the_token():
+    table = np.full((4, 4), 0.25)
+    table[2] = np.nan
+    with pytest.raises(DecodeError, match=r"sequences\[1\], a completion after token 0: .*NaN"):
+        rollout(load(markov(table)), [[1, 1], [2, 1]], worth, n=1, seed=0)

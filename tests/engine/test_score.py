@@ -1,0 +1,72 @@
+"""engine/scoring.py: log-probabilities of given sequences, by runs of many tokens and by steps."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from decoding import load, score
+from decoding.engine import score as scoring
+from tests.helpers import build
+from tests.model.test_fixtures import MODELS
+
+
+@pytest.fixture(params=["runs", "steps"])
+def way(request, monkeypatch):
+    """Either way, whatever the size of the vocabulary."""
+    monkeypatch.setattr(scoring, "_LARGE_STEP", 0 if request.param == "steps" else 1 << 60)
+
+
+def models():
+    protos = {cell: build.recurrent(cell, layers=2, seed=2) for cell in build.CELLS}
+    return {cell: (load(proto), proto) for cell, proto in protos.items()}
+
+
+MODELS_OF_CELLS = models()
+
+
+@pytest.mark.usefixtures("way")
+@given(
+    beginnings=st.lists(st.lists(st.integers(0, 10), max_size=6), min_size=1, max_size=4),
+    ends=st.lists(
+        st.tuples(st.integers(0, 3), st.lists(st.integers(0, 10), min_size=1, max_size=7)), min_size=1, max_size=12
+    ),
+    batch_size=st.integers(1, 14),
+    cell=st.sampled_from(build.CELLS),
+)
+@settings(max_examples=60, deadline=None)
+def test_scores_of_sequences_that_have_beginnings_in_common(beginnings, ends, batch_size, cell):
+    sequences = [beginnings[i % len(beginnings)] + end for i, end in ends]
+    model, proto = MODELS_OF_CELLS[cell]
+    for ids, found in zip(sequences, score(model, sequences, batch_size=batch_size), strict=True):
+        logits = build.whole_run(proto, [ids])[0, :-1].astype(np.float64)
+        expected = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        np.testing.assert_allclose(found[1:], expected[np.arange(len(ids) - 1), ids[1:]], atol=1e-5)
+        assert np.isnan(found[0])
+
+
+@pytest.mark.usefixtures("way")
+def test_the_same_sequence_with_contexts_of_its_own():
+    model = load(MODELS / "torch_legacy_gru_context.onnx")
+    (aux,) = model.contract.contexts
+    context = np.random.default_rng(0).standard_normal((3, *aux.sizes)).astype(np.float32) * 3
+    together = score(model, [[1, 2, 3]] * 3, context={aux.name: context})
+    assert not np.allclose(together[0][1:], together[1][1:], atol=1e-3)
+    for row, found in enumerate(together):
+        (alone,) = score(model, [[1, 2, 3]], context={aux.name: context[row : row + 1]})
+        np.testing.assert_allclose(found, alone, atol=1e-5)
+
+
+def test_a_beginning_is_read_once(monkeypatch):
+    """With a large vocabulary, where a step at a time is as quick as many."""
+    model = load(build.recurrent("GRU", vocab=3000, hidden=4))
+    rows = []
+    bind = model.step_session.bind
+
+    def counting(inputs, outputs):
+        rows.append(len(inputs["tokens"]))
+        return bind(inputs, outputs)
+
+    monkeypatch.setattr(model.step_session, "bind", counting)
+    score(model, [[1, 2, 3, 4, i] for i in range(100)] + [[1, 2, 9, i, i] for i in range(28)])
+    assert sorted(set(rows)) == [1, 2, 29]  # 1, 2; 3 and 9; 4 and 28 of them after 9
