@@ -18,6 +18,7 @@ from decoding import (
     score,
     stream,
 )
+from decoding.kernels import reference
 from tests.helpers.build import model as make_model
 from tests.helpers.build import recurrent
 from tests.helpers.seq2seq import AdditiveModel
