@@ -56,7 +56,7 @@ def test_step(benchmark, models, peer, case):
     model = models((hidden, layers, vocab))["bare" if peer == "folded" else peer]
     session = model.step_session if peer == "folded" else model.session
     ids = np.random.default_rng(0).integers(0, vocab, (batch, 1))
-    feeds = {**model.contract.feeds(ids), **{s.input: s.start(batch) for s in model.contract.states}}
+    feeds = {**model.contract.feeds(ids), **{s.input: s.initial_rows(batch) for s in model.contract.states}}
     names = [model.contract.logits.name, *(s.output for s in model.contract.states)]
 
     def steps():

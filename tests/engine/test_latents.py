@@ -358,7 +358,7 @@ def test_a_latent_starts_the_states_of_its_sequence(started, strategy, batch_siz
 def test_a_latent_that_starts_states_is_given_back_scored_and_run(started):
     vae = Started(*started)
     model = load(vae.model())
-    assert "starts as the graph computes it from z" in model.describe()
+    assert "starts from values that the graph computes from z" in model.describe()
     out = decode(model, PROMPTS, seed=2, max_new_tokens=6, eos_token_id=None)
     latents = [h.latent for h in out]
     assert decode(model, PROMPTS, latents=latents, max_new_tokens=6, eos_token_id=None).tokens == out.tokens

@@ -4,7 +4,7 @@ What the graph of a single step becomes:
 
 - the token and the positions come in one int64 array with the row indices: one copy to the device at each step;
 - every state is read through a Gather by the row indices: beams are reordered and rows moved where the states are;
-- recurrent layers are plain operators (lowering.py);
+- recurrent layers are plain operators (lower_recurrent.py);
 - where only a few logits can matter, they are chosen here and come out with the log of the sum of all exponentials, so that
   log-probabilities stay those of the whole vocabulary; or the token is drawn here, from a uniform number that goes in.
 """
@@ -38,11 +38,11 @@ _SMALLEST_OPSET = 13
 
 @dataclass(frozen=True)
 class Reduction:
-    """What is done with the logits on the device.
+    """How the logits are reduced on the device.
 
     Attributes:
-        how: "best": the `count` greatest come down; "draw": one token is drawn from all of them, by temperature alone.
-        count: how many come down.
+        how: "best": the `count` greatest logits leave the device; "draw": one token is drawn from all of them, by temperature alone.
+        count: number of logits that leave the device.
     """
 
     how: Literal["best", "draw"]
@@ -68,28 +68,28 @@ class DeviceStep:
 
 
 def can_reduce(graph: Graph) -> bool:
-    """Is the file's opset new enough for the operators that a reduction takes?"""
+    """Return whether the file's opset has the operators that a reduction needs."""
     return graph.opset >= _SMALLEST_OPSET
 
 
 def start_device_step(
-    graph: Graph, contract: Contract, reduction: Reduction | None, start: Callable[..., Session]
+    graph: Graph, contract: Contract, reduction: Reduction | None, open_session: Callable[..., Session]
 ) -> DeviceStep:
     """Sessions for steps on a device, with CUDA graphs where onnxruntime can capture the graph."""
     prepared, uncaptured = device_graph(graph, contract, reduction), ""
     try:
-        session = start(prepared, captures=True)
+        session = open_session(prepared, captures=True)
     except ModelError as error:
         # Control flow, or an operator that CUDA has no kernel for: Model.placement() and `decoding inspect` say so.
         uncaptured = str(error).removeprefix(f"{graph.name}: ")
         if not re.search("cuda graph|graph capture", uncaptured, re.IGNORECASE):
             raise
-        session = start(prepared)
-    return DeviceStep(session, start(moving_graph(contract)), uncaptured)
+        session = open_session(prepared)
+    return DeviceStep(session, open_session(moving_graph(contract)), uncaptured)
 
 
 def step_feeds(contract: Contract, rows: int) -> dict[str, Array]:
-    """Inputs of a device's step graph without a reduction: token 0 for each row, fresh states, contexts to probe with."""
+    """Inputs of a device's step graph without a reduction: token 0 for each row, initial states, contexts to probe with."""
     positions = [f for f in contract.auxiliary_inputs if f.kind == "position"]
     plain = contract.feeds(np.zeros((rows, 1), np.int64))
     replaced = {contract.token.name, *(f.name for f in positions)}
@@ -97,7 +97,7 @@ def step_feeds(contract: Contract, rows: int) -> dict[str, Array]:
     return {
         STEP: step,
         **{k: v for k, v in plain.items() if k not in replaced},
-        **{s.input: s.start(rows) for s in contract.states},
+        **{s.input: s.initial_rows(rows) for s in contract.states},
     }
 
 

@@ -22,7 +22,7 @@ def captioner():
 def whole(model, ids, vector):
     """Logits of a whole-sequence run with this context."""
     c = model.contract
-    states = {s.input: s.start(1) for s in c.states}
+    states = {s.input: s.initial_rows(1) for s in c.states}
     feeds = {**c.feeds(np.array([ids]), context={"context": vector[None]}), **states}
     return c.logits.arrange(model.session.run(feeds, [c.logits.name])[0])[0]
 
@@ -96,7 +96,7 @@ def test_step_inputs_give_a_context_anew_for_every_step(captioner, strategy):
     c = captioner.contract
     for prompt, h in zip(PROMPTS, out, strict=True):
         ids, total, scores = [], 0.0, np.zeros(0)
-        states = {s.input: s.start(1) for s in c.states}
+        states = {s.input: s.initial_rows(1) for s in c.states}
         for step, token in enumerate(prompt + h.tokens):
             if step >= len(prompt):
                 row = scores.astype(float)
@@ -155,7 +155,7 @@ def attentive():
 def plain_attention(model, prompt, tokens, source):
     """Weights [tokens, source] of a plain loop: those with which each new token was chosen; and their log-probabilities."""
     c = model.contract
-    states = {s.input: s.start(1) for s in c.states}
+    states = {s.input: s.initial_rows(1) for s in c.states}
     names = [c.logits.name, c.attention, *(s.output for s in c.states)]
     weights, logprobs, logits, attention = [], [], None, None
     for step, token in enumerate([*prompt, *tokens]):

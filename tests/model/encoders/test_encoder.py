@@ -62,7 +62,7 @@ def test_what_a_mask_means_is_found_by_running():
 def test_describe_says_who_feeds_what():
     described = load(SYSTEMS / "additive_mask.onnx").describe()
     assert "the encoder's memory" in described
-    assert "starts as the encoder's hidden" in described
+    assert "starts from the encoder's hidden" in described
     assert "given by the caller" not in described
     assert "no token is padding" not in described
     assert "feeds memory: its name" in described
