@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from decoding.model.contract.io import AuxiliaryInput
@@ -50,6 +51,10 @@ class ExportedGraph:
         pairs = zip(hidden, self.initial_values(hidden), strict=True)
         # A Loop may carry single numbers too (a clock, a flag); a state has at least a batch axis.
         return [(state, initial) for state, initial in pairs if initial.value.ndim]
+
+    def copy(self) -> ExportedGraph:
+        """An independent copy for another rewriting, after which any Reshape may be baked."""
+        return replace(self, graph=self.graph.copy(), roles=deepcopy(self.roles), baked_reshapes=None)
 
     def initial_values(self, hidden: list[HiddenState], graph: Graph | None = None) -> list[InitialValue]:
         """The initial values of hidden states, with the weights of `graph`; default with the file's."""

@@ -89,7 +89,11 @@ def load(
 
     found = roles_or_latents(graph, given)
     if not isinstance(found, Roles):
-        return _generator(Generator(graph, open_session(graph), found), encoder_graphs)
+        if encoder_graphs:
+            raise ModelError(
+                f"{graph.name}: a plain generator, which has no contexts or states for the encoder {encoder_graphs[0].name} to feed; load it with encoder=[]"
+            )
+        return Generator(graph, open_session(graph), found)
     exported = exported_graph(graph, found, declared)
     program = _program(exported, open_session, verify, given_window(given, json_metadata(graph, "decoding.pad", None)))
     if quantize:
@@ -100,17 +104,8 @@ def load(
         program = _moved(program, partial(Session, providers=wanted, threads=threads))
     program, encoders = _with_encoders(program, encoder_graphs, encoder_roles, given, open_session, wanted)
     text = make_tokenizer(tokenizer, vocab, program.contract.logits.vocab_size)
-    return Model(
-        program, text, FileWeights.of(initializers, quantize is not None, exported, program.contract), encoders
-    )
-
-
-def _generator(generator: Generator, encoder_graphs: Sequence[Graph]) -> Generator:
-    if encoder_graphs:
-        raise ModelError(
-            f"{generator.name}: a plain generator, which has no contexts or states for the encoder {encoder_graphs[0].name} to feed; load it with encoder=[]"
-        )
-    return generator
+    file = FileWeights.of(initializers, quantize is not None, exported, program.contract)
+    return Model(program, text, file, encoders)
 
 
 def _program(exported: ExportedGraph, open_session: OpenSession, verify: bool, window: Window | None) -> StepProgram:

@@ -16,12 +16,13 @@ from decoding.model.exported import ExportedGraph
 from decoding.model.graph.graph import Graph
 from decoding.model.passes import normalize
 from decoding.model.passes.dynamic_shapes import (
+    advice_on_baked_shape,
     declares_one_row,
     make_reshapes_dynamic,
     make_spreads_dynamic,
     turn_loops_once,
 )
-from decoding.model.passes.expose_states import HiddenState, InitialValue, expose_states, exposed_states
+from decoding.model.passes.expose_states import expose_states, exposed_states
 from decoding.model.passes.softmax import cut_softmax, with_log
 from decoding.model.roles.infer import Roles, json_metadata, recurrent_path
 from decoding.model.verify import equivalence, layouts
@@ -29,36 +30,30 @@ from decoding.model.verify.equivalence import NotSteppable
 from decoding.model.verify.layouts import StateShape
 from decoding.model.verify.padding import with_padding
 
-Hidden = list[tuple[HiddenState, InitialValue]]
-
 
 def step_program(exported: ExportedGraph, open_session: OpenSession, verify: bool) -> StepProgram:
-    """Make the graph steppable; where that fails, once more with contexts repeated for each token instead of each example's step.
+    """Make the graph steppable; where that fails, try again with contexts repeated once for each token.
 
     Raises:
         NotSteppable: there is no state, or stepping gives other scores than the whole sequence.
         ModelError: the graph does not run on small inputs.
     """
-    hidden = exported.hidden
-    if not (hidden or exported.exposed):
-        roles = exported.roles
+    roles = exported.roles
+    if not (exported.hidden or exported.exposed):
         raise NotSteppable(
             f"no recurrent state: neither an LSTM, GRU or RNN layer, a Loop or a Scan between {roles.token} and {roles.logits} nor a state input"
         )
     try:
-        return _for_many_or_one(exported, hidden, open_session, verify)
+        return _for_many_or_one(exported, open_session, verify)
     except ModelError as error:
         steps = None
-        for axis in (1, 0) if exported.graph.rank(exported.roles.token) == 2 else ():
-            dynamic = replace(
-                exported, graph=exported.graph.copy(), roles=deepcopy(exported.roles), baked_reshapes=None
-            )
-            spread = make_spreads_dynamic(dynamic.graph, dynamic.roles, exported.token_shape, axis)
-            steps = spread or steps
+        for axis in (1, 0) if exported.graph.rank(roles.token) == 2 else ():
+            dynamic = exported.copy()
+            steps = make_spreads_dynamic(dynamic.graph, dynamic.roles, exported.token_shape, axis) or steps
             if not steps:
                 continue
             try:
-                return _for_many_or_one(dynamic, hidden, open_session, verify)
+                return _for_many_or_one(dynamic, open_session, verify)
             except ModelError:
                 pass
         if steps is None or isinstance(error, NotSteppable):
@@ -69,46 +64,39 @@ def step_program(exported: ExportedGraph, open_session: OpenSession, verify: boo
         ) from error
 
 
-def _for_many_or_one(exported: ExportedGraph, hidden: Hidden, open_session: OpenSession, verify: bool) -> StepProgram:
+def _for_many_or_one(exported: ExportedGraph, open_session: OpenSession, verify: bool) -> StepProgram:
     """The program for any number of tokens; for single tokens where only that works and the export is of one row.
 
     Raises:
         ModelError: neither works; the message is that of any number of tokens.
     """
     try:
-        return _stepped(exported, hidden, open_session, verify, one_step=False)
+        return _stepped(exported, open_session, verify, one_step=False)
     except ModelError:
         if not declares_one_row(exported.token_shape):
             raise
         try:
-            return _stepped(exported, hidden, open_session, verify, one_step=True)
+            return _stepped(exported, open_session, verify, one_step=True)
         except ModelError:
             pass
         raise
 
 
-def _stepped(
-    exported: ExportedGraph, hidden: Hidden, open_session: OpenSession, verify: bool, *, one_step: bool
-) -> StepProgram:
+def _stepped(exported: ExportedGraph, open_session: OpenSession, verify: bool, *, one_step: bool) -> StepProgram:
     """Expose the hidden states, make shapes dynamic, find the layouts, verify.
 
     Raises:
         NotSteppable: stepping gives other scores than the whole sequence.
     """
     graph, roles = exported.graph.copy(), deepcopy(exported.roles)
-    outputs = expose_states(graph, [state for state, _ in hidden])
-    shapes = [
-        StateShape(state.name, output, initial.value.shape, initial.axes, state.dtype)
-        for (state, initial), output in zip(hidden, outputs, strict=True)
-    ]
-    states = [*exported.exposed, *shapes]
+    states = [*exported.exposed, *expose_states(graph, exported.hidden)]
     _rewrite_for_steps(graph, roles, exported, states, one_step)
-    program = _probed(graph, roles, exported, states, hidden, open_session)
-    program = with_padding(_with_initial_state_graph(program, exported, hidden))
+    program = _probed(graph, roles, exported, states, open_session)
+    program = with_padding(_with_initial_state_graph(program, exported))
     kind = roles.output
     if kind is None and equivalence.gives_probabilities(program.session, program.contract):
         kind, program = "probs", with_log(program, open_session)
-    if verify and (program.contract.sequence or hidden):
+    if verify and (program.contract.sequence or exported.hidden):
         program = _verified(program, exported, kind or "logits", open_session)
     return program
 
@@ -123,39 +111,33 @@ def _rewrite_for_steps(
     cut_softmax(graph, roles)
     if one_step:
         turn_loops_once(graph, path, declared)
-    make_reshapes_dynamic(
-        graph,
-        roles,
-        states,
-        exported.auxiliary_inputs,
-        declared,
-        only=exported.baked_reshapes,
-        one_step=one_step,
-    )
+    baked = exported.baked_reshapes
+    make_reshapes_dynamic(graph, roles, states, exported.auxiliary_inputs, declared, only=baked, one_step=one_step)
     attention = [roles.attention] if roles.attention else []
     graph.keep_outputs([roles.logits, *(state.output for state in states), *attention])
 
 
 def _probed(
-    graph: Graph,
-    roles: Roles,
-    exported: ExportedGraph,
-    states: list[StateShape],
-    hidden: Hidden,
-    open_session: OpenSession,
+    graph: Graph, roles: Roles, exported: ExportedGraph, states: list[StateShape], open_session: OpenSession
 ) -> StepProgram:
-    """Open a session over the step graph and find the layouts of its inputs and outputs."""
-    session = open_session(graph)
-    inputs = {p.name for p in graph.inputs}
+    """Open a session over the step graph and find the layouts of its inputs and outputs.
+
+    Raises:
+        ModelError: it runs in no layout.
+    """
+    session, inputs = open_session(graph), {p.name for p in graph.inputs}
     auxiliary_inputs = tuple(aux for aux in exported.auxiliary_inputs if aux.name in inputs)
-    layout = layouts.probe(session, roles.token, graph.rank(roles.token), roles.logits, states, auxiliary_inputs)
+    try:
+        layout = layouts.probe(session, roles.token, graph.rank(roles.token), roles.logits, states, auxiliary_inputs)
+    except ModelError as error:
+        raise ModelError(f"{error}{advice_on_baked_shape(str(error))}") from error
     count = len(exported.exposed)
-    own = [_own_state(graph, shape, axis) for shape, axis in zip(exported.exposed, layout.axes, strict=False)]
-    outputs = [state.output for state in states[count:]]
+    own = [_own_state(graph, shape, axis) for shape, axis in zip(states[:count], layout.axes[:count], strict=True)]
+    hidden = exposed_states(graph, exported.hidden, states[count:], layout.axes[count:])
     contract = Contract(
         layout.token,
         layout.logits,
-        (*own, *exposed_states(graph, hidden, outputs, layout.axes[count:])),
+        (*own, *hidden),
         auxiliary_inputs,
         layout.sequence,
         attention=roles.attention,
@@ -172,14 +154,14 @@ def _own_state(graph: Graph, shape: StateShape, axis: int) -> State:
     return State(shape.input, shape.output, axis, initial, "an input and an output of the file", exposed=True)
 
 
-def _with_initial_state_graph(program: StepProgram, exported: ExportedGraph, hidden: Hidden) -> StepProgram:
+def _with_initial_state_graph(program: StepProgram, exported: ExportedGraph) -> StepProgram:
     """The program with the part of the original that computes initial states from contexts or latents, if there is one."""
-    contract = program.contract
-    computed = {state.name: (state.initial, initial.context) for state, initial in hidden if initial.context}
+    computed = {state.name: (state.initial, initial.context) for state, initial in exported.hidden if initial.context}
     tensors = {name: tensor for name, (tensor, _) in computed.items()}
-    part = make_initial_state_graph(exported.graph, exported.auxiliary_inputs, contract.token, tensors)
     givers = {name: f"values that the graph computes from {context}" for name, (_, context) in computed.items()}
-    return replace(program, contract=replace(contract, initial_state_graph=part, givers=givers))
+    token = program.contract.token
+    part = make_initial_state_graph(exported.graph, exported.auxiliary_inputs, token, tensors)
+    return replace(program, contract=replace(program.contract, initial_state_graph=part, givers=givers))
 
 
 def _verified(program: StepProgram, exported: ExportedGraph, kind: str, open_session: OpenSession) -> StepProgram:

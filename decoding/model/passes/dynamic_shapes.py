@@ -7,9 +7,8 @@ several sizes, and `dynamic_target` writes one target that fits every shape that
 - the part before it runs at the example's sizes alone (an initial state of exactly 5 rows, say), so nothing can be seen;
 - it does more than drop dimensions of 1 or merge the first dimensions, so several targets would fit, and a wrong one mixes rows.
 
-Such a graph still loads if it can be stepped. Else `verify/layouts.py` fails to run it with 5 rows, or `verify/equivalence.py`
-sees that stepping differs, and `load()` raises a ModelError with onnxruntime's message. The remedy is an export with a dynamic
-batch and time.
+Such a graph still loads if it can be stepped. Else `verify/layouts.py` cannot run it with another number of rows, and `load()`
+raises a ModelError with onnxruntime's message and `advice_on_baked_shape`; or `verify/equivalence.py` sees that stepping differs.
 """
 
 from __future__ import annotations
@@ -84,6 +83,13 @@ def make_reshapes_dynamic(
             graph.edited()
             roles.notes.append(f"the shape {target.tolist()} baked into {node.label} became {dynamic}")
     return unjudged
+
+
+def advice_on_baked_shape(message: str) -> str:
+    """What to add to onnxruntime's message where it says that a Reshape does not fit; else nothing."""
+    if "cannot be reshaped" not in message:
+        return ""
+    return ". The export baked its example's batch or time into this shape, and no one shape fits every size; export it with a dynamic batch and time"
 
 
 def declares_one_row(declared: Shape) -> bool:

@@ -15,6 +15,7 @@ from decoding.model.graph.node import Node
 from decoding.model.graph.types import STATE_SLOTS, Array, Shape
 from decoding.model.roles.infer import Roles, data_ancestors, recurrent_path
 from decoding.model.runtime.session import Session
+from decoding.model.verify.layouts import StateShape
 
 # Numbers in two rows of a state; the sizes in a damaged file go far beyond.
 _LARGEST = 2**26
@@ -192,27 +193,28 @@ def _varying(two: Sequence[int], three: Sequence[int]) -> tuple[int, ...]:
     return tuple(i for i, (a, b) in enumerate(zip(two, three, strict=True)) if a != b) or tuple(range(len(two)))
 
 
-def expose_states(graph: Graph, hidden: Sequence[HiddenState]) -> list[str]:
-    """Make each hidden state an input of the graph, called by its name, and an output; return the outputs' names."""
-    outputs = []
-    for h in hidden:
+def expose_states(graph: Graph, hidden: Sequence[tuple[HiddenState, InitialValue]]) -> list[StateShape]:
+    """Make each hidden state an input of the graph, called by its name, and an output."""
+    shapes = []
+    for h, initial in hidden:
         node = h.node(graph)
         graph.add_input(h.name, h.dtype, None)
         node.set_input(h.slot, h.name)
-        outputs.append(node.output(h.out, f"{h.name}_out"))
+        output = node.output(h.out, f"{h.name}_out")
         graph.edited()
-        graph.add_output(outputs[-1], h.dtype, None)
-    return outputs
+        graph.add_output(output, h.dtype, None)
+        shapes.append(StateShape(h.name, output, initial.value.shape, initial.axes, h.dtype))
+    return shapes
 
 
 def exposed_states(
     graph: Graph,
     hidden: Sequence[tuple[HiddenState, InitialValue]],
-    outputs: Sequence[str],
+    shapes: Sequence[StateShape],
     axes: Sequence[int],
 ) -> list[State]:
     """The exposed states as parts of a contract; `axes` says for each which axis counts rows."""
     return [
-        State(h.name, output, axis, initial.row(axis, f"{graph.name}: the state {h.source}"), h.source)
-        for (h, initial), output, axis in zip(hidden, outputs, axes, strict=True)
+        State(h.name, shape.output, axis, initial.row(axis, f"{graph.name}: the state {h.source}"), h.source)
+        for (h, initial), shape, axis in zip(hidden, shapes, axes, strict=True)
     ]
