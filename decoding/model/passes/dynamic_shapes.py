@@ -28,8 +28,9 @@ from decoding.model.roles.infer import Roles, data_ancestors
 from decoding.model.runtime.session import Session, constant_values
 from decoding.model.verify.layouts import StateShape
 
-# Two sizes for each of the token's axes: a dimension that differs between runs follows the batch or the time.
-_SIZES = ((2, 3), (4, 3), (2, 5))
+# (batch, time), two sizes of each: a dimension that differs between runs follows the batch or the time. The products have no
+# common divisor, so that no baked size fits all of them beside a -1.
+_SIZES = ((2, 3), (5, 3), (2, 5))
 # For single steps: an export of one row and a fixed number of steps may allow no more (Keras's stateful models).
 _ONE_STEP = ((2, 1), (3, 1), (4, 1))
 
