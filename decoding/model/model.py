@@ -129,8 +129,8 @@ class Model:
         keep theirs.
 
         Args:
-            weights: arrays by the names that the file gives the initializers of its main graph, each of its initializer's shape and
-                dtype; they are copied. Weights that are not named stay as they are. (Torch's dynamo exporter keeps the
+            weights: arrays by the names of the initializers of the file's main graph, each of its initializer's shape and
+                dtype; they are copied. Other weights stay as they are. (Torch's dynamo exporter keeps the
                 parameters' own names with ``torch.onnx.export(..., dynamo=True, optimize=False)``.)
 
         Raises:

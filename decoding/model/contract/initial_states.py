@@ -19,7 +19,7 @@ class InitialStateGraph:
     """The part of a graph that computes initial states from contexts or latents.
 
     Attributes:
-        auxiliary_inputs: the contexts that it reads, their lengths and masks, and the latents, which are drawn once a sequence.
+        auxiliary_inputs: the contexts that it reads, their lengths and masks, and latents drawn once a sequence.
         token: the token's input, where the part reads its shape.
         states: for each state's input the tensor with its initial state.
     """

@@ -16,7 +16,8 @@ def pad_together(auxiliary_inputs: Sequence[AuxiliaryInput], rows: Rows) -> dict
     """Inputs [rows, ...] by name from those of each row: padded to the longest, with masks and lengths that tell where each ends.
 
     Args:
-        auxiliary_inputs: the inputs. An input that the rows do not have is left out, unless it is the mask or length of one that they have.
+        auxiliary_inputs: the inputs. One that the rows do not have is left out, unless it is the
+            mask or length of one that they have.
         rows: for each row its values, without a batch axis, by name.
     """
     by_name = {aux.name: aux for aux in auxiliary_inputs}

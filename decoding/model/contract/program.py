@@ -25,7 +25,7 @@ class StepProgram:
     """What decoding runs. Each stage of `load()` takes one and returns one.
 
     Attributes:
-        graph: takes a token and the states, and returns logits and the next states; or takes whole prefixes (`contract.window`).
+        graph: takes a token and the states and returns logits and the next states; with `contract.window`, takes prefixes.
         session: runs the graph.
         contract: the role of each input and output of the graph.
         folded: runs single steps in place of the graph, where that is faster.

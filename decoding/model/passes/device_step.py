@@ -30,7 +30,7 @@ from decoding.model.runtime.session import Session
 # uniform numbers and temperatures. The choice is float64 [B, 2 * count + 1]: logits and ids of the best, and the log-sum-exp.
 STEP, DRAW, CHOICE = "decoding/step", "decoding/draw", "decoding/choice"
 
-# Exponentials are summed in float32 over blocks of so many, and in float64 over the blocks, as the kernels of csrc/ do.
+# Exponentials are summed in float32 over blocks of this many, and in float64 over the blocks, as the kernels of csrc/ do.
 _BLOCK = 256
 # ReduceSum and TopK take what they need as inputs since then.
 _SMALLEST_OPSET = 13
@@ -41,7 +41,7 @@ class Reduction:
     """How the logits are reduced on the device.
 
     Attributes:
-        how: "best": the `count` greatest logits leave the device; "draw": one token is drawn from all of them, by temperature alone.
+        how: "best": the `count` greatest logits leave the device; "draw": one token is drawn from all, by temperature alone.
         count: number of logits that leave the device.
     """
 
@@ -55,7 +55,7 @@ class DeviceStep:
 
     Attributes:
         mover: takes states, others of the same kind as "<state>/given", and an "index" [N] into both of them in a row, and
-            gives the rows named as the state's own outputs.
+            returns these rows under the names of the states' outputs.
         uncaptured: why onnxruntime cannot capture the graph as a CUDA graph; empty where it can, or where there is no CUDA.
         idle: buffers that no batch uses now, by what they fit; their bindings (and CUDA graphs) live on with them.
     """
@@ -254,7 +254,7 @@ def _running(write: _Appender, weights: str) -> str:
 def _first_above(write: _Appender, running: str, target: str, count: int) -> str:
     """The first of `count` running sums [B, count] that is above its row's target, [B, 1].
 
-    The target is held a little under the last sum, so that rounding cannot lead behind the last weight that is not zero.
+    The target is held a little under the last sum, so that rounding cannot lead past the last weight that is not zero.
     """
     whole = write("Gather", running, write.constant([count - 1]), axis=1)
     limit = write("Min", target, write("Mul", whole, write.constant(1 - 2.0**-40, np.float64)))

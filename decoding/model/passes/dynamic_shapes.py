@@ -5,7 +5,7 @@ size of the network, and the file does not say which. So `make_reshapes_dynamic`
 several sizes, and `dynamic_target` writes one target that fits every shape that arrives. Two kinds of Reshape stay baked:
 
 - the part before it runs at the example's sizes alone (an initial state of exactly 5 rows, say), so nothing can be seen;
-- it does more than drop dimensions of 1 or merge the first dimensions, so several targets would fit, and a wrong one mixes rows.
+- it does more than drop dimensions of 1 or merge the first ones: several targets would fit, and a wrong one mixes rows.
 
 Such a graph still loads if it can be stepped. Else `verify/layouts.py` cannot run it with another number of rows, and `load()`
 raises a ModelError with onnxruntime's message and `advice_on_baked_shape`; or `verify/equivalence.py` sees that stepping differs.

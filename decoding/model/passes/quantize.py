@@ -3,8 +3,8 @@
 A product's weights become int8 with a scale for each output; what it is given becomes uint8 at every run, with a scale for
 each row. The product itself is onnxruntime's (MatMulIntegerToFloat): sums of whole numbers, so a row gets the same bits in
 every batch. onnxruntime's own dynamic quantization has one scale for the whole batch, and one operator for the whole LSTM
-(DynamicQuantizeLSTM) but none for GRU and RNN; here layers are written as plain operators for one token (lower_recurrent.py), which
-takes about as long.
+(DynamicQuantizeLSTM) but none for GRU and RNN; here layers are written as plain operators for one token
+(lower_recurrent.py), which takes about as long.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def quantized(program: StepProgram, open_session: OpenSession, verify: bool) -> 
     steps = plain_steps(graph, contract, np.dtype(np.float32))
     if verify and steps.done and not equivalence.same_step(program.session, open_session(steps.graph), contract):
         raise ModelError(
-            f"{graph.name}: its layers give something else when they are written as plain operators, as int8 needs them; load it without quantize="
+            f"{graph.name}: its layers give other scores when they are written as plain operators, as int8 needs them; load it without quantize="
         )
     int8_graph, int8_contract = to_int8(graph, steps, contract)
     int8 = StepProgram(int8_graph, open_session(int8_graph), int8_contract)

@@ -139,18 +139,18 @@ def _lstm(
     opens, enters, shows = activations
     gates = write.product(h, layer.R, from_input(write, layer.bias.sum(0)))
 
-    def opened(gate: int, cell: str) -> str:
+    def gate_value(gate: int, cell: str) -> str:
         value = write.columns(gates, width, gate, gate + 1)
         if layer.peepholes is not None:
             value = write("Add", value, write("Mul", cell, write.constant(layer.peepholes[gate])))
         return opens(write, value)
 
-    i = opened(0, c)
+    i = gate_value(0, c)
     coupled = bool(layer.node.attribute("input_forget", 0))
-    f = write("Sub", write.constant(np.ones(1, layer.R.dtype)), i) if coupled else opened(2, c)
+    f = write("Sub", write.constant(np.ones(1, layer.R.dtype)), i) if coupled else gate_value(2, c)
     candidate = enters(write, write.columns(gates, width, 3, 4))
     after_c = write("Add", write("Mul", f, c), write("Mul", i, candidate))
-    return [write("Mul", opened(1, after_c), shows(write, after_c)), after_c]
+    return [write("Mul", gate_value(1, after_c), shows(write, after_c)), after_c]
 
 
 def _gru(

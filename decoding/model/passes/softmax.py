@@ -21,14 +21,14 @@ def cut_softmax(graph: Graph, roles: Roles) -> None:
         node.become_identity()
     elif roles.output == "probs":
         roles.logits = _log(graph, roles.logits)
-        roles.notes.append("the output gives probabilities: their logarithm stands for the logits")
+        roles.notes.append("the output gives probabilities: their logarithm is taken for the logits")
 
 
 def with_log(program: StepProgram, open_session: OpenSession) -> StepProgram:
     """A program whose output gives probabilities without a Softmax to cut, with their logarithm for logits."""
     graph, logits = program.graph.copy(), program.contract.logits
     contract = replace(program.contract, logits=replace(logits, name=_log(graph, logits.name)))
-    note = f"the output {logits.name} gives probabilities (they sum to 1): their logarithm stands for the logits"
+    note = f"the output {logits.name} gives probabilities (they sum to 1): their logarithm is taken for the logits"
     return StepProgram(graph, open_session(graph), contract.with_notes(note))
 
 

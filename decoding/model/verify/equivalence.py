@@ -121,7 +121,7 @@ def verify_stepping(
         found = as_kind(stepped_run(session, contract, ids)[:, -expected.shape[1] :].astype(np.float64), kind)
         if found.shape != expected.shape:
             raise NotSteppable(
-                f"{session.name}: for {batch} sequences of {length} tokens the whole-sequence run gives {list(expected.shape)} where "
+                f"{session.name}: for {batch} sequences of {length} tokens the whole-sequence run returns {list(expected.shape)} where "
                 f"{list(found.shape)} was expected; the number of time steps seems fixed in the file: export it with a dynamic time axis"
             )
         if np.isnan(expected).any(axis=-1).all():

@@ -63,7 +63,7 @@ def check_any_length(name: str, contract: Contract, declared: Shape) -> None:
     """Refuse a graph that declares a fixed number of tokens and scores one position.
 
     Raises:
-        ModelError: it is one. Whether it wants shorter prefixes padded is not in the file; the message says which role tells.
+        ModelError: it is one. The file does not say whether shorter prefixes are padded; the message names the role that does.
     """
     time = contract.token.batch_and_time(declared)[1]
     if time is not None and time > 1 and contract.logits.layout == "BV":
@@ -84,7 +84,7 @@ def _check_length(session: Session, contract: Contract, length: int, tolerance: 
     scores = equivalence.whole_run(session, contract, ids)
     if scores.shape[1] not in (1, length) or (scores.shape[1] == 1 < length and contract.logits.layout != "BV"):
         raise ModelError(
-            f"{session.name}: for {length} tokens it gives scores of shape {list(scores.shape)}; {_ADVICE}"
+            f"{session.name}: for {length} tokens it returns scores of shape {list(scores.shape)}; {_ADVICE}"
         )
     alone = np.concatenate([equivalence.whole_run(session, contract, row[None]) for row in ids])
     if not equivalence.difference(alone, scores) <= tolerance:
