@@ -1,9 +1,9 @@
-"""decode(), stream(), decode_iter(), score() and rollout(): check what was asked, hand it to an engine, order what comes back."""
+"""decode(), stream(), decode_iter(), score() and rollout(): check what the caller gave, run an engine, order the results."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -11,48 +11,35 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from decoding.engine.batch.contexts import StepInputs
+from decoding._types import Context, FromModel, Latents, Prompts, Sources, StepInputs
 from decoding.engine.collect import by_prompt, with_bar
 from decoding.engine.encode import alike
-from decoding.engine.loop import make_queue, run
+from decoding.engine.loop import make_queue, run, searches_whole_prompts
 from decoding.engine.request import Request, Settings
 from decoding.engine.rollout import Reward, action_values
 from decoding.engine.score import score_sequences
 from decoding.engine.search.sampling import SamplingSearch
-from decoding.errors import OptionError, whole_number
-from decoding.inputs.options import (
-    DEFAULT_BATCH_SIZE,
-    FromModel,
-    Options,
+from decoding.errors import OptionError
+from decoding.inputs.latents import sequences_with_latents, with_latents
+from decoding.inputs.options import Options, check_names, make_settings
+from decoding.inputs.requests import (
+    bos_ids,
     check_completions,
-    check_contexts,
-    check_names,
-    check_workers,
-    choose_workers,
     make_episodes,
-    make_prompts,
-    make_settings,
-    temperatures_of,
-    with_latents,
+    make_requests,
+    read_prompts,
+    read_sequences,
+    requests_of_iterable,
     with_teacher,
 )
-from decoding.inputs.prompts import Ids, encode_prompts
-from decoding.inputs.sources import encode_sources, read_prompts
+from decoding.inputs.workers import check_workers, choose_workers
 from decoding.model.discriminator import Discriminator
-from decoding.model.graph.graph import ModelFile as ModelSource
+from decoding.model.graph.graph import ModelFile
 from decoding.model.load import load
 from decoding.model.model import Model
 from decoding.processors import Processor
 from decoding.results import Decoded, Hypothesis, TokenEvent
-from decoding.strategies import Beam, Greedy, Sample, Strategy
-
-Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[Any] | None
-# With an encoder: also arrays, lists of turns, or a dict of the encoder's inputs.
-Sources = Prompts | Sequence[Any] | Mapping[str, Any]
-Context = (
-    Mapping[str, npt.ArrayLike | Sequence[npt.NDArray[Any]]] | npt.NDArray[Any] | Sequence[npt.NDArray[Any]] | None
-)
-Latents = Mapping[str, npt.ArrayLike | Sequence[npt.NDArray[Any]]] | npt.ArrayLike | Sequence[Any] | None
+from decoding.strategies import Greedy, Sample, Strategy
 
 
 def decode(
@@ -144,14 +131,15 @@ def decode(
         step_inputs=step_inputs,
         return_attention=return_attention,
     )
-    ids, sources = _starts(model, prompts, prefix, context)
-    given = check_contexts(model, context, step_inputs, len(ids))
-    settings = with_latents(model, settings, latents, len(ids))
-    settings, taught = with_teacher(model, settings, teacher, teacher_ratio, len(ids))
-    rows = make_prompts(strategy, ids, given, taught, sources)
-    finished = run(model, settings, rows, choose_workers(model, settings, workers, len(ids)))
-    groups = by_prompt(model, settings, with_bar(finished, len(ids) * settings.outputs) if progress else finished)
-    return Decoded([h for group in sorted(groups, key=lambda g: g[0].prompt_index) for h in group])
+    ids, sources = read_prompts(model, prompts, prefix, context)
+    requests = make_requests(model, settings, ids, sources, context)
+    settings = with_latents(model, settings, latents, len(requests))
+    settings, requests = with_teacher(model, settings, requests, teacher, teacher_ratio)
+    finished = run(model, settings, requests, choose_workers(model, settings, workers, len(requests)))
+    if progress:
+        finished = with_bar(finished, len(requests) * settings.outputs)
+    groups = sorted(by_prompt(model, settings, finished), key=lambda group: group[0].prompt_index)
+    return Decoded([hypothesis for group in groups for hypothesis in group])
 
 
 def stream(
@@ -172,12 +160,12 @@ def stream(
     model = _loaded(model)
     check_names("stream", options)
     settings = make_settings(model, strategy, **options)
-    if isinstance(strategy, Beam) or (isinstance(strategy, Sample) and not strategy.replacement):
+    if searches_whole_prompts(settings):
         raise OptionError(f"strategy={strategy!r}: it knows no token before the end; use decode(), or another strategy")
-    ids, sources = _starts(model, prompts, prefix, context)
-    given = check_contexts(model, context, settings.step_inputs, len(ids))
-    settings = with_latents(model, settings, latents, len(ids))
-    return _token_events(model, settings, make_prompts(strategy, ids, given, sources=sources))
+    ids, sources = read_prompts(model, prompts, prefix, context)
+    requests = make_requests(model, settings, ids, sources, context)
+    settings = with_latents(model, settings, latents, len(requests))
+    return _token_events(model, settings, requests)
 
 
 def decode_iter(
@@ -198,22 +186,10 @@ def decode_iter(
     """
     model = _loaded(model)
     check_names("decode_iter", options)
-    if isinstance(prompts, str) or not isinstance(prompts, Iterable):
-        raise OptionError(f"prompts={prompts!r}: expected an iterable of prompts, each a string or a sequence of ids")
     settings = make_settings(model, strategy, **options)
-    if isinstance(strategy, Sample) and np.ndim(strategy.temperature):
-        raise OptionError("Sample(temperature=array): the prompts of an iterable cannot be counted; pass one number")
-    temperature = temperatures_of(strategy, 1)[0]
-    check_contexts(model, None, settings.step_inputs, 0)
+    requests = requests_of_iterable(model, settings, prompts, prefix)
     settings = with_latents(model, settings, None, 0)
-    none = np.zeros(0, np.int64)
-
-    def read() -> Iterator[Request]:
-        for index, prompt in enumerate(prompts):
-            (ids,), (source,) = read_prompts(model, prompt, prefix, first=index, single=True)
-            yield Request(index, ids, temperature, none, source=source)
-
-    finished = run(model, settings, read(), check_workers(model, workers))
+    finished = run(model, settings, requests, check_workers(model, workers))
     return itertools.chain.from_iterable(by_prompt(model, settings, finished))
 
 
@@ -245,26 +221,20 @@ def score(
         DecodeError: logits are NaN, infinite or all -inf.
     """
     model = _loaded(model)
-    if sequences is None:
-        raise OptionError("sequences is None: there is nothing to score; pass strings or ids")
-    rows = DEFAULT_BATCH_SIZE if batch_size is None else whole_number("batch_size", batch_size, 1)
-    bos = np.array([] if model.bos_token_id is None else [model.bos_token_id], np.int64)
-    ids = encode_prompts(model, sequences, bos=False, name="sequences")
-    given = check_contexts(model, context, None, len(ids))
-    settings = with_latents(model, make_settings(model, Greedy(), seed=seed), latents, len(ids))
-    sources = _sources_of(model, prompts, len(ids))
-    whole = make_prompts(Greedy(), [np.concatenate([bos, i]) for i in ids], given, sources=sources)
-    if settings.latents is not None:
-        whole = [p for _, p in settings.latents.rows(enumerate(whole), model.contract.latents)]
-    values = score_sequences(model, whole, rows)
-    first = np.array([] if len(bos) else [np.nan], np.float32)
-    return [np.concatenate([first, values[i]]) for i in range(len(ids))]
+    settings = make_settings(model, Greedy(), seed=seed, batch_size=batch_size)
+    ids, sources = read_sequences(model, sequences, prompts, "score")
+    bos = bos_ids(model)
+    requests = make_requests(model, settings, [np.concatenate([bos, own]) for own in ids], sources, context)
+    requests = sequences_with_latents(model, settings, requests, latents)
+    scores = score_sequences(model, requests, settings.batch_size)
+    first = np.array([] if len(bos) else [np.nan], np.float32)  # nothing comes before a first token without BOS
+    return [np.concatenate([first, scores[i]]) for i in range(len(ids))]
 
 
 def rollout(
     model: Model | str | Path,
     sequences: Prompts,
-    reward: Reward | ModelSource,
+    reward: Reward | ModelFile,
     *,
     n: int,
     max_new_tokens: int | None = None,
@@ -316,79 +286,43 @@ def rollout(
         DecodeError: logits are NaN or leave no token to choose.
     """
     model = _loaded(model)
-    if sequences is None:
-        raise OptionError("sequences is None: there is nothing to complete; pass strings or ids")
-    ids = encode_prompts(model, sequences, bos=False, name="sequences")
-    completions = check_completions(strategy, n)
+    ids, sources = read_sequences(model, sequences, prompts, "complete")
     settings = make_settings(
         model,
         strategy,
         max_new_tokens=max(2, *map(len, ids)) - 1 if max_new_tokens is None else max_new_tokens,
         eos_token_id=eos_token_id,
-        num_return_sequences=completions,
         seed=seed,
         processors=processors,
         batch_size=batch_size,
     )
-    given = check_contexts(model, context, None, len(ids))
-    whole = make_prompts(strategy, ids, given, sources=_sources_of(model, prompts, len(ids)))
-    whole = _with_latents_of_a_sequence(model, settings, whole, latents)
-    episodes = make_episodes(model, settings, whole, max_new_tokens is None, pad_token_id)
+    if any(f.draw.every == "step" for f in model.latents):
+        raise OptionError(
+            f"rollout: {model.name} draws latents at every step, and those of the given sequences are not known; "
+            "decode() continues prompts"
+        )
+    requests = make_requests(model, settings, ids, sources, context)
+    requests = sequences_with_latents(model, settings, requests, latents)
+    episodes = make_episodes(model, settings, requests, max_new_tokens, pad_token_id)
+    settings = replace(settings, outputs=check_completions(settings, n))
     workers = choose_workers(model, settings, workers, episodes.length * len(ids))
     return action_values(model, settings, episodes, reward if callable(reward) else Discriminator(reward), workers)
 
 
-def _with_latents_of_a_sequence(
-    model: Model, settings: Settings, prompts: list[Request], latents: Latents
-) -> list[Request]:
-    """The sequences with the latents that all their completions share."""
-    if any(f.draw.every == "step" for f in model.latents):
-        raise OptionError(
-            f"rollout: {model.name} draws latents at every step, and those of the given sequences are not known; decode() goes on from prompts"
-        )
-    own = with_latents(model, replace(settings, outputs=1), latents, len(prompts)).latents
-    return prompts if own is None else [p for _, p in own.rows(enumerate(prompts), model.contract.latents)]
-
-
-def _sources_of(model: Model, prompts: Sources, count: int) -> list[dict[str, Any]]:
-    """The sources of given sequences: one for each, or one for all."""
-    if model.encoders is None:
-        if prompts is not None:
-            raise OptionError(
-                f"prompts: {model.name} has no encoder to read them; pass the whole sequences as sequences"
-            )
-        return [{} for _ in range(count)]
-    sources = encode_sources(model, prompts)
-    if len(sources) not in (1, count):
-        raise OptionError(
-            f"prompts: found {len(sources)} sources; expected one for all, or one for each of the {count} sequences"
-        )
-    return sources if len(sources) == count else sources * count
-
-
-def _starts(
-    model: Model, prompts: Sources, prefix: Prompts, context: Context
-) -> tuple[list[Ids], list[dict[str, Any]]]:
-    """As `read_prompts()`; where there are no prompts each context has one of its own, from BOS."""
-    ids, sources = read_prompts(model, prompts, prefix)
-    if prompts is not None or model.encoders is not None or context is None:
-        return ids, sources
-    first: Any = next(iter(context.values()), [()]) if isinstance(context, Mapping) else context
-    try:
-        count = max(1, len(first))
-    except TypeError:  # a number: what is wrong with it is said where contexts are checked
-        count = 1
-    return ids * count, sources * count
-
-
 def _loaded(model: Model | str | Path) -> Model:
+    """Return the model, loaded where a path or a name stands for it.
+
+    Raises:
+        ModelError: it cannot be loaded, or is a plain generator, which has no contract to decode by.
+    """
     loaded = model if isinstance(model, Model) else load(model)
-    _ = loaded.contract  # a plain generator has none, and says what to call instead
+    _ = loaded.contract
     return loaded
 
 
-def _token_events(model: Model, settings: Settings, prompts: list[Request]) -> Iterator[TokenEvent]:
-    for group in alike(model.contract, prompts, len(prompts)):
+def _token_events(model: Model, settings: Settings, requests: list[Request]) -> Iterator[TokenEvent]:
+    """Decode the requests in one thread and yield every token as it is chosen."""
+    for group in alike(model.contract, requests, len(requests)):
         own = list(group)
         rows = min(settings.batch_size, len(own) * settings.outputs)
         search = SamplingSearch(model, settings, make_queue(model, settings, own, rows), rows)

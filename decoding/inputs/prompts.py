@@ -1,4 +1,4 @@
-"""Prompts in every form that decode() takes, as a list of checked id arrays."""
+"""Reads prompts and sequences, in every form that decode() takes, as checked id arrays."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from decoding._types import Ids
 from decoding.errors import OptionError
 from decoding.model.model import Model
 
-Ids = npt.NDArray[np.int64]
-
 
 def encode_prompts(model: Model, prompts: Any, *, bos: bool = True, first: int = 0, name: str = "prompts") -> list[Ids]:
-    """Each prompt as int64 ids, at least one long.
+    """Return each prompt as int64 ids, at least one.
 
     Args:
         bos: put the model's BOS in front of texts.
-        first: number of the first prompt in messages; `name`: what messages call them all.
+        first: number of the first prompt in messages.
+        name: the argument in messages.
 
     Raises:
         OptionError: a prompt is of a wrong kind, empty where the model has no BOS, holds a character outside
@@ -63,7 +63,7 @@ def _each(model: Model, prompts: Any, bos: bool, first: int, name: str) -> list[
 
 
 def _all_ids(model: Model, array: npt.NDArray[Any]) -> bool:
-    """Are these ids, each within the vocabulary? If not, the row that is wrong is to be named."""
+    """Return whether an array holds ids within the vocabulary; if not, the rows are read one by one to name the wrong one."""
     whole = array.size > 0 and array.dtype.kind in "iu"
     return whole and bool(array.min() >= 0 and array.max() < model.vocab_size)
 
@@ -78,7 +78,11 @@ def _from_text(model: Model, text: str, bos: bool) -> Ids:
 
 
 def checked_ids(model: Model, ids: Any, name: str) -> Ids:
-    """One sequence of ids as int64, each within the vocabulary; `name` is what messages call it."""
+    """Return one sequence of ids as int64, each within the vocabulary.
+
+    Raises:
+        OptionError: it is no such sequence; `name` is the sequence in the message.
+    """
     if isinstance(ids, str):
         raise OptionError(f"{name}: strings and ids together; pass all as strings or all as ids")
     try:

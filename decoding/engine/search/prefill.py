@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from decoding.engine.batch.contexts import step_values
 from decoding.engine.batch.host import Batch
 from decoding.engine.request import Request, RequestQueue, Settings
 from decoding.model.contract.pad import pad_together
@@ -121,10 +120,9 @@ class Prefill:
         if (draws := prompts[0].draws) is not None:
             context |= draws.steps(c.auxiliary_inputs, np.array([p.index for p in prompts]), start, count)
         if self._settings.step_inputs is not None:
-            auxiliary_inputs = {f.name: f for f in self._model.contract.contexts}
             seen = [p.ids[: at + 1] for p, at in zip(prompts, start, strict=True)]
             history = History(seen, [np.zeros(0, np.int64)] * len(seen))
-            context |= step_values(auxiliary_inputs, self._settings.step_inputs, history, len(seen))
+            context |= self._settings.step_inputs(history)
         return context
 
     def _release(self) -> list[Ready]:
