@@ -221,22 +221,6 @@ def test_an_encoder_may_take_a_latent():
     assert zero.tokens == decode(plain, sources, **options).tokens
 
 
-@pytest.mark.parametrize(
-    ("latents", "message"),
-    [
-        (np.zeros((3, Z)), r"latents\['z'\]: found 3 values; expected 4, one for each prompt or sequence"),
-        (np.full((4, 3), np.nan), r"latents\['z'\]\[0\] holds NaN or infinite values"),
-        (np.zeros((4, 2)), r"latents\['z'\]\[0\] has shape \[2\]: expected \[3\]"),
-        ({"y": np.zeros((4, Z))}, r"latents: the model has no 'y'; its latents are z"),
-        ([["a"] * Z] * 4, r"latents\['z'\]\[0\]: expected float32 numbers"),
-        (3, r"latents\['z'\]: found int values; expected 4"),
-    ],
-)
-def test_wrong_latents(latents, message):
-    with pytest.raises(OptionError, match=message):
-        decode(load(Noisy().model()), PROMPTS, latents=latents)
-
-
 def test_a_latent_of_every_step_that_ends_too_soon():
     model = load(Noisy(timed=True).model())
     with pytest.raises(DecodeError, match=r"sequence 0: latents\['z'\] has 2 steps, but there is another"):
@@ -480,7 +464,7 @@ def test_a_generator_with_a_label():
     ("inputs", "options", "message"),
     [
         (None, {}, r"inputs: the ModelProto needs 'label' too, which is no latent"),
-        ({"labels": [1]}, {}, r"inputs: the ModelProto has no 'labels'; it has noise, label"),
+        ({"labels": [1]}, {}, r"inputs: the ModelProto has no 'labels'; it takes noise; label"),
         ({"label": [1], "noise": np.zeros((2, 4))}, {}, r"different numbers of rows: \{'label': 1, 'noise': 2\}"),
         ({"label": [1]}, {"batch_size": 3}, r"different numbers of rows: \{'label': 1, 'batch_size': 3\}"),
         ({"label": ["a"]}, {}, r"inputs\['label'\]: expected int64 numbers"),

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from decoding import (
-    Beam,
     DecodeError,
     Discriminator,
     Greedy,
@@ -465,27 +464,6 @@ def test_a_model_that_is_no_discriminator():
 def test_wrong_rewards(models, reward, message):
     with pytest.raises(OptionError, match=message):
         rollout(models["GRU"], [[1, 2, 3], [4, 5, 6]], reward, n=1)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"n": 0}, "n=0: expected a whole number of at least 1"),
-        ({"sequences": None}, "sequences is None"),
-        ({"sequences": [[1, 2], []]}, r"sequences\[1\] is empty"),
-        ({"sequences": [[1, 11]]}, r"sequences\[0\]: id 11 at position 1 is out of range"),
-        ({"max_new_tokens": 0}, "max_new_tokens=0"),
-        ({"pad_token_id": "x"}, "pad_token_id='x'"),
-        ({"strategy": Beam()}, "completions are drawn one by one"),
-        ({"strategy": Sample(replacement=False)}, "completions are drawn one by one"),
-        ({"strategy": Greedy(), "n": 2}, "n=2: Greedy"),
-        ({"workers": 0}, "workers=0"),
-    ],
-)
-def test_wrong_options(models, options, message):
-    given = {"model": models["GRU"], "sequences": [[1, 2, 3]], "reward": worth, "n": 1, **options}
-    with pytest.raises(OptionError, match=message):
-        rollout(given.pop("model"), given.pop("sequences"), given.pop("reward"), **given)
 
 
 def test_an_error_of_the_model_names_the_sequence_and_the_token():
