@@ -69,46 +69,47 @@ def decode(
     """Continue every prompt with the model.
 
     Args:
-        model: what `load()` gave, or what it takes.
-        prompts: a string, a list of strings, one sequence of ids, a list of id sequences of any lengths, a 2-D integer
-            array, or None to start from BOS, once for each row of `context`. Strings are tokenized, with the model's BOS (if it has one) in front;
-            ids are taken as they are. With an encoder these are the sources that it reads: strings (tokenized by the encoder's own
-            vocabulary where its file has one), ids, arrays, or a dict ``{encoder input: one value for each prompt}``. Where an
-            encoder reads the turns of a conversation, a source is a list of turns. Unequal lengths are padded and masked, or,
-            where padding would change the answer, run apart.
+        model: a model that `load()` returned, or what `load()` takes: a path, or the name of a shipped model.
+        prompts: a string, a list of strings, one sequence of ids, a list of id sequences of any lengths, an integer array
+            [T] or [B, T], or None to start from BOS, once for each entry of `context`. Strings are tokenized, with the model's BOS
+            (if it has one) in front; ids are taken as they are. With an encoder, prompts are the sources that it reads:
+            strings (tokenized by the encoder's own vocabulary where its file has one), ids, arrays, or a dict ``{encoder input:
+            one value for each prompt}``. Where an encoder reads the turns of a conversation, a source is a list of
+            turns. Sources of unequal length are padded and masked; where padding would change the answer, they run apart.
         strategy: `Greedy()`, `Sample(...)`, `TopN(n)` or `Beam(...)`.
-        max_new_tokens: longest output, EOS included; default the model's own, else 256.
-        min_new_tokens: no EOS before so many new tokens.
+        max_new_tokens: longest output in tokens, EOS included; default the model's own, else 256.
+        min_new_tokens: shortest output in tokens: EOS is not chosen before.
         eos_token_id: id that ends a sequence, or several; None never stops at a token; default the model's.
         stop: strings or id sequences that end an output, also across tokens; they stay in it. An id alone is a sequence
-            of one: ``[3, 9]`` stops at either, ``[[3, 9]]`` at one behind the other.
+            of one: ``[3, 9]`` stops at either, ``[[3, 9]]`` at 3 followed by 9.
         num_return_sequences: outputs for each prompt.
         seed: key of the random draws, 0 to 2**64 - 1; None takes one from the operating system. A token depends only on the
-            seed, the sequence's place (prompt index * num_return_sequences + output index), its step and the logits:
+            seed, the number of its sequence (prompt index * num_return_sequences + output index), its step and the logits:
             not on `batch_size` or `workers`, nor on the order in which sequences run.
         prefix: with an encoder, the decoder's own first tokens: one string or id sequence for all prompts, or a list with one
             for each; default BOS.
-        context: the arrays that the model's contexts take, one entry for each prompt: ``{input name: array [prompts, ...]}``,
-            or just the array where there is one context; a list of arrays where they differ in length. The same at every step.
-            The name of a state gives what the state starts from.
+        context: the values of the model's contexts, one for each prompt and the same at every step: ``{input name: array
+            [prompts, ...]}``, or the array alone where there is one context; a list of arrays where they differ in length.
+            The name of a state sets its initial state: an array [prompts, ...] of the state's shape without its batch axis.
         latents: values of the model's latents, one for each prompt, or one for each of its sequences: ``{input name: array}``, the
-            array alone where there is one latent, or a list of what hypotheses have as `latent`. Default: drawn by the seed. A
+            array alone where there is one latent, or a list of the `latent` of hypotheses. Default: drawn by the seed. A
             latent that is drawn anew at every step takes [steps, ...] for each.
-        processors: callables ``f(history, logits)`` that edit the logits of a batch of rows in place; see
+        processors: callables ``f(history, logits)`` that edit the logits, float32 [rows, V], in place; see
             `decoding.processors`.
-        step_inputs: a function that gives contexts anew for each step: ``f(history) -> {input name: array [rows, ...]}``;
+        step_inputs: a function that computes contexts anew for each step: ``f(history) -> {input name: array [rows, ...]}``;
             `history` is a `History` whose rows end with the token that this step feeds.
         teacher: an id sequence for each prompt: at each step its token is fed next with probability `teacher_ratio`,
             else the model's own choice (scheduled sampling, Bengio et al. 2015).
-        logprobs: how many of the best log-probabilities to give for each new token.
-        return_attention: give the weights over the source with which each token was chosen.
+        teacher_ratio: that probability, from 0 to 1.
+        logprobs: how many of the best log-probabilities to return for each new token.
+        return_attention: return the weights over the source with which each token was chosen, float32 [tokens, source].
         batch_size: rows that run together, in each worker; default at most 128.
-        workers: threads with a batch each; default from the sizes of job and batch.
+        workers: threads with a batch each; default from the number of prompts, the batch size and the size of the network.
         progress: show a bar with sequences and tokens a second.
 
     Returns:
-        `len(prompts) * num_return_sequences` hypotheses, ordered by prompt, the best of each prompt first. A search for
-        distinct sequences (`Beam`, `Sample(replacement=False)`) gives fewer where there are no more.
+        `len(prompts) * num_return_sequences` hypotheses, ordered by prompt, the best of each prompt first. A search that
+        finds different sequences (`Beam`, `Sample(replacement=False)`) returns fewer where there are no more.
 
     Raises:
         OptionError: an argument is wrong.
@@ -152,10 +153,10 @@ def stream(
     latents: Latents = None,
     **options: Unpack[Options],
 ) -> Iterator[TokenEvent]:
-    """As `decode()`, giving every token as it is made.
+    """Continue every prompt as `decode()` does, and yield each token as soon as it is chosen.
 
-    Takes the options of `decode()` but teacher, workers and progress; `Beam` and `Sample(replacement=False)` have no
-    token before the end. Errors are those of `decode()`.
+    Takes the arguments of `decode()` but teacher, teacher_ratio, workers and progress. `Beam` and `Sample(replacement=False)`
+    are refused: they know no token before the end. Errors are those of `decode()`.
     """
     model = _loaded(model)
     check_names("stream", options)
@@ -177,12 +178,12 @@ def decode_iter(
     workers: int = 1,
     **options: Unpack[Options],
 ) -> Iterator[Hypothesis]:
-    """As `decode()` over an iterable of prompts, which may be endless, with memory for `batch_size` rows.
+    """Continue the prompts of an iterable, which may be endless, in the memory of `batch_size` rows.
 
-    Prompts are taken as places get free; with an encoder they are sources, encoded a few at a time as they are taken, and
-    `prefix` holds for all of them. The hypotheses of a prompt come when all of them are finished, best first;
-    `prompt_index` says whose they are. Takes the options of `decode()` but context, latents, teacher and progress; a temperature
-    is one number, and `workers` is 1 unless given. Errors are those of `decode()`.
+    A prompt is taken when a row of the batch gets free; with an encoder prompts are sources, encoded a few at a time as they are
+    taken, and `prefix` holds for all of them. The hypotheses of a prompt come when all of them are finished, best
+    first, and `prompt_index` is the prompt's number. Takes the arguments of `decode()` but context, latents, teacher,
+    teacher_ratio and progress; a temperature is one number, and `workers` is 1 unless given. Errors are those of `decode()`.
     """
     model = _loaded(model)
     check_names("decode_iter", options)
@@ -203,13 +204,14 @@ def score(
     seed: int | None = None,
     batch_size: int | None = None,
 ) -> list[npt.NDArray[np.float32]]:
-    """Log-probability (natural logarithm) of every given token, given those before it.
+    """Return the log-probability (natural logarithm) of every token of given sequences, given the tokens before it.
 
     Args:
-        model: what `load()` gave, or what it takes.
+        model: as in `decode()`.
         sequences: strings or ids, in any form that `decode()` takes as prompts.
         prompts: with an encoder, the source of each sequence, or one for all of them.
-        context, latents: as in `decode()`; latents that are not given are drawn by `seed`.
+        context, latents: as in `decode()`, one entry for each sequence; latents that are not given are drawn by `seed`.
+        seed: key of those draws, as in `decode()`.
         batch_size: sequences that run together; default at most 128.
 
     Returns:
@@ -218,6 +220,7 @@ def score(
 
     Raises:
         OptionError: an argument is wrong.
+        ModelError: the model cannot be loaded or run.
         DecodeError: logits are NaN, infinite or all -inf.
     """
     model = _loaded(model)
@@ -249,31 +252,31 @@ def rollout(
     batch_size: int | None = None,
     workers: int | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Monte-Carlo action values of sequences: how good their continuations turn out after each of their tokens.
+    """Return Monte-Carlo action values of sequences: how good their continuations are after each of their tokens.
 
     As in SeqGAN (Yu et al. 2017, equation 4): entry t of a row is the mean reward of `n` completions that the model samples after
     token t; the last entry is the reward of the sequence itself. The state after each prefix is computed once for all
     sequences, and the completions of all positions share one batch, which is refilled as they finish.
 
     Args:
-        model: what `load()` gave, or what it takes: the roll-out policy.
+        model: the policy that completes the sequences, as in `decode()`.
         sequences: strings or ids, in any form that `decode()` takes as prompts. The first token comes after the model's
             BOS, if it has one, as in `score()`. A sequence ends with its first EOS (which `decode()` leaves out of `tokens`);
-            what stands behind that is padding.
+            what follows is padding.
         reward: a function from ids int64 [N, width] to N rewards, called with at most 128 rows at a time; or a
-            discriminator in an ONNX file, as a `Discriminator` or as what that takes.
+            discriminator in an ONNX file: a `Discriminator`, or the path that it takes.
         n: completions of each prefix.
-        max_new_tokens: longest completion, EOS included; default as far as the longest sequence goes.
-        seed: as in `decode()`; the draws are others than those of `decode()` with the same seed. The values do not depend on
+        max_new_tokens: longest completion in tokens, EOS included; default up to the length of the longest sequence.
+        seed: as in `decode()`; the draws differ from those of `decode()` with the same seed. The values do not depend on
             `batch_size` or `workers`.
         strategy: how completions are drawn: `Sample(...)`, `TopN(n)`, or `Greedy()` with n=1.
         eos_token_id: as in `decode()`.
-        pad_token_id: fills the rows that the reward sees behind their EOS; default the model's, else its first EOS, else 0.
+        pad_token_id: fills the reward's rows after their EOS; default the model's, else its first EOS, else 0.
         prompts: with an encoder, the source of each sequence, or one for all of them.
         context, latents: as in `decode()`, one entry for each sequence; latents that are not given are drawn by `seed`.
-        processors: as in `decode()`; of a completion, its prefix counts as the prompt.
+        processors: as in `decode()`; the prefix of a completion counts as its prompt.
         batch_size: completions that run together, in each worker; default at most 128.
-        workers: threads with a batch each; default from the sizes of job and batch.
+        workers: threads with a batch each; default as in `decode()`.
 
     Returns:
         float64 [B, T], T the length of the longest sequence (of a 2-D array: its width). From the end of a shorter sequence
@@ -281,7 +284,7 @@ def rollout(
         are T wide, or T - 1 + max_new_tokens where that is more.
 
     Raises:
-        OptionError: an argument is wrong, or the reward gives something else than a number for each row.
+        OptionError: an argument is wrong, or the reward does not return a number for each row.
         ModelError: the model or the discriminator cannot be loaded or run.
         DecodeError: logits are NaN or leave no token to choose.
     """

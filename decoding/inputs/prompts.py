@@ -36,7 +36,7 @@ def _each(model: Model, prompts: Any, bos: bool, first: int, name: str) -> list[
     if prompts is None:
         return [np.zeros(0, np.int64)]
     if isinstance(prompts, str):
-        return [_from_text(model, prompts, bos)]
+        return [_from_text(model, prompts, bos, name)]
     if not isinstance(prompts, Sequence | np.ndarray):
         raise OptionError(
             f"{name}: {type(prompts).__name__} is not a string, a list of strings, ids, a list of id sequences, an array or None"
@@ -56,7 +56,7 @@ def _each(model: Model, prompts: Any, bos: bool, first: int, name: str) -> list[
             raise OptionError(
                 f"{name}: strings and {type(wrong[0]).__name__} together; pass all as strings or all as ids"
             )
-        return [_from_text(model, p, bos) for p in prompts]
+        return [_from_text(model, p, bos, name) for p in prompts]
     if isinstance(prompts[0], int | np.integer | float):
         return [checked_ids(model, prompts, name)]
     return [checked_ids(model, p, f"{name}[{i}]") for i, p in enumerate(prompts, first)]
@@ -68,10 +68,10 @@ def _all_ids(model: Model, array: npt.NDArray[Any]) -> bool:
     return whole and bool(array.min() >= 0 and array.max() < model.vocab_size)
 
 
-def _from_text(model: Model, text: str, bos: bool) -> Ids:
+def _from_text(model: Model, text: str, bos: bool, name: str) -> Ids:
     if model.tokenizer is None:
         raise OptionError(
-            f"prompts: {model.name} has no vocabulary, so a text cannot be read; pass ids, or load(..., tokenizer=...)"
+            f"{name}: {model.name} has no vocabulary, so a text cannot be read; pass ids, or load(..., tokenizer=...)"
         )
     start = [model.bos_token_id] if bos and model.bos_token_id is not None else []
     return checked_ids(model, start + model.tokenizer.encode(text), "the tokenizer's ids")
