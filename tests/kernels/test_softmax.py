@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from scipy import special
 
 from decoding import kernels
 from decoding.errors import DecodeError, OptionError
+from decoding.kernels import reference
 from tests.helpers.kernels import logits
 
 
@@ -53,3 +57,17 @@ def test_float64_beyond_float32_forbids_or_is_refused_without_a_warning():
     assert list(kernels.draw([[-1e300, 0.0]], seed=0)[0]) == [1]
     with pytest.raises(DecodeError, match="inf"):
         kernels.draw([[1e300, 0.0]], seed=0)
+
+
+@given(
+    hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(0, 2.0**100, width=32)).filter(lambda p: p.max() > 0),
+    st.floats(0.05, 100),
+)
+def test_temper_is_that_of_the_specification_for_denormal_weights_too(weights, temperature):
+    # The quotient of a weight and the greatest one may be no float32 at all; its power is (issue 13).
+    expected = reference.temper(weights, temperature)
+    kept = expected >= expected.max() * 2.0**-125  # smaller ones are 0, as in softmax
+    found = kernels.temper(weights, temperature)
+    smallest = 2e-45  # a step of float32's denormals
+    assert np.all(np.abs(found - expected)[kept] <= 2e-5 * expected[kept] + smallest)
+    assert np.all(found[~kept] <= 1e-37)
