@@ -36,9 +36,9 @@ setup(
     ext_modules=cythonize(
         [
             extension("decoding.kernels._kernels", *sorted(glob("csrc/*.c"))),
-            extension(
-                "decoding.engine.search.row_sampler"
-            ),  # calls the kernels of decoding.kernels._kernels, which links csrc/
+            # row_sampler calls the kernels of decoding.kernels._kernels, which links csrc/
+            extension("decoding.engine.search.row_sampler"),
+            extension("decoding.engine.search.stopping"),
         ],
         compiler_directives={
             "language_level": 3,

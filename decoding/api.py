@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from decoding.engine.batch.contexts import StepInputs
 from decoding.engine.collect import by_prompt, with_bar
-from decoding.engine.encode import alike
-from decoding.engine.loop import make_queue, run
+from decoding.engine.encode import alike, with_latents_of
+from decoding.engine.loop import decode_requests, queue_requests
 from decoding.engine.request import Request, Settings
 from decoding.engine.rollout import Reward, action_values
 from decoding.engine.score import score_sequences
@@ -44,7 +44,7 @@ from decoding.model.load import load
 from decoding.model.model import Model
 from decoding.processors import Processor
 from decoding.results import Decoded, Hypothesis, TokenEvent
-from decoding.strategies import Beam, Greedy, Sample, Strategy
+from decoding.strategies import Greedy, Sample, Strategy
 
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[Any] | None
 # With an encoder: also arrays, lists of turns, or a dict of the encoder's inputs.
@@ -149,7 +149,7 @@ def decode(
     settings = with_latents(model, settings, latents, len(ids))
     settings, taught = with_teacher(model, settings, teacher, teacher_ratio, len(ids))
     rows = make_prompts(strategy, ids, given, taught, sources)
-    finished = run(model, settings, rows, choose_workers(model, settings, workers, len(ids)))
+    finished = decode_requests(model, settings, rows, choose_workers(model, settings, workers, len(ids)))
     groups = by_prompt(model, settings, with_bar(finished, len(ids) * settings.outputs) if progress else finished)
     return Decoded([h for group in sorted(groups, key=lambda g: g[0].prompt_index) for h in group])
 
@@ -172,7 +172,7 @@ def stream(
     model = _loaded(model)
     check_names("stream", options)
     settings = make_settings(model, strategy, **options)
-    if isinstance(strategy, Beam) or (isinstance(strategy, Sample) and not strategy.replacement):
+    if strategy.searches_together:
         raise OptionError(f"strategy={strategy!r}: it knows no token before the end; use decode(), or another strategy")
     ids, sources = _starts(model, prompts, prefix, context)
     given = check_contexts(model, context, settings.step_inputs, len(ids))
@@ -213,7 +213,7 @@ def decode_iter(
             (ids,), (source,) = read_prompts(model, prompt, prefix, first=index, single=True)
             yield Request(index, ids, temperature, none, source=source)
 
-    finished = run(model, settings, read(), check_workers(model, workers))
+    finished = decode_requests(model, settings, read(), check_workers(model, workers))
     return itertools.chain.from_iterable(by_prompt(model, settings, finished))
 
 
@@ -254,9 +254,8 @@ def score(
     settings = with_latents(model, make_settings(model, Greedy(), seed=seed), latents, len(ids))
     sources = _sources_of(model, prompts, len(ids))
     whole = make_prompts(Greedy(), [np.concatenate([bos, i]) for i in ids], given, sources=sources)
-    if settings.latents is not None:
-        whole = [p for _, p in settings.latents.rows(enumerate(whole), model.contract.latents)]
-    values = score_sequences(model, whole, rows)
+    whole = [p for _, p in with_latents_of(settings.latents, enumerate(whole), model.contract)]
+    values = score_sequences(model, whole, rows, settings.latents)
     first = np.array([] if len(bos) else [np.nan], np.float32)
     return [np.concatenate([first, values[i]]) for i in range(len(ids))]
 
@@ -347,7 +346,7 @@ def _with_latents_of_a_sequence(
             f"rollout: {model.name} draws latents at every step, and those of the given sequences are not known; decode() goes on from prompts"
         )
     own = with_latents(model, replace(settings, outputs=1), latents, len(prompts)).latents
-    return prompts if own is None else [p for _, p in own.rows(enumerate(prompts), model.contract.latents)]
+    return [p for _, p in with_latents_of(own, enumerate(prompts), model.contract)]
 
 
 def _sources_of(model: Model, prompts: Sources, count: int) -> list[dict[str, Any]]:
@@ -391,9 +390,9 @@ def _token_events(model: Model, settings: Settings, prompts: list[Request]) -> I
     for group in alike(model.contract, prompts, len(prompts)):
         own = list(group)
         rows = min(settings.batch_size, len(own) * settings.outputs)
-        search = SamplingSearch(model, settings, make_queue(model, settings, own, rows), rows)
+        search = SamplingSearch(model, settings, queue_requests(model, settings, own, rows), rows)
         for choice in search.choices():
-            shown = [] if choice.reason == "eos" else [choice.token]
+            shown = [] if choice.finish_reason == "eos" else [choice.token]
             text = None if model.tokenizer is None else model.tokenizer.decode(shown)
             prompt, output = divmod(choice.sequence, settings.outputs)
-            yield TokenEvent(prompt, output, choice.token, text, choice.logprob, choice.reason)
+            yield TokenEvent(prompt, output, choice.token, text, choice.logprob, choice.finish_reason)

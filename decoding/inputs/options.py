@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from decoding.engine.batch.contexts import StepInputs, check_context, check_state
 from decoding.engine.latents import Latents, given_latents
-from decoding.engine.loop import searches_whole_prompts
 from decoding.engine.request import Request, Settings
 from decoding.engine.rollout import Episodes
 from decoding.errors import OptionError, whole_number
@@ -97,7 +96,7 @@ def make_settings(
         max_new_tokens=_longest(max_new_tokens),
         processors=_processors(processors),
         top_logprobs=whole_number("logprobs", logprobs, 0),
-        teacher_ratio=-1.0,
+        teacher_ratio=None,
         batch_size=DEFAULT_BATCH_SIZE if batch_size is None else whole_number("batch_size", batch_size, 1),
         step_inputs=step_inputs,
         return_attention=bool(return_attention),
@@ -128,9 +127,6 @@ def _check_together(model: Model, settings: Settings) -> None:
         )
     if settings.top_logprobs > model.vocab_size:
         raise OptionError(f"logprobs={settings.top_logprobs}: the model has only {model.vocab_size} tokens")
-    whole = isinstance(settings.strategy, Beam) or (
-        isinstance(settings.strategy, Sample) and not settings.strategy.replacement
-    )
     covers = isinstance(settings.strategy, Beam) and settings.strategy.coverage_penalty != 0
     if (settings.return_attention or covers) and model.contract.attention is None:
         option = "return_attention=True" if settings.return_attention else "Beam(coverage_penalty=...)"
@@ -140,7 +136,7 @@ def _check_together(model: Model, settings: Settings) -> None:
         )
     if settings.return_attention and isinstance(settings.strategy, Sample) and not settings.strategy.replacement:
         raise OptionError("return_attention=True: not with Sample(replacement=False); use another strategy")
-    if whole and settings.top_logprobs:
+    if settings.strategy.searches_together and settings.top_logprobs:
         raise OptionError(
             f"logprobs={settings.top_logprobs}: not with {type(settings.strategy).__name__} that searches; use Greedy, Sample or TopN"
         )
@@ -218,7 +214,7 @@ def with_latents(model: Model, settings: Settings, latents: Any, prompts: int) -
                 f"latents: {model.name} has none; pass roles={{'latent': {{input: 'normal'}}}} to load() if an input is one"
             )
         return settings
-    outputs = 1 if searches_whole_prompts(settings) else settings.outputs
+    outputs = settings.searches_per_request
     given = {} if latents is None else given_latents(model.latents, latents, prompts, outputs)
     return replace(settings, latents=Latents(model.latents, settings.seed, given))
 
@@ -248,7 +244,7 @@ def with_teacher(
                 f"teacher_ratio={ratio}: there is no teacher; pass teacher= too, one id sequence for each prompt"
             )
         return settings, None
-    if not isinstance(settings.strategy, Greedy | Sample | TopN) or not getattr(settings.strategy, "replacement", True):
+    if settings.strategy.searches_together:
         raise OptionError(
             f"teacher: not with {type(settings.strategy).__name__} that searches; use Greedy, Sample or TopN"
         )
@@ -266,7 +262,7 @@ def check_completions(strategy: Strategy, n: Any) -> int:
         OptionError: `n` is no such number, or the strategy does not draw so many one by one.
     """
     count = whole_number("n", n, 1)
-    if isinstance(strategy, Beam) or (isinstance(strategy, Sample) and not strategy.replacement):
+    if strategy.searches_together:
         raise OptionError(f"strategy={strategy!r}: completions are drawn one by one; use Sample() or TopN()")
     if isinstance(strategy, Greedy) and count > 1:
         raise OptionError(f"n={count}: Greedy() has one completion of a prefix; pass n=1, or use Sample()")
@@ -306,7 +302,7 @@ def choose_workers(model: Model, settings: Settings, workers: int | None, prompt
     if workers is not None or model.on_device:
         return check_workers(model, 1 if workers is None else workers)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    rows = prompts * (settings.strategy.num_beams if isinstance(settings.strategy, Beam) else settings.outputs)
+    rows = prompts * settings.rows_per_request
     enough = settings.batch_size if model.weight_bytes > LARGE_NETWORK else min(settings.batch_size, ROWS_OF_A_WORKER)
     return max(1, min(cores, rows // enough)) if model.session.threads is None and not settings.processors else 1
 
