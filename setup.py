@@ -41,6 +41,7 @@ setup(
             # These call the C library through decoding.kernels._library, which alone links csrc/.
             *(extension(f"decoding.kernels.{topic}") for topic in TOPICS),
             extension("decoding.engine.search.row_sampler"),
+            extension("decoding.engine.search.stopping"),
         ],
         compiler_directives={
             "language_level": 3,

@@ -13,14 +13,14 @@ import numpy.typing as npt
 
 from decoding._types import Context, FromModel, Latents, Prompts, Sources, StepInputs
 from decoding.engine.collect import by_prompt, with_bar
-from decoding.engine.encode import alike
-from decoding.engine.loop import make_queue, run, searches_whole_prompts
+from decoding.engine.encode import alike, with_latents_of
+from decoding.engine.loop import decode_requests, queue_requests
 from decoding.engine.request import Request, Settings
 from decoding.engine.rollout import Reward, action_values
 from decoding.engine.score import score_sequences
 from decoding.engine.search.sampling import SamplingSearch
 from decoding.errors import OptionError
-from decoding.inputs.latents import sequences_with_latents, with_latents
+from decoding.inputs.latents import with_latents
 from decoding.inputs.options import Options, check_names, make_settings
 from decoding.inputs.requests import (
     bos_ids,
@@ -136,7 +136,7 @@ def decode(
     requests = make_requests(model, settings, ids, sources, context)
     settings = with_latents(model, settings, latents, len(requests))
     settings, requests = with_teacher(model, settings, requests, teacher, teacher_ratio)
-    finished = run(model, settings, requests, choose_workers(model, settings, workers, len(requests)))
+    finished = decode_requests(model, settings, requests, choose_workers(model, settings, workers, len(requests)))
     if progress:
         finished = with_bar(finished, len(requests) * settings.outputs)
     groups = sorted(by_prompt(model, settings, finished), key=lambda group: group[0].prompt_index)
@@ -161,7 +161,7 @@ def stream(
     model = _loaded(model)
     check_names("stream", options)
     settings = make_settings(model, strategy, **options)
-    if searches_whole_prompts(settings):
+    if strategy.searches_together:
         raise OptionError(f"strategy={strategy!r}: it knows no token before the end; use decode(), or another strategy")
     ids, sources = read_prompts(model, prompts, prefix, context)
     requests = make_requests(model, settings, ids, sources, context)
@@ -190,7 +190,7 @@ def decode_iter(
     settings = make_settings(model, strategy, **options)
     requests = requests_of_iterable(model, settings, prompts, prefix)
     settings = with_latents(model, settings, None, 0)
-    finished = run(model, settings, requests, check_workers(model, workers))
+    finished = decode_requests(model, settings, requests, check_workers(model, workers))
     return itertools.chain.from_iterable(by_prompt(model, settings, finished))
 
 
@@ -228,8 +228,9 @@ def score(
     ids, sources = read_sequences(model, sequences, prompts, "score")
     bos = bos_ids(model)
     requests = make_requests(model, settings, [np.concatenate([bos, own]) for own in ids], sources, context)
-    requests = sequences_with_latents(model, settings, requests, latents)
-    scores = score_sequences(model, requests, settings.batch_size)
+    settings = with_latents(model, settings, latents, len(requests))
+    requests = [r for _, r in with_latents_of(settings.latents, enumerate(requests), model.contract)]
+    scores = score_sequences(model, requests, settings.batch_size, settings.latents)
     first = np.array([] if len(bos) else [np.nan], np.float32)  # nothing comes before a first token without BOS
     return [np.concatenate([first, scores[i]]) for i in range(len(ids))]
 
@@ -305,7 +306,10 @@ def rollout(
             "decode() continues prompts"
         )
     requests = make_requests(model, settings, ids, sources, context)
-    requests = sequences_with_latents(model, settings, requests, latents)
+    own = with_latents(
+        model, settings, latents, len(requests)
+    ).latents  # all completions of a sequence share its latents
+    requests = [r for _, r in with_latents_of(own, enumerate(requests), model.contract)]
     episodes = make_episodes(model, settings, requests, max_new_tokens, pad_token_id)
     settings = replace(settings, outputs=check_completions(settings, n))
     workers = choose_workers(model, settings, workers, episodes.length * len(ids))
@@ -328,9 +332,9 @@ def _token_events(model: Model, settings: Settings, requests: list[Request]) -> 
     for group in alike(model.contract, requests, len(requests)):
         own = list(group)
         rows = min(settings.batch_size, len(own) * settings.outputs)
-        search = SamplingSearch(model, settings, make_queue(model, settings, own, rows), rows)
+        search = SamplingSearch(model, settings, queue_requests(model, settings, own, rows), rows)
         for choice in search.choices():
-            shown = [] if choice.reason == "eos" else [choice.token]
+            shown = [] if choice.finish_reason == "eos" else [choice.token]
             text = None if model.tokenizer is None else model.tokenizer.decode(shown)
             prompt, output = divmod(choice.sequence, settings.outputs)
-            yield TokenEvent(prompt, output, choice.token, text, choice.logprob, choice.reason)
+            yield TokenEvent(prompt, output, choice.token, text, choice.logprob, choice.finish_reason)

@@ -102,7 +102,10 @@ def test_everything_of_a_real_run_is_kept():
     ("call", "message"),
     [
         (lambda out: rerank(out, lambda batch: [1.0]), r"reward returned an array of shape \[1\]: expected \[3\]"),
-        (lambda out: rerank(out, lambda batch: None), r"reward returned an array of shape \[\]|reward returned NoneType"),
+        (
+            lambda out: rerank(out, lambda batch: None),
+            r"reward returned an array of shape \[\]|reward returned NoneType",
+        ),
         (lambda out: rerank(out, 3), r"reward: int is not a function of a Decoded"),
         (lambda out: rerank(out, lambda batch: ["a"] * 3), r"reward returned list: expected a number"),
         (lambda out: rerank(out, lambda batch: [0, np.nan, 1]), r"reward returned NaN for output 1 of prompt 0"),

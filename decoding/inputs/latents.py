@@ -10,8 +10,7 @@ import numpy as np
 
 from decoding.arguments import named_values, numbers
 from decoding.engine.latents import Latents
-from decoding.engine.loop import searches_whole_prompts
-from decoding.engine.request import Request, Settings
+from decoding.engine.request import Settings
 from decoding.errors import OptionError
 from decoding.model.contract.draws import one_value
 from decoding.model.contract.io import AuxiliaryInput
@@ -31,22 +30,8 @@ def with_latents(model: Model, settings: Settings, latents: Any, prompts: int) -
                 f"latents: {model.name} has none; pass roles={{'latent': {{input: 'normal'}}}} to load() if an input is one"
             )
         return settings
-    outputs = 1 if searches_whole_prompts(settings) else settings.outputs
-    return replace(settings, latents=Latents(model.latents, settings.seed, _given(model, latents, prompts, outputs)))
-
-
-def sequences_with_latents(
-    model: Model, settings: Settings, requests: Sequence[Request], latents: Any
-) -> list[Request]:
-    """Return given sequences with their latents, which score() and all completions of rollout() then share.
-
-    Raises:
-        OptionError: as `with_latents()`.
-    """
-    own = with_latents(model, replace(settings, outputs=1), latents, len(requests)).latents
-    if own is None:
-        return list(requests)
-    return [request for _, request in own.rows(iter(enumerate(requests)), model.contract.latents)]
+    given = _given(model, latents, prompts, settings.searches_per_request)
+    return replace(settings, latents=Latents(model.latents, settings.seed, given))
 
 
 def _given(model: Model, latents: Any, prompts: int, outputs: int) -> dict[str, list[Array]]:

@@ -9,7 +9,6 @@ import numpy as np
 
 from decoding._types import FromModel, Ids, StepInputs
 from decoding.arguments import seed_of
-from decoding.engine.loop import searches_whole_prompts
 from decoding.engine.request import Settings
 from decoding.errors import OptionError, whole_number
 from decoding.inputs.contexts import check_step_inputs
@@ -61,7 +60,7 @@ def make_settings(model: Model, strategy: Strategy, **options: Unpack[Options]) 
         max_new_tokens=_longest(model, options.get("max_new_tokens")),
         processors=_processors(options.get("processors", ())),
         top_logprobs=whole_number("logprobs", options.get("logprobs", 0), 0),
-        teacher_ratio=-1.0,
+        teacher_ratio=None,
         batch_size=_batch_size(options.get("batch_size")),
         step_inputs=check_step_inputs(model, options.get("step_inputs")),
         return_attention=bool(options.get("return_attention", False)),
@@ -104,7 +103,7 @@ def _check_logprobs(model: Model, settings: Settings) -> None:
     """Refuse more log-probabilities than there are tokens, and any with a search, which does not keep them."""
     if settings.top_logprobs > model.vocab_size:
         raise OptionError(f"logprobs={settings.top_logprobs}: the model has only {model.vocab_size} tokens")
-    if settings.top_logprobs and searches_whole_prompts(settings):
+    if settings.top_logprobs and settings.strategy.searches_together:
         raise OptionError(
             f"logprobs={settings.top_logprobs}: not with {type(settings.strategy).__name__} that searches; use Greedy, Sample or TopN"
         )

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from decoding._types import Ids
-from decoding.engine.loop import searches_whole_prompts
 from decoding.engine.request import Request, Settings
 from decoding.engine.rollout import Episodes
 from decoding.errors import OptionError, whole_number
@@ -149,7 +148,7 @@ def with_teacher(
                 f"teacher_ratio={ratio}: there is no teacher; pass teacher= too, one id sequence for each prompt"
             )
         return settings, requests
-    if searches_whole_prompts(settings):
+    if settings.strategy.searches_together:
         raise OptionError(
             f"teacher: not with {type(settings.strategy).__name__} that searches; use Greedy, Sample or TopN"
         )
@@ -169,7 +168,7 @@ def check_completions(settings: Settings, n: Any) -> int:
         OptionError: `n` is no whole number of at least 1, or the strategy does not draw that many one by one.
     """
     count, strategy = whole_number("n", n, 1), settings.strategy
-    if searches_whole_prompts(settings):
+    if settings.strategy.searches_together:
         raise OptionError(f"strategy={strategy!r}: completions are drawn one by one; use Sample() or TopN()")
     if isinstance(strategy, Greedy) and count > 1:
         raise OptionError(f"n={count}: Greedy() has one completion of a prefix; pass n=1, or use Sample()")

@@ -7,7 +7,6 @@ import os
 from decoding.engine.request import Settings
 from decoding.errors import OptionError, whole_number
 from decoding.model.model import Model
-from decoding.strategies import Beam
 
 # Rows that make a worker worth it, and bytes of weights from which it takes a whole batch, as weights are then read from
 # memory at every step of every worker; both measured in docs/benchmarks/decode.md.
@@ -28,7 +27,7 @@ def choose_workers(model: Model, settings: Settings, workers: int | None, prompt
     if model.session.threads is not None or settings.processors:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    rows = prompts * (settings.strategy.num_beams if isinstance(settings.strategy, Beam) else settings.outputs)
+    rows = prompts * settings.rows_per_request
     enough = settings.batch_size if model.weight_bytes > LARGE_NETWORK else min(settings.batch_size, ROWS_OF_A_WORKER)
     return max(1, min(cores, rows // enough))
 

@@ -21,9 +21,10 @@ from decoding import (
     score,
     stream,
 )
-from decoding.engine.batch import device
+from decoding.engine.batch import device, reduction
+from decoding.engine.batch.batch import make_batch
 from decoding.engine.batch.device import DeviceBatch, slots_for
-from decoding.engine.batch.host import RunningBatch, make_batch
+from decoding.engine.batch.host import HostBatch
 from decoding.model.model import Model
 from decoding.model.runtime.session import Binding
 from tests.engine.test_encode import names as encoder_systems
@@ -57,7 +58,7 @@ def models():
 @pytest.fixture
 def on_device(monkeypatch):
     """Makes every model one on a device (whose memory is the CPU's), its logits reduced wherever that can be."""
-    monkeypatch.setattr(device, "LEAST_BYTES", 0)
+    monkeypatch.setattr(reduction, "LEAST_BYTES", 0)
 
     def switch(on=True):
         monkeypatch.setattr(Model, "on_device", property(lambda self: on))
@@ -90,7 +91,7 @@ def test_every_strategy_chooses_what_it_chooses_on_the_cpu(models, on_device, ce
                "num_return_sequences": 1 if isinstance(strategy, Greedy) else 3}  # fmt: skip
     assert isinstance(make_batch(models[cell], 3), DeviceBatch)
     found, expected = both(on_device, lambda: decode(models[cell], prompts, strategy, **options))
-    assert isinstance(make_batch(models[cell], 3), RunningBatch)
+    assert isinstance(make_batch(models[cell], 3), HostBatch)
     assert_same(found, expected)
 
 
@@ -109,7 +110,7 @@ def test_any_prompts_and_places(models, lengths, batch_size, strategy, cell, see
                "num_return_sequences": 1 if strategy == Greedy() else 2, "workers": 1}  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         expected = decode(models[cell], prompts, strategy, **options)
-        patch.setattr(device, "LEAST_BYTES", 0)
+        patch.setattr(reduction, "LEAST_BYTES", 0)
         patch.setattr(Model, "on_device", True)
         assert_same(decode(models[cell], prompts, strategy, **options), expected)
 
@@ -192,20 +193,20 @@ def test_what_comes_down(models):
     """A rule of bytes, and of what is looked at."""
     from decoding.inputs.options import make_settings  # the job as decode() makes it
 
-    def reduction(strategy, rows=64, vocab=5000, **options):
+    def reduced(strategy, rows=64, vocab=5000, **options):
         model = load(build.unigram(np.zeros(vocab, np.float32)))
         settings = make_settings(model, strategy, **options)
-        return device.reduction_for(model, settings, rows)
+        return reduction.reduction_for(model, settings, rows)
 
-    assert reduction(Greedy()).count == 2
-    assert reduction(TopN(5)).count == 6
-    assert reduction(Sample()).how == "draw"
-    assert reduction(Sample(top_k=40)).count == 41
-    assert reduction(Beam(num_beams=5)).count == 11
+    assert reduced(Greedy()).count == 2
+    assert reduced(TopN(5)).count == 6
+    assert reduced(Sample()).how == "draw"
+    assert reduced(Sample(top_k=40)).count == 41
+    assert reduced(Beam(num_beams=5)).count == 11
     for strategy in (Sample(top_p=0.9), Sample(replacement=False), Sample(top_k=2000)):
-        assert reduction(strategy) is None
-    assert reduction(Greedy(), rows=2) is None  # 40 KB
-    assert reduction(Greedy(), vocab=100, rows=64) is None
+        assert reduced(strategy) is None
+    assert reduced(Greedy(), rows=2) is None  # 40 KB
+    assert reduced(Greedy(), vocab=100, rows=64) is None
 
 
 MODELS = Path(__file__).parents[2] / "models"
