@@ -23,7 +23,7 @@ Ids = npt.NDArray[np.int64]
 
 
 class History(Sequence[Ids]):
-    """What each row has so far: ``history[i]`` is row i's prompt and output, int64.
+    """The prompt and output of each row so far: ``history[i]`` is both of row i, int64.
 
     Attributes:
         prompts: each row's prompt.
@@ -218,7 +218,7 @@ class ForcedTokens:
 
 
 class PrefixAllowed:
-    """Allows only the tokens that a function gives for what a row has so far.
+    """Allows only the tokens that a function returns for the prompt and output of a row.
 
     Args:
         function: ``f(ids) -> allowed ids``, called for each row at each step with its prompt and output.

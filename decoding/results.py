@@ -46,7 +46,7 @@ class Hypothesis:
         rank: its rank among the outputs of that prompt, 0 the best.
         logprob: sum of the model's own log-probabilities (natural logarithm) of the new tokens, EOS included,
             before temperature, filters and penalties.
-        score: what the strategy ranked by.
+        score: the strategy ranked by it.
         finish_reason: "eos", "stop" or "length".
         token_logprobs: float32 array, the log-probability of each of `tokens`, and EOS's after them where
             EOS ended the sequence; their sum is `logprob`.
@@ -57,7 +57,7 @@ class Hypothesis:
             end; None without a teacher.
         attention: float32 [new tokens, source], the weights with which each token was chosen; None unless
             `return_attention=True`.
-        latent: what the model's latent was, or a dict of them where it has several; passed back as ``latents=[h.latent]`` it
+        latent: the value of the model's latent, or a dict of them where it has several; passed back as ``latents=[h.latent]`` it
             makes the same output again. One that is drawn anew at every step has a first axis of steps. None without latents.
     """
 

@@ -1,4 +1,4 @@
-"""What a request gets as it is taken from the queue: its latents, and what the encoders compute from its source."""
+"""Completes requests as they are taken from the queue: draws their latents and encodes their sources."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def with_latents_of(latents: Latents | None, rows: Iterable[Row], contract: Cont
 
 
 def encoded_rows(model: Model, rows: Iterator[Row], size: int) -> Iterator[Row]:
-    """Yield the rows with what the encoders compute from their sources, each source encoded once however many rows it has.
+    """Yield the rows with their sources encoded, each source once however many rows it has.
 
     Args:
         size: rows that run together; that many sources, and at most `_AHEAD`, are encoded together.
@@ -49,7 +49,7 @@ def encoded_rows(model: Model, rows: Iterator[Row], size: int) -> Iterator[Row]:
 
 
 def encoded(model: Model, requests: Sequence[Request]) -> list[Request]:
-    """Return the requests with what the encoders compute from their sources.
+    """Return the requests with their sources encoded: as contexts and initial states.
 
     Raises:
         OptionError: a source gives a context of a size that the decoder does not take.

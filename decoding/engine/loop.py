@@ -37,7 +37,7 @@ def decode_requests(
 
 
 def queue_requests(model: Model, settings: Settings, requests: Iterable[Request], rows: int) -> RequestQueue:
-    """Return the queue of these requests, which get their latents, and what the encoders compute, as they are taken."""
+    """Return the queue of these requests; as a request is taken, its latents are drawn and its source is encoded."""
 
     def prepare(given: Iterator[Row]) -> Iterator[Row]:
         given = with_latents_of(settings.latents, given, model.contract)

@@ -1,4 +1,4 @@
-"""What a search takes and returns: requests, the settings of a call, the queue of requests, finished sequences."""
+"""The data of a search: requests, the settings of a call, the queue of requests, finished sequences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from decoding.strategies import Beam, Strategy
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt with what differs from prompt to prompt, checked.
+    """One prompt and the options of its own, checked.
 
     Attributes:
         index: the number of the prompt in the call.
@@ -26,7 +26,7 @@ class Request:
         teacher: int64 ids to feed at random instead of the choices; empty without a teacher.
         context: the model's contexts for this prompt, without a batch axis.
         states: initial states, without a batch axis, that replace those of the model.
-        source: what the encoders read, see `decoding.inputs.sources`.
+        source: the inputs of the encoders, see `decoding.inputs.sources`.
         latents: values of the model's latents that are drawn once a sequence.
         read: how many of the ids the `states` already include; the rest is read.
         max_new_tokens: longest output, where it is shorter than that of the call.
@@ -106,7 +106,7 @@ class FinishedSequence:
     Attributes:
         sequence: index of the request * outputs + number of the output.
         tokens: new ids, EOS excluded; `logprobs`: of each, EOS included; `logprob`: their sum.
-        score: what the strategy ranks by.
+        score: the strategy ranks by it.
         siblings: outputs that its request has, itself included.
         eos: the id that ended it, where EOS did.
         top: ids and log-probabilities [length, k] of the best tokens at each step, where asked for.
@@ -143,7 +143,7 @@ class RequestQueue:
 
     Attributes:
         searches: how many searches find the outputs of a request.
-        prepare: what is done to the rows as they are taken, so as late as possible: sources are encoded.
+        prepare: completes rows as they are taken, so as late as possible: it encodes their sources.
         stopped: set when the caller has left: searches end at their next step.
     """
 

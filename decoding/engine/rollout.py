@@ -23,7 +23,7 @@ from decoding.model.model import Model
 Reward = Callable[[Array], object]
 
 # Sequences whose states are held at once, and rows of one call of the reward. A constant and not the batch size, so
-# that a reward that rounds by the size of its batch gives the same values whatever the batch size is.
+# that a reward that rounds by the size of its batch returns the same values for every batch size.
 _TOGETHER = 128
 
 
@@ -123,14 +123,14 @@ def _completions(
 def prefixes(model: Model, episodes: Episodes, waves: Iterable[Wave]) -> Iterator[Request]:
     """Yield the prefixes of all waves, each with the states before its last token: a token is read once for all rows of a wave."""
     c, numbers, rows = model.contract, itertools.count(), None
-    gives_states = bool(c.states) and model.reads_chunks_on_device  # else each prefix is read by itself
+    keeps_states = bool(c.states) and model.reads_chunks_on_device  # else each prefix is read by itself
     for wave in waves:
         if wave.rows is not rows:
             rows, read = wave.rows, 0
             own = encoded(model, [episodes.requests[row] for row in rows])
             states = initial_states(c, own)
         at = episodes.bos + wave.end
-        while gives_states and read < at:
+        while keeps_states and read < at:
             states, read = _read(model, own, read, states), read + 1
         for slot in wave.slots:
             before = {s.input: value.take(slot, s.batch_axis) for s, value in zip(c.states, states, strict=True)}
@@ -138,7 +138,7 @@ def prefixes(model: Model, episodes: Episodes, waves: Iterable[Wave]) -> Iterato
                 own[slot],
                 index=next(numbers),
                 ids=own[slot].ids[: at + 1],
-                states=before if gives_states else own[slot].states,
+                states=before if keeps_states else own[slot].states,
                 read=read,
                 max_new_tokens=None if episodes.longest else episodes.length - 1 - wave.end,
                 source={},

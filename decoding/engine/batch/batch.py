@@ -1,4 +1,4 @@
-"""What a search needs of a batch, and the choice of the batch for a model."""
+"""The protocol that every batch satisfies, and the choice of the batch for a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from decoding.engine.request import Request, Settings
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 
-States = Sequence[Any]  # a batch alone looks into the states that it gave
+States = Sequence[Any]  # only the batch that returned them knows what they are
 
 
 class Batch(Protocol):
@@ -24,8 +24,8 @@ class Batch(Protocol):
     Attributes:
         capacity: the number of slots.
         size: rows in the batch: the first slots.
-        tokens: int64 [capacity], what the next step feeds.
-        logits: float32 [capacity, V], what the last step gave; the first `size` rows count.
+        tokens: int64 [capacity], the tokens that the next step feeds.
+        logits: float32 [capacity, V], those of the last step; the first `size` rows count.
         candidates: which part of the logits came down from a device; None: `logits` are all of them.
         attention: float32 [capacity, source], the weights of the last step; None where they are not wanted.
         context: the contexts of the rows.

@@ -29,7 +29,7 @@ class ContextRows:
 
     Attributes:
         version: how often the buffers were written to, for a reader that keeps a copy.
-        layout: grows by one when buffers are replaced by others, so that what is bound to them must be bound anew.
+        layout: grows by one when buffers are replaced by others, so that their bindings must be made anew.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class ContextRows:
         return max(lengths, default=width)
 
     def refresh(self, histories: Callable[[], History], size: int) -> None:
-        """Write this step's latents, and what `step_inputs` computes, where there are any."""
+        """Write this step's latents and the contexts that `step_inputs` computes, where there are any."""
         if self._latents is not None:
             drawn = self._latents.steps(list(self._inputs.values()), self._owners[:size], self._positions[:size], 1)
             self._positions[:size] += 1
@@ -130,7 +130,7 @@ class ContextRows:
         return shape
 
     def _replace(self, name: str, shape: tuple[int, ...]) -> None:
-        """Make a buffer of another length, with what was in the old one."""
+        """Make a buffer of another length, with the content of the old one."""
         aux, old = self._inputs[name], self._buffers.get(name)
         new = self._buffers[name] = np.full((self._capacity, *shape), aux.pad_value, aux.dtype)
         if old is not None:

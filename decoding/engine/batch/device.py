@@ -33,7 +33,7 @@ class DeviceBatch:
 
     Moving rows costs nothing: the next step reads the states by row indices. Two sets of state buffers swap at every
     step, as on the CPU. One set would do for the indices, but the first run of a CUDA graph runs the network more than
-    once, which gives the same only if nothing is read that was written.
+    once, and the results are the same only if no run reads what an earlier one wrote.
 
     Attributes:
         draws: returns float64 [2, capacity], uniform numbers and temperatures, where the token is drawn on the device.
@@ -66,7 +66,7 @@ class DeviceBatch:
         self._side = 0
         self._uploaded = -1  # version of the contexts that the device has
         self._layout = 0  # of the contexts' buffers that are bound
-        self._nothing = self._states(1)  # what `take` moves nothing from
+        self._nothing = self._states(1)  # `take` moves no row from these
 
     @property
     def read_chunk(self) -> Callable[[Array, Mapping[str, Array]], list[DeviceArray]] | None:
@@ -167,7 +167,7 @@ class DeviceBatch:
         self._uploaded = self.context.version
 
     def _collect(self, buffers: _Buffers, bound: _Bound) -> None:
-        """Bring down what the strategy needs."""
+        """Copy from the device the logits that the strategy needs, and the attention."""
         n = self.size
         if bound.attention is not None:
             if self.attention is None:
@@ -201,7 +201,7 @@ class DeviceBatch:
         return buffers.logits.read().reshape(self._slots, -1)
 
     def _borrow(self) -> _Buffers:
-        """Return buffers that no batch of this thread uses, with what was captured over them; the end of this batch frees them."""
+        """Return buffers that no batch of this thread uses, with what was captured over them. They are free again when this batch is gone."""
         # onnxruntime keeps CUDA graphs for each thread.
         key = (self._slots, self._wants_attention, threading.get_ident())
         with self._on_device.lock:

@@ -1,4 +1,4 @@
-"""What comes down of a device's logits: all of them, the best, or a token drawn on the device."""
+"""Which part of a step's logits comes down from a device: all, the best, or one token drawn there."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from decoding.model.model import Model
 from decoding.model.passes.device_step import Reduction
 from decoding.strategies import Beam, Greedy, TopN
 
-# A step's logits are reduced on the device where they have at least that many bytes, and what comes down instead is at most
-# a fourth of them. A rule of bytes: no GPU has measured it.
+# A step's logits are reduced on the device where they have at least that many bytes, and the reduced ones are at most
+# a fourth of that. A rule of bytes: no GPU has measured it.
 LEAST_BYTES = 256 << 10
 _AT_MOST = 0.25
 
 
 def reduction_for(model: Model, settings: Settings, rows: int) -> Reduction | None:
-    """Return what to do with the logits on the device; None where all of them come down.
+    """Return how to reduce the logits on the device; None where all of them come down.
 
     They must where something looks at other logits than the best (processors, `min_new_tokens`, `logprobs=`, a teacher, filters
     without top-k, diverse beams, stochastic beam search), and may as well where they are few.
@@ -44,7 +44,7 @@ def beam_candidates(beam: Beam, settings: Settings) -> int:
 
 
 def _enough_for(settings: Settings) -> Reduction | None:
-    """Return what the strategy needs of the logits, and one more, to see ties; None where it needs all of them."""
+    """Return the reduction that is enough for the strategy: one logit more than it needs, to see ties. None: it needs all."""
     strategy = settings.strategy
     if isinstance(strategy, Greedy):
         return Reduction("best", 2)
@@ -73,7 +73,7 @@ class Candidates:
     normalizers: Array
 
     def logprobs(self, logits: Array) -> Array:
-        """Log-probabilities, float32, of the first rows; where there are none, what the row's sum says of it (NaN, inf, -inf)."""
+        """Return float32 log-probabilities of the first rows; NaN, inf or -inf where the sum of a row is none that they could have."""
         normalizers = self.normalizers[: len(logits), None]
         given = np.broadcast_to(normalizers, logits.shape).astype(np.float32)
         np.subtract(logits, normalizers, out=given, where=np.isfinite(normalizers), casting="same_kind")

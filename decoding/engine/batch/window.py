@@ -50,7 +50,7 @@ class WindowBatch:
         self.context.put(slots, requests, read)
 
     def step(self) -> None:
-        """Append `tokens` to the prefixes and run what the window shows of them."""
+        """Append `tokens` to the prefixes and run the part of them that the window shows."""
         for prefix, token in zip(self._prefixes[: self.size], self.tokens.tolist(), strict=False):
             prefix.append(token)
         lengths = np.array([self._window.shown(len(prefix)) for prefix in self._prefixes[: self.size]])

@@ -87,7 +87,7 @@ class BeamSearch:
             self._begin(self._rows.refill(len(finished)))
 
     def _histories(self) -> History:
-        """Return what every beam has so far, and every row that still reads."""
+        """Return the history of every beam, and of every row that still reads."""
         rows = [(p, b) for p in range(len(self._requests)) for b in range(self._beam.num_beams)]
         outputs = [self._ids[p, b, : self._lengths[p]] for p, b in rows]
         return self._rows.histories([self._requests[p].ids for p, _ in rows], outputs)

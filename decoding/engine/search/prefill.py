@@ -110,7 +110,7 @@ class Prefill:
         self._rows = {i: self._rows[slot] for i, slot in enumerate(slots.tolist()) if slot in self._rows}
 
     def _histories(self) -> History:
-        """Return what every row of the batch has come to; a row that does not read has any history, which nothing uses."""
+        """Return the part of its prompt that each row has come to; a row that does not read has any, which nothing uses."""
         seen = self.seen()
         rows = [seen.get(slot, next(iter(seen.values()))) for slot in range(self._batch.size)]
         return History(rows, [np.zeros(0, np.int64)] * len(rows))
@@ -175,7 +175,7 @@ class RequestRows:
         return self._arrange(rows, self._ready)
 
     def histories(self, prompts: Sequence[Array], outputs: Sequence[Array]) -> History:
-        """Return what every row has so far: those that write, as given, then those that read."""
+        """Return the history of every row: those that write, as given, then those that read."""
         seen, nothing = list(self._prefill.seen().values()), np.zeros(0, np.int64)
         return History([*prompts, *seen], [*outputs, *([nothing] * len(seen))])
 

@@ -400,10 +400,10 @@ cdef class RowSampler:
 
     def _error(self, dec_status status, int64_t row):
         sequence, step = int(self.sequences[row]), int(self.lengths[row])
-        what = {DEC_NAN: "hold a NaN", DEC_INFINITE: "hold +inf"}.get(status, "are all -inf, so no token is possible")
+        fault = {DEC_NAN: "hold a NaN", DEC_INFINITE: "hold +inf"}.get(status, "are all -inf, so no token is possible")
         edits = ["the processors"] * (self._edited is not None) + ["min_new_tokens"] * self._stopping.hides_eos(self.lengths[row : row + 1])
         whose = f"logits, after {' and '.join(edits)}," if edits else "logits"
-        return DecodeError(f"sequence {sequence}, step {step}: the model's {whose} {what}; check the weights, the inputs and the processors",
+        return DecodeError(f"sequence {sequence}, step {step}: the model's {whose} {fault}; check the weights, the inputs and the processors",
                            row=sequence, step=step)
 
 

@@ -53,7 +53,7 @@ class SamplingSearch:
 
         Args:
             every: yield after each step; else only after those in which a row finished. At 35 microseconds a
-                step, what Python does here counts (bench/test_decode.py).
+                step, the Python code here counts (bench/test_decode.py).
         """
         batch, sampler, prefill, stopped = self._batch, self._sampler, self._prefill, self._queue.stopped.is_set
         rows = self._queue.take(batch.capacity)
@@ -77,7 +77,7 @@ class SamplingSearch:
                 yield finished
 
     def _histories(self) -> History:
-        """Return what every row has so far; of an idle one, what it had."""
+        """Return the history of every row; of an idle row, the history it had."""
         slots = range(self._batch.size)
         seen, nothing = self._prefill.seen(), np.zeros(0, np.int64)
         return History(

@@ -81,7 +81,7 @@ class StochasticBeamSearch:
         self._branches += [[Branch(0, 0.0, np.inf)] for _ in requests]
 
     def _histories(self) -> History:
-        """Return what every row has so far; rows that wait for a branch have what the first has."""
+        """Return the history of every row; a row that waits for a branch has that of its first one."""
         rows = [
             (p, own[min(j, len(own) - 1)])
             for p, own in zip(self._requests, self._branches, strict=True)

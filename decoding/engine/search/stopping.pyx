@@ -113,7 +113,7 @@ cdef class Stopping:
                 logits[self._eos[i]] = hidden[i]
 
     cdef slot_status finish(self, int64_t token, bint stops, int64_t length, int64_t limit) noexcept nogil:
-        """Return what a sequence of this length is after its newest token; of several finish reasons the first one counts.
+        """Return whether a sequence of this length ends with its newest token, and why: by EOS, else a stop, else its length.
 
         Args:
             stops: whether a stop sequence or a stop string ends with this token.

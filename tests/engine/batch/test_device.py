@@ -189,26 +189,6 @@ def test_rows_that_cannot_be_drawn_from_end_the_job(on_device, strategy, value, 
         decode(model, [[0]] * 2, strategy, max_new_tokens=5, eos_token_id=None, seed=1)
 
 
-def test_what_comes_down(models):
-    """A rule of bytes, and of what is looked at."""
-    from decoding.inputs.options import make_settings  # the job as decode() makes it
-
-    def reduced(strategy, rows=64, vocab=5000, **options):
-        model = load(build.unigram(np.zeros(vocab, np.float32)))
-        settings = make_settings(model, strategy, **options)
-        return reduction.reduction_for(model, settings, rows)
-
-    assert reduced(Greedy()).count == 2
-    assert reduced(TopN(5)).count == 6
-    assert reduced(Sample()).how == "draw"
-    assert reduced(Sample(top_k=40)).count == 41
-    assert reduced(Beam(num_beams=5)).count == 11
-    for strategy in (Sample(top_p=0.9), Sample(replacement=False), Sample(top_k=2000)):
-        assert reduced(strategy) is None
-    assert reduced(Greedy(), rows=2) is None  # 40 KB
-    assert reduced(Greedy(), vocab=100, rows=64) is None
-
-
 MODELS = Path(__file__).parents[2] / "models"
 VECTORS = np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32)
 SEARCHES = [Greedy(), Sample(), Beam(num_beams=3), Sample(replacement=False)]
