@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,24 +13,35 @@ class Filter:
 
     Attributes:
         off: the value with which it keeps every token: the default.
-        expected: the range, as messages say it.
-        allows: returns whether a number is in the range.
+        low, high: the ends of its range; `without_low`, `without_high`: whether the range leaves them out.
         whole: whether the value is a whole number.
     """
 
     off: Any
-    expected: str
-    allows: Callable[[float], bool]
+    low: float = 0.0
+    high: float = 1.0
+    without_low: bool = False
+    without_high: bool = False
     whole: bool = False
+
+    @property
+    def expected(self) -> str:
+        """The range, as messages say it."""
+        return f"in {'[('[self.without_low]}{self.low:g}, {self.high:g}{'])'[self.without_high]}"
+
+    def allows(self, value: float) -> bool:
+        """Return whether a number is in the range."""
+        ends = (self.without_low and value == self.low) or (self.without_high and value == self.high)
+        return self.low <= value <= self.high and not ends
 
 
 FILTERS = {
-    "top_k": Filter(0, "a whole number of at least 0", lambda k: k >= 0, whole=True),
-    "top_p": Filter(1.0, "in (0, 1]", lambda p: 0 < p <= 1),
-    "min_p": Filter(0.0, "in [0, 1]", lambda p: 0 <= p <= 1),
-    "typical_p": Filter(1.0, "in (0, 1]", lambda p: 0 < p <= 1),
-    "epsilon_cutoff": Filter(0.0, "in [0, 1)", lambda p: 0 <= p < 1),
-    "eta_cutoff": Filter(0.0, "in [0, 1)", lambda p: 0 <= p < 1),
+    "top_k": Filter(0, high=math.inf, whole=True),
+    "top_p": Filter(1.0, without_low=True),
+    "min_p": Filter(0.0),
+    "typical_p": Filter(1.0, without_low=True),
+    "epsilon_cutoff": Filter(0.0, without_high=True),
+    "eta_cutoff": Filter(0.0, without_high=True),
 }
 
 # What `Sample().filters` is: no filter at all.

@@ -54,7 +54,7 @@ class Sample:
         _check_temperature(self.temperature)
         for name, one in FILTERS.items():
             if one.whole:
-                whole_number(f"Sample({name}", getattr(self, name), 0, close=")")
+                whole_number(f"Sample({name}", getattr(self, name), int(one.low), close=")")
             else:
                 _check_number(self, name, one.expected, one.allows)
         _check_flag(self, "replacement")

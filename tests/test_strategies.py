@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from decoding import OptionError, Sample
+from decoding import Beam, Greedy, OptionError, Sample, TopN
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 0.8, 1, 100.0, [0.5, 2.0]])
@@ -28,3 +28,8 @@ def test_other_temperatures_are_refused_when_the_strategy_is_made(temperature):
 def test_strategies_are_frozen():
     with pytest.raises(AttributeError):
         Sample().temperature = 2.0
+
+
+def test_beams_and_distinct_samples_are_searched_together():
+    strategies = [Greedy(), TopN(2), Sample(), Sample(replacement=False), Beam()]
+    assert [s.searches_together for s in strategies] == [False, False, False, True, True]
