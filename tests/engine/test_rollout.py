@@ -24,10 +24,10 @@ from decoding import (
     rollout,
     score,
 )
-from tests.engine.test_latents import Noisy
 from tests.helpers import build
+from tests.helpers.exports import MODELS
+from tests.helpers.latents import Noisy
 from tests.helpers.seq2seq import AdditiveModel
-from tests.model.test_fixtures import MODELS
 
 VOCAB = 4
 # Several hundred comparisons of means with their expectations: 1e-6 together, by the normal distribution.
