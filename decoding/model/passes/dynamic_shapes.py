@@ -170,9 +170,9 @@ def _given_shapes(
 def dynamic_target(target: Sequence[int], given: Sequence[tuple[int, ...]]) -> list[int]:
     """A target shape that fits every one of the `given` input shapes, or `target` where none can be told.
 
-    >>> dynamic_target([5, -1, 6], [(3, 2, 1, 6), (3, 4, 1, 6), (5, 2, 1, 6)])
+    >>> free_target([5, -1, 6], [(3, 2, 1, 6), (3, 4, 1, 6), (5, 2, 1, 6)])
     [0, 0, 6]
-    >>> dynamic_target([10, 8], [(2, 3, 8), (4, 3, 8), (2, 5, 8)])
+    >>> free_target([10, 8], [(2, 3, 8), (4, 3, 8), (2, 5, 8)])
     [-1, 8]
     """
     sizes = [shapes[0] if len(set(shapes)) == 1 else None for shapes in zip(*given, strict=True)]
