@@ -4,6 +4,7 @@ import ast
 import re
 import tomllib
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "decoding"
 FILES = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".pyx", ".pxd"))
+USERS = sorted(path for folder in ("bench", "examples", "scripts") for path in (ROOT / folder).rglob("*.py"))
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
 
 IMPORT = re.compile(
@@ -115,3 +117,14 @@ def test_a_folder_holds_at_most_twelve_modules(folder):
 def test_the_c_library_knows_nothing_of_python(path):
     included = re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)', path.read_text(encoding="utf-8"), re.M)
     assert [name for name in included if re.search("python|numpy|cython", name, re.I)] == []
+
+
+@pytest.mark.parametrize("path", USERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_benchmarks_and_scripts_import_from_the_package_exists(path):
+    """They need torch or much time, so that no other test would see a name that has moved."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+    wanted = [
+        (node.module, name.name) for node in nodes if (node.module or "").startswith("decoding") for name in node.names
+    ]
+    for module, name in wanted:
+        assert f"{module}.{name}" in MODULES or hasattr(import_module(module), name), f"{module} has no {name}"
