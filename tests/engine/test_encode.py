@@ -1,7 +1,6 @@
 """Decoding with encoders: sources of unequal lengths, compared with plain loops over one source at a time."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,46 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoding import Beam, Greedy, ModelError, Sample, decode, decode_iter, load, score, stream
+from tests.helpers.exports import system, system_names
 from tests.helpers.seq2seq import AdditiveModel
-
-SYSTEMS = Path(__file__).parents[1] / "models" / "seq2seq"
-# What the caller must say where names and shapes leave a choice.
-ROLES = {
-    "bridge_h": {"encoder": {"last": "h0"}},
-    "bridge_c": {"encoder": {"last": "c0"}},
-    "bridge_vector": {"encoder": {"summary": "h0"}},
-}
-
-
-def names():
-    return sorted(p.stem for p in SYSTEMS.glob("*.onnx") if ".encoder" not in p.name)
-
-
-def system(name):
-    """The loaded model, its sources, the tokens that were fed, and what the modules gave: log-probabilities, attention."""
-    data = np.load(SYSTEMS / f"{name}.npz")
-    count = sum(key.startswith("tokens_") for key in data)
-    sources = [
-        data[f"source_{i}"] if f"source_{i}" in data else [data[f"source_{i}_{j}"] for j in range(sum(k.startswith(f"source_{i}_") for k in data))]
-        for i in range(count)
-    ]  # fmt: skip
-    logits = [data[f"logits_{i}"].astype(float) for i in range(count)]
-    logprobs = [
-        x - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)) - x.max(-1, keepdims=True)
-        for x in logits
-    ]
-    attention = [data[f"attention_{i}"] for i in range(count)] if "attention_0" in data else None
-    return (
-        load(SYSTEMS / f"{name}.onnx", roles=ROLES.get(name)),
-        sources,
-        [data[f"tokens_{i}"] for i in range(count)],
-        logprobs,
-        attention,
-    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", system_names())
 def test_every_step_gives_what_the_modules_give(name, batch_size):
     model, sources, tokens, logprobs, attention = system(name)
     out = decode(
@@ -66,7 +31,7 @@ def test_every_step_gives_what_the_modules_give(name, batch_size):
             np.testing.assert_allclose(h.attention, expected[:7], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", system_names())
 def test_scores_are_the_modules_own(name):
     model, sources, tokens, logprobs, _ = system(name)
     for values, ids, expected in zip(
@@ -75,7 +40,7 @@ def test_scores_are_the_modules_own(name):
         np.testing.assert_allclose(values[1:], expected[np.arange(7), ids[1:]], atol=2e-4)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", system_names())
 def test_a_saved_model_finds_its_encoders_again(name, tmp_path):
     model, sources, *_ = system(name)
     if name in ("caption_start", "show_attend"):
