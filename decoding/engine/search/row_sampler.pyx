@@ -3,7 +3,7 @@
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
-from decoding.kernels._kernels cimport (
+from decoding.kernels._library cimport (
     DEC_FORBIDDEN, DEC_INFINITE, DEC_NAN, DEC_OK, c_draw, c_greedy, c_token_logprobs, c_top_n, dec_filter, dec_rows, dec_status,
     dec_stream, scratch_size,
 )
