@@ -18,8 +18,9 @@ from decoding.model.encoders.probe import Output, Probed, probed_freely
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import STATE_SLOTS, Array, Port
 from decoding.model.passes import normalize
-from decoding.model.roles.infer import embedding_rows, json_metadata
+from decoding.model.roles.given import json_metadata
 from decoding.model.roles.latents import find_latents
+from decoding.model.roles.token import embedding_rows
 from decoding.model.runtime.session import Session
 from decoding.model.verify.padding import verify_padding
 from decoding.tokenizers import Tokenizer, make_tokenizer
