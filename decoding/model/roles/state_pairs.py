@@ -17,11 +17,11 @@ from decoding.model.graph.types import STATE_SLOTS, VIEW_OPS, Port, listing
 
 # The operators between a state and its next value: c' = f*c + i*g, h' = (1-z)*n + z*h, s' = w*s + k*v.
 _CARRY_OPS = VIEW_OPS | {"Add", "Sub", "Mul", "Where", "Sum", "ScatterND", "ScatterElements", "Clip"}
-# What exporters and people put around the name of a state to say on which side of the step it is.
-_SIDE = re.compile(
-    r"(?:^|[_./:]|(?<=[a-z]))(?:in|out|input|output|next|new|prev|previous|past|present|initial|init|final|last|n|0|1)(?=$|[_./:])",
-    re.I,
-)
+# Words around the name of a state for the side of the step that it is on, the exporters' prefixes of all states included.
+_SIDES = "past_key_values|present_key_values|past|present|previous|prev|initial|init|last|final|next|new|input|output|in|out|n"
+_SIDE = re.compile(rf"(?:^|[_./:]|(?<=[a-z]))(?:{_SIDES})(?=$|[_./:])", re.I)
+# So may a number be, as in h0 and h1. Elsewhere it tells layers apart.
+_SIDE_OR_NUMBER = re.compile(rf"(?:^|[_./:]|(?<=[a-z]))(?:{_SIDES}|0|1)(?=$|[_./:])", re.I)
 
 Pairs = dict[str, str]
 
@@ -41,7 +41,8 @@ def pair_states(graph: Graph, ins: Sequence[Port], outs: Sequence[Port], notes: 
         pairs,
         notes,
     )
-    _pair_equal(ins, outs, lambda port: _stem(port.name), "their names", pairs, notes)
+    _pair_equal(ins, outs, lambda port: _stem(port.name, _SIDE), "their names", pairs, notes)
+    _pair_equal(ins, outs, lambda port: _stem(port.name, _SIDE_OR_NUMBER), "their names", pairs, notes)
     reach = {
         a.name: [b for b in outs if _alike(a, b) and b.name in graph.descendants(a.name)]
         for a in ins
@@ -156,9 +157,13 @@ def _walk(start: Iterable[str], following: Callable[[str], Iterable[str]]) -> se
     return seen
 
 
-def _stem(name: str) -> str:
-    """The name without what says which side of the step it is on: h_in, h_out, new_h and past.h are all h."""
-    return re.sub(r"[^a-z0-9]+", "", _SIDE.sub("", name).lower())
+def _stem(name: str, side: re.Pattern[str]) -> str:
+    """The name of a state without the words for the side of the step.
+
+    >>> [_stem(name, _SIDE) for name in ("h_in", "new_h", "past_key_values.0.key", "present.0.key")]
+    ['h', 'h', '0key', '0key']
+    """
+    return re.sub(r"[^a-z0-9]+", "", side.sub("", name).lower())
 
 
 def _varies_twice(port: Port) -> bool:
