@@ -13,7 +13,7 @@ from decoding.errors import ModelError, OptionError
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.initial_states import make_initial_state_graph
 from decoding.model.contract.io import AuxiliaryInput, State, Window
-from decoding.model.encoders.connect import join
+from decoding.model.encoders.connect import connect
 from decoding.model.encoders.encoder import ENCODER_ROLES, load_encoder
 from decoding.model.generator import Generator, roles_or_latents
 from decoding.model.graph.graph import Graph, ModelFile
@@ -137,7 +137,7 @@ def load(
         stages = [load_encoder(*pair, start) for pair in zip(others, encoder_roles, strict=True)]
         if wanted != full_names("cpu"):
             stages = [replace(e, session=Session(e.graph, providers=wanted, threads=threads)) for e in stages]
-        encoders, contract = join(stages, contract, given, graph.name)
+        encoders, contract = connect(stages, contract, given, graph.name)
     text = make_tokenizer(tokenizer, vocab, contract.logits.vocab_size)
     file = FileWeights.find(
         initializers, quantize is not None, plain.graph, plain.roles, plain.declared, plain.contexts
