@@ -13,7 +13,7 @@ from decoding.errors import ModelError, OptionError
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.initial_states import make_initial_state_graph
 from decoding.model.contract.io import AuxiliaryInput, State, Window
-from decoding.model.encoders.connect import join
+from decoding.model.encoders.connect import connect
 from decoding.model.encoders.encoder import ENCODER_ROLES, load_encoder
 from decoding.model.generator import Generator, roles_or_latents
 from decoding.model.graph.graph import Graph, ModelFile
@@ -34,8 +34,9 @@ from decoding.model.passes.lower_recurrent import plain_steps
 from decoding.model.passes.normalize import put_batch_first
 from decoding.model.passes.quantize import check_quantize, to_int8
 from decoding.model.paths import encoder_files, shipped
-from decoding.model.roles.auxiliary_inputs import for_each_row, make_auxiliary_input
-from decoding.model.roles.infer import Roles, given_roles, json_metadata, names_in, recurrent_path
+from decoding.model.roles.auxiliary_inputs import for_each_row, make_auxiliary_inputs
+from decoding.model.roles.given import given_roles, json_metadata, names_in
+from decoding.model.roles.infer import Roles, recurrent_path
 from decoding.model.runtime.session import Session, full_names
 from decoding.model.verify import equivalence, layouts
 from decoding.model.verify.equivalence import NotSteppable, same_step
@@ -136,7 +137,7 @@ def load(
         stages = [load_encoder(*pair, start) for pair in zip(others, encoder_roles, strict=True)]
         if wanted != full_names("cpu"):
             stages = [replace(e, session=Session(e.graph, providers=wanted, threads=threads)) for e in stages]
-        encoders, contract = join(stages, contract, given, graph.name)
+        encoders, contract = connect(stages, contract, given, graph.name)
     text = make_tokenizer(tokenizer, vocab, contract.logits.vocab_size)
     file = FileWeights.find(
         initializers, quantize is not None, plain.graph, plain.roles, plain.declared, plain.contexts
@@ -232,8 +233,7 @@ def _split_roles(
 def _make_plain(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> PlainGraph:
     normalize.spread_constants(graph, declared, roles.token)
     declared = {**declared, **put_batch_first(graph, roles, declared)}
-    ports = {p.name: p for p in graph.inputs}
-    auxiliary_inputs = tuple(make_auxiliary_input(ports, roles, name) for name in roles.auxiliary_inputs)
+    auxiliary_inputs = make_auxiliary_inputs(graph.inputs, roles.auxiliary_inputs, roles.sources, roles.draws)
     exposed = [_exposed_shape(graph, roles, name, output) for name, output in roles.states.items()]
     auxiliary_inputs = tuple(for_each_row(aux, declared[aux.name]) for aux in auxiliary_inputs)
     normalize.check_nodes_run_forward(graph, recurrent_path(graph, roles.token, roles.logits))

@@ -30,7 +30,7 @@ from decoding.model.passes.device_step import (
 from decoding.model.passes.fold_embedding import Folded, fold_embedding
 from decoding.model.passes.lower_recurrent import left_to_the_cpu, plain_steps
 from decoding.model.paths import encoder_paths
-from decoding.model.roles.infer import json_metadata
+from decoding.model.roles.given import json_metadata
 from decoding.model.runtime.session import NodeRun, Session
 from decoding.model.single_run import checked_inputs, count_rows, feeds_of
 from decoding.model.verify.equivalence import same_step

@@ -198,7 +198,7 @@ def test_a_latent_of_unknown_size():
     proto.graph.input[2].CopyFrom(INFO("z", FLOAT, ["batch", "size"]))
     with pytest.raises(
         ModelError,
-        match=r"the latent z float32\[batch, size\] cannot be drawn, since a size behind its batch is not fixed",
+        match=r"the latent z float32\[batch, size\] cannot be drawn, since a size after its batch is not fixed",
     ):
         load(proto)
 
