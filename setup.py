@@ -12,6 +12,8 @@ import numpy as np
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
+TOPICS = ("_arguments", "_beam", "_draw", "_processors", "_random", "_softmax", "_top_k")
+
 if sys.platform == "win32":
     FLAGS = ["/O2", "/std:c11"]
 else:
@@ -35,10 +37,11 @@ def extension(name, *c_sources):
 setup(
     ext_modules=cythonize(
         [
-            extension("decoding.kernels._kernels", *sorted(glob("csrc/*.c"))),
-            extension(
-                "decoding.engine.search.row_sampler"
-            ),  # calls the kernels of decoding.kernels._kernels, which links csrc/
+            extension("decoding.kernels._library", *sorted(glob("csrc/*.c"))),
+            # These call the C library through decoding.kernels._library, which alone links csrc/.
+            *(extension(f"decoding.kernels.{topic}") for topic in TOPICS),
+            extension("decoding.engine.search.row_sampler"),
+            extension("decoding.engine.search.stopping"),
         ],
         compiler_directives={
             "language_level": 3,

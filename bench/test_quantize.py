@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="the bench extra is not installed")
 
 import decoding  # noqa: E402
 from bench.networks import make  # noqa: E402
-from decoding.model import equivalence  # noqa: E402
+from decoding.model.verify import equivalence  # noqa: E402
 
 # hidden, layers, vocabulary, batch
 CASES = [(224, 2, 65, 1), (224, 2, 65, 16), (650, 2, 10000, 1), (650, 2, 10000, 16), (512, 3, 64, 128)]

@@ -26,16 +26,21 @@ static inline vf vexp2(vf y) {
     return vscale2(p, y);
 }
 
-/* log2 of x in [0, 1]; -inf at 0. Denormals are scaled up first. */
-static inline vf vlog2(vf x) {
+/* log2(x / (mantissa * 2 ** exponent)) of x >= 0, -inf at 0; 1 <= mantissa < 2. The quotient itself is never formed:
+ * it may underflow where its power does not, and a denormal one has few bits. Denormal x are scaled up first. */
+static inline vf vlog2_ratio(vf x, vf mantissa, vf exponent) {
     vf tiny = vsplat(FLT_MIN), zero = vsplat(0.0f);
     vf up = vchoose_less(x, tiny, vmul(x, vsplat(16777216.0f)), x);
-    vf mantissa, exponent = vsplit_exponent(up, &mantissa);
-    exponent = vsub(exponent, vchoose_less(x, tiny, vsplat(24.0f), zero));
+    vf own, power = vsub(vsplit_exponent(up, &own), exponent);
+    power = vsub(power, vchoose_less(x, tiny, vsplat(24.0f), zero));
+    vf ratio = vdiv(own, mantissa); /* in (1/2, 2) */
     /* to [sqrt(1/2), sqrt(2)), where the series below is good (coefficients: Moshier's Cephes, logf) */
-    vf root2 = vsplat(1.41421356f);
-    exponent = vadd(exponent, vchoose_less(mantissa, root2, zero, vsplat(1.0f)));
-    vf t = vsub(vchoose_less(mantissa, root2, mantissa, vmul(mantissa, vsplat(0.5f))), vsplat(1.0f));
+    vf root2 = vsplat(1.41421356f), half_root2 = vsplat(0.70710678f);
+    power = vadd(power, vchoose_less(ratio, root2, zero, vsplat(1.0f)));
+    ratio = vchoose_less(ratio, root2, ratio, vmul(ratio, vsplat(0.5f)));
+    power = vsub(power, vchoose_less(ratio, half_root2, vsplat(1.0f), zero));
+    ratio = vchoose_less(ratio, half_root2, vadd(ratio, ratio), ratio);
+    vf t = vsub(ratio, vsplat(1.0f));
     vf p = vsplat(7.0376836292e-2f);
     p = vfma(p, t, vsplat(-1.1514610310e-1f));
     p = vfma(p, t, vsplat(1.1676998740e-1f));
@@ -47,7 +52,7 @@ static inline vf vlog2(vf x) {
     p = vfma(p, t, vsplat(3.3333331174e-1f));
     vf t2 = vmul(t, t);
     vf log = vadd(vfma(t2, vsplat(-0.5f), vmul(vmul(t2, t), p)), t);
-    return vchoose_less(zero, x, vfma(log, vsplat((float)DEC_LOG2E), exponent), vsplat(-INFINITY));
+    return vchoose_less(zero, x, vfma(log, vsplat((float)DEC_LOG2E), power), vsplat(-INFINITY));
 }
 
 static inline int64_t block_length(int64_t n, int64_t start) {
@@ -189,7 +194,10 @@ static double row_exponentials(const float *x, int64_t n, float ref, float c, fl
 }
 
 static double row_powers(const float *p, int64_t n, float greatest, float exponent, float *out) {
-    const vf vgreatest = vsplat(greatest), vexponent = vsplat(exponent);
+    int power;
+    const float fraction = frexpf(greatest, &power); /* in [1/2, 1) */
+    const vf vmantissa = vsplat(2.0f * fraction), vpower = vsplat((float)(power - 1)),
+             vexponent = vsplat(exponent);
     double sum = 0.0;
     for (int64_t start = 0; start < n; start += DEC_BLOCK) {
         int64_t i = start, end = start + block_length(n, start);
@@ -197,7 +205,7 @@ static double row_powers(const float *p, int64_t n, float greatest, float expone
         for (; i < end; i += DEC_LANES) {
             int whole = i + DEC_LANES <= end;
             vf x = whole ? vload(p + i) : vload_tail(p + i, end - i, 0.0f);
-            vf e = vexp2(vmul(vlog2(vdiv(x, vgreatest)), vexponent));
+            vf e = vexp2(vmul(vlog2_ratio(x, vmantissa, vpower), vexponent));
             total = vadd(total, e);
             if (whole)
                 vstore(out + i, e);

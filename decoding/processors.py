@@ -23,7 +23,7 @@ Ids = npt.NDArray[np.int64]
 
 
 class History(Sequence[Ids]):
-    """What each row has so far: ``history[i]`` is row i's prompt and output, int64.
+    """The prompt and output of each row so far: ``history[i]`` is both of row i, int64.
 
     Attributes:
         prompts: each row's prompt.
@@ -57,7 +57,7 @@ def apply_processors(processors: Sequence[Processor], history: History, logits: 
     """Let each processor edit the logits in turn.
 
     Raises:
-        OptionError: one gives something back instead of editing in place, or has ids outside the vocabulary.
+        OptionError: one returns something instead of editing in place, or has ids outside the vocabulary.
     """
     for index, processor in enumerate(processors):
         name = f"processors[{index}] ({getattr(processor, '__name__', type(processor).__name__)})"
@@ -67,7 +67,7 @@ def apply_processors(processors: Sequence[Processor], history: History, logits: 
             raise OptionError(f"{name}: {error}") from error
         if returned is not None:
             raise OptionError(
-                f"{name} gave back {type(returned).__name__}: a processor edits the logits in place and gives back None"
+                f"{name} returned {type(returned).__name__}: a processor edits the logits in place and returns None"
             )
 
 
@@ -195,20 +195,20 @@ class AllowedTokens:
 
 
 class ForcedTokens:
-    """Makes the output have given tokens at given places.
+    """Makes the output have given tokens at given positions.
 
     Args:
-        tokens: ``{place: id}``; the first new token has place 0.
+        tokens: ``{position: id}``; the first new token has position 0.
     """
 
     def __init__(self, tokens: Mapping[int, int]) -> None:
         self.tokens = {
-            whole_number("ForcedTokens(place", place, 0, close=")"): int(_ids("ForcedTokens(id", [token])[0])
-            for place, token in tokens.items()
+            whole_number("ForcedTokens(position", position, 0, close=")"): int(_ids("ForcedTokens(id", [token])[0])
+            for position, token in tokens.items()
         }
 
     def __repr__(self) -> str:
-        return f"ForcedTokens({{{_listed(f'{place}: {token}' for place, token in self.tokens.items())}}})"
+        return f"ForcedTokens({{{_listed(f'{position}: {token}' for position, token in self.tokens.items())}}})"
 
     def __call__(self, history: History, logits: Logits) -> None:
         """Edit the logits in place."""
@@ -218,7 +218,7 @@ class ForcedTokens:
 
 
 class PrefixAllowed:
-    """Allows only the tokens that a function gives for what a row has so far.
+    """Allows only the tokens that a function returns for the prompt and output of a row.
 
     Args:
         function: ``f(ids) -> allowed ids``, called for each row at each step with its prompt and output.

@@ -1,4 +1,4 @@
-"""What decoding gives back."""
+"""What decoding returns: token events, hypotheses, and all hypotheses of a call."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ class Hypothesis:
 
     Attributes:
         prompt_index: which prompt it continues.
-        rank: its place among the outputs of that prompt, 0 the best.
+        rank: its rank among the outputs of that prompt, 0 the best.
         logprob: sum of the model's own log-probabilities (natural logarithm) of the new tokens, EOS included,
             before temperature, filters and penalties.
-        score: what the strategy ranked by.
+        score: the strategy ranked by it.
         finish_reason: "eos", "stop" or "length".
-        token_logprobs: float32 array, the log-probability of each of `tokens`, and EOS's behind them where
+        token_logprobs: float32 array, the log-probability of each of `tokens`, and EOS's after them where
             EOS ended the sequence; their sum is `logprob`.
         ids: the new ids as an int64 array; `tokens` is the same as a list.
         top_logprobs: ids int64 and log-probabilities float32, each [steps, k], of the k best tokens at each step, best
             first; None unless `logprobs=k` was asked for.
-        teacher_logprobs: float32 [steps], log-probability of the teacher's token at each step, NaN behind the teacher's
+        teacher_logprobs: float32 [steps], log-probability of the teacher's token at each step, NaN after the teacher's
             end; None without a teacher.
         attention: float32 [new tokens, source], the weights with which each token was chosen; None unless
             `return_attention=True`.
-        latent: what the model's latent was, or a dict of them where it has several; passed back as ``latents=[h.latent]`` it
+        latent: the value of the model's latent, or a dict of them where it has several; passed back as ``latents=[h.latent]`` it
             makes the same output again. One that is drawn anew at every step has a first axis of steps. None without latents.
     """
 
@@ -144,9 +144,9 @@ class Decoded(Sequence[Hypothesis]):
             groups.setdefault(hypothesis.prompt_index, []).append(hypothesis)
         return list(groups.values())
 
-    def padded(self, aux: int) -> npt.NDArray[np.int64]:
+    def padded(self, fill: int) -> npt.NDArray[np.int64]:
         """New ids as one array [len(self), longest], short rows filled up with `fill`."""
-        out = np.full((len(self), max((h.ids.size for h in self), default=0)), aux, np.int64)
+        out = np.full((len(self), max((h.ids.size for h in self), default=0)), fill, np.int64)
         for row, hypothesis in zip(out, self, strict=True):
             row[: hypothesis.ids.size] = hypothesis.ids
         return out
@@ -178,11 +178,11 @@ def _rows_html(group: Sequence[Hypothesis]) -> str:
         f"<td style='text-align:left;white-space:pre-wrap'>{_tokens_html(h, 200)}</td>"
         for h in group
     ]
-    return "".join(f"<tr>{prompt if place == 0 else ''}{row}</tr>" for place, row in enumerate(cells))
+    return "".join(f"<tr>{prompt if rank == 0 else ''}{row}</tr>" for rank, row in enumerate(cells))
 
 
 def _tokens_html(hypothesis: Hypothesis, longest: int) -> str:
-    """The tokens, each on a ground the darker the more probable it was; a count stands for those behind `longest`."""
+    """The first `longest` tokens, each on a ground the darker the more probable it was, and how many more there are."""
     tokens, tokenizer = hypothesis.tokens[:longest], hypothesis._tokenizer
     texts = [f"{token} " for token in tokens] if tokenizer is None else token_texts(tokenizer, tokens)
     spans = []

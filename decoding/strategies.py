@@ -1,20 +1,23 @@
-"""How the next token is chosen. Frozen, and checked when made: a wrong value names the field and its range."""
+"""How the next token is chosen. A strategy is frozen and checked when it is made: an error names the field and its range."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from decoding.errors import OptionError, whole_number
+from decoding.filters import FILTERS
 
 
 @dataclass(frozen=True)
 class Greedy:
     """The most probable token at every step; of equal logits the lowest id wins."""
+
+    searches_together: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,29 +42,32 @@ class Sample:
     """
 
     temperature: float | npt.ArrayLike = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    epsilon_cutoff: float = 0.0
-    eta_cutoff: float = 0.0
+    top_k: int = FILTERS["top_k"].off
+    top_p: float = FILTERS["top_p"].off
+    min_p: float = FILTERS["min_p"].off
+    typical_p: float = FILTERS["typical_p"].off
+    epsilon_cutoff: float = FILTERS["epsilon_cutoff"].off
+    eta_cutoff: float = FILTERS["eta_cutoff"].off
     replacement: bool = True
 
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
-        whole_number("Sample(top_k", self.top_k, 0, close=")")
-        _check_number(self, "top_p", "in (0, 1]", lambda x: 0 < x <= 1)
-        _check_number(self, "min_p", "in [0, 1]", lambda x: 0 <= x <= 1)
-        _check_number(self, "typical_p", "in (0, 1]", lambda x: 0 < x <= 1)
-        _check_number(self, "epsilon_cutoff", "in [0, 1)", lambda x: 0 <= x < 1)
-        _check_number(self, "eta_cutoff", "in [0, 1)", lambda x: 0 <= x < 1)
+        for name, one in FILTERS.items():
+            if one.whole:
+                whole_number(f"Sample({name}", getattr(self, name), int(one.low), close=")")
+            else:
+                _check_number(self, name, one.expected, one.allows)
         _check_flag(self, "replacement")
 
     @property
     def filters(self) -> dict[str, Any]:
-        """The filters' fields, as the kernels take them."""
-        names = ("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
-        return {name: getattr(self, name) for name in names}
+        """The values of the filters by name, as the kernels take them."""
+        return {name: getattr(self, name) for name in FILTERS}
+
+    @property
+    def searches_together(self) -> bool:
+        """Whether one search finds all outputs of a prompt; else each output is drawn by itself."""
+        return not self.replacement
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ class TopN:
     Args:
         n: how many, at least 1.
     """
+
+    searches_together: ClassVar[bool] = False
 
     n: int
 
@@ -97,6 +105,8 @@ class Beam:
             closed hypothesis (Wu et al. 2016, "GNMT", equation 14); positions that are never attended to, such as
             padding, do not count. Needs a model with an attention output.
     """
+
+    searches_together: ClassVar[bool] = True
 
     num_beams: int = 4
     length_penalty: float = 1.0

@@ -153,7 +153,7 @@ def test_a_processor_that_raises_leaves_the_model_usable(lstm):
         (lambda: LogitBias({1: math.nan}), r"LogitBias\(bias=.*finite numbers or -inf"),
         (lambda: AllowedTokens([]), r"AllowedTokens\(ids=\[\]\): at least one"),
         (lambda: SuppressTokens([-1]), r"SuppressTokens\(ids=-1\): expected a whole number of at least 0"),
-        (lambda: ForcedTokens({-1: 2}), r"ForcedTokens\(place=-1\)"),
+        (lambda: ForcedTokens({-1: 2}), r"ForcedTokens\(position=-1\)"),
         (lambda: PrefixAllowed(3), r"PrefixAllowed\(3\): expected a function"),
     ],
 )

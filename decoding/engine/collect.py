@@ -1,4 +1,4 @@
-"""From finished rows to hypotheses, prompt by prompt."""
+"""Turns finished sequences into hypotheses, prompt by prompt."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
-from decoding.engine.loop import searches_whole_prompts
 from decoding.engine.request import FinishedSequence, Settings
 from decoding.model.model import Model
 from decoding.results import Hypothesis
 
 
 def by_prompt(model: Model, settings: Settings, finished: Iterable[FinishedSequence]) -> Iterator[list[Hypothesis]]:
-    """The hypotheses of each prompt, best first, as soon as all of them are finished."""
+    """Yield the hypotheses of each prompt, best first, as soon as all of them are finished."""
     waiting: dict[int, list[FinishedSequence]] = {}
     for one in finished:
         prompt = one.sequence // settings.outputs
@@ -29,8 +28,8 @@ def by_prompt(model: Model, settings: Settings, finished: Iterable[FinishedSeque
 
 
 def _latent_key(settings: Settings, prompt: int, f: FinishedSequence) -> int:
-    """Whose latents a finished sequence has: its own, or its prompt's where one search finds all outputs."""
-    return prompt if searches_whole_prompts(settings) else f.sequence
+    """Return the sequence whose latents a finished sequence has: where one search finds all outputs, they share theirs."""
+    return prompt if settings.strategy.searches_together else f.sequence
 
 
 def _hypothesis(model: Model, settings: Settings, prompt: int, rank: int, f: FinishedSequence) -> Hypothesis:
@@ -38,14 +37,14 @@ def _hypothesis(model: Model, settings: Settings, prompt: int, rank: int, f: Fin
     if settings.latents is not None:
         latent = settings.latents.of(_latent_key(settings, prompt, f), len(f.logprobs))
     return Hypothesis(
-        prompt,
-        rank,
-        f.logprob,
-        f.score,
-        f.reason,
-        f.logprobs,
-        f.tokens,
-        model.tokenizer,
+        prompt_index=prompt,
+        rank=rank,
+        logprob=f.logprob,
+        score=f.score,
+        finish_reason=f.finish_reason,
+        token_logprobs=f.logprobs,
+        ids=f.tokens,
+        _tokenizer=model.tokenizer,
         top_logprobs=f.top,
         teacher_logprobs=f.teacher,
         attention=f.attention,
@@ -54,7 +53,7 @@ def _hypothesis(model: Model, settings: Settings, prompt: int, rank: int, f: Fin
 
 
 def with_bar(finished: Iterator[FinishedSequence], total: int) -> Iterator[FinishedSequence]:
-    """The same sequences, behind a progress bar."""
+    """Yield the same sequences and show a progress bar."""
     tokens, start = 0, time.monotonic()
     with tqdm(total=total, unit="seq") as bar:
         for one in finished:

@@ -1,4 +1,4 @@
-"""Reading sources: encoders run for prompts as they are admitted, a few at a time."""
+"""Completes requests as they are taken from the queue: draws their latents and encodes their sources."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from decoding.engine.request import Request
+from decoding.engine.latents import Latents
+from decoding.engine.request import Request, Row
 from decoding.errors import OptionError
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.io import AuxiliaryInput
@@ -15,83 +16,94 @@ from decoding.model.contract.pad import shape_of
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 
-# Sources read ahead of the places that are free: it bounds the memory of an endless list of prompts.
+# Sources that are encoded before a slot is free: it bounds the memory of an endless list of prompts.
 _AHEAD = 32
 
-Rows = Iterator[tuple[int, Request]]
+
+def with_latents_of(latents: Latents | None, rows: Iterable[Row], contract: Contract) -> Iterator[Row]:
+    """Yield the rows with the latents of their sequences; unchanged where there are none."""
+    if latents is None:
+        yield from rows
+        return
+    decoder = {f.name for f in contract.latents}
+    for sequence, request in rows:
+        values = latents.start(sequence, len(request.ids))
+        context = {name: value for name, value in values.items() if name in decoder}
+        context = {**request.context, **context}
+        yield sequence, replace(request, sequence=sequence, context=context, latents=values)
 
 
-def encoded_rows(model: Model, rows: Rows, size: int) -> Rows:
-    """The rows with what the encoders give for their sources, each source encoded once however many rows it has.
+def encoded_rows(model: Model, rows: Iterator[Row], size: int) -> Iterator[Row]:
+    """Yield the rows with their sources encoded, each source once however many rows it has.
 
     Args:
-        size: rows that run together; as many sources, and at most `_AHEAD`, are encoded together.
+        size: rows that run together; that many sources, and at most `_AHEAD`, are encoded together.
     """
-    last: list[Request] = []  # the rows of a prompt may stand on both sides of a piece's end
-    while piece := list(itertools.islice(rows, min(size, _AHEAD))):
-        done = {p.index: p for p in last}
-        new = list({p.index: p for _, p in piece if p.index not in done}.values())
-        done |= {p.index: p for p in encoded(model, new)}
-        last = [done[piece[-1][1].index]]
-        yield from ((sequence, done[p.index]) for sequence, p in piece)
+    last: list[Request] = []  # the rows of a request may lie on both sides of the end of a chunk
+    while chunk := list(itertools.islice(rows, min(size, _AHEAD))):
+        done = {r.key: r for r in last}
+        new = list({r.key: r for _, r in chunk if r.key not in done}.values())
+        done |= {r.key: r for r in encoded(model, new)}
+        last = [done[chunk[-1][1].key]]
+        yield from ((sequence, done[r.key]) for sequence, r in chunk)
 
 
-def encoded(model: Model, prompts: Sequence[Request]) -> list[Request]:
-    """The prompts with what the encoders give for their sources.
+def encoded(model: Model, requests: Sequence[Request]) -> list[Request]:
+    """Return the requests with their sources encoded: as contexts and initial states.
 
     Raises:
         OptionError: a source gives a context of a size that the decoder does not take.
     """
-    todo = [p for p in prompts if p.source or p.latents]  # the prefixes of a rollout bring along what was encoded
+    todo = [r for r in requests if r.source or r.latents]  # the prefixes of a rollout are encoded already
     if model.encoders is None or not todo:
-        return list(prompts)
+        return list(requests)
     auxiliary_inputs = {f.name: f for f in model.contract.all_auxiliary_inputs if f.of_rows}
     results = dict(
-        zip((p.index for p in todo), model.encoders.run([{**p.source, **p.latents} for p in todo]), strict=True)
+        zip((r.key for r in todo), model.encoders.run([{**r.source, **r.latents} for r in todo]), strict=True)
     )
     found = []
-    for prompt in prompts:
-        given = results.get(prompt.index, {})
+    for request in requests:
+        given = results.get(request.key, {})
         context = {
-            name: _checked(auxiliary_inputs[name], value, prompt.index)
+            name: _checked(auxiliary_inputs[name], value, request.index)
             for name, value in given.items()
             if name in auxiliary_inputs
         }
         states = {name: value for name, value in given.items() if name not in auxiliary_inputs}
-        found.append(replace(prompt, context={**prompt.context, **context}, states={**states, **prompt.states}))
+        found.append(replace(request, context={**request.context, **context}, states={**states, **request.states}))
     return found
 
 
-def _checked(aux: AuxiliaryInput, value: Array, prompt: int) -> Array:
+def _checked(aux: AuxiliaryInput, value: Array, index: int) -> Array:
     for axis, (found, size) in enumerate(zip(value.shape, aux.sizes, strict=False)):
         if size is not None and found != size and not (axis == aux.source_axis and found < size):
             raise OptionError(
-                f"prompts[{prompt}]: its source gives {found} positions of the context {aux.name!r}, the decoder takes {size}; "
+                f"prompts[{index}]: its source gives {found} positions of the context {aux.name!r}, the decoder takes {size}; "
                 "give a source of that length, or export the decoder with a dynamic source axis"
             )
     return value
 
 
-def alike(contract: Contract, prompts: Iterable[Request], ahead: int) -> Iterator[Iterable[Request]]:
-    """The prompts in groups that may share a batch: all of them, unless contexts of unequal length must not be padded.
+def alike(contract: Contract, requests: Iterable[Request], ahead: int) -> Iterator[Iterable[Request]]:
+    """Yield the requests in groups that may share a batch: all of them, unless contexts of unequal length must not be padded.
 
     Args:
-        ahead: how many prompts of an iterable are looked at together.
+        ahead: how many requests of an iterable are looked at together.
     """
     varies = any(size is None for f in contract.contexts for size in f.sizes)
     if contract.pads or not varies:
-        yield prompts
+        yield requests
         return
-    many = iter(prompts)
-    while piece := list(itertools.islice(many, len(prompts) if isinstance(prompts, Sequence) else ahead)):
-        for _, group in itertools.groupby(sorted(piece, key=_shapes), key=_shapes):
+    many = iter(requests)
+    while chunk := list(itertools.islice(many, len(requests) if isinstance(requests, Sequence) else ahead)):
+        for _, group in itertools.groupby(sorted(chunk, key=_shapes), key=_shapes):
             yield list(group)
 
 
-def _shapes(prompt: Request) -> Any:
-    return shape_of(prompt.context), sorted((name, _shape(value)) for name, value in prompt.source.items())
+def _shapes(request: Request) -> Any:
+    return shape_of(request.context), sorted((name, _shape(value)) for name, value in request.source.items())
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    """An array's shape, or those of an array for each turn one after the other."""
+    """Return an array's shape, or those of an array for each turn one after the other."""
     return tuple(n for turn in value for n in (-1, *_shape(turn))) if isinstance(value, list) else value.shape

@@ -1,30 +1,28 @@
-"""Latents: drawn for each sequence by the keyed generator, or given by the caller."""
+"""The latents of sequences: drawn by the keyed generator, or given by the caller."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from decoding.engine.request import Request
-from decoding.errors import DecodeError, OptionError
-from decoding.model.contract.draws import draw, one_value
+from decoding.errors import DecodeError
+from decoding.model.contract.draws import draw
 from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.graph.types import Array
 
 
 @dataclass
 class Latents:
-    """The latents of all sequences of a job.
+    """The latents of all sequences of a call.
 
-    A number depends on the seed, the sequence, the latent's place among the model's latents, and, where it is drawn anew at every
-    step, the position of the token that is fed: not on the batch, and on no draw of a token.
+    A number depends on the seed, the sequence, the latent's rank among the model's latents, and, where it is drawn anew at
+    every step, the position of the token that is fed: not on the batch, and on no draw of a token.
 
     Attributes:
-        fills: those of the encoders, then those of the decoder; inputs of one name take the same numbers.
-        given: the caller's, one for each sequence (one for each prompt where a search's hypotheses share it).
+        auxiliary_inputs: those of the encoders, then those of the decoder; inputs of one name take the same numbers.
+        given: the caller's values, one for each sequence (one for each prompt where its outputs share them).
     """
 
     auxiliary_inputs: Sequence[AuxiliaryInput]
@@ -32,48 +30,33 @@ class Latents:
     given: Mapping[str, Sequence[Array]] = field(default_factory=dict)
     _lengths: dict[int, int] = field(default_factory=dict)
 
-    def rows(
-        self, rows: Iterator[tuple[int, Request]], decoder: Sequence[AuxiliaryInput]
-    ) -> Iterator[tuple[int, Request]]:
-        """Give each row the latents of its sequence, which makes it a prompt of its own.
+    @property
+    def every_step(self) -> bool:
+        """Whether one of the latents is drawn anew at every step."""
+        return any(f.draw.every == "step" for f in self.auxiliary_inputs)
 
-        Args:
-            decoder: the latents that the decoder takes.
-        """
-        own = {f.name for f in decoder}
-        steps = any(f.draw.every == "step" for f in self.auxiliary_inputs)
-        for sequence, prompt in rows:
-            values = {f.name: self._once(f, sequence) for f in self.auxiliary_inputs if f.draw.every == "sequence"}
-            context = {name: value for name, value in values.items() if name in own}
-            if steps:
-                self._lengths[sequence] = len(prompt.ids)
-            yield (
-                sequence,
-                replace(
-                    prompt,
-                    index=sequence,
-                    context={**prompt.context, **context},
-                    latents=values,
-                    draws=self if steps else None,
-                ),
-            )
+    def start(self, sequence: int, prompt_length: int) -> dict[str, Array]:
+        """Return the values that are drawn once a sequence, and keep the length of its prompt for `of`."""
+        if self.every_step:
+            self._lengths[sequence] = prompt_length
+        return {f.name: self._once(f, sequence) for f in self.auxiliary_inputs if f.draw.every == "sequence"}
 
     def steps(
-        self, auxiliary_inputs: Sequence[AuxiliaryInput], keys: Array, starts: Array, count: int
+        self, auxiliary_inputs: Sequence[AuxiliaryInput], sequences: Array, starts: Array, count: int
     ) -> dict[str, Array]:
-        """Of the latents that are drawn anew at every step, the values of `count` positions from `starts` on.
+        """Return the values that are drawn anew at every step, for `count` positions from `starts` on.
 
         Returns:
             [rows, count, ...] for an input with a time axis; else, where count is 1, [rows, ...].
         """
         found = {}
         for aux in (f for f in auxiliary_inputs if f.kind == "latent" and f.draw.every == "step"):
-            values = np.stack([self._at(aux, keys, starts + i) for i in range(count)], axis=1)
+            values = np.stack([self._at(aux, sequences, starts + i) for i in range(count)], axis=1)
             found[aux.name] = values if aux.timed else values[:, 0]
         return found
 
     def of(self, sequence: int, steps: int) -> Array | dict[str, Array]:
-        """The latents of a finished sequence of so many steps, as `latents=` takes them: an array, or a dict of several."""
+        """Return the latents of a finished sequence of that many steps, as `latents=` takes them: an array, or a dict of several."""
         values = {}
         positions = self._lengths.get(sequence, 1) - 1 + steps
         for aux in self.auxiliary_inputs:
@@ -88,73 +71,22 @@ class Latents:
         for sequence in sequences:
             self._lengths.pop(sequence, None)
 
-    def _once(self, aux: AuxiliaryInput, key: int) -> Array:
+    def _once(self, aux: AuxiliaryInput, sequence: int) -> Array:
         if aux.name in self.given:
-            return self.given[aux.name][key]
-        (value,) = draw(self.auxiliary_inputs, aux.name, self.seed, np.array([key]), 0)
+            return self.given[aux.name][sequence]
+        (value,) = draw(self.auxiliary_inputs, aux.name, self.seed, np.array([sequence]), 0)
         return np.asarray(value)
 
-    def _at(self, aux: AuxiliaryInput, keys: Array, positions: Array) -> Array:
+    def _at(self, aux: AuxiliaryInput, sequences: Array, positions: Array) -> Array:
         if aux.name not in self.given:
-            return draw(self.auxiliary_inputs, aux.name, self.seed, keys, positions)
-        values = [self.given[aux.name][int(key)] for key in keys]
-        for key, value, position in zip(keys, values, positions, strict=True):
+            return draw(self.auxiliary_inputs, aux.name, self.seed, sequences, positions)
+        values = [self.given[aux.name][int(sequence)] for sequence in sequences]
+        for sequence, value, position in zip(sequences, values, positions, strict=True):
             if position >= len(value):
                 raise DecodeError(
-                    f"sequence {key}: latents[{aux.name!r}] has {len(value)} steps, but there is another; give more, or a smaller max_new_tokens",
-                    row=int(key),
+                    f"sequence {sequence}: latents[{aux.name!r}] has {len(value)} steps, but there is another; give more, or a smaller max_new_tokens",
+                    row=int(sequence),
                     step=int(position),
                 )
         taken: Array = np.stack([value[position] for value, position in zip(values, positions, strict=True)])
         return taken
-
-
-def given_latents(
-    auxiliary_inputs: Sequence[AuxiliaryInput], latents: Any, prompts: int, outputs: int
-) -> dict[str, list[Array]]:
-    """The caller's latents, one for each sequence.
-
-    Args:
-        latents: {input: values}, the values alone where there is one latent, or what hypotheses have as `latent`, in a list.
-        outputs: sequences of a prompt that have latents of their own.
-
-    Raises:
-        OptionError: an unknown name, a wrong number of values, a wrong shape.
-    """
-    known = {f.name: f for f in auxiliary_inputs}
-    if not isinstance(latents, Mapping):
-        if isinstance(latents, Sequence) and latents and all(isinstance(one, Mapping) for one in latents):
-            latents = {name: [one[name] for one in latents] for name in latents[0]}
-        elif len(known) == 1:
-            latents = {next(iter(known)): latents}
-        else:
-            raise OptionError(
-                f"latents: expected a dict from input names to arrays; the model's latents are {', '.join(known) or 'none'}"
-            )
-    given = {}
-    for name, values in latents.items():
-        if name not in known:
-            raise OptionError(f"latents: the model has no {name!r}; its latents are {', '.join(known) or 'none'}")
-        counts = dict.fromkeys([prompts, prompts * outputs])
-        if not hasattr(values, "__len__") or len(values) not in counts:
-            found = len(values) if hasattr(values, "__len__") else type(values).__name__
-            raise OptionError(
-                f"latents[{name!r}]: found {found} values; expected {' or '.join(map(str, counts))}, one for each prompt or sequence"
-            )
-        own = [_checked(known[name], value, f"latents[{name!r}][{i}]") for i, value in enumerate(values)]
-        given[name] = own if len(own) == prompts * outputs else [value for value in own for _ in range(outputs)]
-    return given
-
-
-def _checked(aux: AuxiliaryInput, value: Any, name: str) -> Array:
-    try:
-        array = np.asarray(value).astype(aux.dtype)
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"{name}: expected {aux.dtype} numbers: {error}") from error
-    sizes = one_value(aux)
-    if (array.shape[1:] if aux.draw.every == "step" else array.shape) != sizes:
-        wanted = ", ".join([*(["steps"] if aux.draw.every == "step" else []), *map(str, sizes)])
-        raise OptionError(f"{name} has shape {list(array.shape)}: expected [{wanted}]")
-    if not np.isfinite(array).all():
-        raise OptionError(f"{name} holds NaN or infinite values: expected finite numbers")
-    return array

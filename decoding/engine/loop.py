@@ -1,4 +1,4 @@
-"""Choosing the search for a job and running it, in one thread or in several."""
+"""Chooses the search for a call and runs it, in one thread or in several."""
 
 from __future__ import annotations
 
@@ -6,72 +6,65 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 
-from decoding.engine.encode import alike, encoded_rows
-from decoding.engine.request import FinishedSequence, Request, RequestQueue, Settings
+from decoding.engine.encode import alike, encoded_rows, with_latents_of
+from decoding.engine.request import FinishedSequence, Request, RequestQueue, Row, Settings
 from decoding.engine.search.beam import BeamSearch
 from decoding.engine.search.sampling import SamplingSearch
 from decoding.engine.search.stochastic_beam import StochasticBeamSearch
 from decoding.model.model import Model
-from decoding.strategies import Beam, Sample
+from decoding.strategies import Beam
 
 Search = SamplingSearch | BeamSearch | StochasticBeamSearch
 
 
-def run(model: Model, settings: Settings, prompts: Iterable[Request], workers: int) -> Iterator[FinishedSequence]:
-    """Decode all prompts, yielding sequences as they finish.
+def decode_requests(
+    model: Model, settings: Settings, requests: Iterable[Request], workers: int
+) -> Iterator[FinishedSequence]:
+    """Decode all requests, yielding sequences as they finish.
 
     Args:
-        workers: threads, each with a batch of its own, which take prompts from one queue and share one session
+        workers: threads, each with a batch of its own, which take requests from one queue and share one session
             of one intra-op thread.
     """
-    for group in alike(model.contract, prompts, settings.batch_size):
+    for group in alike(model.contract, requests, settings.batch_size):
         rows = _rows(group, settings, workers)
-        source = make_queue(model, settings, group, rows)
+        queue = queue_requests(model, settings, group, rows)
         if workers == 1:
-            yield from make_search(model, settings, source, rows).run()
+            yield from choose_search(model, settings, queue, rows).run()
         else:
             alone = model.single_threaded()
-            yield from _in_threads([make_search(alone, settings, source, rows) for _ in range(workers)], source.stopped)
+            yield from _in_threads([choose_search(alone, settings, queue, rows) for _ in range(workers)], queue.stopped)
 
 
-def make_queue(model: Model, settings: Settings, prompts: Iterable[Request], rows: int) -> RequestQueue:
-    """Where the searches of a job take their prompts from: with their latents, and their sources encoded when they are taken."""
+def queue_requests(model: Model, settings: Settings, requests: Iterable[Request], rows: int) -> RequestQueue:
+    """Return the queue of these requests; as a request is taken, its latents are drawn and its source is encoded."""
 
-    def prepare(given: Iterator[tuple[int, Request]]) -> Iterator[tuple[int, Request]]:
-        if settings.latents is not None:
-            given = settings.latents.rows(given, model.contract.latents)
+    def prepare(given: Iterator[Row]) -> Iterator[Row]:
+        given = with_latents_of(settings.latents, given, model.contract)
         return given if model.encoders is None else encoded_rows(model, given, rows)
 
-    return RequestQueue(prompts, 1 if searches_whole_prompts(settings) else settings.outputs, prepare)
+    return RequestQueue(requests, settings.searches_per_request, prepare)
 
 
-def make_search(model: Model, settings: Settings, source: RequestQueue, rows: int) -> Search:
-    """The search that a job's strategy asks for."""
+def choose_search(model: Model, settings: Settings, queue: RequestQueue, rows: int) -> Search:
+    """Return the search that the strategy asks for, over `rows` rows."""
+    if not settings.strategy.searches_together:
+        return SamplingSearch(model, settings, queue, rows)
     if isinstance(settings.strategy, Beam):
-        return BeamSearch(model, settings, source, rows)
-    if searches_whole_prompts(settings):
-        return StochasticBeamSearch(model, settings, source, rows)
-    return SamplingSearch(model, settings, source, rows)
+        return BeamSearch(model, settings, queue, rows)
+    return StochasticBeamSearch(model, settings, queue, rows)
 
 
-def searches_whole_prompts(settings: Settings) -> bool:
-    """Are all outputs of a prompt found by one search, rather than each by itself?"""
-    return isinstance(settings.strategy, Beam) or (
-        isinstance(settings.strategy, Sample) and not settings.strategy.replacement
-    )
-
-
-def _rows(prompts: Iterable[Request], settings: Settings, workers: int) -> int:
-    """Rows of a worker: its share where the number of prompts is known, and at most the batch size."""
-    if not isinstance(prompts, Sequence):
+def _rows(requests: Iterable[Request], settings: Settings, workers: int) -> int:
+    """Return the rows of a worker: its share where the number of requests is known, and at most the batch size."""
+    if not isinstance(requests, Sequence):
         return settings.batch_size
-    each = settings.strategy.num_beams if isinstance(settings.strategy, Beam) else settings.outputs
-    share = -(-len(prompts) // workers) * each
+    share = -(-len(requests) // workers) * settings.rows_per_request
     return max(1, min(settings.batch_size, share))
 
 
 def _in_threads(searches: Sequence[Search], stopped: threading.Event) -> Iterator[FinishedSequence]:
-    """Run each search in a thread of its own; what one raises is raised here, after the others have stopped.
+    """Run each search in a thread of its own. An error in one of them is raised here, after the others have stopped.
 
     Leaving early (an exception here, Ctrl-C, a closed generator) stops every thread within one step.
     """

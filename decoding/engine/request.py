@@ -1,4 +1,4 @@
-"""What a search is asked for, and what it gives back."""
+"""The data of a search: requests, the settings of a call, the queue of requests, finished sequences."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from decoding.engine.latents import Latents
 from decoding.model.graph.types import Array
 from decoding.processors import History, Processor
 from decoding.results import FinishReason
-from decoding.strategies import Strategy
-
-if TYPE_CHECKING:
-    from decoding.engine.latents import Latents
+from decoding.strategies import Beam, Strategy
 
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt, checked.
+    """One prompt and the options of its own, checked.
 
     Attributes:
-        ids: int64, at least one; the last is the first that the step loop feeds.
+        index: the number of the prompt in the call.
+        ids: int64, at least one; the step loop feeds the last one first.
         temperature: of `Sample`.
         teacher: int64 ids to feed at random instead of the choices; empty without a teacher.
         context: the model's contexts for this prompt, without a batch axis.
-        states: what the states start from, without a batch axis, where that is not the model's own initial value.
-        read: how many of the ids these states come after; the rest is read.
-        source: what the encoders read, see `decoding.sources`.
-        latents: values of the model's latents that are drawn once a sequence; `draws` has those of every step.
-        max_new_tokens: longest output, where it is shorter than the job's.
-        index: which prompt it is; where each sequence has latents of its own, which sequence.
+        states: initial states, without a batch axis, that replace those of the model.
+        source: the inputs of the encoders, see `decoding.inputs.sources`.
+        latents: values of the model's latents that are drawn once a sequence.
+        read: how many of the ids the `states` already include; the rest is read.
+        max_new_tokens: longest output, where it is shorter than that of the call.
+        sequence: the sequence whose latents these are; None where the model has no latents, so that all sequences of
+            the prompt read the same.
     """
 
     index: int
@@ -42,25 +42,34 @@ class Request:
     states: Mapping[str, Array] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
     latents: Mapping[str, Array] = field(default_factory=dict)
-    draws: Latents | None = None
     read: int = 0
     max_new_tokens: int | None = None
+    sequence: int | None = None
+
+    @property
+    def key(self) -> int:
+        """A number that the rows of a call have in common where they read the same, so that it is read once."""
+        return self.index if self.sequence is None else self.sequence
+
+
+# A sequence to decode: its number (index of its request * outputs + number of the output), and its request.
+Row = tuple[int, Request]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for every prompt, checked and with defaults filled in.
+    """The options that hold for every request of a call, checked and with defaults filled in.
 
     Attributes:
-        outputs: sequences wanted for each prompt.
+        outputs: sequences wanted for each request.
         seed: key of the random generator.
         eos: ids that end a sequence; `stop`: id sequences that do; `stop_strings`: texts that do.
         top_logprobs: how many of the best log-probabilities to record at each step.
-        teacher_ratio: probability of feeding the teacher's token; below 0 without a teacher.
+        teacher_ratio: probability of feeding the teacher's token; None without a teacher.
         batch_size: rows that run together.
-        step_inputs: gives contexts anew for each step.
-        return_attention: give the weights over the source for each token.
-        latents: of a model that has some.
+        step_inputs: computes contexts anew for each step.
+        return_attention: return the weights over the source for each token.
+        latents: the latents of all sequences; None where the model has none.
     """
 
     strategy: Strategy
@@ -73,72 +82,83 @@ class Settings:
     max_new_tokens: int
     processors: tuple[Processor, ...]
     top_logprobs: int
-    teacher_ratio: float
+    teacher_ratio: float | None
     batch_size: int
     step_inputs: Callable[[History], Mapping[str, Array]] | None = None
     return_attention: bool = False
     latents: Latents | None = None
 
+    @property
+    def rows_per_request(self) -> int:
+        """How many rows of a batch a request takes."""
+        return self.strategy.num_beams if isinstance(self.strategy, Beam) else self.outputs
 
-@dataclass(frozen=True)
+    @property
+    def searches_per_request(self) -> int:
+        """How many searches find the outputs of a request."""
+        return 1 if self.strategy.searches_together else self.outputs
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinishedSequence:
-    """One finished row.
+    """One finished sequence.
 
     Attributes:
-        sequence: prompt index * outputs + number of the output.
+        sequence: index of the request * outputs + number of the output.
         tokens: new ids, EOS excluded; `logprobs`: of each, EOS included; `logprob`: their sum.
-        score: what the strategy ranks by.
-        siblings: outputs that its prompt has, itself included.
+        score: the strategy ranks by it.
+        siblings: outputs that its request has, itself included.
+        eos: the id that ended it, where EOS did.
         top: ids and log-probabilities [length, k] of the best tokens at each step, where asked for.
-        teacher: log-probabilities of the teacher's tokens, where there is one.
+        teacher: log-probabilities of the teacher's tokens, where there is a teacher.
         attention: weights [tokens, source], where asked for.
-        eos: the id that ended a sampled row, where one did.
     """
 
     sequence: int
     tokens: Array
     logprobs: Array
     logprob: float
-    reason: FinishReason
+    finish_reason: FinishReason
     score: float
     siblings: int
+    eos: int | None = None
     top: tuple[Array, Array] | None = None
     teacher: Array | None = None
     attention: Array | None = None
-    eos: int | None = None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One token of one sequence; `reason` says why the sequence ends with it, or is None."""
+    """One token of one sequence; `finish_reason` says why the sequence ends with it, or is None."""
 
     sequence: int
     token: int
     logprob: float
-    reason: FinishReason | None
+    finish_reason: FinishReason | None
 
 
 @dataclass
 class RequestQueue:
-    """Where searches take their prompts from; several may take from one, in several threads.
+    """The requests of a call that wait to be decoded; several searches, in several threads, may take from one queue.
 
     Attributes:
-        prepare: what is done to the rows before they are taken, as late as that: sources are encoded.
+        searches: how many searches find the outputs of a request.
+        prepare: completes rows as they are taken, so as late as possible: it encodes their sources.
         stopped: set when the caller has left: searches end at their next step.
     """
 
-    prompts: Iterable[Request]
-    outputs: int
-    prepare: Callable[[Iterator[tuple[int, Request]]], Iterator[tuple[int, Request]]] = iter
+    requests: Iterable[Request]
+    searches: int
+    prepare: Callable[[Iterator[Row]], Iterator[Row]] = iter
     stopped: threading.Event = field(init=False, default_factory=threading.Event)
-    _rows: Iterator[tuple[int, Request]] = field(init=False)
+    _rows: Iterator[Row] = field(init=False)
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        rows = ((p.index * self.outputs + n, p) for p in self.prompts for n in range(self.outputs))
+        rows = ((r.index * self.searches + n, r) for r in self.requests for n in range(self.searches))
         self._rows = self.prepare(rows)
 
-    def take(self, count: int) -> list[tuple[int, Request]]:
-        """The next sequences, as (sequence, prompt), `count` of them or as many as are left."""
+    def take(self, count: int) -> list[Row]:
+        """Return the next `count` rows, or those that are left."""
         with self._lock:
             return list(itertools.islice(self._rows, count))

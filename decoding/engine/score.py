@@ -1,64 +1,66 @@
-"""Log-probabilities of given sequences."""
+"""Scores given sequences: the log-probability of each of their tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 import numpy as np
 
 from decoding import kernels
+from decoding.engine.batch.batch import make_batch
 from decoding.engine.batch.contexts import initial_states
-from decoding.engine.batch.host import make_batch
 from decoding.engine.encode import alike, encoded
+from decoding.engine.latents import Latents
 from decoding.engine.request import Request
 from decoding.model.contract.pad import pad_together
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.processors import History
 
-# Logits of one run over whole sequences, in floats (64 MiB): longer ones are read in pieces.
+# Logits of one run over whole sequences, in floats (64 MiB): longer ones are read in chunks.
 _LOGITS = 1 << 24
-# Logits of one step, in floats (1 MiB), from which on nothing is gained by reading several tokens in a run: they leave the
+# Logits of one step, in floats (1 MiB), from which on a run over several tokens gains nothing: they leave the
 # cache before they are scored (bench/test_rollout.py).
 _LARGE_STEP = 1 << 18
 
 
-def score_sequences(model: Model, sequences: Sequence[Request], batch_size: int) -> dict[int, Array]:
-    """float32 log-probability of every token but the first of each sequence, given those before it, by its index."""
+def score_sequences(
+    model: Model, sequences: Sequence[Request], batch_size: int, latents: Latents | None
+) -> dict[int, Array]:
+    """Return by index float32 log-probabilities of every token of a sequence but the first, given those before it."""
     scores: dict[int, Array] = {}
     c = model.contract
     takes_runs = c.sequence and c.window is None and c.logits.layout != "BV" and not c.draws_alone
     for group in alike(model.contract, sequences, len(sequences)):
-        order = sorted(group, key=lambda p: -len(p.ids))
+        order = sorted(group, key=lambda r: -len(r.ids))
         for start in range(0, len(order), batch_size):
             own = encoded(model, order[start : start + batch_size])
             by_runs = takes_runs and (model.on_device or len(own) * c.logits.vocab_size < _LARGE_STEP)
-            values = _by_runs(model, own) if by_runs else _by_steps(model, own)
-            scores |= {p.index: value for p, value in zip(own, values, strict=True)}
+            values = _by_runs(model, own, latents) if by_runs else _by_steps(model, own, latents)
+            scores |= {r.index: value for r, value in zip(own, values, strict=True)}
     return scores
 
 
-def _by_runs(model: Model, prompts: Sequence[Request]) -> list[Array]:
-    """Scores of sequences of descending length, many tokens in a run.
+def _by_runs(model: Model, requests: Sequence[Request], latents: Latents | None) -> list[Array]:
+    """Return scores of sequences of descending length, read many tokens in a run.
 
-    Unequal sequences are read in waves, as prompts are (see prefill.py).
+    Unequal sequences are read in chunks that all of them fill, as prompts are (see prefill.py).
     """
     c = model.contract
-    sequences = [p.ids for p in prompts]
+    sequences = [r.ids for r in requests]
     names = [c.logits.name, *(s.output for s in c.states)]
-    states = initial_states(c, prompts)
+    states = initial_states(c, requests)
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
     read, longest = 0, len(sequences[0]) - 1
     while read < longest:
         live = sum(len(s) - 1 > read for s in sequences)
-        piece = max(1, _LOGITS // (live * c.logits.vocab_size))
-        end = min(len(sequences[live - 1]) - 1, read + piece)
+        chunk = max(1, _LOGITS // (live * c.logits.vocab_size))
+        end = min(len(sequences[live - 1]) - 1, read + chunk)
         ids = np.stack([s[read : end + 1] for s in sequences[:live]])
-        context = pad_together(c.row_inputs, [p.context for p in prompts[:live]])
-        if (draws := prompts[0].draws) is not None:
-            keys = np.array([p.index for p in prompts[:live]])
-            context |= draws.steps(c.auxiliary_inputs, keys, np.full(live, read), end - read)
+        context = pad_together(c.row_inputs, [r.context for r in requests[:live]])
+        if latents is not None:
+            keys = np.array([r.key for r in requests[:live]])
+            context |= latents.steps(c.auxiliary_inputs, keys, np.full(live, read), end - read)
         feeds = c.feeds(ids[:, :-1], read, context)
         cut = [
             np.ascontiguousarray(v.take(range(live), axis=s.batch_axis)) for s, v in zip(c.states, states, strict=True)
@@ -73,25 +75,24 @@ def _by_runs(model: Model, prompts: Sequence[Request]) -> list[Array]:
     return scores
 
 
-def _by_steps(model: Model, prompts: Sequence[Request]) -> list[Array]:
-    """Scores of sequences of descending length, a token at a time.
+def _by_steps(model: Model, requests: Sequence[Request], latents: Latents | None) -> list[Array]:
+    """Return scores of sequences of descending length, read a token at a time.
 
     A row of the batch is a beginning that one or several sequences have: it is read once.
     """
-    lengths = np.array([len(p.ids) for p in prompts])
-    ids = np.zeros((len(prompts), lengths[0]), np.int64)
-    for row, prompt in zip(ids, prompts, strict=True):
-        row[: len(prompt.ids)] = prompt.ids
-    c, one = model.contract, prompts[0]
-    # Sequences with contexts, latents or first states of their own have no beginning in common.
-    own = c.contexts or c.latents or c.row_inputs or one.states or one.draws
-    apart = np.arange(len(prompts)) if own else np.zeros(len(prompts), np.int64)
+    lengths = np.array([len(r.ids) for r in requests])
+    ids = np.zeros((len(requests), lengths[0]), np.int64)
+    for row, request in zip(ids, requests, strict=True):
+        row[: len(request.ids)] = request.ids
+    c = model.contract
+    # Sequences with contexts, latents or initial states of their own have no beginning in common.
+    own = c.contexts or c.latents or c.row_inputs or latents is not None or any(r.states for r in requests)
+    apart = np.arange(len(requests)) if own else np.zeros(len(requests), np.int64)
     first, row = _distinct(apart, ids[:, 0])
-    batch = make_batch(model, len(prompts))
+    batch = make_batch(model, len(requests), latents=latents)
     batch.size = len(first)
-    slots, firsts = np.arange(batch.size), [prompts[i] for i in first]
-    batch.put(slots, cast(Any, batch.start(firsts)), slots, firsts, np.zeros_like(slots))
-    scores = np.zeros((len(prompts), lengths[0] - 1), np.float32)
+    batch.start(np.arange(batch.size), [requests[i] for i in first], np.zeros(batch.size, np.int64))
+    scores = np.zeros((len(requests), lengths[0] - 1), np.float32)
     for t in range(lengths[0] - 1):
         batch.context.refresh(_nothing, batch.size)
         batch.step()
@@ -110,12 +111,12 @@ def _by_steps(model: Model, prompts: Sequence[Request]) -> list[Array]:
 
 
 def _distinct(group: Array, token: Array) -> tuple[Array, Array]:
-    """The pairs (group, token) numbered by first appearance: where each appears first, and the number of each row's."""
+    """Number the pairs (group, token) by first appearance; return where each appears first, and the number of each row's."""
     _, first, number = np.unique(group * (token.max() + 1) + token, return_index=True, return_inverse=True)
     order = np.argsort(first)
     return first[order], np.argsort(order)[number]
 
 
 def _nothing() -> History:
-    """Given sequences have no inputs that are computed from them."""
+    """Return an empty history: given sequences have no inputs that are computed from them."""
     return History([], [])

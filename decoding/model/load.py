@@ -11,7 +11,7 @@ from decoding.errors import ModelError
 from decoding.model.contract.io import Window
 from decoding.model.contract.program import OpenSession, StepProgram
 from decoding.model.encoders.chain import Encoders
-from decoding.model.encoders.connect import join
+from decoding.model.encoders.connect import connect
 from decoding.model.encoders.encoder import load_encoder
 from decoding.model.encoders.roles import split_roles
 from decoding.model.exported import ExportedGraph, exported_graph
@@ -22,7 +22,8 @@ from decoding.model.passes import normalize
 from decoding.model.passes.fold_embedding import with_folded_step
 from decoding.model.passes.quantize import check_quantize, quantized
 from decoding.model.paths import encoder_files, shipped
-from decoding.model.roles.infer import Roles, given_roles, json_metadata
+from decoding.model.roles.given import given_roles, json_metadata
+from decoding.model.roles.infer import Roles
 from decoding.model.runtime.session import Session, full_names
 from decoding.model.stepping import step_program
 from decoding.model.verify.equivalence import NotSteppable, same_step
@@ -151,5 +152,5 @@ def _with_encoders(
     if wanted != full_names("cpu"):
         threads = program.session.threads
         stages = [replace(e, session=Session(e.graph, providers=wanted, threads=threads)) for e in stages]
-    encoders, contract = join(stages, program.contract, given, program.graph.name)
+    encoders, contract = connect(stages, program.contract, given, program.graph.name)
     return replace(program, contract=contract), encoders

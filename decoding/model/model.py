@@ -21,7 +21,7 @@ from decoding.model.graph.types import Array
 from decoding.model.passes.device_step import DeviceStep, Reduction, can_reduce
 from decoding.model.passes.fold_embedding import fold_embedding
 from decoding.model.passes.lower_recurrent import left_to_the_cpu
-from decoding.model.roles.infer import json_metadata
+from decoding.model.roles.given import json_metadata
 from decoding.model.runtime.session import NodeRun, Session
 from decoding.model.save import save_model
 from decoding.model.single_run import checked_inputs, count_rows, feeds_of

@@ -24,7 +24,8 @@ from decoding.model.passes.dynamic_shapes import (
 )
 from decoding.model.passes.expose_states import expose_states, exposed_states
 from decoding.model.passes.softmax import cut_softmax, with_log
-from decoding.model.roles.infer import Roles, json_metadata, recurrent_path
+from decoding.model.roles.given import json_metadata
+from decoding.model.roles.infer import Roles, recurrent_path
 from decoding.model.verify import equivalence, layouts
 from decoding.model.verify.equivalence import NotSteppable
 from decoding.model.verify.layouts import StateShape

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from decoding import Beam, Greedy, ModelError, Sample, TopN, decode, decode_iter, load, score, stream
-from decoding.engine.batch import device
+from decoding.engine.batch import reduction
 from decoding.kernels import reference
 from decoding.model.passes.device_step import Reduction
 from decoding.model.runtime.session import Session
 from decoding.model.verify import equivalence
 from tests.helpers import build
 from tests.helpers.cuda import needs_cuda
-from tests.model.test_fixtures import fixture, fixtures, outcome
+from tests.helpers.exports import fixture, fixtures, outcome
 
 VOCAB, MODELS = 5000, Path(__file__).parents[1] / "models"
 STRATEGIES = [Greedy(), TopN(3), Sample(), Sample(top_k=20, top_p=0.9), Sample(top_p=0.9), Sample(replacement=False), Beam(num_beams=4)]  # fmt: skip
@@ -32,7 +32,7 @@ def pair(request):
 def test_tokens_and_their_log_probabilities_are_the_cpus(pair, strategy, monkeypatch):
     """Logits differ in their last bits, so a few draws may; the log-probabilities of what was drawn are the CPU's own."""
     there, here = pair
-    monkeypatch.setattr(device, "LEAST_BYTES", 0)
+    monkeypatch.setattr(reduction, "LEAST_BYTES", 0)
     prompts = [[1], [5, 9, 2, 7, 7, 3], list(range(40)), [8]]
     options = {"max_new_tokens": 20, "eos_token_id": list(range(0, VOCAB, 50)), "seed": 5, "batch_size": 5,
                "num_return_sequences": 1 if isinstance(strategy, Greedy) else 3}  # fmt: skip
@@ -93,7 +93,7 @@ def test_draws_on_the_gpu_are_the_kernels(temperature):
 @needs_cuda
 @pytest.mark.parametrize("strategy", [Greedy(), TopN(4), Sample(top_k=4), Beam(num_beams=3)], ids=str)
 def test_among_equal_logits_the_lowest_ids_win(strategy, monkeypatch):
-    monkeypatch.setattr(device, "LEAST_BYTES", 0)
+    monkeypatch.setattr(reduction, "LEAST_BYTES", 0)
     proto = build.unigram(np.repeat(np.float32([0, 2, 1, 2, 2]), 1000))
     options = {"max_new_tokens": 5, "eos_token_id": None, "seed": 3}
     there, here = load(proto, providers="cuda"), load(proto)

@@ -1,64 +1,66 @@
-"""Inputs that the caller gives: the same at every step of a prompt, or computed anew for each step."""
+"""The contexts of a batch's rows: the same at every step of a request, or computed anew for each step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from decoding._types import StepInputs
+from decoding.engine.latents import Latents
 from decoding.engine.request import Request
 from decoding.errors import OptionError
 from decoding.model.contract.contract import Contract
-from decoding.model.contract.io import AuxiliaryInput, State
+from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.contract.pad import pad_to, pad_together
 from decoding.model.graph.types import Array
 from decoding.processors import History
 
-if TYPE_CHECKING:
-    from decoding.engine.latents import Latents
-
-StepInputs = Callable[[History], Mapping[str, Array]]
-
 
 class ContextRows:
-    """The contexts of a batch's rows, in buffers that stay where they are.
+    """The contexts of a batch's rows, in buffers that keep their addresses.
 
     Contexts of unequal length are padded to the longest that is in the batch; masks and lengths tell where each ends.
 
     Args:
-        fills: the contract's inputs that belong to rows.
-        step_inputs: gives some of them anew before each step; the prompts have the others.
+        auxiliary_inputs: the contract's inputs that belong to rows.
+        step_inputs: computes some of them anew before each step; the requests have the others.
+        latents: of the call; those that are drawn anew at every step are written before it.
 
     Attributes:
-        version: how often the buffers were written to, for whoever keeps a copy.
-        layout: grows by one when buffers are replaced by others, so that what is bound to them must be bound anew.
+        version: how often the buffers were written to, for a reader that keeps a copy.
+        layout: grows by one when buffers are replaced by others, so that their bindings must be made anew.
     """
 
     def __init__(
-        self, auxiliary_inputs: Sequence[AuxiliaryInput], capacity: int, step_inputs: StepInputs | None
+        self,
+        auxiliary_inputs: Sequence[AuxiliaryInput],
+        capacity: int,
+        step_inputs: StepInputs | None = None,
+        latents: Latents | None = None,
     ) -> None:
-        self._fills = {f.name: f for f in auxiliary_inputs}
+        self._inputs = {f.name: f for f in auxiliary_inputs}
         self._ends = [f for f in auxiliary_inputs if f.kind in ("source_length", "source_mask")]
         self._capacity, self._step_inputs = capacity, step_inputs
+        self._latents = latents if latents is not None and latents.every_step else None
         self._buffers: dict[str, Array] = {}
         self._lengths = {f.name: np.zeros(capacity, np.int64) for f in auxiliary_inputs if f.source_axis is not None}
-        self._owners = np.full(capacity, -1)
+        self._owners = np.full(capacity, -1)  # keys of the rows' requests; -1 where there is no row
         self._positions = np.zeros(capacity, np.int64)  # of the token that the next step feeds
-        self._draws: Latents | None = None
         self.version = self.layout = 0
 
-    def put(self, slots: Array, prompts: Sequence[Request], read: Array) -> None:
-        """Give these rows the contexts of their prompts, of which `read` ids are in the states."""
-        self._owners[slots] = [p.index for p in prompts]
+    def put(self, slots: Array, requests: Sequence[Request], read: Array) -> None:
+        """Write the contexts of these requests, of which `read` ids are in the states, into these slots."""
+        self._owners[slots] = [r.key for r in requests]
         self._positions[slots] = read
-        self._draws = prompts[0].draws
-        self._ends = [f for f in self._ends if f.name not in prompts[0].context]
-        for name in self._fills.keys() & prompts[0].context.keys():
-            self._write(name, slots, [p.context[name] for p in prompts])
+        given = set[str]().union(*(r.context for r in requests))
+        self._ends = [f for f in self._ends if f.name not in given]
+        for name in self._inputs.keys() & given:
+            rows = [row for row, r in enumerate(requests) if name in r.context]
+            self._write(name, slots[rows], [requests[row].context[name] for row in rows])
 
     def keep(self, slots: Array) -> None:
-        """Move the rows at `places` to the front; nothing moves among the beams of one prompt."""
+        """Move the rows at `slots` to the front; nothing moves among the beams of one request."""
         owners = self._owners[slots]
         if not np.array_equal(owners, self._owners[: len(slots)]):
             self.version += 1
@@ -68,33 +70,32 @@ class ContextRows:
         self._owners[len(slots) :] = -1
 
     def source_length(self, slot: int, width: int) -> int:
-        """How many of `width` weights over the source belong to the row's own source: the rest weighs padding."""
+        """Return how many of `width` weights over the source belong to the row's own source: the rest weighs padding."""
         lengths = [
             int(self._lengths[name][slot])
             for name, buffer in self._buffers.items()
-            if name in self._lengths and buffer.shape[1 + (self._fills[name].source_axis or 0)] == width
+            if name in self._lengths and buffer.shape[1 + (self._inputs[name].source_axis or 0)] == width
         ]
         return max(lengths, default=width)
 
     def refresh(self, histories: Callable[[], History], size: int) -> None:
-        """Give every row this step's latents, and ask for its inputs, where there are any."""
-        if self._draws is not None:
-            drawn = self._draws.steps(list(self._fills.values()), self._owners[:size], self._positions[:size], 1)
+        """Write this step's latents and the contexts that `step_inputs` computes, where there are any."""
+        if self._latents is not None:
+            drawn = self._latents.steps(list(self._inputs.values()), self._owners[:size], self._positions[:size], 1)
             self._positions[:size] += 1
             for name, value in drawn.items():
                 self._write(name, np.arange(size), value)
         if self._step_inputs is None:
             return
-        given = step_values(self._fills, self._step_inputs, histories(), size)
-        for name, value in given.items():
+        for name, value in self._step_inputs(histories()).items():
             self._write(name, np.arange(size), value)
 
     def rows(self, size: int) -> dict[str, Array]:
-        """The first `size` rows of each context."""
+        """Return the first `size` rows of each context."""
         return {name: buffer[:size] for name, buffer in self._buffers.items()}
 
     def _write(self, name: str, slots: Array, values: Sequence[Array] | Array) -> None:
-        aux, axis = self._fills[name], self._fills[name].source_axis
+        aux, axis = self._inputs[name], self._inputs[name].source_axis
         if axis is not None:
             self._lengths[name][slots] = [value.shape[axis] for value in values]
         shape = self._row_shape(name, slots, values)
@@ -112,12 +113,12 @@ class ContextRows:
         self.version += 1
 
     def _row_shape(self, name: str, slots: Array, values: Sequence[Array] | Array) -> tuple[int, ...]:
-        """The shape that holds the longest of the rows; one that is twice too long shrinks."""
-        axis, shape = self._fills[name].source_axis, values[0].shape
+        """Return the shape that holds the longest of the rows; a buffer that is twice too long shrinks."""
+        axis, shape = self._inputs[name].source_axis, values[0].shape
         buffer = self._buffers.get(name)
         if axis is not None:
             live = np.union1d(np.flatnonzero(self._owners >= 0), slots)
-            longest = self._fills[name].sizes[axis] or int(self._lengths[name][live].max())
+            longest = self._inputs[name].sizes[axis] or int(self._lengths[name][live].max())
             now = 0 if buffer is None else buffer.shape[axis + 1]
             shape = (*shape[:axis], now if longest <= now <= 2 * longest else longest, *shape[axis + 1 :])
         if buffer is not None and (buffer.ndim != len(shape) + 1 or any(
@@ -129,8 +130,8 @@ class ContextRows:
         return shape
 
     def _replace(self, name: str, shape: tuple[int, ...]) -> None:
-        """A buffer of another length, with what was in the old one."""
-        aux, old = self._fills[name], self._buffers.get(name)
+        """Make a buffer of another length, with the content of the old one."""
+        aux, old = self._inputs[name], self._buffers.get(name)
         new = self._buffers[name] = np.full((self._capacity, *shape), aux.pad_value, aux.dtype)
         if old is not None:
             both = tuple(slice(min(sizes)) for sizes in zip(old.shape, new.shape, strict=True))
@@ -149,82 +150,25 @@ class ContextRows:
         self._buffers[end.name][slots] = values
 
 
-def initial_states(contract: Contract, prompts: Sequence[Request]) -> list[Array]:
-    """The states that these prompts start from: what an encoder or the caller gave, else the model's initial values."""
+def initial_states(contract: Contract, requests: Sequence[Request]) -> list[Array]:
+    """Return the states that these requests start from: those of the request where it has some, else those of the model."""
     initial_state_graph = contract.initial_state_graph
     contexts = (
         {}
         if initial_state_graph is None
-        else pad_together(initial_state_graph.auxiliary_inputs, [p.context for p in prompts])
+        else pad_together(initial_state_graph.auxiliary_inputs, [r.context for r in requests])
     )
-    starts = contract.initial_states(len(prompts), contexts)
+    states = contract.initial_states(len(requests), contexts)
     for s in contract.states:
-        if s.input in prompts[0].states:
-            given = np.stack([p.states[s.input] for p in prompts])
-            starts[s.input] = np.ascontiguousarray(np.moveaxis(given, 0, s.batch_axis))
-    return list(starts.values())
+        given = {row: r.states[s.input] for row, r in enumerate(requests) if s.input in r.states}
+        if given:
+            values = states[s.input] = np.array(states[s.input])
+            np.moveaxis(values, s.batch_axis, 0)[list(given)] = list(given.values())
+    return list(states.values())
 
 
-def step_values(
-    auxiliary_inputs: Mapping[str, AuxiliaryInput], step_inputs: StepInputs, history: History, rows: int
-) -> dict[str, Array]:
-    """What `step_inputs` gives for these rows, checked.
-
-    Raises:
-        OptionError: an input that the model does not have, or one of a wrong shape.
-    """
-    given = step_inputs(history)
-    if not isinstance(given, Mapping):
-        raise OptionError(
-            f"step_inputs gave {type(given).__name__}: expected a dict from input names to arrays [rows, ...]"
-        )
-    values = {}
-    for name, value in given.items():
-        if name not in auxiliary_inputs:
-            raise OptionError(
-                f"step_inputs gave {name!r}: the model's contexts are {', '.join(auxiliary_inputs) or 'none'}"
-            )
-        values[name] = np.asarray(check_context(auxiliary_inputs[name], np.asarray(value), rows, "step_inputs"))
-    return values
-
-
-def check_context(aux: AuxiliaryInput, value: Any, rows: int, option: str) -> list[Array] | Array:
-    """A context for `rows` rows, of the input's dtype: one array, or a list where they differ in length.
-
-    Raises:
-        OptionError: its shape is not the input's.
-    """
-    expected = aux.sizes if aux.kind in ("context", "latent") else (None,) * (aux.rank - 1)
-    shown = ", ".join("any" if e is None else str(e) for e in (rows, *expected))
-    try:
-        ragged = isinstance(value, list | tuple) and len({np.shape(one) for one in value}) > 1
-        arrays = [np.asarray(one).astype(aux.dtype) for one in value] if ragged else np.asarray(value).astype(aux.dtype)
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"{option}[{aux.name!r}]: expected {aux.dtype} numbers: {error}") from error
-    shapes = [one.shape for one in arrays] if ragged or np.ndim(arrays) else []
-    fits = len(shapes) == rows and all(
-        len(shape) == len(expected) and all(e is None or e == d for e, d in zip(expected, shape, strict=True))
-        for shape in shapes
-    )
-    if not fits:
-        found = f"shapes {[list(shape) for shape in shapes[:4]]}" if ragged else f"shape {list(np.shape(arrays))}"
-        raise OptionError(f"{option}[{aux.name!r}] has {found}: expected [{shown}], one entry for each prompt or row")
-    return arrays
-
-
-def check_state(state: State, value: Any, prompts: int) -> Array:
-    """What a state starts from, one value for each prompt.
-
-    Raises:
-        OptionError: its shape is not the state's without its batch axis.
-    """
-    sizes = np.delete(state.initial.shape, state.batch_axis).tolist()
-    try:
-        array = np.asarray(value).astype(state.dtype)
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"context[{state.input!r}]: expected {state.dtype} numbers: {error}") from error
-    if list(array.shape) != [prompts, *sizes]:
-        raise OptionError(
-            f"context[{state.input!r}] has shape {list(array.shape)}: expected {[prompts, *sizes]}, what the state starts from for each prompt"
-        )
-    return array
+def shared_initial_states(contract: Contract, requests: Sequence[Request]) -> tuple[list[Array], Array]:
+    """Return the initial states of each key among these requests, and for each request the row of its own."""
+    first = {r.key: r for r in requests}
+    rows = {key: row for row, key in enumerate(first)}
+    return initial_states(contract, list(first.values())), np.array([rows[r.key] for r in requests])

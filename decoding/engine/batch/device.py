@@ -1,4 +1,4 @@
-"""The running batch of a model on a device: states, contexts and logits stay there."""
+"""The batch of a model on a device: states, contexts and logits stay there."""
 
 from __future__ import annotations
 
@@ -12,101 +12,31 @@ from typing import Any
 import numpy as np
 
 from decoding import kernels
-from decoding.engine.batch.contexts import ContextRows, initial_states
-from decoding.engine.request import Request, Settings
+from decoding.engine.batch.contexts import ContextRows, shared_initial_states
+from decoding.engine.batch.reduction import Candidates
+from decoding.engine.request import Request
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.model.passes.device_step import CHOICE, DRAW, STEP, Reduction
 from decoding.model.runtime.session import Binding, DeviceArray
-from decoding.strategies import Beam, Greedy, TopN
 
-# A step's logits are reduced on the device where there are at least so many bytes of them, and what comes down instead is
-# at most a fourth. A rule of bytes: no GPU has measured it.
-LEAST_BYTES = 256 << 10
-_AT_MOST = 0.25
-
-# Batches of this many rows or fewer are rounded up to a power of two, larger ones to a multiple of it: jobs of any size share
+# Batches of this many rows or fewer are rounded up to a power of two, larger ones to a multiple of it: calls of any size share
 # the few sets of buffers, and CUDA graphs, that there are.
 _SLOTS = 64
 
-# Shapes of contexts whose buffers are kept; a job keeps its own.
+# Shapes of contexts whose buffers are kept; a call keeps its own.
 _SHAPES = 16
 
 
-def reduction_for(model: Model, settings: Settings, rows: int) -> Reduction | None:
-    """What to do with a job's logits on the device; None: they all come down.
-
-    They must where something looks at other logits than the best (processors, `min_new_tokens`, `logprobs=`, a teacher, filters
-    without top-k, diverse beams, distinct samples), and may as well where they are few.
-    """
-    looks = (
-        settings.processors
-        or settings.top_logprobs
-        or settings.teacher_ratio >= 0
-        or (settings.min_new_tokens and settings.eos)
-    )
-    reduction = None if looks else _enough_for(settings)
-    whole = model.vocab_size * 4
-    if reduction is None or rows * whole < LEAST_BYTES or (2 * reduction.count + 1) * 8 > _AT_MOST * whole:
-        return None
-    return reduction if model.can_reduce else None
-
-
-def _enough_for(settings: Settings) -> Reduction | None:
-    """What the strategy needs of the logits, and one more, to see ties; None: all of them."""
-    strategy = settings.strategy
-    if isinstance(strategy, Greedy):
-        return Reduction("best", 2)
-    if isinstance(strategy, TopN):
-        return Reduction("best", strategy.n + 1)
-    if isinstance(strategy, Beam):
-        best = 2 * beam_candidates(strategy, settings) // strategy.num_beam_groups
-        return None if strategy.diversity_penalty else Reduction("best", best + 1)
-    if strategy.top_k and strategy.replacement:
-        return Reduction("best", strategy.top_k + 1)
-    plain = all(strategy.filters[name] == off for name, off in _OFF.items())
-    return Reduction("draw") if plain and strategy.replacement else None
-
-
-# The filters behind top-k, as they are when they do nothing.
-_OFF = {"top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
-
-
-def beam_candidates(beam: Beam, settings: Settings) -> int:
-    """Half of the continuations that are looked at: with several EOS ids more may end, so there are more (as in Hugging Face)."""
-    return beam.num_beams * max(1, (2 + len(settings.eos)) // 2)
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The logits that came down in place of all.
-
-    Attributes:
-        ids: int64 [capacity, k], ascending: the ids of the batch's `logits` [capacity, k].
-        normalizers: float64 [capacity], the log of the sum of all exponentials of the row.
-    """
-
-    ids: Array
-    normalizers: Array
-
-    def logprobs(self, logits: Array) -> Array:
-        """Log-probabilities, float32, of the first rows; where there are none, what the row's sum says of it (NaN, inf, -inf)."""
-        normalizers = self.normalizers[: len(logits), None]
-        given = np.broadcast_to(normalizers, logits.shape).astype(np.float32)
-        np.subtract(logits, normalizers, out=given, where=np.isfinite(normalizers), casting="same_kind")
-        return given
-
-
 class DeviceBatch:
-    """As `RunningBatch`, with a fixed number of slots on a device; the first `size` of them count.
+    """A `Batch` with a fixed number of slots on a device; the first `size` of them count.
 
-    Moving rows costs nothing: the next step reads the states by row indices. Two sets of state buffers change places at every
+    Moving rows costs nothing: the next step reads the states by row indices. Two sets of state buffers swap at every
     step, as on the CPU. One set would do for the indices, but the first run of a CUDA graph runs the network more than
-    once, which gives the same only if nothing is read that was written.
+    once, and the results are the same only if no run reads what an earlier one wrote.
 
     Attributes:
-        candidates: what `logits` are, where they are not all.
-        draws: gives float64 [2, capacity], uniform numbers and temperatures, where the token is drawn on the device.
+        draws: returns float64 [2, capacity], uniform numbers and temperatures, where the token is drawn on the device.
     """
 
     def __init__(
@@ -120,12 +50,11 @@ class DeviceBatch:
         self.context = context
         self.capacity = capacity
         self.size = 0
-        self.reads_chunks = model.reads_chunks_on_device
         self.draws: Callable[[], Array] | None = None
         self.tokens = np.zeros(capacity, np.int64)
         width = c.logits.vocab_size if reduction is None else max(1, reduction.count - (reduction.how == "best"))
         self.logits = np.zeros((capacity, width), np.float32)
-        self.candidates = None
+        self.candidates: Candidates | None = None
         if reduction is not None:
             self.candidates = Candidates(np.zeros((capacity, width), np.int64), np.zeros(capacity))
         self._positions = np.zeros((sum(f.kind == "position" for f in c.auxiliary_inputs), capacity), np.int64)
@@ -137,7 +66,12 @@ class DeviceBatch:
         self._side = 0
         self._uploaded = -1  # version of the contexts that the device has
         self._layout = 0  # of the contexts' buffers that are bound
-        self._nothing = self._states(1)  # what `take` moves nothing from
+        self._nothing = self._states(1)  # `take` moves no row from these
+
+    @property
+    def read_chunk(self) -> Callable[[Array, Mapping[str, Array]], list[DeviceArray]] | None:
+        """The method that reads many tokens in a run, where the device has kernels for it."""
+        return self._read_chunk if self._model.reads_chunks_on_device else None
 
     def step(self) -> None:
         """Run the network once: `tokens` and the states in, `logits` (or the candidates) and the next states out."""
@@ -161,31 +95,22 @@ class DeviceBatch:
         self._positions[:, : self.size] += 1
         self._collect(buffers, bound)
 
-    def start(self, prompts: Sequence[Request]) -> list[DeviceArray]:
-        """The states that these prompts start from, a row for each."""
-        arrays = self._states(len(prompts))
-        for array, values in zip(arrays, initial_states(self._contract, prompts), strict=True):
+    def start(self, slots: Array, requests: Sequence[Request], read: Array) -> None:
+        """Start these requests at `slots`, from their initial states, which come after `read` ids."""
+        initial, index = shared_initial_states(self._contract, requests)
+        states = self._states(int(index.max()) + 1)
+        for array, values in zip(states, initial, strict=True):
             array.write(values)
-        return arrays
+        self.put(slots, states, index, requests, read)
 
     def take(self, slots: Array) -> list[DeviceArray]:
-        """The states of these rows."""
+        """Return a copy of the states of these rows."""
         return self._move(self._nothing, self._rows[slots], self._states(len(slots)))
 
-    def read(self, slots: Array, feeds: Mapping[str, Array]) -> list[DeviceArray]:
-        """The states after these tokens, read in one run by the rows at `places`."""
-        c = self._contract
-        before, after = self.take(slots), self._states(len(slots))
-        inputs: dict[str, Array | DeviceArray] = {**feeds}
-        inputs |= {s.input: value for s, value in zip(c.states, before, strict=True)}
-        outputs = {s.output: value for s, value in zip(c.states, after, strict=True)}
-        self._model.session.bind(inputs, outputs, only_fetched=True).run()
-        return after
-
-    def put(self, slots: Array, states: Sequence[DeviceArray], index: Array, prompts: Sequence[Request], read: Array) -> None:  # fmt: skip
-        """Start rows at `places` from the rows `index` of `states`, which come after `read` ids of each prompt."""
-        self.tokens[slots] = [prompt.ids[at] for prompt, at in zip(prompts, read, strict=True)]
-        self.context.put(slots, prompts, read)
+    def put(self, slots: Array, states: Sequence[DeviceArray], index: Array, requests: Sequence[Request], read: Array) -> None:  # fmt: skip
+        """Start requests at `slots` from the rows `index` of `states`, which come after `read` ids."""
+        self.tokens[slots] = [request.ids[at] for request, at in zip(requests, read, strict=True)]
+        self.context.put(slots, requests, read)
         self._positions[:, slots] = read
         if self._buffers is None:
             self._buffers = self._borrow()
@@ -196,19 +121,29 @@ class DeviceBatch:
         self._rows[:] = np.arange(self._slots)
 
     def grow(self, count: int) -> None:
-        """Add rows at the end, for `put` to fill."""
+        """Add rows at the end, for `start` or `put` to fill."""
         self.size += count
 
     def keep(self, slots: Array) -> None:
-        """Go on with the rows at `places`, in that order; a place may be named more than once."""
+        """Go on with the rows at `slots`, in that order; a slot may be named more than once."""
         self.size = n = len(slots)
         self._rows[:n] = self._rows[slots]
         self.tokens[:n] = self.tokens[slots]
         self._positions[:, :n] = self._positions[:, slots]
         self.context.keep(slots)
 
+    def _read_chunk(self, slots: Array, feeds: Mapping[str, Array]) -> list[DeviceArray]:
+        """Return the states after these tokens, which the rows at `slots` read in one run."""
+        c = self._contract
+        before, after = self.take(slots), self._states(len(slots))
+        inputs: dict[str, Array | DeviceArray] = {**feeds}
+        inputs |= {s.input: value for s, value in zip(c.states, before, strict=True)}
+        outputs = {s.output: value for s, value in zip(c.states, after, strict=True)}
+        self._model.session.bind(inputs, outputs, only_fetched=True).run()
+        return after
+
     def _move(self, given: Sequence[DeviceArray], index: Array, to: list[DeviceArray]) -> list[DeviceArray]:
-        """Rows of the states and, from `self._slots` on, of the given ones."""
+        """Copy rows of the states and, from `self._slots` on, of the given ones."""
         assert self._buffers is not None
         inputs: dict[str, Array | DeviceArray] = {"index": np.ascontiguousarray(index)}
         own = self._buffers.states[self._side]
@@ -219,12 +154,12 @@ class DeviceBatch:
         return to
 
     def _states(self, rows: int) -> list[DeviceArray]:
-        """New buffers."""
+        """Return new buffers."""
         session = self._on_device.session
         return [session.device_array(s.shape(rows), s.dtype) for s in self._contract.states]
 
     def _upload(self, bound: _Bound) -> None:
-        """Copy the contexts to the device, where they have changed since the last step."""
+        """Copy the contexts to the device."""
         for name, values in self.context.rows(self.capacity).items():
             padded = np.zeros(bound.contexts[name].shape, values.dtype)
             padded[: self.capacity] = values
@@ -232,7 +167,7 @@ class DeviceBatch:
         self._uploaded = self.context.version
 
     def _collect(self, buffers: _Buffers, bound: _Bound) -> None:
-        """Bring down what the strategy needs."""
+        """Copy from the device the logits that the strategy needs, and the attention."""
         n = self.size
         if bound.attention is not None:
             if self.attention is None:
@@ -249,10 +184,10 @@ class DeviceBatch:
         self.logits[:n], self.candidates.ids[:n] = values, ids
 
     def _without_ties(self, buffers: _Buffers, values: Array, ids: Array, normalizers: Array) -> tuple[Array, Array]:
-        """All but the last of the best, by ascending id.
+        """Return all but the last of the best, by ascending id.
 
-        Among equals the lowest ids win, which a device's TopK need not know: where the last that counts equals the one more
-        that came down, the row's logits are looked at.
+        Among equals the lowest ids win, but a device's TopK need not follow that rule. Where the last that counts equals the
+        one more that came down, the row's logits are looked at.
         """
         k = values.shape[1] - 1
         tied = np.isfinite(normalizers) & (values[:, k] == values[:, k - 1]) & np.isfinite(values[:, k])
@@ -266,7 +201,7 @@ class DeviceBatch:
         return buffers.logits.read().reshape(self._slots, -1)
 
     def _borrow(self) -> _Buffers:
-        """Buffers that no batch of this thread uses, with what was captured over them; they go back with this batch."""
+        """Return buffers that no batch of this thread uses, with what was captured over them. They are free again when this batch is gone."""
         # onnxruntime keeps CUDA graphs for each thread.
         key = (self._slots, self._wants_attention, threading.get_ident())
         with self._on_device.lock:
@@ -311,7 +246,7 @@ class _Buffers:
         self._bound: dict[Any, _Bound] = {}
 
     def bound(self, contexts: Mapping[str, Array]) -> _Bound:
-        """The bindings for contexts like these rows; made once for their shapes."""
+        """Return the bindings for contexts of these shapes, made once."""
         shapes = tuple((name, value.shape[1:]) for name, value in contexts.items())
         if shapes not in self._bound:
             self._bound[shapes] = self._bind(contexts)
@@ -340,5 +275,5 @@ class _Buffers:
 
 
 def slots_for(rows: int) -> int:
-    """The number of slots for so many rows."""
+    """Return the number of slots for that many rows."""
     return 1 << (rows - 1).bit_length() if rows <= _SLOTS else -(-rows // _SLOTS) * _SLOTS

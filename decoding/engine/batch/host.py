@@ -1,58 +1,26 @@
-"""The running batch: buffers that stay where they are, and the network run over them."""
+"""The batch of a model on the CPU: buffers that keep their addresses, and the network run over them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
 
 import numpy as np
 
-from decoding.engine.batch.contexts import ContextRows, initial_states
-from decoding.engine.batch.device import DeviceBatch, reduction_for
-from decoding.engine.batch.window import WindowBatch
-from decoding.engine.request import Request, Settings
+from decoding.engine.batch.contexts import ContextRows, shared_initial_states
+from decoding.engine.request import Request
 from decoding.model.contract.io import State
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.model.runtime.session import Binding
 
-Batch: TypeAlias = "RunningBatch | WindowBatch | DeviceBatch"
 
-
-def make_batch(model: Model, capacity: int, settings: Settings | None = None, *, attention: bool = False) -> Batch:
-    """The batch for a model that is stepped, here or on a device, or for one whose prefixes are run anew.
-
-    Args:
-        job: whose strategy says what is needed of the logits; None: all of them.
-        attention: the batch has the weights of each step too; the model has them, and is stepped.
-    """
-    window = model.contract.window
-    context = ContextRows(model.contract.row_inputs, capacity, None if settings is None else settings.step_inputs)
-    if window is not None:
-        return WindowBatch(model, window, capacity, context)
-    if model.on_device:
-        reduction = None if settings is None else reduction_for(model, settings, capacity)
-        return DeviceBatch(model, capacity, context, attention, reduction)
-    return RunningBatch(model, capacity, context, attention)
-
-
-class RunningBatch:
-    """Up to `capacity` rows that take one step together.
+class HostBatch:
+    """A `Batch` on the CPU.
 
     The states ping-pong between two sets of buffers: a step reads one and writes the other, and
     nothing is copied. A binding is made once for each number of rows.
-
-    Attributes:
-        tokens: int64 [capacity], what the next step feeds.
-        logits: float32 [capacity, V], what the last step gave; the first `size` rows count.
-        size: rows in the batch.
-        context: the inputs that the caller gives.
-        attention: float32 [capacity, source], the weights of the last step; None where they are not wanted.
-        leaps: prompts are read in runs of many tokens while nobody writes.
-        candidates: what of the logits came down from a device; None: all are here.
     """
 
-    reads_chunks = True
     candidates = None
 
     def __init__(self, model: Model, capacity: int, context: ContextRows, attention: bool) -> None:
@@ -72,21 +40,6 @@ class RunningBatch:
         self.attention: Array | None = None
         self._weights_shape: tuple[int, ...] = ()
 
-    def start(self, prompts: Sequence[Request]) -> list[Array]:
-        """The states that these prompts start from, a row for each."""
-        return initial_states(self._contract, prompts)
-
-    def take(self, slots: Array) -> list[Array]:
-        """The states of these rows."""
-        own = zip(self._contract.states, self._views(self._side, self.size), strict=True)
-        return [np.ascontiguousarray(value.take(slots, axis=s.batch_axis)) for s, value in own]
-
-    def read(self, slots: Array, feeds: Mapping[str, Array]) -> list[Array]:
-        """The states after these tokens, read in one run by the rows at `places`."""
-        c = self._contract
-        before = {s.input: value for s, value in zip(c.states, self.take(slots), strict=True)}
-        return self._whole_session.run({**feeds, **before}, [s.output for s in c.states], only_fetched=True)
-
     def step(self) -> None:
         """Run the network once: `tokens` and the states in, `logits` and the next states out."""
         if self.context.layout != self._layout:  # bound to buffers that are no more
@@ -102,24 +55,40 @@ class RunningBatch:
         for positions in self._positions:
             positions[: self.size] += 1
 
-    def put(self, slots: Array, states: Sequence[Array], index: Array, prompts: Sequence[Request], read: Array) -> None:
-        """Start rows at `places` from the rows `index` of `states`, which come after `read` ids of each prompt."""
-        self.tokens[slots] = [prompt.ids[at] for prompt, at in zip(prompts, read, strict=True)]
-        self.context.put(slots, prompts, read)
+    def start(self, slots: Array, requests: Sequence[Request], read: Array) -> None:
+        """Start these requests at `slots`, from their initial states, which come after `read` ids."""
+        states, index = shared_initial_states(self._contract, requests)
+        self.put(slots, states, index, requests, read)
+
+    def take(self, slots: Array) -> list[Array]:
+        """Return a copy of the states of these rows."""
+        own = zip(self._contract.states, self._views(self._side, self.size), strict=True)
+        return [np.ascontiguousarray(value.take(slots, axis=s.batch_axis)) for s, value in own]
+
+    def put(self, slots: Array, states: Sequence[Array], index: Array, requests: Sequence[Request], read: Array) -> None:  # fmt: skip
+        """Start requests at `slots` from the rows `index` of `states`, which come after `read` ids."""
+        self.tokens[slots] = [request.ids[at] for request, at in zip(requests, read, strict=True)]
+        self.context.put(slots, requests, read)
         for positions in self._positions:
             positions[slots] = read
         for state, mine, given in zip(self._contract.states, self._views(self._side, self.size), states, strict=True):
             _rows(mine, state)[slots] = _rows(given, state)[index]
 
+    def read_chunk(self, slots: Array, feeds: Mapping[str, Array]) -> list[Array]:
+        """Return the states after these tokens, which the rows at `slots` read in one run."""
+        c = self._contract
+        before = {s.input: value for s, value in zip(c.states, self.take(slots), strict=True)}
+        return self._whole_session.run({**feeds, **before}, [s.output for s in c.states], only_fetched=True)
+
     def grow(self, count: int) -> None:
-        """Add rows at the end, for `put` to fill."""
+        """Add rows at the end, for `start` or `put` to fill."""
         if self.size:
             self.keep(np.append(np.arange(self.size), np.zeros(count, np.int64)))
         else:
             self.size = count
 
     def keep(self, slots: Array) -> None:
-        """Go on with the rows at `places`, in that order; a place may be named more than once."""
+        """Go on with the rows at `slots`, in that order; a slot may be named more than once."""
         before, self.size = self._views(self._side, self.size), len(slots)
         self._side ^= 1
         for state, old, new in zip(self._contract.states, before, self._views(self._side, self.size), strict=True):
@@ -129,7 +98,7 @@ class RunningBatch:
         self.context.keep(slots)
 
     def _make_attention(self) -> Array:
-        """A buffer for the weights, whose number only a run can tell."""
+        """Make a buffer for the weights, whose number only a run can tell."""
         c, n = self._contract, self.size
         feeds = c.feeds(self.tokens[:n, None], context=self.context.rows(n))
         states = {s.input: value for s, value in zip(c.states, self._views(self._side, n), strict=True)}

@@ -1,8 +1,8 @@
-"""The running batch of a graph that cannot be stepped: what it needs of the prefix is run anew at every step."""
+"""The batch of a graph that cannot be stepped: the part of the prefix that it needs is run anew at every step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,39 +14,43 @@ from decoding.model.model import Model
 
 
 class WindowBatch:
-    """As `RunningBatch`, but its rows keep their ids instead of states.
+    """A `Batch` whose rows keep their ids: these are its states.
 
-    With a fixed window every row is as long and a step is one run; without one the rows of each length are
+    With a fixed window all rows have one length and a step is one run; without one the rows of each length are
     run together. A step costs as much as the whole window: see `Model.describe()`.
     """
 
-    reads_chunks = True
     candidates = None
+    read_chunk = None  # a prefix needs no run before it is needed
 
     def __init__(self, model: Model, window: Window, capacity: int, context: ContextRows) -> None:
         self._contract, self._session, self._window = model.contract, model.session, window
         self.capacity = capacity
         self.context = context
-        self.attention = None  # a window has no weights of one step
+        self.attention: Array | None = None  # a window has no weights of one step
         self.size = 0
         self.tokens = np.zeros(capacity, np.int64)
         self.logits = np.zeros((capacity, model.vocab_size), np.float32)
         self._prefixes: list[list[int]] = [[] for _ in range(capacity)]
 
-    def start(self, prompts: Sequence[Request]) -> list[Array]:
-        """No states, where `RunningBatch` has some; so with the other methods that give them."""
-        return []
+    def start(self, slots: Array, requests: Sequence[Request], read: Array) -> None:
+        """Start these requests at `slots`, after `read` ids."""
+        prefixes = [request.ids[:at].tolist() for request, at in zip(requests, read, strict=True)]
+        self.put(slots, prefixes, np.arange(len(requests)), requests, read)
 
-    def take(self, slots: Array) -> list[Array]:
-        """None."""
-        return []
+    def take(self, slots: Array) -> list[list[int]]:
+        """Return a copy of the prefixes of these rows."""
+        return [list(self._prefixes[slot]) for slot in slots]
 
-    def read(self, slots: Array, feeds: Mapping[str, Array]) -> list[Array]:
-        """None."""
-        return []
+    def put(self, slots: Array, states: Sequence[list[int]], index: Array, requests: Sequence[Request], read: Array) -> None:  # fmt: skip
+        """Start requests at `slots` from the prefixes `index` of `states`, which are their first `read` ids."""
+        for slot, row, request, at in zip(slots, index, requests, read, strict=True):
+            self._prefixes[slot] = list(states[row])
+            self.tokens[slot] = request.ids[at]
+        self.context.put(slots, requests, read)
 
     def step(self) -> None:
-        """Append `tokens` to the prefixes and run what the window shows of them."""
+        """Append `tokens` to the prefixes and run the part of them that the window shows."""
         for prefix, token in zip(self._prefixes[: self.size], self.tokens.tolist(), strict=False):
             prefix.append(token)
         lengths = np.array([self._window.shown(len(prefix)) for prefix in self._prefixes[: self.size]])
@@ -54,22 +58,15 @@ class WindowBatch:
             rows = np.flatnonzero(lengths == length)
             self._run(rows, int(length))
 
-    def put(self, slots: Array, states: Sequence[Array], index: Array, prompts: Sequence[Request], read: Array) -> None:
-        """Start rows at `places` after `read` ids of each prompt; there are no states to start them from."""
-        for slot, prompt, at in zip(slots, prompts, read, strict=True):
-            self._prefixes[slot] = prompt.ids[:at].tolist()
-            self.tokens[slot] = prompt.ids[at]
-        self.context.put(slots, prompts, read)
-
     def grow(self, count: int) -> None:
-        """Add rows at the end, for `put` to fill."""
+        """Add rows at the end, for `start` or `put` to fill."""
         self.size += count
 
     def keep(self, slots: Array) -> None:
-        """Go on with the rows at `places`, in that order; a place may be named more than once."""
+        """Go on with the rows at `slots`, in that order; a slot may be named more than once."""
         self.size = len(slots)
         self.tokens[: self.size] = self.tokens[slots]
-        self._prefixes[: self.size] = [list(self._prefixes[slot]) for slot in slots]  # beams may share a parent
+        self._prefixes[: self.size] = self.take(slots)  # copies: beams may share a parent
         self.context.keep(slots)
 
     def _run(self, rows: Array, length: int) -> None:

@@ -1,4 +1,4 @@
-"""Beam search: each prompt keeps its num_beams best hypotheses."""
+"""Beam search: each request keeps its num_beams best hypotheses."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from decoding import kernels
-from decoding.engine.batch.device import beam_candidates
-from decoding.engine.batch.host import make_batch
+from decoding.engine.batch.batch import make_batch
+from decoding.engine.batch.reduction import beam_candidates
 from decoding.engine.request import FinishedSequence, Request, RequestQueue, Settings
-from decoding.engine.search.prefill import PromptRows
-from decoding.engine.search.stopping import stops
+from decoding.engine.search.prefill import RequestRows
+from decoding.engine.search.stopping import FINISH_REASONS, GOES_ON, Stopping
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.processors import History, apply_processors
@@ -21,83 +21,91 @@ from decoding.strategies import Beam
 
 
 @dataclass
-class Hypothesis:
-    """A closed hypothesis: new ids with EOS left out, log-probabilities with it."""
+class ClosedHypothesis:
+    """A hypothesis that has ended.
+
+    Attributes:
+        tokens: new ids, EOS included; `logprobs`: of each.
+    """
 
     score: float
     tokens: Array
     logprobs: Array
-    reason: FinishReason
+    finish_reason: FinishReason
     attention: Array | None
 
 
 class BeamSearch:
-    """The step loop over prompts of num_beams rows each.
+    """The step loop over requests of num_beams rows each.
 
     The rules are those of Hugging Face's `_beam_search` (transformers 5): candidates are the best 2 * num_beams
     continuations; those that end, if among the first num_beams, are closed; the best num_beams of the others go on.
-    Each group of beams searches, closes and stops by itself. Arrays are [prompts, beams, ...].
+    Each group of beams searches, closes and stops by itself. Arrays are [requests, beams, ...].
     """
 
-    def __init__(self, model: Model, settings: Settings, source: RequestQueue, rows: int) -> None:
+    def __init__(self, model: Model, settings: Settings, queue: RequestQueue, rows: int) -> None:
         assert isinstance(settings.strategy, Beam)
-        self._model, self._settings, self._queue, self._beam = model, settings, source, settings.strategy
+        self._model, self._settings, self._queue, self._beam = model, settings, queue, settings.strategy
         self._needs_attention = settings.return_attention or settings.strategy.coverage_penalty != 0
-        self._attention: Array | None = None  # [places, beams, steps, source]
+        self._attention: Array | None = None  # [requests, beams, steps, source]
         beams = self._beam.num_beams
-        slots = max(1, rows // beams)
-        self._batch = make_batch(model, slots * beams, settings, attention=self._needs_attention)
-        self._rows = PromptRows(model, self._batch, settings, source, beams)
-        self._is_eos = np.zeros(model.vocab_size, bool)
-        self._is_eos[list(settings.eos)] = True
+        together = max(1, rows // beams)
+        self._batch = make_batch(
+            model, together * beams, settings, latents=settings.latents, attention=self._needs_attention
+        )
+        self._rows = RequestRows(model, self._batch, settings, queue, beams)
+        self._stopping = Stopping(settings, model.vocab_size, model.tokenizer)
         self._candidates = beam_candidates(self._beam, settings)
-        self._prompts: list[Request] = []
-        self._closed: list[list[list[Hypothesis]]] = []
-        self._lengths = np.zeros(slots, np.int64)
-        self._scores = np.zeros((slots, beams), np.float32)
-        self._done = np.zeros((slots, self._beam.num_beam_groups), bool)
-        self._ids = np.zeros((slots, beams, settings.max_new_tokens), np.int64)
-        self._logprobs = np.zeros((slots, beams, settings.max_new_tokens), np.float32)
+        self._requests: list[Request] = []
+        self._closed: list[list[list[ClosedHypothesis]]] = []
+        self._lengths = np.zeros(together, np.int64)
+        self._limits = np.zeros(together, np.int64)  # longest lengths
+        self._scores = np.zeros((together, beams), np.float32)
+        self._done = np.zeros((together, self._beam.num_beam_groups), bool)
+        self._ids = np.zeros((together, beams, settings.max_new_tokens), np.int64)
+        self._logprobs = np.zeros((together, beams, settings.max_new_tokens), np.float32)
 
     def run(self) -> Iterator[FinishedSequence]:
-        """Decode everything that the source gives, yielding each prompt's hypotheses as it finishes."""
+        """Decode the whole queue, yielding the hypotheses of each request as it finishes."""
         self._begin(self._rows.refill(len(self._lengths)))
         while self._batch.size and not self._queue.stopped.is_set():
-            if not self._prompts:
+            if not self._requests:
                 self._begin(self._rows.read_chunk())
                 continue
             self._batch.context.refresh(self._histories, self._batch.size)
             self._batch.step()
             self._rows.step()
             scores, parents, tokens, logprobs = self._best_continuations()
-            ends, reasons = self._endings(scores, parents, tokens)
+            reasons = self._finish_reasons(parents, tokens)
+            ends = (reasons != GOES_ON) & (scores > -np.inf)
             self._close(scores, parents, tokens, logprobs, ends, reasons)
             rows = self._go_on(scores, parents, tokens, logprobs, ends)
             finished = self._check_done()
             for slot in finished:
                 yield from self._results(slot)
-            self._keep(np.setdiff1d(np.arange(len(self._prompts)), finished), rows)
+            self._keep(np.setdiff1d(np.arange(len(self._requests)), finished), rows)
             self._begin(self._rows.refill(len(finished)))
 
     def _histories(self) -> History:
-        """What every beam has so far, and every row that still reads."""
-        rows = [(p, b) for p in range(len(self._prompts)) for b in range(self._beam.num_beams)]
+        """Return the history of every beam, and of every row that still reads."""
+        rows = [(p, b) for p in range(len(self._requests)) for b in range(self._beam.num_beams)]
         outputs = [self._ids[p, b, : self._lengths[p]] for p, b in rows]
-        return self._rows.histories([self._prompts[p].ids for p, _ in rows], outputs)
+        return self._rows.histories([self._requests[p].ids for p, _ in rows], outputs)
 
-    def _begin(self, prompts: Sequence[Request]) -> None:
-        """Let prompts write that were read: the first beam of each group counts, the others are still the same."""
+    def _begin(self, requests: Sequence[Request]) -> None:
+        """Let requests write whose prompts are read: the first beam of each group counts, the others are still the same."""
         beams, groups = self._beam.num_beams, self._beam.num_beam_groups
-        slots = slice(len(self._prompts), len(self._prompts) + len(prompts))
-        self._prompts += prompts
-        self._closed += [[[] for _ in range(groups)] for _ in prompts]
-        self._lengths[slots], self._done[slots] = 0, False
-        self._scores[slots] = -np.inf
-        self._scores[slots, :: beams // groups] = 0
+        new = slice(len(self._requests), len(self._requests) + len(requests))
+        self._requests += requests
+        self._closed += [[[] for _ in range(groups)] for _ in requests]
+        self._lengths[new], self._done[new] = 0, False
+        self._limits[new] = [self._stopping.limit(request.max_new_tokens) for request in requests]
+        self._scores[new] = -np.inf
+        self._scores[new, :: beams // groups] = 0
 
     def _best_continuations(self) -> tuple[Array, Array, Array, Array]:
-        """Scores, parents, tokens and the model's own log-probabilities of the candidates, [prompts, groups, candidates]."""
-        beam, n = self._beam, len(self._prompts)
+        """Return scores, parents, tokens and the model's own log-probabilities of the candidates, [requests, groups, candidates]."""
+        beam, n = self._beam, len(self._requests)
         scores = self._scores[:n]
         logits = self._batch.logits[: n * beam.num_beams]
         down = self._batch.candidates
@@ -125,25 +133,26 @@ class BeamSearch:
         return tuple(a.reshape(shape) for a in (best, parents, tokens, logprobs))  # type: ignore[return-value]
 
     def _edited(self, logits: Array) -> Array | None:
-        """Log-probabilities as the processors and the shortest length leave them; None where nothing edits."""
-        short = self._lengths[: len(self._prompts)] < self._settings.min_new_tokens
-        if not (self._settings.processors or (short.any() and self._settings.eos)):
+        """Return log-probabilities as the processors and the shortest length leave them; None where nothing edits."""
+        beams, lengths = self._beam.num_beams, self._lengths[: len(self._requests)]
+        if not (self._settings.processors or self._stopping.hides_eos(lengths)):
             return None
-        beams = self._beam.num_beams
         edited = np.zeros_like(logits)
-        live = np.flatnonzero(np.isfinite(self._scores[: len(self._prompts)]).ravel())
+        live = np.flatnonzero(np.isfinite(self._scores[: len(self._requests)]).ravel())
         edited[live] = kernels.log_softmax(logits[live])
         if self._settings.processors:
             rows = [(row // beams, row % beams) for row in live]
             outputs = [self._ids[p, b, : self._lengths[p]] for p, b in rows]
             view = edited[live]
-            apply_processors(self._settings.processors, History([self._prompts[p].ids for p, _ in rows], outputs), view)
+            apply_processors(
+                self._settings.processors, History([self._requests[p].ids for p, _ in rows], outputs), view
+            )
             edited[live] = view
-        edited[np.ix_(np.repeat(short, beams), self._is_eos)] = -np.inf
+        self._stopping.hide_eos(edited, np.repeat(lengths, beams))
         return edited
 
     def _own_logprobs(self, logits: Array, rows: Array, tokens: Array) -> Array:
-        """The model's log-probabilities of tokens, each after one of the rows."""
+        """Return the model's log-probabilities of tokens, each after one of the rows."""
         used, which = np.unique(rows, return_inverse=True)
         own_rows = logits if len(used) == len(logits) else logits[used]  # no copy where every beam is alive
         best, logprob = kernels.greedy(own_rows)
@@ -151,19 +160,21 @@ class BeamSearch:
         own: Array = logits[rows, tokens] - normalizer[which]
         return own
 
-    def _endings(self, scores: Array, parents: Array, tokens: Array) -> tuple[Array, Array]:
-        """Which candidates end a hypothesis, and why ("" for those that do not)."""
-        n = len(self._prompts)
-        reasons = np.full(tokens.shape, "", object)
-        reasons[(self._lengths[:n] + 1 == self._settings.max_new_tokens)] = "length"
-        if self._settings.stop or self._settings.stop_strings:
-            for at in np.argwhere(tokens >= 0):
-                if stops(self._model, self._settings, self._output(at[0], parents[tuple(at)], tokens[tuple(at)])):
-                    reasons[tuple(at)] = "stop"
-        reasons[self._is_eos[tokens] & (tokens >= 0)] = "eos"
-        return (reasons != "") & (scores > -np.inf), reasons
+    def _finish_reasons(self, parents: Array, tokens: Array) -> Array:
+        """Return why hypotheses end with these candidates, as indices of `FINISH_REASONS`."""
+        n = len(self._requests)
+        each = tokens.size // n
+        beams = parents.ravel()
+        reasons = self._stopping.finish_reasons(
+            tokens.ravel(),
+            np.repeat(self._lengths[:n] + 1, each),
+            np.repeat(self._limits[:n], each),
+            lambda i: self._output(i // each, beams[i], tokens.flat[i]),
+        )
+        return reasons.reshape(tokens.shape)
 
     def _output(self, slot: int, beam: int, token: int) -> Array:
+        """Return the output of a beam with this token after it."""
         return np.append(self._ids[slot, beam, : self._lengths[slot]], token)
 
     def _close(
@@ -171,10 +182,11 @@ class BeamSearch:
     ) -> None:
         """Close the hypotheses that end among each group's first candidates; keep the best of each group."""
         width = self._beam.num_beams // self._beam.num_beam_groups
-        closing = ends[:, :, :width] & ~self._done[: len(self._prompts), :, None]
+        closing = ends[:, :, :width] & ~self._done[: len(self._requests), :, None]
         for slot, group, rank in np.argwhere(closing):
             at, length = (slot, group, rank), self._lengths[slot] + 1
-            reason = reasons[at]
+            reason = FINISH_REASONS[reasons[at]]
+            assert reason is not None
             ids = self._output(slot, parents[at], tokens[at])
             own = np.append(self._logprobs[slot, parents[at], : length - 1], logprobs[at]).astype(np.float32)
             score = float(scores[at]) / float(length) ** self._beam.length_penalty
@@ -182,15 +194,13 @@ class BeamSearch:
             if weights is not None and self._beam.coverage_penalty:
                 covered = weights.sum(0, dtype=np.float64)
                 score += self._beam.coverage_penalty * float(np.log(np.minimum(covered[covered > 0], 1)).sum())
-            self._closed[slot][group].append(
-                Hypothesis(score, ids[:-1] if reason == "eos" else ids, own, reason, weights)
-            )
+            self._closed[slot][group].append(ClosedHypothesis(score, ids, own, reason, weights))
         for closed in (c for slot in self._closed for c in slot):
             closed.sort(key=lambda h: -h.score)
             del closed[width:]
 
     def _weights(self, slot: int, beam: int) -> Array | None:
-        """Attention [steps, source] of a hypothesis that continues this beam by the step just taken."""
+        """Return the attention [steps, source] of a hypothesis that continues this beam by the step just taken."""
         if self._batch.attention is None:
             return None
         row = slot * self._beam.num_beams + beam
@@ -207,7 +217,7 @@ class BeamSearch:
         """Move the weights with their beams and add those of the step just taken."""
         if self._batch.attention is None:
             return
-        n, at = len(self._prompts), np.arange(len(self._prompts))[:, None]
+        n, at = len(self._requests), np.arange(len(self._requests))[:, None]
         last = self._batch.attention[: n * self._beam.num_beams].reshape(n, self._beam.num_beams, -1)
         width = last.shape[-1]
         if self._attention is None or self._attention.shape[-1] < width:
@@ -219,8 +229,8 @@ class BeamSearch:
         self._attention[at, np.arange(self._beam.num_beams), self._lengths[:n, None], :width] = last[at, rows]
 
     def _go_on(self, scores: Array, parents: Array, tokens: Array, logprobs: Array, ends: Array) -> Array:
-        """Make the best open candidates the new beams; the rows of their parents, [prompts, beams]."""
-        n, beams = len(self._prompts), self._beam.num_beams
+        """Make the best open candidates the new beams, and return the rows of their parents, [requests, beams]."""
+        n, beams = len(self._requests), self._beam.num_beams
         width = beams // self._beam.num_beam_groups
         open_ = ~ends & (scores > -np.inf) & ~self._done[:n, :, None]
         order = np.argsort(~open_, axis=-1, kind="stable")[:, :, :width]
@@ -240,44 +250,57 @@ class BeamSearch:
         return rows
 
     def _check_done(self) -> Array:
-        """Mark the groups that cannot improve any more; the places whose groups are all done."""
-        n, beam = len(self._prompts), self._beam
+        """Mark the groups that cannot improve any more, and return the requests whose groups are all done."""
+        n, beam = len(self._requests), self._beam
         width = beam.num_beams // beam.num_beam_groups
         best = self._scores[:n].reshape(n, beam.num_beam_groups, width).max(-1).astype(np.float64)
         hopeful = beam.early_stopping == "never" and beam.length_penalty > 0
-        length = np.full(n, float(self._settings.max_new_tokens)) if hopeful else self._lengths[:n].astype(np.float64)
+        length = (self._limits if hopeful else self._lengths)[:n].astype(np.float64)
         hope = best / (length**beam.length_penalty)[:, None]
         full = np.array([[len(c) == width for c in slot] for slot in self._closed])
         worst = np.array([[c[-1].score if len(c) == width else -np.inf for c in slot] for slot in self._closed])
         # One beam is greedy search, which ends at its first EOS whatever the penalty (as in Hugging Face).
         self._done[:n] |= ~(hope > worst) | (full & (beam.early_stopping is True or beam.num_beams == 1))
-        self._done[:n] |= (self._lengths[:n] == self._settings.max_new_tokens)[:, None]
+        self._done[:n] |= (self._lengths[:n] >= self._limits[:n])[:, None]
         # The beams of a group that is done are dead: nothing is computed from them.
         self._scores[:n][np.repeat(self._done[:n], width, axis=1)] = -np.inf
         return np.flatnonzero(self._done[:n].all(axis=1))
 
     def _results(self, slot: int) -> Iterator[FinishedSequence]:
-        """The best closed hypotheses of a prompt, as many as were asked for if there are so many."""
-        closed = sorted((h for group in self._closed[slot] for h in group), key=lambda h: -h.score)[
-            : self._settings.outputs
-        ]
-        first = self._prompts[slot].index * self._settings.outputs
+        """Yield the best closed hypotheses of a request: as many as were asked for, or all of them."""
+        closed = sorted((h for group in self._closed[slot] for h in group), key=lambda h: -h.score)
+        closed = closed[: self._settings.outputs]
         for rank, h in enumerate(closed):
-            logprob = float(np.sum(h.logprobs, dtype=np.float64))
-            attention = (
-                h.attention[: len(h.tokens)] if h.attention is not None and self._settings.return_attention else None
-            )
+            by_eos = h.finish_reason == "eos"
+            tokens = h.tokens[: len(h.tokens) - by_eos]
+            attention = h.attention if self._settings.return_attention else None
             yield FinishedSequence(
-                first + rank, h.tokens, h.logprobs, logprob, h.reason, h.score, len(closed), attention=attention
+                sequence=self._requests[slot].index * self._settings.outputs + rank,
+                tokens=tokens,
+                logprobs=h.logprobs,
+                logprob=float(np.sum(h.logprobs, dtype=np.float64)),
+                finish_reason=h.finish_reason,
+                score=h.score,
+                siblings=len(closed),
+                eos=int(h.tokens[-1]) if by_eos else None,
+                attention=None if attention is None else attention[: len(tokens)],
             )
 
     def _keep(self, slots: Array, rows: Array) -> None:
-        """Go on with the prompts at `places`, each beam from the row of its parent; prompts that were read follow."""
+        """Go on with the requests at `slots`, each beam from the row of its parent; then come those whose prompts are read."""
         size, beams = len(slots), self._beam.num_beams
-        for array in (self._lengths, self._scores, self._done, self._ids, self._logprobs, self._attention):
+        for array in (
+            self._lengths,
+            self._limits,
+            self._scores,
+            self._done,
+            self._ids,
+            self._logprobs,
+            self._attention,
+        ):
             if array is not None:
                 array[:size] = array[slots]
-        self._prompts = [self._prompts[p] for p in slots]
+        self._requests = [self._requests[p] for p in slots]
         self._closed = [self._closed[p] for p in slots]
         read = self._rows.move((slots[:, None] * beams + rows[slots]).ravel())
         self._batch.tokens[: size * beams] = self._ids[np.arange(size), :, self._lengths[:size] - 1].ravel()

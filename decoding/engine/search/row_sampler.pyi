@@ -4,6 +4,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from decoding.engine.request import FinishedSequence, Request
+from decoding.engine.search.stopping import Stopping
 from decoding.processors import Processor
 from decoding.results import FinishReason
 
@@ -16,8 +18,7 @@ class RowSampler:
     lengths: _Ids
     limits: _Ids
     temperature: _Floats
-    prompts: list[_Ids]
-    teachers: list[_Ids]
+    requests: list[Request]
     def __init__(
         self,
         logits: _Floats,
@@ -29,23 +30,12 @@ class RowSampler:
         seed: int,
         filters: Mapping[str, Any] | None,
         top_n: int,
-        eos: Iterable[int],
-        stop: Iterable[_Ids],
-        min_new_tokens: int,
-        max_new_tokens: int,
+        stopping: Stopping,
         processors: Iterable[Processor],
         top_logprobs: int,
-        teacher_ratio: float,
+        teacher_ratio: float | None,
     ) -> None: ...
-    def admit(
-        self,
-        slots: _Ids,
-        sequences: Sequence[int],
-        temperature: Sequence[float],
-        prompts: Sequence[_Ids],
-        teachers: Sequence[_Ids],
-        longest: Sequence[int | None],
-    ) -> None: ...
+    def admit(self, slots: _Ids, sequences: Sequence[int], requests: Sequence[Request]) -> None: ...
     def advance(self, size: int) -> int: ...
     def draws(self) -> npt.NDArray[np.float64]: ...
     def record_attention(self, weights: _Floats) -> None: ...
@@ -53,10 +43,5 @@ class RowSampler:
     def finished(self, size: int) -> _Ids: ...
     def running(self, size: int) -> _Ids: ...
     def output(self, slot: int) -> _Ids: ...
-    def stop(self, slot: int) -> None: ...
-    def take(
-        self, slot: int
-    ) -> tuple[
-        int, _Ids, _Floats, float, FinishReason, tuple[_Ids, _Floats] | None, _Floats | None, _Floats | None, int | None
-    ]: ...
+    def take(self, slot: int, siblings: int, source_length: int | None) -> FinishedSequence: ...
     def keep(self, slots: _Ids) -> None: ...

@@ -1,39 +1,34 @@
-"""What happens to the rows between two network steps, in one native call without the GIL."""
+"""The native half of the sampling loop: chooses the tokens of all rows between two network steps, without the GIL."""
 
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
-from decoding.kernels._kernels cimport (
+from decoding.kernels._library cimport (
     DEC_FORBIDDEN, DEC_INFINITE, DEC_NAN, DEC_OK, c_draw, c_greedy, c_token_logprobs, c_top_n, dec_filter, dec_rows, dec_status,
     dec_stream, scratch_size,
 )
+from decoding.engine.search.stopping cimport BY_EOS, IDLE, RUNNING, Stopping
 
 import numpy as np
 
+from decoding.engine.request import FinishedSequence
+from decoding.engine.search.stopping import FINISH_REASONS
 from decoding.errors import DecodeError, OptionError
+from decoding.filters import ALL_OFF
 from decoding.kernels import token_logprobs, top_logprobs, uniform
 from decoding.processors import History, apply_processors
-
-cdef enum:
-    IDLE = 0
-    RUNNING = 1
-    BY_EOS = 2
-    BY_STOP = 3
-    BY_LENGTH = 4
 
 cdef enum:
     GREEDY = 0
     SAMPLE = 1
     TOP_N = 2
 
-REASONS = {BY_EOS: "eos", BY_STOP: "stop", BY_LENGTH: "length"}
-
 
 cdef class RowSampler:
     """Chooses and records the next token of every running row.
 
-    Places are those of the running batch. A slot is idle, running or finished; each has a line of the
-    history, which stays where it is when the batch shrinks.
+    Slots are those of the batch. A slot is idle, running or finished; each has a line of the
+    history, which keeps its address when the batch shrinks.
 
     Args:
         logits: float32 [capacity, V], C-contiguous; read at every step.
@@ -43,26 +38,24 @@ cdef class RowSampler:
         seed: key of the draws.
         filters: of `Sample`; None takes the most probable token.
         top_n: of `TopN`, else 0.
-        eos: ids that end a sequence; `stop`: id sequences that do.
-        min_new_tokens, max_new_tokens: shortest and longest sequence, EOS included.
+        stopping: why sequences end, and when they must not.
         processors: callables that edit a copy of the logits before the choice.
         top_logprobs: how many of the best log-probabilities to record at each step.
+        teacher_ratio: probability of feeding the teacher's token; None without a teacher.
     """
 
-    cdef readonly object status, sequences, lengths, limits, temperature, prompts, teachers
+    cdef readonly object status, sequences, lengths, limits, temperature, requests
     cdef object _buffers, _lines_array, _history_array, _history_logprobs_array, _logits_array, _edited
-    cdef object _processors, _eos, _attention, _top_ids, _top_values, _teacher_logprobs
+    cdef object _processors, _attention, _top_ids, _top_values, _teacher_logprobs
     cdef dec_rows _logits
     cdef dec_stream _stream
     cdef dec_filter _filter
     cdef int _how
-    cdef int64_t _top_n, _max_new, _min_new, _top
-    cdef double _teacher_ratio
-    cdef list _stop
-    cdef const uint8_t *_is_eos
-    cdef const int64_t *_eos_ids
-    cdef int64_t _eos_count
+    cdef Stopping _stopping
+    cdef int64_t _top_n, _max_new, _eos_count, _top
+    cdef object _teacher_ratio
     cdef float *_eos_logits
+    cdef uint8_t *_stops
     cdef uint8_t *_status
     cdef uint64_t *_sequences
     cdef int64_t *_lengths
@@ -77,16 +70,16 @@ cdef class RowSampler:
     cdef const int64_t *_ids
     cdef const double *_normalizers
 
-    def __init__(self, logits, tokens, *, int64_t vocab_size, ids, normalizers, seed, filters, int64_t top_n, eos, stop, int64_t min_new_tokens,
-                 int64_t max_new_tokens, processors, int64_t top_logprobs, double teacher_ratio):
+    def __init__(self, logits, tokens, *, int64_t vocab_size, ids, normalizers, seed, filters, int64_t top_n,
+                 Stopping stopping, processors, int64_t top_logprobs, teacher_ratio):
         capacity, width = logits.shape
+        max_new_tokens = stopping.max_new_tokens
         self.status = np.zeros(capacity, np.uint8)
         self.sequences = np.zeros(capacity, np.uint64)
         self.lengths = np.zeros(capacity, np.int64)
         self.limits = np.full(capacity, max_new_tokens, np.int64)
         self.temperature = np.ones(capacity, np.float32)
-        self.prompts = [None] * capacity
-        self.teachers = [None] * capacity
+        self.requests = [None] * capacity
         self._lines_array = np.arange(capacity)
         try:
             self._history_array = np.empty((capacity, max_new_tokens), np.int64)
@@ -95,36 +88,33 @@ cdef class RowSampler:
             raise OptionError(f"max_new_tokens={max_new_tokens}: no memory for {capacity} rows of them; "
                               "pass a smaller one, or a smaller batch_size") from None
         self._logits_array = logits
-        self._processors, self._eos, self._stop = tuple(processors), list(eos), [np.asarray(s, np.int64) for s in stop]
+        self._processors = tuple(processors)
         self._top, self._top_ids, self._top_values = top_logprobs, None, None
         if top_logprobs:
             self._top_ids = np.empty((capacity, max_new_tokens, top_logprobs), np.int64)
             self._top_values = np.empty((capacity, max_new_tokens, top_logprobs), np.float32)
         self._teacher_ratio, self._teacher_logprobs = teacher_ratio, None
-        if teacher_ratio >= 0:
+        if teacher_ratio is not None:
             self._teacher_logprobs = np.full((capacity, max_new_tokens), np.nan, np.float32)
         self._attention = None
         self._edited = np.empty_like(logits) if self._processors else None
 
-        is_eos = np.zeros(vocab_size, np.uint8)
-        is_eos[self._eos] = 1
         logprobs = np.zeros(capacity, np.float32)
         scratch = np.empty(scratch_size(width) + 64, np.uint8)
-        eos_ids = np.array(self._eos, np.int64)
-        eos_logits = np.zeros((capacity, max(1, len(eos_ids))), np.float32)
-        self._buffers = (tokens, is_eos, logprobs, scratch, eos_ids, eos_logits, ids, normalizers)
+        eos_logits = np.zeros((capacity, max(1, stopping.eos_count)), np.float32)
+        stops = np.zeros(capacity, np.uint8)
+        self._buffers = (tokens, logprobs, scratch, eos_logits, stops, ids, normalizers)
         self._ids = NULL if ids is None else <const int64_t *> address(ids)
         self._normalizers = NULL if ids is None else <const double *> address(normalizers)
 
         self._logits = dec_rows(<const float *> address(logits), 0, width, width)
         self._stream = dec_stream(<uint64_t> seed, NULL, NULL, 0)
         self._how, self._top_n = TOP_N if top_n else GREEDY if filters is None else SAMPLE, top_n
-        f = filters or {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1, "epsilon_cutoff": 0, "eta_cutoff": 0}
+        f = filters or ALL_OFF
         self._filter = dec_filter(f["top_k"], f["top_p"], f["min_p"], f["typical_p"], f["epsilon_cutoff"], f["eta_cutoff"])
-        self._min_new, self._max_new = min_new_tokens, max_new_tokens
-        self._is_eos = <const uint8_t *> address(is_eos)
-        self._eos_count, self._eos_ids = len(eos_ids), <const int64_t *> address(eos_ids)
+        self._stopping, self._max_new, self._eos_count = stopping, max_new_tokens, stopping.eos_count
         self._eos_logits = <float *> address(eos_logits)
+        self._stops = <uint8_t *> address(stops)
         self._status = <uint8_t *> address(self.status)
         self._sequences = <uint64_t *> address(self.sequences)
         self._lengths = <int64_t *> address(self.lengths)
@@ -137,18 +127,18 @@ cdef class RowSampler:
         self._history_logprobs = <float *> address(self._history_logprobs_array)
         self._scratch = <void *> ((<size_t> address(scratch) + 63) & ~<size_t> 63)
 
-    def admit(self, slots, sequences, temperature, prompts, teachers, longest):
-        """Start new sequences at these slots; one of each argument for each. A longest output may be None."""
+    def admit(self, slots, sequences, requests):
+        """Start new sequences, each of one of the requests, at these slots."""
         self.status[slots] = RUNNING
         self.sequences[slots] = sequences
         self.lengths[slots] = 0
-        self.temperature[slots] = temperature
-        self.limits[slots] = [self._max_new if limit is None else min(limit, self._max_new) for limit in longest]
-        for slot, prompt, teacher in zip(slots, prompts, teachers):
-            self.prompts[slot], self.teachers[slot] = prompt, teacher
+        self.temperature[slots] = [request.temperature for request in requests]
+        self.limits[slots] = [self._stopping.limit(request.max_new_tokens) for request in requests]
+        for slot, request in zip(slots, requests):
+            self.requests[slot] = request
 
     def advance(self, int64_t size):
-        """Choose a token for each running row of the first `size` and record it; how many rows finished by it.
+        """Choose a token for each running row of the first `size`, record it, and return how many rows finished by it.
 
         Raises:
             DecodeError: a row's logits are NaN, infinite or all forbidden.
@@ -173,19 +163,22 @@ cdef class RowSampler:
             if status == DEC_OK and (hidden or edited):
                 status = self._own_logprobs(size, &bad)
             if status == DEC_OK:
-                finished = self._record(size)
+                self._record(size)
+                if not self._stopping.looks_for_stops:
+                    finished = self._finish(size)
         if status != DEC_OK:
             raise self._error(status, bad)
         if self._top:
             self._record_top(size)
-        if self._stop:
-            finished += self._stop_at_ids(size)
-        if self._teacher_ratio >= 0:
+        if self._stopping.looks_for_stops:
+            self._look_for_stops(size)
+            finished = self._finish(size)
+        if self._teacher_ratio is not None:
             self._teach(size)
         return finished
 
     def draws(self):
-        """float64 [2, capacity]: the uniform number of each row's next draw, and its temperature."""
+        """Return float64 [2, capacity]: the uniform number of each row's next draw, and its temperature."""
         return np.stack([uniform(int(self._stream.seed), self.sequences, self.lengths, 1, "draw")[:, 0], self.temperature])
 
     def record_attention(self, weights):
@@ -200,61 +193,64 @@ cdef class RowSampler:
         self._attention[self._lines_array[rows], self.lengths[rows] - 1, :width] = weights[rows]
 
     def chosen(self, int64_t size):
-        """(sequence, token, log-probability, reason or None) of each row that chose in the last step."""
+        """Return (sequence, token, log-probability, finish reason or None) of each row that chose in the last step."""
         rows = np.flatnonzero((self.status[:size] != IDLE) & (self.lengths[:size] > 0))  # not those that just came
         lines, last = self._lines_array[rows], self.lengths[rows] - 1
+        reasons = [FINISH_REASONS[status] for status in self.status[rows]]
         return zip(self.sequences[rows].tolist(), self._history_array[lines, last].tolist(),
-                   self._history_logprobs_array[lines, last].tolist(), map(REASONS.get, self.status[rows].tolist()))
+                   self._history_logprobs_array[lines, last].tolist(), reasons)
 
     def finished(self, int64_t size):
-        """Places of finished rows that were not taken yet."""
+        """Return the slots of finished rows that were not taken yet."""
         return np.flatnonzero(self.status[:size] > RUNNING)
 
     def running(self, int64_t size):
-        """Places of running rows."""
+        """Return the slots of running rows."""
         return np.flatnonzero(self.status[:size] == RUNNING)
 
     def output(self, int64_t slot):
-        """The new tokens of the row there so far, a view that cannot be written to."""
+        """Return the new tokens of the row there so far, a view that cannot be written to."""
         tokens = self._history_array[self._lines_array[slot], : self.lengths[slot]]
         tokens.flags.writeable = False
         return tokens
 
-    def stop(self, int64_t slot):
-        """Finish the running row there, by a stop sequence."""
-        self.status[slot] = BY_STOP
+    def take(self, int64_t slot, siblings, source_length):
+        """Return the finished row there; the slot becomes idle.
 
-    def take(self, int64_t slot):
-        """The finished row there; the slot becomes idle.
-
-        Returns:
-            (sequence, tokens without EOS, log-probabilities, their sum, reason, top log-probabilities, teacher's
-            log-probabilities, attention [tokens, source], EOS); the three before the last are None unless asked for.
+        Args:
+            siblings: outputs that its request has.
+            source_length: weights over the source that are the row's own.
         """
         cdef int64_t i, first
         cdef double total = 0.0
         line, length, status = self._lines_array[slot], self.lengths[slot], int(self.status[slot])
         self.status[slot] = IDLE
-        tokens = self._history_array[line, : length - (status == BY_EOS)].copy()
-        eos = int(self._history_array[line, length - 1]) if status == BY_EOS else None
-        top = None
-        if self._top:
-            top = self._top_ids[line, :length].copy(), self._top_values[line, :length].copy()
-        teacher = None if self._teacher_logprobs is None else self._teacher_logprobs[line, :length].copy()
+        tokens = self._history_array[line, :length].copy()
+        eos = int(tokens[length - 1]) if status == BY_EOS else None
+        tokens = tokens if eos is None else tokens[: length - 1]
         first = self._lines[slot] * self._max_new
         for i in range(first, first + self._lengths[slot]):
             total += self._history_logprobs[i]
-        logprobs = self._history_logprobs_array[line, :length].copy()
-        attention = None if self._attention is None else self._attention[line, : len(tokens)].copy()
-        return int(self.sequences[slot]), tokens, logprobs, total, REASONS[status], top, teacher, attention, eos
+        return FinishedSequence(
+            sequence=int(self.sequences[slot]),
+            tokens=tokens,
+            logprobs=self._history_logprobs_array[line, :length].copy(),
+            logprob=total,
+            finish_reason=FINISH_REASONS[status],
+            score=total,
+            siblings=siblings,
+            eos=eos,
+            top=(self._top_ids[line, :length].copy(), self._top_values[line, :length].copy()) if self._top else None,
+            teacher=None if self._teacher_logprobs is None else self._teacher_logprobs[line, :length].copy(),
+            attention=None if self._attention is None else self._attention[line, : len(tokens), :source_length].copy(),
+        )
 
     def keep(self, slots):
         """Move the rows at `slots` to the front, in that order; the others are forgotten."""
         size = len(slots)
         for array in (self.status, self.sequences, self.lengths, self.limits, self.temperature):
             array[:size] = array[slots]
-        for rows in (self.prompts, self.teachers):
-            rows[:size] = [rows[slot] for slot in slots]
+        self.requests[:size] = [self.requests[slot] for slot in slots]
         dropped = np.setdiff1d(np.arange(len(self._lines_array)), slots)
         self._lines_array[:] = self._lines_array[np.concatenate([slots, dropped])]
         self.status[size:] = IDLE
@@ -264,33 +260,33 @@ cdef class RowSampler:
         running = self.running(size)
         edited = self._edited[: len(running)]
         np.take(self._logits_array, running, axis=0, out=edited, mode="clip")
-        history = History([self.prompts[i] for i in running], [self.output(i) for i in running])
+        history = History([self.requests[i].ids for i in running], [self.output(i) for i in running])
         apply_processors(self._processors, history, edited)
         if len(running) < size:  # back to their slots; idle rows are not looked at
             self._edited[running] = edited.copy()
 
     cdef bint _hide_eos(self, float *source, int64_t size) noexcept nogil:
-        """Forbid the EOS ids to the rows that are still too short; whether there are any."""
-        cdef int64_t row, i
+        """Hide EOS from the running rows that are too short to end, and return whether there are any."""
+        cdef int64_t row
         cdef bint any_short = False
         for row in range(size):
-            if self._status[row] == RUNNING and self._lengths[row] < self._min_new:
-                any_short = self._eos_count > 0
-                for i in range(self._eos_count):
-                    self._eos_logits[row * self._eos_count + i] = source[row * self._logits.stride + self._eos_ids[i]]
-                    source[row * self._logits.stride + self._eos_ids[i]] = -INFINITY
+            if self._status[row] == RUNNING and self._stopping.hide(
+                self._lengths[row], source + row * self._logits.stride, self._eos_logits + row * self._eos_count
+            ):
+                any_short = True
         return any_short
 
     cdef void _restore_eos(self, float *source, int64_t size) noexcept nogil:
-        """Undo `_hide_eos`, the last first, as an id may be named twice."""
-        cdef int64_t row, i
+        """Undo `_hide_eos`."""
+        cdef int64_t row
         for row in range(size):
-            if self._status[row] == RUNNING and self._lengths[row] < self._min_new:
-                for i in range(self._eos_count - 1, -1, -1):
-                    source[row * self._logits.stride + self._eos_ids[i]] = self._eos_logits[row * self._eos_count + i]
+            if self._status[row] == RUNNING:
+                self._stopping.restore(
+                    self._lengths[row], source + row * self._logits.stride, self._eos_logits + row * self._eos_count
+                )
 
     cdef int64_t _run_end(self, int64_t start, int64_t size) noexcept nogil:
-        """End of the unbroken run of running rows that begins at `start`."""
+        """Return the end of the unbroken run of running rows that begins at `start`."""
         cdef int64_t end = start
         while end < size and self._status[end] == RUNNING:
             end += 1
@@ -320,7 +316,7 @@ cdef class RowSampler:
         return status
 
     cdef dec_status _own_logprobs(self, int64_t size, int64_t *bad) noexcept nogil:
-        """The model's own log-probabilities of the choices: those of the logits before any edit."""
+        """Write the model's own log-probabilities of the choices: those of the logits before any edit."""
         cdef int64_t start = 0, end
         cdef dec_status status = DEC_OK
         cdef dec_rows logits = self._logits
@@ -334,7 +330,7 @@ cdef class RowSampler:
         return status
 
     cdef dec_status _check_normalizers(self, int64_t size, int64_t *bad) noexcept nogil:
-        """What the logits that are not here say of the running rows: the sum of all shows a NaN, a +inf, nothing but -inf."""
+        """Check the logits that did not come down: the sum of all shows a NaN, a +inf, nothing but -inf."""
         cdef int64_t row
         cdef double normalizer
         if self._ids == NULL:
@@ -347,7 +343,7 @@ cdef class RowSampler:
         return DEC_OK
 
     cdef void _name_choices(self, int64_t size) noexcept nogil:
-        """From columns of the logits that are here to tokens, and to log-probabilities among all."""
+        """Turn columns of the logits that came down into tokens, and their logits into log-probabilities among all."""
         cdef int64_t row, at
         for row in range(size):
             if self._status[row] == RUNNING:
@@ -355,23 +351,31 @@ cdef class RowSampler:
                 self._logprobs[row] = self._logits.data[at] - self._normalizers[row]
                 self._tokens[row] = self._ids[at]
 
-    cdef int64_t _record(self, int64_t size) noexcept nogil:
-        """Write the choices into the history and see which rows end with them."""
-        cdef int64_t row, slot, finished = 0
+    cdef void _record(self, int64_t size) noexcept nogil:
+        """Write the choices into the history."""
+        cdef int64_t row, at
         for row in range(size):
-            if self._status[row] != RUNNING:
-                continue
-            slot = self._lines[row] * self._max_new + self._lengths[row]
-            self._history[slot] = self._tokens[row]
-            self._history_logprobs[slot] = self._logprobs[row]
-            self._lengths[row] += 1
-            if self._is_eos[self._tokens[row]]:
-                self._status[row] = BY_EOS
-                finished += 1
-            elif self._lengths[row] == self._limits[row]:
-                self._status[row] = BY_LENGTH
-                finished += 1
+            if self._status[row] == RUNNING:
+                at = self._lines[row] * self._max_new + self._lengths[row]
+                self._history[at] = self._tokens[row]
+                self._history_logprobs[at] = self._logprobs[row]
+                self._lengths[row] += 1
+
+    cdef int64_t _finish(self, int64_t size) noexcept nogil:
+        """Set which rows end with their choices, and return how many do."""
+        cdef int64_t row, finished = 0
+        for row in range(size):
+            if self._status[row] == RUNNING:
+                self._status[row] = self._stopping.finish(
+                    self._tokens[row], self._stops[row], self._lengths[row], self._limits[row]
+                )
+                finished += self._status[row] != RUNNING
         return finished
+
+    cdef _look_for_stops(self, int64_t size):
+        """Note which rows end with a stop sequence or a stop string."""
+        for slot in self.running(size):
+            self._stops[<int64_t> slot] = self._stopping.stops(self.output(slot))
 
     cdef _record_top(self, int64_t size):
         """Write the best log-probabilities of the rows that chose."""
@@ -380,24 +384,14 @@ cdef class RowSampler:
         lines, last = self._lines_array[rows], self.lengths[rows] - 1
         self._top_ids[lines, last], self._top_values[lines, last] = ids, values
 
-    cdef int64_t _stop_at_ids(self, int64_t size):
-        """Finish the rows whose output ends with a stop sequence; how many ran until now."""
-        cdef int64_t finished = 0
-        for slot in np.flatnonzero((self.status[:size] == RUNNING) | (self.status[:size] == BY_LENGTH)):
-            output = self.output(slot)
-            if any(len(output) >= len(s) and np.array_equal(output[len(output) - len(s):], s) for s in self._stop):
-                finished += self.status[slot] == RUNNING
-                self.status[slot] = BY_STOP
-        return finished
-
     cdef _teach(self, int64_t size):
         """Record the teacher's tokens' log-probabilities and feed them, by the coin, instead of the choices."""
         cdef int64_t[:] tokens = self._buffers[0]
-        rows = np.array([i for i in np.flatnonzero(self.status[:size]) if self.lengths[i] <= len(self.teachers[i])], np.int64)
+        rows = np.array([i for i in np.flatnonzero(self.status[:size]) if self.lengths[i] <= len(self.requests[i].teacher)], np.int64)
         if not len(rows):
             return
         last = self.lengths[rows] - 1
-        taught = np.array([self.teachers[i][t] for i, t in zip(rows, last)], np.int64)
+        taught = np.array([self.requests[i].teacher[t] for i, t in zip(rows, last)], np.int64)
         self._teacher_logprobs[self._lines_array[rows], last] = token_logprobs(self._logits_array[rows], taught)
         coins = uniform(int(self._stream.seed), self.sequences[rows], last, 1, "teacher")[:, 0]
         for i, token, coin in zip(rows, taught, coins):
@@ -406,10 +400,10 @@ cdef class RowSampler:
 
     def _error(self, dec_status status, int64_t row):
         sequence, step = int(self.sequences[row]), int(self.lengths[row])
-        what = {DEC_NAN: "hold a NaN", DEC_INFINITE: "hold +inf"}.get(status, "are all -inf, so no token is possible")
-        edits = ["the processors"] * (self._edited is not None) + ["min_new_tokens"] * (step < self._min_new)
+        fault = {DEC_NAN: "hold a NaN", DEC_INFINITE: "hold +inf"}.get(status, "are all -inf, so no token is possible")
+        edits = ["the processors"] * (self._edited is not None) + ["min_new_tokens"] * self._stopping.hides_eos(self.lengths[row : row + 1])
         whose = f"logits, after {' and '.join(edits)}," if edits else "logits"
-        return DecodeError(f"sequence {sequence}, step {step}: the model's {whose} {what}; check the weights, the inputs and the processors",
+        return DecodeError(f"sequence {sequence}, step {step}: the model's {whose} {fault}; check the weights, the inputs and the processors",
                            row=sequence, step=step)
 
 

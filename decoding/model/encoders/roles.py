@@ -8,7 +8,7 @@ from typing import Any
 from decoding.errors import OptionError
 from decoding.model.encoders.encoder import ENCODER_ROLES
 from decoding.model.graph.graph import Graph
-from decoding.model.roles.infer import json_metadata, names_in
+from decoding.model.roles.given import json_metadata, names_in
 
 
 def split_roles(

@@ -21,15 +21,14 @@ from decoding import (
     score,
     stream,
 )
-from decoding.engine.batch import device
+from decoding.engine.batch import device, reduction
+from decoding.engine.batch.batch import make_batch
 from decoding.engine.batch.device import DeviceBatch, slots_for
-from decoding.engine.batch.host import RunningBatch, make_batch
+from decoding.engine.batch.host import HostBatch
 from decoding.model.model import Model
 from decoding.model.runtime.session import Binding
-from tests.engine.test_encode import names as encoder_systems
-from tests.engine.test_encode import system
 from tests.helpers import build
-from tests.model.test_fixtures import fixture, outcome
+from tests.helpers.exports import fixture, outcome, system, system_names
 
 STRATEGIES = [
     Greedy(),
@@ -57,7 +56,7 @@ def models():
 @pytest.fixture
 def on_device(monkeypatch):
     """Makes every model one on a device (whose memory is the CPU's), its logits reduced wherever that can be."""
-    monkeypatch.setattr(device, "LEAST_BYTES", 0)
+    monkeypatch.setattr(reduction, "LEAST_BYTES", 0)
 
     def switch(on=True):
         monkeypatch.setattr(Model, "on_device", property(lambda self: on))
@@ -90,7 +89,7 @@ def test_every_strategy_chooses_what_it_chooses_on_the_cpu(models, on_device, ce
                "num_return_sequences": 1 if isinstance(strategy, Greedy) else 3}  # fmt: skip
     assert isinstance(make_batch(models[cell], 3), DeviceBatch)
     found, expected = both(on_device, lambda: decode(models[cell], prompts, strategy, **options))
-    assert isinstance(make_batch(models[cell], 3), RunningBatch)
+    assert isinstance(make_batch(models[cell], 3), HostBatch)
     assert_same(found, expected)
 
 
@@ -109,7 +108,7 @@ def test_any_prompts_and_places(models, lengths, batch_size, strategy, cell, see
                "num_return_sequences": 1 if strategy == Greedy() else 2, "workers": 1}  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         expected = decode(models[cell], prompts, strategy, **options)
-        patch.setattr(device, "LEAST_BYTES", 0)
+        patch.setattr(reduction, "LEAST_BYTES", 0)
         patch.setattr(Model, "on_device", True)
         assert_same(decode(models[cell], prompts, strategy, **options), expected)
 
@@ -188,26 +187,6 @@ def test_rows_that_cannot_be_drawn_from_end_the_job(on_device, strategy, value, 
         decode(model, [[0]] * 2, strategy, max_new_tokens=5, eos_token_id=None, seed=1)
 
 
-def test_what_comes_down(models):
-    """A rule of bytes, and of what is looked at."""
-    from decoding.inputs.options import make_settings  # the job as decode() makes it
-
-    def reduction(strategy, rows=64, vocab=5000, **options):
-        model = load(build.unigram(np.zeros(vocab, np.float32)))
-        settings = make_settings(model, strategy, **options)
-        return device.reduction_for(model, settings, rows)
-
-    assert reduction(Greedy()).count == 2
-    assert reduction(TopN(5)).count == 6
-    assert reduction(Sample()).how == "draw"
-    assert reduction(Sample(top_k=40)).count == 41
-    assert reduction(Beam(num_beams=5)).count == 11
-    for strategy in (Sample(top_p=0.9), Sample(replacement=False), Sample(top_k=2000)):
-        assert reduction(strategy) is None
-    assert reduction(Greedy(), rows=2) is None  # 40 KB
-    assert reduction(Greedy(), vocab=100, rows=64) is None
-
-
 MODELS = Path(__file__).parents[2] / "models"
 VECTORS = np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32)
 SEARCHES = [Greedy(), Sample(), Beam(num_beams=3), Sample(replacement=False)]
@@ -248,7 +227,7 @@ def test_attention_comes_down_with_the_tokens(on_device, strategy):
         np.testing.assert_allclose(a.attention, b.attention, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", encoder_systems())
+@pytest.mark.parametrize("name", system_names())
 @pytest.mark.parametrize("strategy", [Greedy(), Sample(), Beam(num_beams=3)], ids=str)
 def test_encoders_feed_contexts_and_first_states(on_device, name, strategy):
     """Sources of unequal lengths: contexts are padded, and grow while others write."""

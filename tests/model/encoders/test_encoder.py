@@ -219,7 +219,7 @@ def test_rows_that_change_each_other_are_refused():
         NODE("Sub", ["x", "all"], ["memory"]),
     ]
     mixing = encoder(nodes, [INFO("source", INT64, ["batch", "source"])], [INFO("memory", FLOAT, ["batch", "source"])])
-    with pytest.raises(ModelError, match="one source changes what the output memory has for another"):
+    with pytest.raises(ModelError, match="one source changes the output memory of another"):
         load(ADDITIVE.decoder(), encoder=mixing)
 
 

@@ -12,7 +12,7 @@ from decoding.model.passes import device_step
 from decoding.model.passes.device_step import CHOICE, DRAW, STEP, Reduction
 from decoding.model.runtime.session import Session
 from tests.helpers import build
-from tests.model.test_fixtures import fixture, fixtures, outcome
+from tests.helpers.exports import fixture, fixtures, outcome
 
 VOCAB = 700  # three blocks, the last one not full
 

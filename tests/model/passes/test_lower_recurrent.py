@@ -12,8 +12,8 @@ from decoding.model.passes import lower_recurrent
 from decoding.model.runtime.session import Session
 from decoding.model.verify import equivalence
 from tests.helpers import build
-from tests.model.passes.test_recurrent_cells import VOCAB, built, cells
-from tests.model.test_fixtures import MANIFEST, fixture, fixtures, outcome
+from tests.helpers.cells import VOCAB, built, cells
+from tests.helpers.exports import MANIFEST, fixture, fixtures, outcome
 
 
 def lowered(model):

@@ -1,6 +1,21 @@
-# From Python arguments to C, and from status codes to exceptions.
+"""From Python arguments to C, and from status codes to exceptions: every kernel's arguments are checked here."""
 
-cdef cnp.ndarray _as_float32(object values, str name):
+from libc.stdlib cimport malloc
+
+from decoding.kernels._library cimport (
+    DEC_FORBIDDEN, DEC_INFINITE, DEC_NAN, DEC_NEGATIVE, DEC_TOO_FEW,
+)
+
+import math
+
+import numpy as np
+
+from decoding.errors import DecodeError, OptionError
+
+cnp.import_array()
+
+
+cdef cnp.ndarray as_float32(object values, str name):
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
         raise OptionError(f"{name} has dtype {array.dtype}: expected real numbers (float32, or what converts to it)")
@@ -9,30 +24,30 @@ cdef cnp.ndarray _as_float32(object values, str name):
         return np.require(array, np.float32, ["ALIGNED"])
 
 
-cdef inline bint _plain(cnp.ndarray a) noexcept:
+cdef bint is_plain(cnp.ndarray a) noexcept:
     return cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT32 and cnp.PyArray_ISBEHAVED_RO(a)
 
 
 # The rows of a 2-D array, and the array that keeps them alive: the caller's own where it is float32.
-cdef cnp.ndarray _rows(object values, str name, dec_rows *rows):
+cdef cnp.ndarray read_rows(object values, str name, dec_rows *rows):
     cdef cnp.ndarray a
-    if cnp.PyArray_Check(values) and _plain(values):
+    if cnp.PyArray_Check(values) and is_plain(values):
         a = values
     else:
-        a = _as_float32(values, name)
+        a = as_float32(values, name)
     if cnp.PyArray_NDIM(a) != 2:
-        raise OptionError(f"{name} has shape {_shape(a)}: expected [B, V], one row per sequence")
+        raise OptionError(f"{name} has shape {shape_of(a)}: expected [B, V], one row per sequence")
     if (cnp.PyArray_STRIDE(a, 1) != 4 and cnp.PyArray_DIM(a, 1) > 1) or cnp.PyArray_STRIDE(a, 0) % 4:
         a = np.ascontiguousarray(a)
     rows.data = <const float *>cnp.PyArray_DATA(a)
     rows.rows = cnp.PyArray_DIM(a, 0)
     rows.width = cnp.PyArray_DIM(a, 1)
     rows.stride = cnp.PyArray_STRIDE(a, 0) // 4
-    _check_width(rows.width, name)
+    check_width(rows.width, name)
     return a
 
 
-cdef int _check_width(int64_t width, str name) except -1:
+cdef int check_width(int64_t width, str name) except -1:
     if width == 0:
         raise OptionError(f"{name} has no columns: expected at least one value a row")
     if width > 0x7fffffff - 64:
@@ -40,25 +55,25 @@ cdef int _check_width(int64_t width, str name) except -1:
     return 0
 
 
-cdef tuple _shape(cnp.ndarray a):
+cdef tuple shape_of(cnp.ndarray a):
     return tuple([cnp.PyArray_DIM(a, i) for i in range(cnp.PyArray_NDIM(a))])
 
 
-cdef cnp.ndarray _empty(int64_t rows, int64_t columns, int dtype):
+cdef cnp.ndarray new_array(int64_t rows, int64_t columns, int dtype):
     cdef cnp.npy_intp shape[2]
     shape[0] = rows
     shape[1] = columns
     return cnp.PyArray_EMPTY(2 if columns >= 0 else 1, shape, dtype, 0)
 
 
-cdef void *_lend(size_t size) except NULL:
+cdef void *lend(size_t size) except NULL:
     cdef void *memory = malloc(size)
     if memory == NULL:
         raise MemoryError(f"{size} bytes of scratch")
     return memory
 
 
-cdef int _check_temperature(double temperature) except -1:
+cdef int check_temperature(double temperature) except -1:
     if not 0.0 < temperature < math.inf:
         raise OptionError(
             f"temperature is {temperature}: expected a finite number > 0"
@@ -68,20 +83,20 @@ cdef int _check_temperature(double temperature) except -1:
 
 
 # float32 must not turn a tiny temperature into 0 or a great one into infinity: both ends are as good.
-cdef inline float _to_float(double temperature) noexcept:
+cdef float to_float(double temperature) noexcept:
     return <float>min(max(temperature, 1e-38), 1e38)
 
 
-cdef cnp.ndarray _temperatures(object temperature, int64_t rows):
+cdef cnp.ndarray read_temperatures(object temperature, int64_t rows):
     values = np.asarray(temperature, dtype=np.float64)
     if values.ndim > 1 or (values.ndim == 1 and values.shape[0] != rows):
         raise OptionError(f"temperature has shape {values.shape}: expected one number, or one per row ([{rows}])")
     for value in np.atleast_1d(values):
-        _check_temperature(value)
+        check_temperature(value)
     return np.ascontiguousarray(np.broadcast_to(np.clip(values, 1e-38, 1e38), (rows,)), dtype=np.float32)
 
 
-cdef int64_t _count(object value, str name, int64_t least) except? -1:
+cdef int64_t read_count(object value, str name, int64_t least) except? -1:
     try:
         number = value.__index__()
     except AttributeError:
@@ -92,7 +107,7 @@ cdef int64_t _count(object value, str name, int64_t least) except? -1:
 
 
 # Ids of rows and steps as C arrays; `keep` holds what must stay alive.
-cdef int _stream(dec_stream *stream, object seed, object rows, object step, int64_t count, list keep) except -1:
+cdef int read_stream(dec_stream *stream, object seed, object rows, object step, int64_t count, list keep) except -1:
     cdef cnp.ndarray a
     try:
         stream.seed = seed
@@ -102,13 +117,13 @@ cdef int _stream(dec_stream *stream, object seed, object rows, object step, int6
     stream.steps = NULL
     stream.step = 0
     if rows is not None:
-        a = _integers(rows, "rows", np.uint64, count)
+        a = read_integers(rows, "rows", np.uint64, count)
         keep.append(a)
         stream.rows = <const uint64_t *>cnp.PyArray_DATA(a)
     if type(step) is int:
         stream.step = step if 0 <= step < 2**63 else _bad_step(step)
     else:
-        a = _integers(step, "step", np.int64, count)
+        a = read_integers(step, "step", np.int64, count)
         keep.append(a)
         stream.steps = <const int64_t *>cnp.PyArray_DATA(a)
     return 0
@@ -118,7 +133,7 @@ cdef int64_t _bad_step(object step) except -1:
     raise OptionError(f"step is {step}: expected an integer, 0 <= step < 2 ** 63")
 
 
-cdef cnp.ndarray _integers(object values, str name, object dtype, int64_t count):
+cdef cnp.ndarray read_integers(object values, str name, object dtype, int64_t count):
     array = np.asarray(values)
     if array.ndim == 0:
         array = np.broadcast_to(array, (count,))
@@ -131,9 +146,9 @@ cdef cnp.ndarray _integers(object values, str name, object dtype, int64_t count)
     return np.ascontiguousarray(array, dtype=dtype)
 
 
-cdef int _filter(dec_filter *f, object top_k, double top_p, double min_p, double typical_p, double epsilon_cutoff,
+cdef int read_filter(dec_filter *f, object top_k, double top_p, double min_p, double typical_p, double epsilon_cutoff,
                  double eta_cutoff) except -1:
-    f.top_k = top_k if type(top_k) is int and 0 <= top_k < 2**31 else _count(top_k, "top_k", 0)
+    f.top_k = top_k if type(top_k) is int and 0 <= top_k < 2**31 else read_count(top_k, "top_k", 0)
     f.top_p = top_p
     f.min_p = min_p
     f.typical_p = typical_p
@@ -152,7 +167,7 @@ cdef int _filter(dec_filter *f, object top_k, double top_p, double min_p, double
     return 0
 
 
-cdef _raise(dec_status status, int64_t bad, str name):
+cdef raise_status(dec_status status, int64_t bad, str name):
     if status == DEC_NAN:
         what = "has a NaN"
     elif status == DEC_INFINITE:
@@ -166,3 +181,10 @@ cdef _raise(dec_status status, int64_t bad, str name):
     else:
         what = "names an id or index outside the array"
     raise DecodeError(f"{name}: row {bad} {what}", row=bad)
+
+
+cdef cnp.ndarray read_ids(object ids, str name):
+    array = np.atleast_1d(np.asarray(ids))
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+        raise OptionError(f"{name} has shape {array.shape} and dtype {array.dtype}: expected integers [N]")
+    return np.ascontiguousarray(array, dtype=np.int64)

@@ -1,4 +1,11 @@
-# The C face as Cython sees it, and what other Cython modules cimport: csrc is linked into this module alone.
+"""The C library (csrc/), linked into this module alone, and the choice of its instruction set.
+
+Other modules cimport the functions c_* from here, so that one instruction set is chosen for all of them.
+"""
+
+import os
+
+from decoding.errors import OptionError
 
 # The signatures stand in kernels.pxd; the C compiler checks these calls against decoding.h.
 cdef extern from "decoding.h":
@@ -153,3 +160,30 @@ cdef dec_status c_suppress_tokens(const dec_edit *logits, const int64_t *ids, in
 cdef dec_status c_allow_tokens(const dec_edit *logits, const int64_t *ids, int64_t n,
                                int64_t *bad) noexcept nogil:
     return dec_allow_tokens(logits, ids, n, bad)
+
+
+def instruction_set():
+    """Name of the instruction set in use: "avx512", "avx2", "neon" or "portable"."""
+    return dec_isa_name().decode()
+
+
+def instruction_sets():
+    """Names of those that this processor and this build have, fastest first."""
+    names, index = [], 0
+    while dec_isa_supported(index) != NULL:
+        names.append(dec_isa_supported(index).decode())
+        index += 1
+    return names
+
+
+def _choose_instruction_set():
+    name = os.environ.get("DECODING_ISA") or None
+    cdef bytes wanted = name.encode() if name else b""
+    if dec_use_isa(<const char *>wanted if name else NULL) != 0:
+        raise OptionError(
+            f"environment variable DECODING_ISA is {name!r}: this processor and build support "
+            f"{', '.join(instruction_sets())}; unset it to take the fastest"
+        )
+
+
+_choose_instruction_set()

@@ -1,17 +1,36 @@
-# Logits processors: they edit a float32 [B, V] array in place.
-#
-# A history is one sequence of ids per row: a list of sequences, or a 2-D integer array.
+"""Logits processors: they edit a float32 array [B, V] in place.
+
+A history is one sequence of ids for each row: a list of sequences, or a 2-D integer array.
+"""
+
+cimport numpy as cnp
+from libc.stdlib cimport calloc, free
+from libc.stdint cimport int32_t, int64_t
+
+from decoding.kernels._arguments cimport as_float32, check_width, is_plain, read_count, read_ids
+from decoding.kernels._library cimport (
+    DEC_OK, c_allow_tokens, c_logit_bias, c_no_repeat_ngram, c_presence_frequency_penalty, c_repetition_penalty,
+    c_suppress_tokens, dec_edit, dec_history, dec_status,
+)
+
+import math
+
+import numpy as np
+
+from decoding.errors import OptionError
+
+cnp.import_array()
 
 
 cdef int _editable(object logits, dec_edit *edit) except -1:
     cdef cnp.ndarray a
-    if not (cnp.PyArray_Check(logits) and _plain(logits) and cnp.PyArray_ISWRITEABLE(logits)
+    if not (cnp.PyArray_Check(logits) and is_plain(logits) and cnp.PyArray_ISWRITEABLE(logits)
             and cnp.PyArray_NDIM(logits) == 2):
         raise OptionError("logits are edited in place: expected a writeable float32 array [B, V]")
     a = logits
     if (cnp.PyArray_STRIDE(a, 1) != 4 and cnp.PyArray_DIM(a, 1) > 1) or cnp.PyArray_STRIDE(a, 0) % 4:
         raise OptionError("logits are edited in place: expected the values of a row side by side")
-    _check_width(cnp.PyArray_DIM(a, 1), "logits")
+    check_width(cnp.PyArray_DIM(a, 1), "logits")
     edit.data = <float *>cnp.PyArray_DATA(a)
     edit.rows = cnp.PyArray_DIM(a, 0)
     edit.width = cnp.PyArray_DIM(a, 1)
@@ -19,18 +38,11 @@ cdef int _editable(object logits, dec_edit *edit) except -1:
     return 0
 
 
-cdef cnp.ndarray _ids(object ids, str name):
-    array = np.atleast_1d(np.asarray(ids))
-    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
-        raise OptionError(f"{name} has shape {array.shape} and dtype {array.dtype}: expected integers [N]")
-    return np.ascontiguousarray(array, dtype=np.int64)
-
-
 cdef int _ragged(object sequences, int64_t rows, dec_history *history, list keep) except -1:
     cdef cnp.ndarray flat, start, length
     if len(sequences) != rows:
         raise OptionError(f"history has {len(sequences)} sequences: expected one for each of {rows} rows")
-    parts = [_ids(sequence, "history") for sequence in sequences]
+    parts = [read_ids(sequence, "history") for sequence in sequences]
     length = np.array([len(part) for part in parts], np.int64)
     start = np.cumsum(length) - length
     flat = np.concatenate([np.empty(0, np.int64), *parts])
@@ -135,7 +147,7 @@ def no_repeat_ngram(logits, history, n):
     cdef dec_edit edit
     cdef dec_history past
     cdef dec_status status
-    cdef int64_t bad = 0, size = _count(n, "n", 1)
+    cdef int64_t bad = 0, size = read_count(n, "n", 1)
     cdef list keep = []
     _editable(logits, &edit)
     _ragged(history, edit.rows, &past, keep)
@@ -156,11 +168,11 @@ def logit_bias(logits, ids, bias):
         OptionError: a wrong argument.
     """
     cdef dec_edit edit
-    cdef cnp.ndarray tokens = _ids(ids, "ids"), values
+    cdef cnp.ndarray tokens = read_ids(ids, "ids"), values
     cdef int64_t bad = 0
     cdef dec_status status
     _editable(logits, &edit)
-    biases = np.asarray(_as_float32(bias, "bias"))
+    biases = np.asarray(as_float32(bias, "bias"))
     if biases.shape not in ((), (len(tokens),)) or np.isnan(biases).any() or np.isposinf(biases).any():
         raise OptionError(f"bias has shape {biases.shape}, a NaN or +inf: expected numbers [{len(tokens)}]")
     values = np.ascontiguousarray(np.broadcast_to(biases, (len(tokens),)))
@@ -181,7 +193,7 @@ def suppress_tokens(logits, ids):
         OptionError: a wrong argument.
     """
     cdef dec_edit edit
-    cdef cnp.ndarray tokens = _ids(ids, "ids")
+    cdef cnp.ndarray tokens = read_ids(ids, "ids")
     cdef int64_t bad = 0
     cdef dec_status status
     _editable(logits, &edit)
@@ -201,7 +213,7 @@ def allow_tokens(logits, ids):
         OptionError: a wrong argument.
     """
     cdef dec_edit edit
-    cdef cnp.ndarray tokens = np.unique(_ids(ids, "ids"))
+    cdef cnp.ndarray tokens = np.unique(read_ids(ids, "ids"))
     cdef int64_t bad = 0
     cdef dec_status status
     _editable(logits, &edit)

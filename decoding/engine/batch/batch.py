@@ -1,0 +1,90 @@
+"""The protocol that every batch satisfies, and the choice of the batch for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from decoding.engine.batch.contexts import ContextRows
+from decoding.engine.batch.device import DeviceBatch
+from decoding.engine.batch.host import HostBatch
+from decoding.engine.batch.reduction import Candidates, reduction_for
+from decoding.engine.batch.window import WindowBatch
+from decoding.engine.latents import Latents
+from decoding.engine.request import Request, Settings
+from decoding.model.graph.types import Array
+from decoding.model.model import Model
+
+States = Sequence[Any]  # only the batch that returned them knows what they are
+
+
+class Batch(Protocol):
+    """Up to `capacity` rows that take one step together.
+
+    Attributes:
+        capacity: the number of slots.
+        size: rows in the batch: the first slots.
+        tokens: int64 [capacity], the tokens that the next step feeds.
+        logits: float32 [capacity, V], those of the last step; the first `size` rows count.
+        candidates: which part of the logits came down from a device; None: `logits` are all of them.
+        attention: float32 [capacity, source], the weights of the last step; None where they are not wanted.
+        context: the contexts of the rows.
+        read_chunk: returns the states after many tokens, read in one run by the rows at given slots; None where rows
+            read a token a step.
+    """
+
+    capacity: int
+    size: int
+    tokens: Array
+    logits: Array
+    attention: Array | None
+    context: ContextRows
+
+    @property
+    def candidates(self) -> Candidates | None: ...
+
+    @property
+    def read_chunk(self) -> Callable[[Array, Mapping[str, Array]], States] | None: ...
+
+    def start(self, slots: Array, requests: Sequence[Request], read: Array) -> None:
+        """Start these requests at `slots`, from their initial states, which come after `read` ids."""
+
+    def take(self, slots: Array) -> States:
+        """Return a copy of the states of these rows."""
+
+    def put(self, slots: Array, states: Any, index: Array, requests: Sequence[Request], read: Array) -> None:
+        """Start requests at `slots` from the rows `index` of `states`, which come after `read` ids."""
+
+    def step(self) -> None:
+        """Run the network once: `tokens` and the states in, `logits` and the next states out."""
+
+    def grow(self, count: int) -> None:
+        """Add rows at the end, for `start` or `put` to fill."""
+
+    def keep(self, slots: Array) -> None:
+        """Go on with the rows at `slots`, in that order; a slot may be named more than once."""
+
+
+def make_batch(
+    model: Model,
+    capacity: int,
+    settings: Settings | None = None,
+    *,
+    latents: Latents | None = None,
+    attention: bool = False,
+) -> Batch:
+    """Return the batch for a model that is stepped, here or on a device, or for one whose prefixes are run anew.
+
+    Args:
+        settings: of the call, whose strategy needs some of the logits or all; None: all of them.
+        latents: of the call.
+        attention: whether the batch has the weights of each step too; the model has them, and is stepped.
+    """
+    c = model.contract
+    context = ContextRows(c.row_inputs, capacity, None if settings is None else settings.step_inputs, latents)
+    if c.window is not None:
+        return WindowBatch(model, c.window, capacity, context)
+    if model.on_device:
+        reduction = None if settings is None else reduction_for(model, settings, capacity)
+        return DeviceBatch(model, capacity, context, attention, reduction)
+    return HostBatch(model, capacity, context, attention)

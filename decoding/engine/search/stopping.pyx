@@ -1,0 +1,122 @@
+"""When a sequence ends and why, and when it must not end yet: the rules of all searches.
+
+The searches over beams call the methods for arrays, the step loop of sampling calls those for one row, without the GIL.
+"""
+
+from libc.math cimport INFINITY
+from libc.stdint cimport int64_t, uint8_t
+
+import numpy as np
+
+# Finish reasons by status; a sequence whose status is GOES_ON has none.
+FINISH_REASONS = (None, None, "eos", "stop", "length")
+GOES_ON = RUNNING
+
+
+cdef class Stopping:
+    """The rules by which the sequences of a call end.
+
+    Args:
+        settings: of the call.
+        vocab_size: number of token ids.
+        tokenizer: reads the stop strings; None where there are none.
+    """
+
+    def __init__(self, settings, int64_t vocab_size, tokenizer):
+        self.min_new_tokens, self.max_new_tokens = settings.min_new_tokens, settings.max_new_tokens
+        self._stop, self._stop_strings, self._tokenizer = settings.stop, settings.stop_strings, tokenizer
+        self.looks_for_stops = bool(self._stop or self._stop_strings)
+        # Every token but an empty or a partial one (a byte of a character) adds at least one character.
+        self._tail = 4 * max(map(len, self._stop_strings), default=0) + 4
+        ids = np.array(sorted(set(settings.eos)), np.int64)
+        is_eos = np.zeros(vocab_size, np.uint8)
+        is_eos[ids] = 1
+        self._buffers = ids, is_eos
+        self._eos, self._eos_count = <const int64_t *> <size_t> ids.ctypes.data, len(ids)
+        self._is_eos = <const uint8_t *> <size_t> is_eos.ctypes.data
+
+    @property
+    def eos_count(self):
+        """The number of ids that end a sequence."""
+        return self._eos_count
+
+    def limit(self, own):
+        """Return the longest length of a sequence whose request asks for `own` tokens, or for nothing (None)."""
+        return self.max_new_tokens if own is None else min(own, self.max_new_tokens)
+
+    def stops(self, output):
+        """Return whether this output, which did not stop before its last token, ends with a stop sequence or a stop string."""
+        if any(len(output) >= len(s) and np.array_equal(output[len(output) - len(s):], s) for s in self._stop):
+            return True
+        if not self._stop_strings:
+            return False
+        text = self._tokenizer.decode(output[-self._tail:].tolist())
+        return any(stop in text for stop in self._stop_strings)
+
+    def hides_eos(self, const int64_t[:] lengths):
+        """Return whether EOS is hidden from a sequence of one of these lengths."""
+        cdef int64_t row
+        for row in range(len(lengths)):
+            if self.hide(lengths[row], NULL, NULL):
+                return True
+        return False
+
+    def hide_eos(self, float[:, ::1] logits, const int64_t[:] lengths):
+        """Forbid the EOS ids, in place, to the rows that are too short to end; row i has `lengths[i]` new tokens."""
+        cdef int64_t row
+        for row in range(len(lengths)):
+            self.hide(lengths[row], &logits[row, 0], NULL)
+
+    def finish_reasons(self, const int64_t[:] tokens, const int64_t[:] lengths, const int64_t[:] limits, output):
+        """Return why each sequence ends with its newest token.
+
+        Args:
+            tokens: the newest ids; -1 where there is none.
+            lengths: of the sequences with these tokens; `limits`: their longest lengths.
+            output: returns the whole output of entry i; called only where stops are looked for.
+
+        Returns:
+            uint8: `GOES_ON`, or the index of a finish reason in `FINISH_REASONS`.
+        """
+        cdef int64_t i
+        cdef bint stops = False
+        cdef uint8_t[:] reasons = np.full(len(tokens), RUNNING, np.uint8)
+        for i in range(len(tokens)):
+            if tokens[i] >= 0:
+                if self.looks_for_stops:
+                    stops = self.stops(output(i))
+                reasons[i] = self.finish(tokens[i], stops, lengths[i], limits[i])
+        return np.asarray(reasons)
+
+    cdef bint hide(self, int64_t length, float *logits, float *hidden) noexcept nogil:
+        """Forbid the EOS ids to a row that is too short to end, and return whether it is.
+
+        Args:
+            logits: of the row; NULL only asks.
+            hidden: keeps what was hidden, for `restore`; may be NULL.
+        """
+        cdef int64_t i
+        if length >= self.min_new_tokens or not self._eos_count:
+            return False
+        if logits != NULL:
+            for i in range(self._eos_count):
+                if hidden != NULL:
+                    hidden[i] = logits[self._eos[i]]
+                logits[self._eos[i]] = -INFINITY
+        return True
+
+    cdef void restore(self, int64_t length, float *logits, const float *hidden) noexcept nogil:
+        """Undo `hide`."""
+        cdef int64_t i
+        if self.hide(length, NULL, NULL):
+            for i in range(self._eos_count):
+                logits[self._eos[i]] = hidden[i]
+
+    cdef slot_status finish(self, int64_t token, bint stops, int64_t length, int64_t limit) noexcept nogil:
+        """Return whether a sequence of this length ends with its newest token, and why: by EOS, else a stop, else its length.
+
+        Args:
+            stops: whether a stop sequence or a stop string ends with this token.
+            limit: its longest length.
+        """
+        return BY_EOS if self._is_eos[token] else BY_STOP if stops else BY_LENGTH if length >= limit else RUNNING
