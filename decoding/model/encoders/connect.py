@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from decoding.errors import ModelError, OptionError
@@ -39,21 +39,124 @@ def connect(
     """
     targets = _targets(stages, contract)
     asked = _asked(stages, targets, given.get("encoder"), decoder)
-    links: list[Link] = []
-    for k, stage in enumerate(stages):
-        for output in stage.outputs:
-            later = [t for t in targets if t.stage > k]
-            if output.name in asked[k]:
-                links += [
-                    _link(stage, k, output, t, "given by roles") for t in later if t.name in asked[k][output.name]
-                ]
-            else:
-                links += [_link(stage, k, output, t, "its name") for t in later if t.name == output.name]
     free = [t for t in targets if t.kind in ("source", "context", "state") and t.name not in given.get("context", ())]
-    _link_alike_names(stages, free, links, asked)
-    _link_shapes(stages, free, links, asked)
-    _check_complete(stages, free, links, asked, decoder)
-    return Encoders(stages, links), _fed_contract(stages, contract, links)
+    found = _Connection(stages, asked, free)
+    found.link_names(targets)
+    found.link_alike_names()
+    found.link_shapes()
+    found.check_complete(decoder)
+    return Encoders(stages, found.links), _fed_contract(stages, contract, found.links)
+
+
+@dataclass
+class _Connection:
+    """The links found so far, and the outputs and inputs that are left.
+
+    Attributes:
+        asked: for each encoder the links that roles ask for, see `_asked`.
+        free: the inputs to link where neither roles nor equal names do.
+    """
+
+    stages: Sequence[Encoder]
+    asked: Sequence[Mapping[str, Sequence[str]]]
+    free: Sequence[Target]
+    links: list[Link] = field(default_factory=list)
+
+    def unused(self) -> list[tuple[int, Output]]:
+        """The outputs that feed nothing yet, with the indices of their encoders; without those that roles leave out."""
+        used = {(link.stage, link.output.name) for link in self.links}
+        outputs = [(k, o) for k, stage in enumerate(self.stages) for o in stage.outputs]
+        return [(k, o) for k, o in outputs if (k, o.name) not in used and o.name not in self.asked[k]]
+
+    def unfed(self) -> list[Target]:
+        """The inputs that nothing feeds yet."""
+        fed = {(link.target.stage, link.target.name) for link in self.links}
+        return [t for t in self.free if (t.stage, t.name) not in fed]
+
+    def link(self, k: int, output: Output, target: Target, evidence: str) -> None:
+        """Link an output to an input.
+
+        Raises:
+            ModelError: they do not fit.
+        """
+        fold = _fits(output, target)
+        if fold is None:
+            raise ModelError(
+                f"{self.stages[k].name}: its output {output} does not fit the {target.kind} {target.name}, {target.dtype} of sizes {list(target.sizes)} after the batch; "
+                "export them with the same sizes, or pass roles={'encoder': {output: input}}"
+            )
+        self.links.append(Link(k, output, target, fold, evidence))
+
+    def link_names(self, targets: Sequence[Target]) -> None:
+        """Link the outputs that roles link, and others to the inputs of their name."""
+        for k, stage in enumerate(self.stages):
+            for output in stage.outputs:
+                names = self.asked[k].get(output.name, [output.name])
+                evidence = "given by roles" if output.name in self.asked[k] else "its name"
+                for target in targets:
+                    if target.stage > k and target.name in names:
+                        self.link(k, output, target, evidence)
+
+    def link_alike_names(self) -> None:
+        """Link h_n to h0 and encoder_state to state: names that differ only in words such as "encoder" and "initial"."""
+        for k, output in self.unused():
+            stem = _stem(output.name)
+            rivals = [o for _, o in self.unused() if _stem(o.name) == stem]
+            same = [t for t in self.unfed() if t.stage > k and _stem(t.name) == stem and _fits(output, t) is not None]
+            if stem and len(rivals) == len(same) == 1:
+                self.link(k, output, same[0], "their names")
+
+    def link_shapes(self) -> None:
+        """Link the outputs that are left if their shapes allow exactly one way to use each once and to feed every context."""
+        outputs, targets = self.unused(), self.unfed()
+        needed = {(t.stage, t.name) for t in targets if t.kind == "context"}
+        ways: list[list[Target]] = []
+
+        def extend(chosen: list[Target]) -> None:
+            if len(ways) > 1:
+                return
+            if len(chosen) == len(outputs):
+                if needed <= {(t.stage, t.name) for t in chosen}:
+                    ways.append(chosen)
+                return
+            k, output = outputs[len(chosen)]
+            for t in targets:
+                if t.stage > k and t not in chosen and _fits(output, t) is not None:
+                    extend([*chosen, t])
+
+        if outputs:
+            extend([])
+        if len(ways) == 1:
+            for (k, output), target in zip(outputs, ways[0], strict=True):
+                self.link(k, output, target, "the only way that their shapes allow")
+
+    def check_complete(self, decoder: str) -> None:
+        """Check that every output feeds an input and that something feeds every context.
+
+        Raises:
+            ModelError: it is not so.
+        """
+        outputs, inputs = self.unused(), self.unfed()
+        contexts = [t for t in inputs if t.kind == "context"]
+        if not outputs and not contexts:
+            return
+        output = outputs[0][1].name if outputs else self.stages[-1].outputs[0].name
+        role = f"roles={{'encoder': {{{output!r}: {inputs[0].name if inputs else None!r}}}}}"
+        if outputs and inputs:
+            what = f"it is not clear which of {decoder}'s inputs the encoder's outputs feed"
+            advice = (
+                f"pass {role}{' and so on' if len(outputs) > 1 else ''}, with None for an output that feeds nothing"
+            )
+        elif outputs:
+            what, advice = f"no input of {decoder} wants an encoder's output", f"pass {role} to leave it out"
+        else:
+            what = f"nobody feeds an input of {decoder}"
+            advice = f"pass roles={{'context': [{contexts[0].name!r}]}} if decode(context=...) gives it, or {role}"
+        unused = "; ".join(f"{o} of {self.stages[k].name}" for k, o in outputs) or "none"
+        unfed = "; ".join(map(str, inputs)) or "none"
+        raise ModelError(
+            f"{decoder}: {what}. Outputs that feed nothing: {unused}. Inputs that nothing feeds: {unfed}; {advice}"
+        )
 
 
 def _targets(stages: Sequence[Encoder], contract: Contract) -> list[Target]:
@@ -103,21 +206,6 @@ def _asked(
     return found
 
 
-def _link(stage: Encoder, k: int, output: Output, target: Target, evidence: str) -> Link:
-    """The link between an output and an input.
-
-    Raises:
-        ModelError: they do not fit.
-    """
-    fold = _fits(output, target)
-    if fold is None:
-        raise ModelError(
-            f"{stage.name}: its output {output} does not fit the {target.kind} {target.name}, {target.dtype} of sizes {list(target.sizes)} after the batch; "
-            "export them with the same sizes, or pass roles={'encoder': {output: input}}"
-        )
-    return Link(k, output, target, fold, evidence)
-
-
 def _fits(output: Output, target: Target) -> bool | None:
     """Whether the input takes the output of one turn among others (True) or as it is (False); None where they do not fit."""
     if output.dtype != target.dtype:
@@ -138,21 +226,6 @@ def _readings(output: Output) -> list[tuple[int | None, ...]]:
     return [output.sizes[output.batch_axis :]] if layers and set(layers) == {1} else [output.sizes]
 
 
-def _link_alike_names(
-    stages: Sequence[Encoder], free: Sequence[Target], links: list[Link], asked: Sequence[Mapping[str, Any]]
-) -> None:
-    """Link h_n to h0 and encoder_state to state: names that differ only in words such as "encoder" and "initial"."""
-    for k, output in _unused(stages, links, asked):
-        rivals = [o for _, o in _unused(stages, links, asked) if _stem(o.name) == _stem(output.name)]
-        same = [
-            t
-            for t in _unfed(free, links)
-            if t.stage > k and _stem(t.name) == _stem(output.name) and _fits(output, t) is not None
-        ]
-        if _stem(output.name) and len(rivals) == len(same) == 1:
-            links.append(_link(stages[k], k, output, same[0], "their names"))
-
-
 def _stem(name: str) -> str:
     """A name in lower case without the words around it.
 
@@ -160,88 +233,6 @@ def _stem(name: str) -> str:
     ['h', 'h', 'state', 'state']
     """
     return re.sub(r"[^a-z0-9]+", "", _AROUND.sub("", re.sub(r"[^a-z0-9]+", "_", name.lower())))
-
-
-def _link_shapes(
-    stages: Sequence[Encoder], free: Sequence[Target], links: list[Link], asked: Sequence[Mapping[str, Any]]
-) -> None:
-    """Link the outputs that are left if their shapes allow exactly one way to use each once and to feed every context."""
-    outputs, targets = _unused(stages, links, asked), _unfed(free, links)
-    needed = {(t.stage, t.name) for t in targets if t.kind == "context"}
-    ways: list[list[Target]] = []
-
-    def extend(chosen: list[Target]) -> None:
-        if len(ways) > 1:
-            return
-        if len(chosen) == len(outputs):
-            if needed <= {(t.stage, t.name) for t in chosen}:
-                ways.append(chosen)
-            return
-        k, output = outputs[len(chosen)]
-        for t in targets:
-            if t.stage > k and t not in chosen and _fits(output, t) is not None:
-                extend([*chosen, t])
-
-    if outputs:
-        extend([])
-    if len(ways) == 1:
-        for (k, output), target in zip(outputs, ways[0], strict=True):
-            links.append(_link(stages[k], k, output, target, "the only way that their shapes allow"))
-
-
-def _unused(
-    stages: Sequence[Encoder], links: Sequence[Link], asked: Sequence[Mapping[str, Any]]
-) -> list[tuple[int, Output]]:
-    """The outputs that feed nothing yet, with the indices of their encoders; without those that roles leave out."""
-    used = {(link.stage, link.output.name) for link in links}
-    return [
-        (k, o)
-        for k, stage in enumerate(stages)
-        for o in stage.outputs
-        if (k, o.name) not in used and o.name not in asked[k]
-    ]
-
-
-def _unfed(free: Sequence[Target], links: Sequence[Link]) -> list[Target]:
-    fed = {(link.target.stage, link.target.name) for link in links}
-    return [t for t in free if (t.stage, t.name) not in fed]
-
-
-def _check_complete(
-    stages: Sequence[Encoder],
-    free: Sequence[Target],
-    links: Sequence[Link],
-    asked: Sequence[Mapping[str, Any]],
-    decoder: str,
-) -> None:
-    """Check that every output feeds an input and that something feeds every context.
-
-    Raises:
-        ModelError: it is not so.
-    """
-    outputs, inputs = _unused(stages, links, asked), _unfed(free, links)
-    contexts = [t for t in inputs if t.kind == "context"]
-    if not outputs and not contexts:
-        return
-    unwanted = "; ".join(f"{o} of {stages[k].name}" for k, o in outputs) or "none"
-    unfed = "; ".join(map(str, inputs)) or "none"
-    example_output = outputs[0][1].name if outputs else next(o.name for o in stages[-1].outputs)
-    example_input = inputs[0].name if inputs else None
-    advice = f"pass roles={{'encoder': {{{example_output!r}: {example_input!r}}}}}" + (
-        " and so on" if len(outputs) > 1 else ""
-    )
-    if outputs and inputs:
-        what = f"it is not clear which of {decoder}'s inputs the encoder's outputs feed"
-        advice += ", with None for an output that feeds nothing"
-    elif outputs:
-        what = f"no input of {decoder} wants an encoder's output"
-        advice = f"pass roles={{'encoder': {{{example_output!r}: None}}}} to leave it out"
-    else:
-        what = f"nobody feeds an input of {decoder}"
-        advice = f"pass roles={{'context': [{contexts[0].name!r}]}} if decode(context=...) gives it, or {advice.removeprefix('pass ')}"
-    raise ModelError(
-        f"{decoder}: {what}. Outputs that feed nothing: {unwanted}. Inputs that nothing feeds: {unfed}; {advice}"
-    )
 
 
 def _fed_contract(stages: Sequence[Encoder], contract: Contract, links: Sequence[Link]) -> Contract:

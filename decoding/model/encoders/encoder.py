@@ -13,7 +13,7 @@ import numpy as np
 from decoding.errors import ModelError
 from decoding.model.contract.io import AuxiliaryInput, AuxiliaryKind
 from decoding.model.contract.pad import Rows, pad_together, shape_of
-from decoding.model.encoders.probe import Output, Probed, probe_any_length
+from decoding.model.encoders.probe import Output, Probed, probe_encoder
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import Array, Port
 from decoding.model.passes import normalize
@@ -184,7 +184,7 @@ def load_encoder(graph: Graph, given: Mapping[str, Any], start: Callable[[Graph]
         for output in trial.outputs:
             trial.set_shape(output.name, None)
         try:
-            found = probe_any_length(
+            found = probe_encoder(
                 start(trial),
                 [p.name for p in trial.outputs],
                 auxiliary_inputs,

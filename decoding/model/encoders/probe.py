@@ -10,7 +10,7 @@ import numpy as np
 
 from decoding.errors import ModelError
 from decoding.model.contract.io import AuxiliaryInput
-from decoding.model.contract.pad import pad_together
+from decoding.model.contract.pad import Rows, pad_together
 from decoding.model.graph.types import Array
 from decoding.model.runtime.session import Session
 
@@ -58,7 +58,7 @@ class Probed:
     sample: Callable[[AuxiliaryInput, np.random.Generator, tuple[int, ...]], Array]
 
 
-def probe_any_length(
+def probe_encoder(
     session: Session,
     names: Sequence[str],
     auxiliary_inputs: tuple[AuxiliaryInput, ...],
@@ -72,8 +72,13 @@ def probe_any_length(
     Torch's dynamo exporter may declare the length of its example for a dimension of any length. In a file that says what its ids are
     padded with (`pads`), the declared length of ids holds, unless a mask or length tells where they end.
 
+    Args:
+        names: the outputs.
+        ids: for each input that takes ids the number of ids, 0 where it is not known.
+        alone: where runs of several sources fail, try one source a run.
+
     Raises:
-        ModelError: see `probe`.
+        ModelError: the encoder does not run, or a source changes the outputs of another.
     """
     told = {f.source for f in auxiliary_inputs}
     dynamic = tuple(
@@ -84,102 +89,70 @@ def probe_any_length(
     )
     if dynamic != auxiliary_inputs:
         try:
-            return probe(session, names, dynamic, ids, alone=alone)
+            return _Probe(session, names, dynamic, ids).run(alone=alone)
         except ModelError:
             pass
-    return probe(session, names, auxiliary_inputs, ids, alone=alone)
+    return _Probe(session, names, auxiliary_inputs, ids).run(alone=alone)
 
 
-def probe(
-    session: Session,
-    names: Sequence[str],
-    auxiliary_inputs: tuple[AuxiliaryInput, ...],
-    ids: Mapping[str, int],
-    *,
-    alone: bool,
-) -> Probed:
-    """Run small sources of two sizes, and then with another second source.
+@dataclass(frozen=True)
+class _Probe:
+    """Runs of small sources; `ids` has for each input that takes ids the number of ids, 0 where it is not known."""
 
-    Args:
-        names: the outputs.
-        ids: for each input that takes ids the number of ids, 0 where it is not known.
-        alone: where runs of several sources fail, try one source a run.
+    session: Session
+    names: Sequence[str]
+    auxiliary_inputs: tuple[AuxiliaryInput, ...]
+    ids: Mapping[str, int]
 
-    Raises:
-        ModelError: the encoder does not run, or a source changes the outputs of another.
-    """
+    def run(self, *, alone: bool) -> Probed:
+        """Run small sources of two sizes, and then with another second source; with `alone`, one source a run where that fails."""
+        free = any(size is None for f in self.auxiliary_inputs for size in f.sizes if f.kind == "context")
+        failure: ModelError | None = None
+        for batch in (_BATCH, 1) if alone else (_BATCH,):
+            for sizes in _SIZES if free else _SIZES[:1]:
+                try:
+                    first, second = (self._outputs(self._rows(batch, size)) for size in sizes)
+                    axes = self._batch_axes(first, sizes[0]) if batch > 1 else [_first_one(v) for v in first]
+                except _Mixes as error:
+                    failure = error
+                    break
+                except ModelError as error:
+                    failure = failure or error
+                    continue
+                outputs = tuple(
+                    _output(name, axis, a, b, sizes, self.auxiliary_inputs)
+                    for name, axis, a, b in zip(self.names, axes, first, second, strict=True)
+                )
+                return Probed(self.session, self.auxiliary_inputs, outputs, batch == 1, self.sample)
+        raise failure or ModelError(self.session.name)
 
-    def sample(aux: AuxiliaryInput, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        if aux.name not in ids:
+    def sample(self, aux: AuxiliaryInput, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Random ids or numbers for an input."""
+        if aux.name not in self.ids:
             return rng.standard_normal(shape).astype(aux.dtype)
-        every = np.arange(ids[aux.name] or 3)
+        every = np.arange(self.ids[aux.name] or 3)
         real = np.setdiff1d(every, [0, aux.pad_value])  # 0 often is padding where the file does not say
         return rng.choice(real if len(real) > 1 else every, shape).astype(aux.dtype)
 
-    free = any(size is None for f in auxiliary_inputs for size in f.sizes if f.kind == "context")
-    batches = (_BATCH, 1) if alone else (_BATCH,)
-    failure: ModelError | None = None
-    for batch in batches:
-        for sizes in _SIZES if free else _SIZES[:1]:
-            try:
-                first, second = (_run_of(session, auxiliary_inputs, sample, batch, size, names) for size in sizes)
-                axes = (
-                    _batch_axes(session, auxiliary_inputs, sample, names, first, sizes[0])
-                    if batch > 1
-                    else [_first_one(v) for v in first]
-                )
-            except _Mixes as error:
-                failure = error
-                break
-            except ModelError as error:
-                failure = failure or error
-                continue
-            outputs = tuple(
-                _output(name, axis, a, b, sizes, auxiliary_inputs)
-                for name, axis, a, b in zip(names, axes, first, second, strict=True)
-            )
-            return Probed(session, auxiliary_inputs, outputs, batch == 1, sample)
-    raise failure or ModelError(session.name)
+    def _rows(self, batch: int, size: int, seed: int = 0) -> list[dict[str, Array]]:
+        rng = np.random.default_rng(seed)
+        wanted = [f for f in self.auxiliary_inputs if f.kind in ("context", "latent")]
+        shapes = {f.name: tuple(size if d is None else d for d in f.sizes) for f in wanted}
+        return [{f.name: self.sample(f, rng, shapes[f.name]) for f in wanted} for _ in range(batch)]
+
+    def _outputs(self, rows: Rows) -> list[Array]:
+        return self.session.run(pad_together(self.auxiliary_inputs, rows), self.names)
+
+    def _batch_axes(self, before: Sequence[Array], size: int) -> list[int]:
+        """The batch axis of each output: a change of the second source changes the output at index 1 of that axis and nowhere else."""
+        rows = self._rows(_BATCH, size)
+        rows[1] = self._rows(1, size, seed=1)[0]
+        changed = zip(self.names, before, self._outputs(rows), strict=True)
+        return [_changed_axis(self.session.name, name, a, b) for name, a, b in changed]
 
 
 class _Mixes(ModelError):
     """A source changes the outputs of another."""
-
-
-def _rows(
-    auxiliary_inputs: Sequence[AuxiliaryInput], sample: Any, batch: int, size: int, seed: int
-) -> list[dict[str, Array]]:
-    rng = np.random.default_rng(seed)
-    wanted = [f for f in auxiliary_inputs if f.kind in ("context", "latent")]
-    return [
-        {f.name: sample(f, rng, tuple(size if d is None else d for d in f.sizes)) for f in wanted} for _ in range(batch)
-    ]
-
-
-def _run_of(
-    session: Session,
-    auxiliary_inputs: Sequence[AuxiliaryInput],
-    sample: Any,
-    batch: int,
-    size: int,
-    names: Sequence[str],
-) -> list[Array]:
-    return session.run(pad_together(auxiliary_inputs, _rows(auxiliary_inputs, sample, batch, size, 0)), names)
-
-
-def _batch_axes(
-    session: Session,
-    auxiliary_inputs: Sequence[AuxiliaryInput],
-    sample: Any,
-    names: Sequence[str],
-    before: Sequence[Array],
-    size: int,
-) -> list[int]:
-    """The batch axis of each output: a change of the second source changes the output at index 1 of that axis and nowhere else."""
-    rows = _rows(auxiliary_inputs, sample, _BATCH, size, 0)
-    rows[1] = _rows(auxiliary_inputs, sample, 1, size, 1)[0]
-    after = session.run(pad_together(auxiliary_inputs, rows), names)
-    return [_changed_axis(session.name, name, a, b) for name, a, b in zip(names, before, after, strict=True)]
 
 
 def _changed_axis(encoder: str, name: str, before: Array, after: Array) -> int:
