@@ -118,20 +118,20 @@ def main():
     page = f"""# Kernels
 
 {header(data)}
-A number under a peer says how many times longer it takes than ours. The last column says how often NumPy could have
-taken the bare maximum of every row in our time. The Keras function is given ready probabilities; no peer of the draws
-gives the chosen tokens' log-probabilities, which ours computes from the untempered logits in the same pass.
+A number under a peer says how many times as long as ours it takes. The last column says how often NumPy could take the
+bare maximum of every row in our time. The Keras function starts from ready probabilities. No peer of the draws returns
+the chosen tokens' log-probabilities; ours computes them from the untempered logits in the same pass.
 
 {aims_table(times)}
 
 ![Times](kernels.png)
 
 {sections}
-## Where we lose
+## Where we are slower
 
 {losses(times)}
 
-Instruction sets, and what was tried: [kernels-notes.md](kernels-notes.md).
+[kernels-notes.md](kernels-notes.md) compares the instruction sets and lists what was tried.
 """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "kernels.md").write_text(page)

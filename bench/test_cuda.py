@@ -5,8 +5,8 @@
 - decode: `load(..., providers="cuda")`, as a user calls it; decode-cpu: the same on the CPU.
 - eager: the network's own loop with torch.multinomial, everything on the GPU; nothing is read back but at the end.
 - graph: the same step, captured as a CUDA graph and replayed; compile: torch.compile(mode="reduce-overhead") around it.
-- beams: Hugging Face's rules need a search that torch has not; the peer is the cheapest loop there is: log-softmax, topk over
-  all beams, states reordered.
+- beams: torch has no beam search by Hugging Face's rules. The peer is the cheapest loop there is: log-softmax, topk over all
+  beams, states reordered.
 
 The workloads are those of test_decode.py and test_many.py, and batches of 1024. torch's TF32 is off, as is ours.
 """
@@ -146,7 +146,7 @@ def generator():
 @needs_cuda
 @pytest.mark.parametrize("providers", ["cuda", "cpu"])
 def test_many_decode(benchmark, generator, providers):
-    """Sequences of 20 to 120 tokens, batches of 128, places refilled as they become free."""
+    """Sequences of 20 to 120 tokens, batches of 128, slots filled again as they become free."""
     model, out = decoding.load(generator[1], providers=providers), []
     options = {
         "max_new_tokens": LONGEST,

@@ -1,4 +1,4 @@
-"""decode() beside what people do today, on one thread: sampling at temperature 0.8, so many steps for a whole batch.
+"""decode() beside what people do today, on one thread: 200 steps of a whole batch, sampled at temperature 0.8.
 
     pytest bench/test_decode.py --benchmark-json=decode.json
 

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 pytest bench/test_folding.py
 
-The rule in decoding/model/folding.py (SMALLEST_HIDDEN) comes from this table.
+The rule in decoding/model/passes/fold_embedding.py (SMALLEST_HIDDEN) comes from this table.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="the bench extra is not installed")
 
 import decoding  # noqa: E402
 from bench.networks import make  # noqa: E402
-from decoding.model import folding  # noqa: E402
+from decoding.model.passes import fold_embedding  # noqa: E402
 from decoding.model.runtime.session import Session  # noqa: E402
 
 # hidden, layers, vocabulary
@@ -26,14 +26,14 @@ STEPS = 20
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda n: f"{n[1]}x{n[0]}V{n[2]}")
 @pytest.mark.parametrize("peer", ["bare", "folded"])
 def test_step(benchmark, monkeypatch, peer, network, batch):
-    monkeypatch.setattr(folding, "SMALLEST_HIDDEN", 1)
+    monkeypatch.setattr(fold_embedding, "SMALLEST_HIDDEN", 1)
     hidden, layers, vocab = network
     model = decoding.load(make(hidden, layers, vocab)[1], threads=1)
     session = model.session
     if peer == "folded":
-        session = Session(folding.fold_embedding(model._graph, model.contract), threads=1)
+        session = Session(fold_embedding.fold_embedding(model._graph, model.contract), threads=1)
     ids = np.random.default_rng(0).integers(0, vocab, (batch, 1))
-    feeds = {**model.contract.feeds(ids), **{s.input: s.start(batch) for s in model.contract.states}}
+    feeds = {**model.contract.feeds(ids), **{s.input: s.initial_rows(batch) for s in model.contract.states}}
     names = [model.contract.logits.name]
 
     def steps():

@@ -1,4 +1,4 @@
-"""What `load()` costs beside a bare session of the same file, and what the proof adds: LSTM 2x650 over 10,000 words."""
+"""What `load()` costs beside a bare session of the same file, and what verification adds: LSTM 2x650 over 10,000 words."""
 
 import io
 
@@ -11,7 +11,7 @@ from decoding import load
 
 
 class Words(networks.LanguageModel):
-    """The network with its states hidden, as most exports have it, so that load() opens and proves them."""
+    """The network with its states hidden, as most exports have it, so that load() exposes and verifies them."""
 
     def forward(self, tokens):
         return self.head(self.lstm(self.embedding(tokens))[0])
@@ -38,7 +38,7 @@ def bare(path):
 
 LOADERS = {
     "bare": bare,
-    "load, unproved": lambda path: load(path, threads=1, verify=False),
+    "load, unverified": lambda path: load(path, threads=1, verify=False),
     "load": lambda path: load(path, threads=1),
 }
 

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="the bench extra is not installed")
 
 import decoding  # noqa: E402
 from bench.networks import make  # noqa: E402
-from decoding.model import equivalence  # noqa: E402
+from decoding.model.verify import equivalence  # noqa: E402
 
 # hidden, layers, vocabulary, batch
 CASES = [(224, 2, 65, 1), (224, 2, 65, 16), (650, 2, 10000, 1), (650, 2, 10000, 16), (512, 3, 64, 128)]
@@ -56,7 +56,7 @@ def test_step(benchmark, models, peer, case):
     model = models((hidden, layers, vocab))["bare" if peer == "folded" else peer]
     session = model.step_session if peer == "folded" else model.session
     ids = np.random.default_rng(0).integers(0, vocab, (batch, 1))
-    feeds = {**model.contract.feeds(ids), **{s.input: s.start(batch) for s in model.contract.states}}
+    feeds = {**model.contract.feeds(ids), **{s.input: s.initial_rows(batch) for s in model.contract.states}}
     names = [model.contract.logits.name, *(s.output for s in model.contract.states)]
 
     def steps():

@@ -1,9 +1,9 @@
-"""decode(), stream(), decode_iter(), score() and rollout(): check what was asked, hand it to an engine, order what comes back."""
+"""decode(), stream(), decode_iter(), score() and rollout(): check what the caller gave, run an engine, order the results."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from decoding.engine.batch.contexts import StepInputs
+from decoding._types import Context, FromModel, Latents, Prompts, Sources, StepInputs
 from decoding.engine.collect import by_prompt, with_bar
 from decoding.engine.encode import alike, with_latents_of
 from decoding.engine.loop import decode_requests, queue_requests
@@ -19,40 +19,27 @@ from decoding.engine.request import Request, Settings
 from decoding.engine.rollout import Reward, action_values
 from decoding.engine.score import score_sequences
 from decoding.engine.search.sampling import SamplingSearch
-from decoding.errors import OptionError, whole_number
-from decoding.inputs.options import (
-    DEFAULT_BATCH_SIZE,
-    FromModel,
-    Options,
+from decoding.errors import OptionError
+from decoding.inputs.latents import with_latents
+from decoding.inputs.options import Options, check_names, make_settings
+from decoding.inputs.requests import (
+    bos_ids,
     check_completions,
-    check_contexts,
-    check_names,
-    check_workers,
-    choose_workers,
     make_episodes,
-    make_prompts,
-    make_settings,
-    temperatures_of,
-    with_latents,
+    make_requests,
+    read_prompts,
+    read_sequences,
+    requests_of_iterable,
     with_teacher,
 )
-from decoding.inputs.prompts import Ids, encode_prompts
-from decoding.inputs.sources import encode_sources, read_prompts
+from decoding.inputs.workers import check_workers, choose_workers
 from decoding.model.discriminator import Discriminator
-from decoding.model.graph.graph import ModelFile as ModelSource
+from decoding.model.graph.graph import ModelFile
 from decoding.model.load import load
 from decoding.model.model import Model
 from decoding.processors import Processor
 from decoding.results import Decoded, Hypothesis, TokenEvent
 from decoding.strategies import Greedy, Sample, Strategy
-
-Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[Any] | None
-# With an encoder: also arrays, lists of turns, or a dict of the encoder's inputs.
-Sources = Prompts | Sequence[Any] | Mapping[str, Any]
-Context = (
-    Mapping[str, npt.ArrayLike | Sequence[npt.NDArray[Any]]] | npt.NDArray[Any] | Sequence[npt.NDArray[Any]] | None
-)
-Latents = Mapping[str, npt.ArrayLike | Sequence[npt.NDArray[Any]]] | npt.ArrayLike | Sequence[Any] | None
 
 
 def decode(
@@ -82,46 +69,47 @@ def decode(
     """Continue every prompt with the model.
 
     Args:
-        model: what `load()` gave, or what it takes.
-        prompts: a string, a list of strings, one sequence of ids, a list of id sequences of any lengths, a 2-D integer
-            array, or None to start from BOS, once for each row of `context`. Strings are tokenized, with the model's BOS (if it has one) in front;
-            ids are taken as they are. With an encoder these are the sources that it reads: strings (tokenized by the encoder's own
-            vocabulary where its file has one), ids, arrays, or a dict ``{encoder input: one value for each prompt}``. Where an
-            encoder reads the turns of a conversation, a source is a list of turns. Unequal lengths are padded and masked, or,
-            where padding would change the answer, run apart.
+        model: a model that `load()` returned, or what `load()` takes: a path, or the name of a shipped model.
+        prompts: a string, a list of strings, one sequence of ids, a list of id sequences of any lengths, an integer array
+            [T] or [B, T], or None to start from BOS, once for each entry of `context`. Strings are tokenized, with the model's BOS
+            (if it has one) in front; ids are taken as they are. With an encoder, prompts are the sources that it reads:
+            strings (tokenized by the encoder's own vocabulary where its file has one), ids, arrays, or a dict ``{encoder input:
+            one value for each prompt}``. Where an encoder reads the turns of a conversation, a source is a list of
+            turns. Sources of unequal length are padded and masked; where padding would change the answer, they run apart.
         strategy: `Greedy()`, `Sample(...)`, `TopN(n)` or `Beam(...)`.
-        max_new_tokens: longest output, EOS included; default the model's own, else 256.
-        min_new_tokens: no EOS before so many new tokens.
+        max_new_tokens: longest output in tokens, EOS included; default the model's own, else 256.
+        min_new_tokens: shortest output in tokens: EOS is not chosen before.
         eos_token_id: id that ends a sequence, or several; None never stops at a token; default the model's.
         stop: strings or id sequences that end an output, also across tokens; they stay in it. An id alone is a sequence
-            of one: ``[3, 9]`` stops at either, ``[[3, 9]]`` at one behind the other.
+            of one: ``[3, 9]`` stops at either, ``[[3, 9]]`` at 3 followed by 9.
         num_return_sequences: outputs for each prompt.
         seed: key of the random draws, 0 to 2**64 - 1; None takes one from the operating system. A token depends only on the
-            seed, the sequence's place (prompt index * num_return_sequences + output index), its step and the logits:
+            seed, the number of its sequence (prompt index * num_return_sequences + output index), its step and the logits:
             not on `batch_size` or `workers`, nor on the order in which sequences run.
         prefix: with an encoder, the decoder's own first tokens: one string or id sequence for all prompts, or a list with one
             for each; default BOS.
-        context: the arrays that the model's contexts take, one entry for each prompt: ``{input name: array [prompts, ...]}``,
-            or just the array where there is one context; a list of arrays where they differ in length. The same at every step.
-            The name of a state gives what the state starts from.
+        context: the values of the model's contexts, one for each prompt and the same at every step: ``{input name: array
+            [prompts, ...]}``, or the array alone where there is one context; a list of arrays where they differ in length.
+            The name of a state sets its initial state: an array [prompts, ...] of the state's shape without its batch axis.
         latents: values of the model's latents, one for each prompt, or one for each of its sequences: ``{input name: array}``, the
-            array alone where there is one latent, or a list of what hypotheses have as `latent`. Default: drawn by the seed. A
+            array alone where there is one latent, or a list of the `latent` of hypotheses. Default: drawn by the seed. A
             latent that is drawn anew at every step takes [steps, ...] for each.
-        processors: callables ``f(history, logits)`` that edit the logits of a batch of rows in place; see
+        processors: callables ``f(history, logits)`` that edit the logits, float32 [rows, V], in place; see
             `decoding.processors`.
-        step_inputs: a function that gives contexts anew for each step: ``f(history) -> {input name: array [rows, ...]}``;
+        step_inputs: a function that computes contexts anew for each step: ``f(history) -> {input name: array [rows, ...]}``;
             `history` is a `History` whose rows end with the token that this step feeds.
         teacher: an id sequence for each prompt: at each step its token is fed next with probability `teacher_ratio`,
             else the model's own choice (scheduled sampling, Bengio et al. 2015).
-        logprobs: how many of the best log-probabilities to give for each new token.
-        return_attention: give the weights over the source with which each token was chosen.
+        teacher_ratio: that probability, from 0 to 1.
+        logprobs: how many of the best log-probabilities to return for each new token.
+        return_attention: return the weights over the source with which each token was chosen, float32 [tokens, source].
         batch_size: rows that run together, in each worker; default at most 128.
-        workers: threads with a batch each; default from the sizes of job and batch.
+        workers: threads with a batch each; default from the number of prompts, the batch size and the size of the network.
         progress: show a bar with sequences and tokens a second.
 
     Returns:
-        `len(prompts) * num_return_sequences` hypotheses, ordered by prompt, the best of each prompt first. A search for
-        distinct sequences (`Beam`, `Sample(replacement=False)`) gives fewer where there are no more.
+        `len(prompts) * num_return_sequences` hypotheses, ordered by prompt, the best of each prompt first. A search that
+        finds different sequences (`Beam`, `Sample(replacement=False)`) returns fewer where there are no more.
 
     Raises:
         OptionError: an argument is wrong.
@@ -144,14 +132,15 @@ def decode(
         step_inputs=step_inputs,
         return_attention=return_attention,
     )
-    ids, sources = _starts(model, prompts, prefix, context)
-    given = check_contexts(model, context, step_inputs, len(ids))
-    settings = with_latents(model, settings, latents, len(ids))
-    settings, taught = with_teacher(model, settings, teacher, teacher_ratio, len(ids))
-    rows = make_prompts(strategy, ids, given, taught, sources)
-    finished = decode_requests(model, settings, rows, choose_workers(model, settings, workers, len(ids)))
-    groups = by_prompt(model, settings, with_bar(finished, len(ids) * settings.outputs) if progress else finished)
-    return Decoded([h for group in sorted(groups, key=lambda g: g[0].prompt_index) for h in group])
+    ids, sources = read_prompts(model, prompts, prefix, context)
+    requests = make_requests(model, settings, ids, sources, context)
+    settings = with_latents(model, settings, latents, len(requests))
+    settings, requests = with_teacher(model, settings, requests, teacher, teacher_ratio)
+    finished = decode_requests(model, settings, requests, choose_workers(model, settings, workers, len(requests)))
+    if progress:
+        finished = with_bar(finished, len(requests) * settings.outputs)
+    groups = sorted(by_prompt(model, settings, finished), key=lambda group: group[0].prompt_index)
+    return Decoded([hypothesis for group in groups for hypothesis in group])
 
 
 def stream(
@@ -164,20 +153,20 @@ def stream(
     latents: Latents = None,
     **options: Unpack[Options],
 ) -> Iterator[TokenEvent]:
-    """As `decode()`, giving every token as it is made.
+    """Continue every prompt as `decode()` does, and yield each token as soon as it is chosen.
 
-    Takes the options of `decode()` but teacher, workers and progress; `Beam` and `Sample(replacement=False)` have no
-    token before the end. Errors are those of `decode()`.
+    Takes the arguments of `decode()` but teacher, teacher_ratio, workers and progress. `Beam` and `Sample(replacement=False)`
+    are refused: they know no token before the end. Errors are those of `decode()`.
     """
     model = _loaded(model)
     check_names("stream", options)
     settings = make_settings(model, strategy, **options)
     if strategy.searches_together:
         raise OptionError(f"strategy={strategy!r}: it knows no token before the end; use decode(), or another strategy")
-    ids, sources = _starts(model, prompts, prefix, context)
-    given = check_contexts(model, context, settings.step_inputs, len(ids))
-    settings = with_latents(model, settings, latents, len(ids))
-    return _token_events(model, settings, make_prompts(strategy, ids, given, sources=sources))
+    ids, sources = read_prompts(model, prompts, prefix, context)
+    requests = make_requests(model, settings, ids, sources, context)
+    settings = with_latents(model, settings, latents, len(requests))
+    return _token_events(model, settings, requests)
 
 
 def decode_iter(
@@ -189,31 +178,19 @@ def decode_iter(
     workers: int = 1,
     **options: Unpack[Options],
 ) -> Iterator[Hypothesis]:
-    """As `decode()` over an iterable of prompts, which may be endless, with memory for `batch_size` rows.
+    """Continue the prompts of an iterable, which may be endless, in the memory of `batch_size` rows.
 
-    Prompts are taken as places get free; with an encoder they are sources, encoded a few at a time as they are taken, and
-    `prefix` holds for all of them. The hypotheses of a prompt come when all of them are finished, best first;
-    `prompt_index` says whose they are. Takes the options of `decode()` but context, latents, teacher and progress; a temperature
-    is one number, and `workers` is 1 unless given. Errors are those of `decode()`.
+    A prompt is taken when a row of the batch gets free; with an encoder prompts are sources, encoded a few at a time as they are
+    taken, and `prefix` holds for all of them. The hypotheses of a prompt come when all of them are finished, best
+    first, and `prompt_index` is the prompt's number. Takes the arguments of `decode()` but context, latents, teacher,
+    teacher_ratio and progress; a temperature is one number, and `workers` is 1 unless given. Errors are those of `decode()`.
     """
     model = _loaded(model)
     check_names("decode_iter", options)
-    if isinstance(prompts, str) or not isinstance(prompts, Iterable):
-        raise OptionError(f"prompts={prompts!r}: expected an iterable of prompts, each a string or a sequence of ids")
     settings = make_settings(model, strategy, **options)
-    if isinstance(strategy, Sample) and np.ndim(strategy.temperature):
-        raise OptionError("Sample(temperature=array): the prompts of an iterable cannot be counted; pass one number")
-    temperature = temperatures_of(strategy, 1)[0]
-    check_contexts(model, None, settings.step_inputs, 0)
+    requests = requests_of_iterable(model, settings, prompts, prefix)
     settings = with_latents(model, settings, None, 0)
-    none = np.zeros(0, np.int64)
-
-    def read() -> Iterator[Request]:
-        for index, prompt in enumerate(prompts):
-            (ids,), (source,) = read_prompts(model, prompt, prefix, first=index, single=True)
-            yield Request(index, ids, temperature, none, source=source)
-
-    finished = decode_requests(model, settings, read(), check_workers(model, workers))
+    finished = decode_requests(model, settings, requests, check_workers(model, workers))
     return itertools.chain.from_iterable(by_prompt(model, settings, finished))
 
 
@@ -227,13 +204,14 @@ def score(
     seed: int | None = None,
     batch_size: int | None = None,
 ) -> list[npt.NDArray[np.float32]]:
-    """Log-probability (natural logarithm) of every given token, given those before it.
+    """Return the log-probability (natural logarithm) of every token of given sequences, given the tokens before it.
 
     Args:
-        model: what `load()` gave, or what it takes.
+        model: as in `decode()`.
         sequences: strings or ids, in any form that `decode()` takes as prompts.
         prompts: with an encoder, the source of each sequence, or one for all of them.
-        context, latents: as in `decode()`; latents that are not given are drawn by `seed`.
+        context, latents: as in `decode()`, one entry for each sequence; latents that are not given are drawn by `seed`.
+        seed: key of those draws, as in `decode()`.
         batch_size: sequences that run together; default at most 128.
 
     Returns:
@@ -242,28 +220,25 @@ def score(
 
     Raises:
         OptionError: an argument is wrong.
+        ModelError: the model cannot be loaded or run.
         DecodeError: logits are NaN, infinite or all -inf.
     """
     model = _loaded(model)
-    if sequences is None:
-        raise OptionError("sequences is None: there is nothing to score; pass strings or ids")
-    rows = DEFAULT_BATCH_SIZE if batch_size is None else whole_number("batch_size", batch_size, 1)
-    bos = np.array([] if model.bos_token_id is None else [model.bos_token_id], np.int64)
-    ids = encode_prompts(model, sequences, bos=False, name="sequences")
-    given = check_contexts(model, context, None, len(ids))
-    settings = with_latents(model, make_settings(model, Greedy(), seed=seed), latents, len(ids))
-    sources = _sources_of(model, prompts, len(ids))
-    whole = make_prompts(Greedy(), [np.concatenate([bos, i]) for i in ids], given, sources=sources)
-    whole = [p for _, p in with_latents_of(settings.latents, enumerate(whole), model.contract)]
-    values = score_sequences(model, whole, rows, settings.latents)
-    first = np.array([] if len(bos) else [np.nan], np.float32)
-    return [np.concatenate([first, values[i]]) for i in range(len(ids))]
+    settings = make_settings(model, Greedy(), seed=seed, batch_size=batch_size)
+    ids, sources = read_sequences(model, sequences, prompts, "score")
+    bos = bos_ids(model)
+    requests = make_requests(model, settings, [np.concatenate([bos, own]) for own in ids], sources, context)
+    settings = with_latents(model, settings, latents, len(requests))
+    requests = [r for _, r in with_latents_of(settings.latents, enumerate(requests), model.contract)]
+    scores = score_sequences(model, requests, settings.batch_size, settings.latents)
+    first = np.array([] if len(bos) else [np.nan], np.float32)  # nothing comes before a first token without BOS
+    return [np.concatenate([first, scores[i]]) for i in range(len(ids))]
 
 
 def rollout(
     model: Model | str | Path,
     sequences: Prompts,
-    reward: Reward | ModelSource,
+    reward: Reward | ModelFile,
     *,
     n: int,
     max_new_tokens: int | None = None,
@@ -278,31 +253,31 @@ def rollout(
     batch_size: int | None = None,
     workers: int | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Monte-Carlo action values of sequences: how good their continuations turn out after each of their tokens.
+    """Return Monte-Carlo action values of sequences: how good their continuations are after each of their tokens.
 
     As in SeqGAN (Yu et al. 2017, equation 4): entry t of a row is the mean reward of `n` completions that the model samples after
     token t; the last entry is the reward of the sequence itself. The state after each prefix is computed once for all
     sequences, and the completions of all positions share one batch, which is refilled as they finish.
 
     Args:
-        model: what `load()` gave, or what it takes: the roll-out policy.
+        model: the policy that completes the sequences, as in `decode()`.
         sequences: strings or ids, in any form that `decode()` takes as prompts. The first token comes after the model's
             BOS, if it has one, as in `score()`. A sequence ends with its first EOS (which `decode()` leaves out of `tokens`);
-            what stands behind that is padding.
+            what follows is padding.
         reward: a function from ids int64 [N, width] to N rewards, called with at most 128 rows at a time; or a
-            discriminator in an ONNX file, as a `Discriminator` or as what that takes.
+            discriminator in an ONNX file: a `Discriminator`, or the path that it takes.
         n: completions of each prefix.
-        max_new_tokens: longest completion, EOS included; default as far as the longest sequence goes.
-        seed: as in `decode()`; the draws are others than those of `decode()` with the same seed. The values do not depend on
+        max_new_tokens: longest completion in tokens, EOS included; default up to the length of the longest sequence.
+        seed: as in `decode()`; the draws differ from those of `decode()` with the same seed. The values do not depend on
             `batch_size` or `workers`.
         strategy: how completions are drawn: `Sample(...)`, `TopN(n)`, or `Greedy()` with n=1.
         eos_token_id: as in `decode()`.
-        pad_token_id: fills the rows that the reward sees behind their EOS; default the model's, else its first EOS, else 0.
+        pad_token_id: fills the reward's rows after their EOS; default the model's, else its first EOS, else 0.
         prompts: with an encoder, the source of each sequence, or one for all of them.
         context, latents: as in `decode()`, one entry for each sequence; latents that are not given are drawn by `seed`.
-        processors: as in `decode()`; of a completion, its prefix counts as the prompt.
+        processors: as in `decode()`; the prefix of a completion counts as its prompt.
         batch_size: completions that run together, in each worker; default at most 128.
-        workers: threads with a batch each; default from the sizes of job and batch.
+        workers: threads with a batch each; default as in `decode()`.
 
     Returns:
         float64 [B, T], T the length of the longest sequence (of a 2-D array: its width). From the end of a shorter sequence
@@ -310,84 +285,51 @@ def rollout(
         are T wide, or T - 1 + max_new_tokens where that is more.
 
     Raises:
-        OptionError: an argument is wrong, or the reward gives something else than a number for each row.
+        OptionError: an argument is wrong, or the reward does not return a number for each row.
         ModelError: the model or the discriminator cannot be loaded or run.
         DecodeError: logits are NaN or leave no token to choose.
     """
     model = _loaded(model)
-    if sequences is None:
-        raise OptionError("sequences is None: there is nothing to complete; pass strings or ids")
-    ids = encode_prompts(model, sequences, bos=False, name="sequences")
-    completions = check_completions(strategy, n)
+    ids, sources = read_sequences(model, sequences, prompts, "complete")
     settings = make_settings(
         model,
         strategy,
         max_new_tokens=max(2, *map(len, ids)) - 1 if max_new_tokens is None else max_new_tokens,
         eos_token_id=eos_token_id,
-        num_return_sequences=completions,
         seed=seed,
         processors=processors,
         batch_size=batch_size,
     )
-    given = check_contexts(model, context, None, len(ids))
-    whole = make_prompts(strategy, ids, given, sources=_sources_of(model, prompts, len(ids)))
-    whole = _with_latents_of_a_sequence(model, settings, whole, latents)
-    episodes = make_episodes(model, settings, whole, max_new_tokens is None, pad_token_id)
+    if any(f.draw.every == "step" for f in model.latents):
+        raise OptionError(
+            f"rollout: {model.name} draws latents at every step, and those of the given sequences are not known; "
+            "decode() continues prompts"
+        )
+    requests = make_requests(model, settings, ids, sources, context)
+    own = with_latents(
+        model, settings, latents, len(requests)
+    ).latents  # all completions of a sequence share its latents
+    requests = [r for _, r in with_latents_of(own, enumerate(requests), model.contract)]
+    episodes = make_episodes(model, settings, requests, max_new_tokens, pad_token_id)
+    settings = replace(settings, outputs=check_completions(settings, n))
     workers = choose_workers(model, settings, workers, episodes.length * len(ids))
     return action_values(model, settings, episodes, reward if callable(reward) else Discriminator(reward), workers)
 
 
-def _with_latents_of_a_sequence(
-    model: Model, settings: Settings, prompts: list[Request], latents: Latents
-) -> list[Request]:
-    """The sequences with the latents that all their completions share."""
-    if any(f.draw.every == "step" for f in model.latents):
-        raise OptionError(
-            f"rollout: {model.name} draws latents at every step, and those of the given sequences are not known; decode() goes on from prompts"
-        )
-    own = with_latents(model, replace(settings, outputs=1), latents, len(prompts)).latents
-    return [p for _, p in with_latents_of(own, enumerate(prompts), model.contract)]
-
-
-def _sources_of(model: Model, prompts: Sources, count: int) -> list[dict[str, Any]]:
-    """The sources of given sequences: one for each, or one for all."""
-    if model.encoders is None:
-        if prompts is not None:
-            raise OptionError(
-                f"prompts: {model.name} has no encoder to read them; pass the whole sequences as sequences"
-            )
-        return [{} for _ in range(count)]
-    sources = encode_sources(model, prompts)
-    if len(sources) not in (1, count):
-        raise OptionError(
-            f"prompts: found {len(sources)} sources; expected one for all, or one for each of the {count} sequences"
-        )
-    return sources if len(sources) == count else sources * count
-
-
-def _starts(
-    model: Model, prompts: Sources, prefix: Prompts, context: Context
-) -> tuple[list[Ids], list[dict[str, Any]]]:
-    """As `read_prompts()`; where there are no prompts each context has one of its own, from BOS."""
-    ids, sources = read_prompts(model, prompts, prefix)
-    if prompts is not None or model.encoders is not None or context is None:
-        return ids, sources
-    first: Any = next(iter(context.values()), [()]) if isinstance(context, Mapping) else context
-    try:
-        count = max(1, len(first))
-    except TypeError:  # a number: what is wrong with it is said where contexts are checked
-        count = 1
-    return ids * count, sources * count
-
-
 def _loaded(model: Model | str | Path) -> Model:
+    """Return the model, loaded where a path or a name stands for it.
+
+    Raises:
+        ModelError: it cannot be loaded, or is a plain generator, which has no contract to decode by.
+    """
     loaded = model if isinstance(model, Model) else load(model)
-    _ = loaded.contract  # a plain generator has none, and says what to call instead
+    _ = loaded.contract
     return loaded
 
 
-def _token_events(model: Model, settings: Settings, prompts: list[Request]) -> Iterator[TokenEvent]:
-    for group in alike(model.contract, prompts, len(prompts)):
+def _token_events(model: Model, settings: Settings, requests: list[Request]) -> Iterator[TokenEvent]:
+    """Decode the requests in one thread and yield every token as it is chosen."""
+    for group in alike(model.contract, requests, len(requests)):
         own = list(group)
         rows = min(settings.batch_size, len(own) * settings.outputs)
         search = SamplingSearch(model, settings, queue_requests(model, settings, own, rows), rows)

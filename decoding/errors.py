@@ -1,4 +1,4 @@
-"""What can go wrong, in three classes. Every message names the thing, what was found and what to do."""
+"""The three classes of errors. Every message names the thing, what was found and what to do."""
 
 import operator
 from typing import Any
@@ -31,10 +31,10 @@ class DecodeError(DecodingError, RuntimeError):
 
 
 def whole_number(name: str, value: Any, low: int, *, close: str = "") -> int:
-    """`value` as an int of at least `low`.
+    """Return `value` as an int of at least `low`.
 
     Raises:
-        OptionError: it is none; the message starts with ``name=value``, and `close` behind it.
+        OptionError: it is not; the message starts with ``name=value`` and then `close`.
     """
     try:
         number = operator.index(value)

@@ -1,4 +1,4 @@
-"""Choosing among finished sequences: by a reward, or by minimum Bayes risk. The likeliest is not always the best."""
+"""Orders finished outputs by a reward, or by minimum Bayes risk: the likeliest is not always the best."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def rerank(hypotheses: Decoded | list[Hypothesis], reward: Reward) -> Decoded | 
     """Order the outputs of each prompt by a reward, the greatest first; of equal ones the earlier stays in front.
 
     Args:
-        hypotheses: what `decode()` gave, or a list of hypotheses, of several calls too; those of one `prompt_index`
+        hypotheses: what `decode()` returned, or a list of hypotheses, also of several calls; those of one `prompt_index`
             compete.
-        reward: called once with all of them as a `Decoded`; gives a number for each. What wants a padded array of ids takes
+        reward: called once with all of them as a `Decoded`; returns a number for each. A reward of padded ids calls
             ``batch.padded(fill)``: ``rerank(out, lambda batch: discriminator(batch.padded(0)))``.
 
     Returns:
-        The same hypotheses, a `Decoded` for a `Decoded`, else a list; `score` is the reward and `rank` the new place.
-        Prompts stay in their order, and all else is as it was.
+        The same hypotheses, a `Decoded` for a `Decoded`, else a list; `score` is the reward and `rank` the new
+        rank. Prompts stay in their order, and all else is as it was.
 
     Raises:
-        OptionError: the reward gives something else than one number for each, or NaN.
+        OptionError: the reward does not return a number for each, or returns NaN.
     """
     batch = _batch(hypotheses)
     if not callable(reward):
         raise OptionError(
-            f"reward: {type(reward).__name__} is no function of a Decoded that gives a number for each output"
+            f"reward: {type(reward).__name__} is not a function of a Decoded that returns a number for each output"
         )
     values = _numbers("reward", reward(batch), batch) if len(batch) else np.zeros(0)
     return _ordered(hypotheses, batch, values)
@@ -60,7 +60,7 @@ def mbr(
     *,
     weights: Literal["uniform", "probability"] = "uniform",
 ) -> Decoded | list[Hypothesis]:
-    """Order the outputs of each prompt by minimum Bayes risk: first the one most like all the others.
+    """Order the outputs of each prompt by minimum Bayes risk: first the one that is most like all the others.
 
     The expected similarity of a candidate is the mean of its similarities to all outputs of its prompt, itself included
     (Kumar & Byrne 2004; Eikema & Aziz 2020). n outputs of a prompt cost n * n calls of `similarity`.
@@ -68,15 +68,15 @@ def mbr(
     Args:
         hypotheses: as `rerank()` takes them.
         similarity: ``f(candidate, reference)``, greater where they are more alike; it need not be symmetric.
-        weights: what the outputs count for as references. "uniform": the same, which is right for samples, as a
-            sequence that was drawn twice counts twice. "probability": the model's probability of each, normalised over
-            them, which is right for outputs that are all different (`Beam`, `Sample(replacement=False)`).
+        weights: how much each output counts as a reference. "uniform": all the same, which is right for samples, as a
+            sequence that was drawn twice counts twice. "probability": by the model's probability, normalised over
+            the outputs of a prompt, which is right for outputs that are all different (`Beam`, `Sample(replacement=False)`).
 
     Returns:
         As `rerank()`; `score` is the expected similarity.
 
     Raises:
-        OptionError: `weights` is neither, or a similarity is no number.
+        OptionError: `weights` is neither, or a similarity is not a finite number.
     """
     if weights not in ("uniform", "probability"):
         raise OptionError(f"weights={weights!r}: expected 'uniform' or 'probability'")
@@ -89,30 +89,30 @@ def mbr(
 
 
 def _batch(hypotheses: Any) -> Decoded:
-    """The hypotheses as one `Decoded`, in their order."""
+    """Return the hypotheses as one `Decoded`, in their order."""
     if isinstance(hypotheses, Decoded):
         return hypotheses
     if not isinstance(hypotheses, Sequence) or not all(isinstance(h, Hypothesis) for h in hypotheses):
         raise OptionError(
-            f"hypotheses: found {type(hypotheses).__name__}; expected what decode() gives, or a list of its hypotheses"
+            f"hypotheses: found {type(hypotheses).__name__}; expected what decode() returns, or a list of its hypotheses"
         )
     return Decoded(hypotheses)
 
 
 def _members(batch: Decoded) -> list[list[int]]:
-    """The places of each prompt's outputs."""
+    """Return the positions of each prompt's outputs in the batch."""
     groups: dict[int, list[int]] = {}
-    for place, hypothesis in enumerate(batch):
-        groups.setdefault(hypothesis.prompt_index, []).append(place)
+    for position, hypothesis in enumerate(batch):
+        groups.setdefault(hypothesis.prompt_index, []).append(position)
     return list(groups.values())
 
 
 def _ordered(hypotheses: Sequence[Hypothesis], batch: Decoded, values: Values) -> Decoded | list[Hypothesis]:
-    """The batch by prompt, the greatest value first, in the type that the hypotheses came in."""
+    """Return the outputs of each prompt, the greatest value first, in the type that the hypotheses came in."""
     ordered = [
-        replace(batch[place], score=float(values[place]), rank=rank)
+        replace(batch[i], score=float(values[i]), rank=rank)
         for members in _members(batch)
-        for rank, place in enumerate(sorted(members, key=lambda place: -values[place]))
+        for rank, i in enumerate(sorted(members, key=lambda i: -values[i]))
     ]
     return Decoded(ordered) if isinstance(hypotheses, Decoded) else ordered
 
@@ -124,23 +124,23 @@ def _weights(kind: str, members: Sequence[Hypothesis]) -> Values:
 
 
 def _numbers(name: str, given: Any, batch: Decoded) -> Values:
-    """What a callable gave for a batch, as one number for each.
+    """Return what a callable returned for a batch, as a float64 number for each hypothesis.
 
     Raises:
-        OptionError: it is something else.
+        OptionError: it returned something else.
     """
     try:
         values = np.asarray(given, np.float64)
     except (TypeError, ValueError) as error:
-        raise OptionError(f"{name} gave {type(given).__name__}: expected a number for each hypothesis") from error
+        raise OptionError(f"{name} returned {type(given).__name__}: expected a number for each hypothesis") from error
     if values.shape != (len(batch),):
         raise OptionError(
-            f"{name} gave an array of shape {list(values.shape)}: expected [{len(batch)}], a number for each hypothesis; it is "
+            f"{name} returned an array of shape {list(values.shape)}: expected [{len(batch)}], a number for each hypothesis; it is "
             "called once, with all of them as a Decoded, whose padded(fill) is the array of their ids"
         )
     if np.isnan(values).any():
         h = batch[int(np.isnan(values).argmax())]
-        raise OptionError(f"{name} gave NaN for output {h.rank} of prompt {h.prompt_index}: NaN cannot be ordered")
+        raise OptionError(f"{name} returned NaN for output {h.rank} of prompt {h.prompt_index}: NaN cannot be ordered")
     return values
 
 
@@ -152,7 +152,7 @@ def _number(similarity: Similarity, candidate: Hypothesis, reference: Hypothesis
         number = np.nan
     if not np.isfinite(number):
         raise OptionError(
-            f"similarity gave {value!r} for outputs {candidate.rank} and {reference.rank} of prompt {candidate.prompt_index}: "
+            f"similarity returned {value!r} for outputs {candidate.rank} and {reference.rank} of prompt {candidate.prompt_index}: "
             "expected a finite number"
         )
     return number

@@ -1,4 +1,4 @@
-"""Tokenizers: text to ids and back. A vocabulary in the file, Hugging Face tokenizers, SentencePiece."""
+"""Tokenizers turn text into ids and back: a vocabulary in the file, Hugging Face tokenizers, SentencePiece."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from decoding.errors import ModelError, OptionError
 
 
 class Tokenizer(Protocol):
-    """What decode() asks of a tokenizer."""
+    """The two methods that every tokenizer has."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without special ids."""
+        """Return the ids of a text, without special ids."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids."""
+        """Return the text of ids."""
 
 
 class Vocabulary:
-    """A list of token strings; the place in the list is the id.
+    """A list of token strings; the position in the list is the id.
 
     Text is cut from the left into the longest tokens that fit, which for a vocabulary of single
     characters is one id a character.
@@ -42,10 +42,10 @@ class Vocabulary:
         return f"vocabulary of {named} tokens" + (f" for {len(self.tokens)} ids" if named < len(self.tokens) else "")
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text.
+        """Return the ids of a text.
 
         Raises:
-            OptionError: a character that no token covers.
+            OptionError: no token covers a character.
         """
         ids, position = [], 0
         while position < len(text):
@@ -58,7 +58,7 @@ class Vocabulary:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The tokens joined."""
+        """Return the tokens joined."""
         return "".join(self.tokens[i] for i in ids)
 
 
@@ -72,11 +72,11 @@ class HuggingFaceTokenizer:
         return f"Hugging Face tokenizer of {self._tokenizer.get_vocab_size()} tokens"
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, no special tokens added."""
+        """Return the ids of a text; no special tokens are added."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens kept."""
+        """Return the text of ids, special tokens included."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
@@ -90,19 +90,19 @@ class SentencePieceTokenizer:
         return f"SentencePiece tokenizer of {self._processor.get_piece_size()} pieces"
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text."""
+        """Return the ids of a text."""
         return list(self._processor.encode(text))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids."""
+        """Return the text of ids."""
         return str(self._processor.decode([int(i) for i in ids]))
 
 
 def token_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
-    """The text of some ids, cut where each token ends; joined they are the text.
+    """Return the text that each id adds to the text of all; joined they are that text.
 
-    What a token adds to the text can depend on its neighbours: a space before a word, a character whose bytes are
-    several tokens (it goes to the last of them).
+    A token's share can depend on its neighbours: a space before a word, a character whose bytes are several
+    tokens (the last of them has it).
     """
     if isinstance(tokenizer, Vocabulary):
         return [tokenizer.tokens[i] for i in ids]
@@ -117,11 +117,16 @@ def token_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
 
 
 def make_tokenizer(given: Any, vocab: Any, vocab_size: int) -> Tokenizer | None:
-    """The tokenizer that was passed, whatever its kind, else one from the vocabulary in the file, else None.
+    """Return a tokenizer: of the one that the caller passed, else of the vocabulary in the file, else None.
+
+    Args:
+        given: a list of tokens, a dict from token to id, a path, or a tokenizer of some kind.
+        vocab: the vocabulary of the file, or None.
+        vocab_size: number of logits.
 
     Raises:
-        OptionError: `given` is nothing that is known.
-        ModelError: the vocabulary does not have one token for each logit.
+        OptionError: `given` is none of these, its file does not exist, or its package is not installed.
+        ModelError: the vocabulary has a token of no logit.
     """
     if given is None:
         if vocab is None:

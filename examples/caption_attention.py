@@ -2,9 +2,10 @@
 
     python examples/caption_attention.py
 
-A CNN makes a 7x7 grid of vectors of a picture; the decoder names its things from left to right: "red square, blue cross".
-With `return_attention=True` every word comes with its weights over the 49 places. NumPy then checks that the largest one
-falls on the thing whose colour is being named. (The shape often needs no second look: the state has kept it from the first.)
+A CNN turns a picture into a 7x7 grid of vectors; the decoder names the things from left to right: "red square, blue
+cross". With `return_attention=True` every word comes with its weights over the 49 places. NumPy then checks that the
+largest one falls on the thing whose colour is being named. (The shape often needs no second look: the state has kept
+it from the first.)
 """
 
 import numpy as np
@@ -35,7 +36,7 @@ def pictures_of(rng: np.random.Generator, n: int) -> tuple[np.ndarray, list[str]
 
 
 class Encoder(nn.Module):
-    """A CNN; the grid's places are told apart by a learnt vector each."""
+    """A CNN; each place of the grid has a learned vector of its own."""
 
     def __init__(self, width: int = 64, state: int = 96) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class Encoder(nn.Module):
         self.bridge = nn.Linear(width, state)
 
     def forward(self, picture):
-        """Pictures [B, 3, 28, 28] to a grid [B, 49, D] and the decoder's first state [B, H]."""
+        """Pictures [B, 3, 28, 28] to a grid [B, 49, D] and the decoder's initial state [B, H]."""
         grid = torch.relu(self.cnn(picture).flatten(2).transpose(1, 2) + self.places)
         return grid, torch.tanh(self.bridge(grid.mean(1)))
 
@@ -76,7 +77,7 @@ class Decoder(nn.Module):
 
 
 def train(steps: int = 1000) -> nn.ModuleDict:
-    """Encoder and decoder, trained together on the captions alone: nobody tells it where to look."""
+    """Train encoder and decoder together, on the captions alone: no label says where to look."""
     rng = np.random.default_rng(0)
     network = nn.ModuleDict({"encoder": Encoder(), "decoder": Decoder()})
 
@@ -95,14 +96,14 @@ def train(steps: int = 1000) -> nn.ModuleDict:
 
 
 def looks_at(weights: np.ndarray, corner: tuple[int, int]) -> bool:
-    """Does the cell of the largest weight [49] overlap the thing?"""
+    """Return whether the cell of the largest weight [49] overlaps the thing."""
     row, column = np.array(divmod(int(weights.argmax()), SIDE // CELL)) * CELL
     top, left = corner
     return top - CELL < row < top + THING and left - CELL < column < left + THING
 
 
 def main() -> tuple[float, float]:
-    """Train, decode new pictures; the part of captions that are right, and of colours that look at their thing."""
+    """Train, decode new pictures; return the shares of right captions and of colours that look at their thing."""
     torch.manual_seed(0)
     network = train()
     grid, state = torch.zeros(2, 49, 64), torch.zeros(2, 96)

@@ -1,10 +1,10 @@
-"""Image captions, the usual way: a CNN makes one vector of a picture, and the decoder is fed it at every step.
+"""Image captions, the usual way: a CNN turns a picture into one vector, and the decoder reads it at every step.
 
     python examples/caption_vector.py
 
-The pictures show "three small red squares" and their like. One in ten of all such captions is never trained on, in any
-picture: what the network says of those pictures it has put together from their parts. The vectors are handed to `decode()`
-as ready arrays with `context=`.
+The pictures show things such as "three small red squares". One in ten of all such captions is not in the training
+data, with any picture: the network has to put these captions together from their parts. `decode()` takes the vectors
+as ready arrays, with `context=`.
 """
 
 import itertools
@@ -25,7 +25,7 @@ HELD_OUT, TRAINED = KINDS[:16], KINDS[16:]
 
 
 def picture_of(rng: np.random.Generator, kind) -> tuple[np.ndarray, str]:
-    """A picture [3, 32, 32] with its caption; the things stand in different cells of a 3x3 grid."""
+    """A picture [3, 32, 32] with its caption; the things are in different cells of a 3x3 grid."""
     count, size, colour, shape = kind
     picture = rng.normal(0, 0.05, (3, 32, 32)).astype(np.float32)
     for cell in rng.choice(9, count + 1, replace=False):
@@ -66,7 +66,7 @@ def make_network(vector: int = 64) -> nn.ModuleDict:
 
 
 def main() -> float:
-    """Train, decode captions of kinds never seen, and count those that are right in every word."""
+    """Train, decode captions that were held out; return the share that is right in every word."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     network = make_network()

@@ -2,9 +2,10 @@
 
     python examples/chat_history.py
 
-One GRU reads each utterance, a second one goes over the turns, a third one answers. `load()` takes the first two as a list
-of encoders, `decode()` a list of turns for each conversation. What was said may be taken back later on, and some of what
-is asked was never told; the conversations that are counted at the end are new ones, mostly longer than any trained on.
+One GRU reads each utterance, a second one reads the turns, a third one answers. `load()` takes the first two as a
+list of encoders, `decode()` takes a list of turns for each conversation. A later turn may correct an earlier one, and
+some questions have no answer in the conversation. The conversations that are counted at the end are new, and mostly
+longer than those of the training.
 """
 
 import random
@@ -45,7 +46,7 @@ def conversation(rng: random.Random, turns: int) -> tuple[list[str], str]:
 
 
 class Reader(nn.Module):
-    """A GRU over something that is of unequal length; gives its output at the end of each [B, H]."""
+    """A GRU over sequences of unequal length; returns its output at the end of each [B, H]."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -87,7 +88,7 @@ WIDTH, HIDDEN = 64, 192
 
 
 def train(steps: int = 3500) -> nn.ModuleDict:
-    """The three networks, trained together."""
+    """Train the three networks together."""
     rng = random.Random(0)
     network = nn.ModuleDict(
         {"utterance": Utterance(WIDTH), "history": Reader(WIDTH, HIDDEN), "decoder": Decoder(HIDDEN)}
@@ -107,7 +108,7 @@ def train(steps: int = 3500) -> nn.ModuleDict:
 
 
 def main() -> float:
-    """Train, answer at the end of new conversations, and count the answers that are right."""
+    """Train, answer at the end of new conversations; return the share of right answers."""
     torch.manual_seed(0)
     network = train()
     lengths, tokens = torch.tensor([4, 2]), torch.ones(2, 4, dtype=torch.int64)

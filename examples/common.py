@@ -1,4 +1,4 @@
-"""What the examples have in common: a training loop, torch's exporter, a small PNG grid."""
+"""Code that the examples share: a training loop, torch's exporter, a small PNG grid."""
 
 import io
 import json
@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch import nn
 
-torch.set_num_threads(1)  # networks as small as these are slower with two threads, and much slower beside other work
+torch.set_num_threads(1)  # networks as small as these are slower with two threads, and much slower on a busy machine
 
 
 def fit(network: nn.Module, loss_of_batch: Callable[[], torch.Tensor], steps: int, learning_rate: float = 3e-3) -> None:
@@ -41,14 +41,14 @@ def export(
     dynamo: bool = True,
     **metadata: object,
 ) -> onnx.ModelProto:
-    """torch.onnx.export.
+    """Export a network with torch.onnx.export.
 
     Args:
         inputs: examples of the inputs of `network.forward`, by name and in its order.
-        free: axes of an input, beside the batch, that may have any size: {input: {axis: name}}.
+        free: axes of an input, besides the batch, that may have any size: {input: {axis: name}}.
         batch_axis: where the batch is not the first axis of an input.
-        dynamo: torch's newer exporter, or its older one, which alone can export packed sequences.
-        metadata: what the file shall say of itself: vocab, bos, eos, pad, roles.
+        dynamo: torch's newer exporter; False takes the older one, the only one that can export packed sequences.
+        metadata: values for the file's metadata: vocab, bos, eos, pad, roles.
     """
     axes = {name: {(batch_axis or {}).get(name, 0): "batch", **(free or {}).get(name, {})} for name in inputs}
     file = io.BytesIO()
@@ -72,7 +72,7 @@ def export(
 
 
 def save_grid(path: str, images: np.ndarray, columns: int, scale: int = 6) -> None:
-    """Images [N, H, W] in [0, 1], row by row, as one gray PNG."""
+    """Write images [N, H, W] in [0, 1], row by row, as one gray PNG."""
     from PIL import Image
 
     n, height, width = images.shape
@@ -115,18 +115,18 @@ class Words:
         self._split = str.split if space else list
 
     def tensor(self, sentences: Sequence[str]) -> torch.Tensor:
-        """What a decoder learns: ids [N, longest + 2] with BOS before and EOS behind, padded with EOS."""
+        """The sequences that a decoder learns: ids [N, longest + 2], BOS first and EOS last, padded with EOS."""
         rows = [torch.tensor([self.BOS, *(self._ids[word] for word in self._split(s)), self.EOS]) for s in sentences]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.EOS)
 
     def padded(self, sentences: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """What an encoder reads: ids [N, longest] and lengths [N]."""
+        """The sources that an encoder reads: ids [N, longest] and lengths [N]."""
         rows = [torch.tensor([self._ids[word] for word in self._split(s)]) for s in sentences]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
 
 
 def next_token_loss(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of tokens [N, T] behind the first, of logits [N, T - 1, V]; what follows EOS does not count."""
+    """Cross-entropy of logits [N, T - 1, V] for tokens [N, T] after the first; tokens after EOS do not count."""
     wanted = tokens[:, 1:]
     after = (wanted == Words.EOS).cumsum(1) > 1
     return nn.functional.cross_entropy(logits.transpose(1, 2), wanted.masked_fill(after, -100))

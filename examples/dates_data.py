@@ -2,14 +2,14 @@
 
     python examples/dates_data.py 20        # prints some
 
-Month and weekday names, their abbreviations and one part of the patterns are CLDR's (through babel); the rest are the
-patterns below. A date is held out when its ordinal divides by twenty: no form of it is ever trained on.
+Month and weekday names, their abbreviations and some patterns are CLDR's (through babel); the other patterns are
+below. A date is held out when its ordinal is divisible by twenty: no form of it is in the training data.
 
-What numbers alone mean is decided by `read_numbers`, whatever the language:
+`read_numbers` decides the meaning of numbers alone, in every language:
 
 * a four-digit first number is the year: year, month, day (2026/5/3, 20260503);
 * otherwise the day comes first (3/5/2026, 03.05.26, 3-5-26), but hyphens between three numbers of two digits are ISO's (26-05-03);
-* where that gives no date, the next order that does: day month year, month day year, year month day (5/13/2026 is 13 May);
+* where that gives no date, the first order that does: day month year, month day year, year month day (5/13/2026 is 13 May);
 * a year has four digits or two; two are 1969 to 2068, as in POSIX strptime (69 is 1969, 68 is 2068).
 """
 
@@ -75,11 +75,11 @@ SEPARATORS = ("-", "/", ".", "-", "/", ".", " ", ". ")
 
 
 def pairs(seed: int, *, held_out: bool = False, language: str | None = None) -> Iterator[Pair]:
-    """Endless pairs of a written date and its ISO form.
+    """Yield pairs of a written date and its ISO form, without end.
 
     Args:
         seed: the same seed gives the same pairs.
-        held_out: pairs of held-out dates alone; otherwise of all others.
+        held_out: take the held-out dates; otherwise all others.
         language: one of LANGUAGES, or "numbers"; default one time in four numbers, else any language.
     """
     rng = random.Random(f"{seed} {held_out}")
@@ -92,7 +92,7 @@ def pairs(seed: int, *, held_out: bool = False, language: str | None = None) -> 
 
 
 def read_numbers(first: str, second: str, third: str, separator: str) -> datetime.date:
-    """What three numbers mean: the rule at the head of this file.
+    """Return the date that three numbers mean, by the rule at the head of this file.
 
     Raises:
         ValueError: no order gives a date.
@@ -120,7 +120,7 @@ def _full_year(year: str) -> int:
 
 
 def _some_date(rng: random.Random) -> datetime.date:
-    """Mostly of our time; some from 1600 to 2199."""
+    """A random date, mostly of our time, sometimes from 1600 to 2199."""
     first, last = ((1960, 2040), (1600, 2199))[rng.random() < 0.25]
     start, end = datetime.date(first, 1, 1).toordinal(), datetime.date(last, 12, 31).toordinal()
     return datetime.date.fromordinal(rng.randint(start, end))
@@ -161,12 +161,12 @@ def _words(rng: random.Random, date: datetime.date, language: str) -> str:
 
 
 def _weekday(rng: random.Random, date: datetime.date, language: str) -> str:
-    """The weekday's name with what parts it from the date."""
+    """The weekday's name, with the text that separates it from the date."""
     return rng.choice(_day_names(language)[date.weekday()]) + rng.choice((" ", ", ", ", "))
 
 
 def _ordinal(rng: random.Random, day: int, language: str) -> str:
-    """3rd, 1er, 1º and their kin; the plain number where the language has none for this day."""
+    """3rd, 1er, 1º and so on; the plain number where the language has none for this day."""
     if language == "English":
         return f"{day}{'th' if day in (11, 12, 13) else {1: 'st', 2: 'nd', 3: 'rd'}.get(day % 10, 'th')}"
     if language == "Dutch":
@@ -204,7 +204,7 @@ def _forms(names, index: int, language: str) -> list[str]:
 
 
 def _roughened(rng: random.Random, written: str) -> str:
-    """As people type: other case, no accents, no commas, another space."""
+    """The text as people type it: another case, no accents, no commas, another space."""
     written = unicodedata.normalize("NFC", written).replace("\xa0", " ").replace("\u202f", " ")
     if rng.random() < 0.15:
         bare = (c for c in unicodedata.normalize("NFD", written) if not unicodedata.combining(c))

@@ -2,9 +2,10 @@
 
     python examples/encoder_decoder.py
 
-An LSTM reads "two hundred and five thousand and six"; its last h and c are the first h and c of the LSTM that writes
-205006, so that they hold the number. The exported encoder takes no lengths: `load()` sees that padding would change its
-answer, and sources of unequal length are read apart. One in twenty of the numbers below a million is never trained on.
+An LSTM reads "two hundred and five thousand and six"; its last h and c are the initial states of the LSTM that writes
+205006, so they hold the number. The exported encoder takes no lengths: `load()` finds that padding would change its
+answer, and sources of unequal length run apart. One in twenty of the numbers below a million is not in the training
+data.
 """
 
 import random
@@ -34,7 +35,7 @@ def in_words(n: int) -> str:
 
 
 def numbers(rng: random.Random, count: int, *, held_out: bool) -> list[int]:
-    """Of one to six digits, as many of each."""
+    """Random numbers of one to six digits, equally many of each length."""
     found: list[int] = []
     while len(found) < count:
         n = rng.randrange(10 ** rng.randint(1, 6))
@@ -44,7 +45,7 @@ def numbers(rng: random.Random, count: int, *, held_out: bool) -> list[int]:
 
 
 class Encoder(nn.Module):
-    """An LSTM over the words, of which the last h and c are kept."""
+    """An LSTM over the words; returns its last h and c."""
 
     def __init__(self, hidden: int = 128) -> None:
         super().__init__()
@@ -60,7 +61,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """An LSTM over the digits, its states in and out."""
+    """An LSTM over the digits, with its states as inputs and outputs."""
 
     def __init__(self, hidden: int = 128) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class Decoder(nn.Module):
 
 
 def train(steps: int = 1500) -> nn.ModuleDict:
-    """Encoder and decoder, trained together."""
+    """Train encoder and decoder together."""
     rng = random.Random(0)
     network = nn.ModuleDict({"encoder": Encoder(), "decoder": Decoder()})
 
@@ -90,7 +91,7 @@ def train(steps: int = 1500) -> nn.ModuleDict:
 
 
 def main() -> float:
-    """Train, decode numbers never seen, and count those that are right in every digit."""
+    """Train, decode numbers that were held out; return the share that is right in every digit."""
     torch.manual_seed(0)
     network = train()
     words = {"tokens": torch.ones(2, 4, dtype=torch.int64)}

@@ -21,7 +21,7 @@ HELD_OUT = {
 
 
 def bits_per_character(model: decoding.Model, texts: list[str]) -> float:
-    """Over every character that has one before it, or the model's BOS."""
+    """Bits per character, over every character that comes after another one or after the model's BOS."""
     logprobs = np.concatenate(decoding.score(model, texts))
     return -float(np.nanmean(logprobs, dtype=np.float64)) / math.log(2)
 

@@ -1,4 +1,4 @@
-"""How many dates on which it was not trained the shipped model `dates` reads without an error, by language.
+"""How many held-out dates the shipped model `dates` reads without an error, by language.
 
 python examples/held_out_dates.py
 """

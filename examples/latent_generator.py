@@ -2,9 +2,9 @@
 
     python examples/latent_generator.py
 
-The sequences are SMILES of small molecules, which the script makes itself. One vector z is drawn for each sequence, by the
-same keyed generator as tokens; decoding is greedy, so that all variety comes from z. A molecule can be made again from the
-`latent` of its hypothesis, and between two latents lie molecules that change little by little.
+The sequences are SMILES of small molecules, which the script makes itself. The keyed generator that draws tokens
+draws one vector z for each sequence; decoding is greedy, so all variety comes from z. The `latent` of a hypothesis
+gives its molecule again, and latents between two others give molecules that change little by little.
 """
 
 import random
@@ -25,7 +25,7 @@ def molecule(rng: random.Random) -> str:
     """SMILES of a chain with branches, sometimes with a ring of carbon."""
 
     def grow(atoms: int, bonds: int) -> str:
-        """So many atoms, the first of which has `bonds` bonds to what stands before it."""
+        """That many atoms; the first has `bonds` bonds to the atom before it."""
         if atoms == 1:
             return rng.choice([a for a in BONDS if BONDS[a] >= bonds])
         atom = rng.choice([a for a in "CCCCNO" if BONDS[a] > bonds])
@@ -43,7 +43,7 @@ def molecule(rng: random.Random) -> str:
 
 
 def is_molecule(smiles: str) -> bool:
-    """Are brackets and rings closed, and has no atom more bonds than it can?"""
+    """Return whether brackets and rings are closed, and no atom has more bonds than it can have."""
     used: list[int] = []
     atoms, stack, last, order, ring = "", [], -1, 1, -1
     for i, c in enumerate(smiles, 1):
@@ -83,7 +83,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A GRU that is fed z with every token."""
+    """A GRU that reads z with every token."""
 
     def __init__(self, hidden: int = 192) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Decoder(nn.Module):
 
 
 def train(steps: int = 1500) -> nn.ModuleDict:
-    """The autoencoder; the weight of the divergence grows, and half of the decoder's tokens are hidden from it at first."""
+    """Train the autoencoder; the divergence's weight grows, and at first half of the decoder's tokens are hidden."""
     rng = random.Random(0)
     network = nn.ModuleDict({"encoder": Encoder(), "decoder": Decoder()})
     done = 0
@@ -121,7 +121,7 @@ def train(steps: int = 1500) -> nn.ModuleDict:
 
 
 def main() -> tuple[float, float]:
-    """Train, draw molecules, walk from one to another; the parts that are valid and that are different."""
+    """Train, draw molecules, walk from one to another; return the shares that are valid and that are different."""
     torch.manual_seed(0)
     network = train()
     inputs = {"tokens": torch.zeros(2, 3, dtype=torch.int64), "z": torch.zeros(2, Z)}

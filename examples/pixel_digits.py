@@ -4,7 +4,7 @@
 
 The tokens are scikit-learn's 17 shades of gray, the rows of its 8x8 digits read one after the other. At each step the
 network also sees the three pixels above, which are outputs of an earlier step: `step_inputs` finds them in the history.
-All 64 images are decoded in one batch. A classifier that has learnt real digits then reads them.
+All 64 images are decoded in one batch. A classifier that has learned real digits then reads them.
 """
 
 import sys
@@ -23,7 +23,7 @@ BOS = SHADES
 
 
 class PixelRNN(nn.Module):
-    """A GRU over pixels; each input is the pixel before, the three above, the place and the label."""
+    """A GRU over pixels; each input is the pixel before, the three above, the position and the label."""
 
     def __init__(self, hidden: int = 192) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class PixelRNN(nn.Module):
 
 
 def three_above(pixels: np.ndarray, place: int) -> np.ndarray:
-    """The pixels over a place and beside that [N, 3], of pixels [N, at least those before]; zero outside the image."""
+    """The three pixels above a position [N, 3], from pixels [N, at least those before it]; zero outside the image."""
     row, column = divmod(place, SIZE)
     found = np.zeros((len(pixels), 3), np.float32)
     for i, c in enumerate((column - 1, column, column + 1)):
@@ -52,12 +52,12 @@ def three_above(pixels: np.ndarray, place: int) -> np.ndarray:
 
 
 def above_of_rows(history: decoding.History) -> dict[str, np.ndarray]:
-    """The step input: rows of a batch may stand at different places."""
+    """The step input; the rows of a batch may be at different positions."""
     return {"above": np.concatenate([three_above(pixels[None], len(pixels)) for pixels in history.outputs])}
 
 
 def train(steps: int = 900) -> tuple[PixelRNN, np.ndarray, np.ndarray]:
-    """The network, and the digits [N, 64] and labels [N] that it learnt from."""
+    """Train; return the network, and the digits [N, 64] and labels [N] of the training."""
     pixels, labels = load_digits(return_X_y=True)
     pixels = pixels.astype(np.int64)
     above = np.stack([three_above(pixels, place) for place in range(SIZE * SIZE)], 1)
@@ -77,7 +77,7 @@ def train(steps: int = 900) -> tuple[PixelRNN, np.ndarray, np.ndarray]:
 
 
 def main(path: str = "digits.png") -> float:
-    """Draw, save, and see how many of the images are read as the digit they were to be."""
+    """Draw and save images; return the share that the classifier reads as its label."""
     torch.manual_seed(0)
     network, pixels, labels = train()
     inputs = {

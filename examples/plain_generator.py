@@ -2,9 +2,9 @@
 
     python examples/plain_generator.py digits.png
 
-Its decoder takes a latent and a label and has neither tokens nor states, so there is nothing to decode: `Model.run` draws
-the latents, by the same keyed generator as everywhere, and runs it once. A classifier that has learnt real digits then reads
-what was drawn.
+Its decoder takes a latent and a label and has neither tokens nor states, so there is nothing to decode: `Model.run`
+draws the latents, by the same keyed generator as everywhere, and runs it once. A classifier that has learned real
+digits then reads the images.
 """
 
 import sys
@@ -34,7 +34,7 @@ class Decoder(nn.Module):
 
 
 def train(steps: int = 3000) -> tuple[nn.ModuleDict, np.ndarray, np.ndarray]:
-    """The autoencoder, and the digits [N, 64] and labels [N] that it learnt from."""
+    """Train; return the autoencoder, and the digits [N, 64] and labels [N] of the training."""
     pixels, labels = load_digits(return_X_y=True)
     images = torch.tensor(pixels, dtype=torch.float32) / 16
     label = nn.functional.one_hot(torch.tensor(labels), 10).float()
@@ -53,7 +53,7 @@ def train(steps: int = 3000) -> tuple[nn.ModuleDict, np.ndarray, np.ndarray]:
 
 
 def main(path: str = "digits.png") -> float:
-    """Draw, save, and see how many of the images are read as the digit they were to be."""
+    """Draw and save images; return the share that the classifier reads as its label."""
     torch.manual_seed(0)
     network, pixels, labels = train()
     file = export(network["decoder"], {"z": torch.zeros(2, Z), "label": torch.zeros(2, 10)}, ["image"])

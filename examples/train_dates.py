@@ -2,9 +2,9 @@
 
     python examples/train_dates.py decoding/pretrained/dates.onnx
 
-The data is made by dates_data.py, endless and new; what it holds out is used for the figures that are printed. The network
-is that of Bahdanau et al. 2015 (arXiv:1409.0473): a bidirectional GRU reads the characters, a GRU writes the ISO date and
-looks at each step where to read next. Both files come from torch's own exporters; their metadata holds the characters.
+dates_data.py makes new data without end; the printed figures are those of the dates that it holds out. The network is
+that of Bahdanau et al. 2015 (arXiv:1409.0473): a bidirectional GRU reads the characters, a GRU writes the ISO date and
+chooses at each step where to read. Both files come from torch's own exporters; their metadata holds the characters.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PAD, BOS, EOS = 0, 0, 1
 
 
 class Encoder(nn.Module):
-    """Bidirectional GRU. What the decoder needs at every step but which is always the same is computed here."""
+    """Bidirectional GRU. It also computes the keys, which the decoder needs at every step but which never change."""
 
     def __init__(self, embedding: int = 32, hidden: int = 96, state: int = 128, attention: int = 96) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Encoder(nn.Module):
         self.drop = nn.Dropout(0.1)
 
     def forward(self, tokens, lengths):
-        """Tokens [B, S] and lengths [B] to annotations [B, S, 2H], keys [B, S, A] and the first state [B, D]."""
+        """Tokens [B, S] and lengths [B] to annotations [B, S, 2H], keys [B, S, A] and the initial state [B, D]."""
         packed = nn.utils.rnn.pack_padded_sequence(
             self.drop(self.embedding(tokens)), lengths, batch_first=True, enforce_sorted=False
         )
@@ -47,7 +47,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """One step: additive attention with the previous state, then a GRU over the token and what was read."""
+    """One step: additive attention with the previous state, then a GRU over the token and the attended annotations."""
 
     def __init__(self, embedding: int = 32, hidden: int = 96, state: int = 128, attention: int = 96) -> None:
         super().__init__()
@@ -68,12 +68,12 @@ class Decoder(nn.Module):
 
 
 def source_mask(tokens, lengths):
-    """True [B, S] where a source is no padding."""
+    """Bool [B, S]: whether a position belongs to the source, rather than to padding."""
     return torch.arange(tokens.shape[1]) < lengths[:, None]
 
 
 def batches(pairs, size: int):
-    """Tensors (tokens [B, S], lengths [B], ISO ids [B, 11] with EOS), sources of like length together."""
+    """Tensors (tokens [B, S], lengths [B], ISO ids [B, 11] with EOS), sources of similar length together."""
     number = {character: i for i, character in enumerate(SOURCE) if character}
     while pool := sorted(itertools.islice(pairs, 32 * size), key=lambda pair: len(pair[0])):
         chunks = [pool[i : i + size] for i in range(0, len(pool), size)]
@@ -85,7 +85,7 @@ def batches(pairs, size: int):
 
 
 def train(encoder: Encoder, decoder: Decoder, minutes: float, seed: int = 0, size: int = 128) -> None:
-    """Cross-entropy of the ISO date, the decoder given the right characters."""
+    """Train on the cross-entropy of the ISO date; the decoder reads the right characters."""
     optimizer = TimedAdamW([*encoder.parameters(), *decoder.parameters()], 3e-3, minutes)
     held_out = list(itertools.islice(dates_data.pairs(seed + 1, held_out=True), 500))
     data = batches(dates_data.pairs(seed), size)
@@ -107,7 +107,7 @@ def train(encoder: Encoder, decoder: Decoder, minutes: float, seed: int = 0, siz
 
 @torch.no_grad()
 def exact_match(encoder: Encoder, decoder: Decoder, pairs: list[dates_data.Pair]) -> float:
-    """How many of the pairs a greedy loop gets wholly right."""
+    """Return the share of the pairs that a greedy loop gets right in every character."""
     encoder.eval(), decoder.eval()
     right = 0
     for tokens, lengths, targets in batches(iter(pairs), 250):
@@ -124,7 +124,7 @@ def exact_match(encoder: Encoder, decoder: Decoder, pairs: list[dates_data.Pair]
 
 
 def export_pair(encoder: Encoder, decoder: Decoder, path: Path) -> None:
-    """PATH, the decoder's step, and beside it NAME.encoder.onnx, where `load()` finds it.
+    """Write the decoder's step to PATH, and the encoder beside it as NAME.encoder.onnx, where `load()` finds it.
 
     The dynamo exporter of torch 2.13 cannot export packed sequences; the older one gives the GRU its sequence lengths.
     """

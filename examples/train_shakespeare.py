@@ -18,7 +18,7 @@ from training import TimedAdamW
 
 
 class CharLSTM(nn.Module):
-    """Embedding, stacked LSTM, linear: states come in and go out, so that one file decodes step by step."""
+    """Embedding, stacked LSTM, linear. The states are inputs and outputs, so that the file can be run step by step."""
 
     def __init__(self, vocab_size: int, embedding: int = 64, hidden: int = 224, layers: int = 2) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class CharLSTM(nn.Module):
 
 
 def split(text: str) -> tuple[str, str]:
-    """What is trained on, and the last tenth, which is held out."""
+    """The training text, and the last tenth, which is held out."""
     end = len(text) * 9 // 10
     return text[:end], text[end:]
 
@@ -92,7 +92,7 @@ def export(model: CharLSTM, vocab: list[str], path: Path) -> None:
         dynamo=True,
     )
     for node in program.model.graph:
-        node.metadata_props.clear()  # traces that name the files of the machine that exported
+        node.metadata_props.clear()  # traces that name files of the exporting machine
     program.model.metadata_props["decoding.vocab"] = json.dumps(vocab)
     path.parent.mkdir(parents=True, exist_ok=True)
     program.save(str(path))

@@ -2,9 +2,10 @@
 
     python examples/train_tang.py tang_quatrains.txt decoding/pretrained/tang.onnx
 
-The text holds one quatrain a line (chinese-poetry/chinese-poetry, 全唐诗); those of the form that `FORM` says are used. A
-twentieth chooses when to stop, another is held out to the end: the figure that the script prints is of the weights in
-the file, after rounding to float16. The file has one ONNX LSTM node with peepholes (input P), states in and out.
+The text holds one quatrain a line (chinese-poetry/chinese-poetry, 全唐诗); the script uses those of the form `FORM`. A
+twentieth of them chooses when to stop, another is held out to the end. The figure that the script prints is that of
+the weights in the file, after rounding to float16. The file has one ONNX LSTM node with peepholes (input P), states
+in and out.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from torch import nn
 from training import TimedAdamW
 
 FORM = re.compile(r"(?:[^，。？]{5}，[^，。？]{5}。){2}|(?:[^，。？]{7}，[^，。？]{7}。){2}")
-END = "\n"  # stands before and after every poem
+END = "\n"  # comes before and after every poem
 LONGEST = 4 * 8 + 1  # tokens of a poem of 4x7 with its marks and its end
 
 
@@ -89,7 +90,7 @@ def by_length(poems: list[str], vocab: list[str]) -> list[torch.Tensor]:
 
 
 def batches(groups: list[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
-    """Shuffled batches of equal lengths, without end."""
+    """Yield shuffled batches of poems of one length, without end."""
     while True:
         cut = [b for group in groups for b in group[torch.randperm(len(group))].split(size)]
         yield from (cut[i] for i in torch.randperm(len(cut)))
@@ -97,7 +98,7 @@ def batches(groups: list[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
 
 @torch.no_grad()
 def bits_per_character(model: Tang, groups: list[torch.Tensor]) -> float:
-    """Over all characters and ends."""
+    """Bits per character, over all characters and ends."""
     model.eval()
     total = sum(model.loss(b, "sum").item() for group in groups for b in group.split(128))
     model.train()
@@ -105,7 +106,7 @@ def bits_per_character(model: Tang, groups: list[torch.Tensor]) -> float:
 
 
 def train(model: Tang, poems: list[torch.Tensor], validation: list[torch.Tensor], minutes: float, batch=64) -> None:
-    """Descend for the time given; the model is left with the weights that were best on `validation`."""
+    """Train for the time given; the model ends with the weights that were best on `validation`."""
     adam, best, kept = TimedAdamW(model.parameters(), 3e-3, minutes), math.inf, model.state_dict()
     for (step, done), poems_now in zip(adam.steps(), batches(poems, batch), strict=False):
         loss = model.loss(poems_now)
@@ -119,7 +120,7 @@ def train(model: Tang, poems: list[torch.Tensor], validation: list[torch.Tensor]
 
 
 def round_to_float16(model: Tang) -> None:
-    """Weights are stored as float16; what is measured shall be what ships."""
+    """Round the weights to float16, as in the file, so that the figure is that of the file."""
     for parameter in model.parameters():
         parameter.data = parameter.data.half().float()
 

@@ -1,4 +1,4 @@
-"""What the training scripts of the shipped models have in common: the optimizer, and a schedule by the clock."""
+"""Code that the training scripts of the shipped models share: the optimizer, and a schedule by the clock."""
 
 import math
 import time

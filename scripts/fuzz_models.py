@@ -1,4 +1,4 @@
-"""Load damaged ONNX files and see that only our own errors come out.
+"""Load damaged ONNX files and check that only our own errors come out.
 
     python scripts/fuzz_models.py --cases 10000 --seed 0 --workers 2
 
@@ -7,9 +7,9 @@ number of a case make it again (`--only N` loads one, here, with its traceback).
 many in each for speed. What a case ended as is counted:
 
     loaded, refused   load() returned a model, or raised a DecodingError
-    crashed           the process died: inside onnxruntime or onnx, for nothing of ours that load() calls is native
+    crashed           the process died: inside onnxruntime or onnx, since load() calls no native code of ours
     hung              nothing happened for 10 s
-    bug               any other exception: ours to mend
+    bug               any other exception: ours to fix
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def fuzz(seed: int, numbers: range, workers: int = 1) -> Result:
 
 
 def _watch(seed: int, numbers: range, result: Result) -> None:
-    """Start a child on the cases, and another one behind each case that ends the first."""
+    """Start a child on the cases, and a new one after each case that ends the last."""
     while numbers:
         command = [sys.executable, __file__, "--seed", str(seed), "--child", *map(str, (numbers.start, numbers.stop, numbers.step))]  # fmt: skip
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
@@ -92,7 +92,7 @@ def _watch(seed: int, numbers: range, result: Result) -> None:
 
 
 def _listen(child: subprocess.Popen[bytes], result: Result) -> int:
-    """Count what the child reports, one line a case, until it ends or is silent for too long."""
+    """Count the outcomes that the child reports, one line a case, until it ends or is silent for too long."""
     assert child.stdout is not None
     done, patience, rest = 0, SECONDS + 20, b""  # importing takes a while too
     while select.select([child.stdout], [], [], patience)[0]:

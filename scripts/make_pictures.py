@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parents[1] / "docs" / "images"
 
 
 def main() -> None:
-    """Draw them all with shipped models."""
+    """Draw all pictures with the shipped models."""
     FOLDER.mkdir(exist_ok=True)
     model = decoding.load("shakespeare")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoding import DecodeError, Greedy, OptionError, Sample, decode, kernels, load, stream
+from decoding import DecodeError, Greedy, Sample, decode, kernels, load, stream
 from tests.helpers import build
 
 PROMPTS = [[1], [2, 3, 4], [5, 6], [7], [1, 2, 3, 4, 5, 6, 7, 8], [9], [3, 3], [0, 1, 2], [4], [10, 9]]
@@ -145,28 +145,6 @@ def test_the_models_eos_and_bos_are_the_defaults():
     assert all(len(t) <= 9 for t in decode(model, [[1]] * 9, Sample(), seed=3).tokens)
 
 
-def test_text_prompts_start_with_bos_and_ids_are_taken_as_they_are():
-    vocab = list("<abcdefghij")
-    model = load(build.recurrent(seed=1, metadata={"decoding.vocab": vocab, "decoding.bos": 0}))
-    as_text = decode(model, "ab", max_new_tokens=5)
-    assert as_text.tokens == decode(model, [0, 1, 2], max_new_tokens=5).tokens
-    assert as_text[0].text == "".join(vocab[t] for t in as_text[0].tokens)
-    assert decode(model, ["", "ab"], max_new_tokens=5).tokens[0] == decode(model, None, max_new_tokens=5).tokens[0]
-
-
-def test_temperature_may_differ_from_prompt_to_prompt(lstm):
-    both = decode(lstm, [[1], [1]], Sample(temperature=[0.2, 2.0]), max_new_tokens=20, seed=4)
-    assert both[0].tokens == decode(lstm, [[1], [1]], Sample(temperature=0.2), max_new_tokens=20, seed=4)[0].tokens
-    assert both[1].tokens == decode(lstm, [[1], [1]], Sample(temperature=2.0), max_new_tokens=20, seed=4)[1].tokens
-
-
-def test_prompts_may_be_given_in_every_form(lstm):
-    expected = decode(lstm, [[1, 2], [3, 4]], max_new_tokens=4).tokens
-    assert decode(lstm, np.array([[1, 2], [3, 4]]), max_new_tokens=4).tokens == expected
-    assert decode(lstm, [np.array([1, 2], np.int32), (3, 4)], max_new_tokens=4).tokens == expected
-    assert decode(lstm, [1, 2], max_new_tokens=4).tokens == expected[:1]
-
-
 def test_a_path_may_stand_for_the_model(tmp_path):
     path = tmp_path / "m.onnx"
     path.write_bytes(build.recurrent().SerializeToString())
@@ -240,56 +218,6 @@ def test_the_shipped_model_writes_like_shakespeare():
 
 
 # -- bad input -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("prompts", "message"),
-    [
-        ([11], r"prompts.*id 11 at position 0 is out of range; the model's ids go from 0 to 10"),
-        ([[1], [2, -1]], r"prompts\[1\]: id -1 at position 1 is out of range"),
-        ([[1], []], r"prompts\[1\] is empty and .* has no BOS.*decoding.bos"),
-        ([], r"prompts is empty: .*None starts from BOS"),
-        (None, r"prompts\[0\] is empty and .* has no BOS"),
-        ("ROMEO", r"has no vocabulary, so a text cannot be read; pass ids, or load\(\.\.\., tokenizer=\.\.\.\)"),
-        ([1.5, 2.0], r"prompts: float64 of shape \[2\]; expected whole-number ids"),
-        ([[1], "a"], r"prompts\[1\]: strings and ids together"),
-        (7, r"prompts: int is not a string"),
-        (np.zeros((1, 2, 3), int), r"an array of shape \[1, 2, 3\]"),
-        ([[1, [2]], [3]], r"prompts\[0\]: not one sequence of ids"),
-    ],
-)
-def test_bad_prompts(lstm, prompts, message):
-    with pytest.raises(OptionError, match=message):
-        decode(lstm, prompts)
-
-
-def test_a_character_outside_the_vocabulary():
-    with pytest.raises(
-        OptionError, match=r"'ROMÉO:' has 'É' at position 3, which is not in the model's vocabulary of 65"
-    ):
-        decode("shakespeare", "ROMÉO:")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"max_new_tokens": 0}, r"max_new_tokens=0: expected a whole number of at least 1"),
-        ({"max_new_tokens": 2.5}, r"max_new_tokens=2\.5: expected a whole number"),
-        ({"num_return_sequences": 0}, r"num_return_sequences=0: expected a whole number of at least 1"),
-        ({"num_return_sequences": 2}, r"num_return_sequences=2: Greedy\(\) has one output"),
-        ({"batch_size": -1}, r"batch_size=-1"),
-        ({"batch_size": True}, r"batch_size=True"),
-        ({"seed": -1}, r"seed=-1: expected a whole number of at least 0"),
-        ({"seed": 2**64}, r"seed=\d+: expected a whole number below 2\*\*64"),
-        ({"eos_token_id": 11}, r"eos_token_id=11: the model's ids go from 0 to 10"),
-        ({"eos_token_id": "x"}, r"eos_token_id='x'"),
-        ({"strategy": "greedy"}, r"strategy='greedy': expected a strategy object"),
-        ({"strategy": Sample(temperature=[1.0, 2.0, 3.0])}, r"one for each of the 2 prompts"),
-    ],
-)
-def test_bad_options(lstm, options, message):
-    with pytest.raises(OptionError, match=message):
-        decode(lstm, [[1], [2]], **options)
 
 
 @pytest.mark.parametrize("strategy", [Greedy(), Sample()])

@@ -101,14 +101,17 @@ def test_everything_of_a_real_run_is_kept():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda out: rerank(out, lambda batch: [1.0]), r"reward gave an array of shape \[1\]: expected \[3\]"),
-        (lambda out: rerank(out, lambda batch: None), r"reward gave an array of shape \[\]|reward gave NoneType"),
-        (lambda out: rerank(out, 3), r"reward: int is no function of a Decoded"),
-        (lambda out: rerank(out, lambda batch: ["a"] * 3), r"reward gave list: expected a number"),
-        (lambda out: rerank(out, lambda batch: [0, np.nan, 1]), r"reward gave NaN for output 1 of prompt 0"),
-        (lambda out: rerank(["text"], lambda batch: [0]), r"hypotheses: found list; expected what decode\(\) gives"),
-        (lambda out: mbr(out, lambda a, b: None), r"similarity gave None for outputs 0 and 0 of prompt 0"),
-        (lambda out: mbr(out, lambda a, b: np.inf), r"similarity gave inf"),
+        (lambda out: rerank(out, lambda batch: [1.0]), r"reward returned an array of shape \[1\]: expected \[3\]"),
+        (
+            lambda out: rerank(out, lambda batch: None),
+            r"reward returned an array of shape \[\]|reward returned NoneType",
+        ),
+        (lambda out: rerank(out, 3), r"reward: int is not a function of a Decoded"),
+        (lambda out: rerank(out, lambda batch: ["a"] * 3), r"reward returned list: expected a number"),
+        (lambda out: rerank(out, lambda batch: [0, np.nan, 1]), r"reward returned NaN for output 1 of prompt 0"),
+        (lambda out: rerank(["text"], lambda batch: [0]), r"hypotheses: found list; expected what decode\(\) returns"),
+        (lambda out: mbr(out, lambda a, b: None), r"similarity returned None for outputs 0 and 0 of prompt 0"),
+        (lambda out: mbr(out, lambda a, b: np.inf), r"similarity returned inf"),
         (lambda out: mbr(out, overlap, weights="logprob"), r"weights='logprob': expected 'uniform' or 'probability'"),
     ],
 )

@@ -2,14 +2,30 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from decoding import Beam, Greedy, OptionError, Sample, TopN
+from decoding import Beam, Greedy, OptionError, Sample, TopN, decode, load
+from tests.helpers import build
+
+
+def assert_tempered(tokens, logits, temperature):
+    """The frequencies of tokens are the softmax of logits / temperature, within 5.5 standard errors."""
+    p = np.exp((np.asarray(logits) - max(logits)) / temperature)
+    p /= p.sum()
+    found = np.bincount(np.ravel(tokens), minlength=len(logits)) / np.size(tokens)
+    assert (abs(found - p) <= 5.5 * np.sqrt(p * (1 - p) / np.size(tokens)) + 1e-12).all(), (found, p)
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 0.8, 1, 100.0, [0.5, 2.0]])
-def test_temperatures_above_zero_are_taken(temperature):
-    assert Sample(temperature=temperature).temperature == temperature
+def test_a_temperature_divides_the_logits_before_the_draw(temperature):
+    """A list has a temperature for each prompt."""
+    logits = [2.0, 0.5, 1.0, -1.0]
+    model = load(build.unigram(logits))
+    options = {"max_new_tokens": 1, "num_return_sequences": 4000, "eos_token_id": None, "seed": 1}
+    out = decode(model, [[0], [0]], Sample(temperature=temperature), **options)
+    for drawn, own in zip(out.by_prompt(), np.broadcast_to(temperature, 2), strict=True):
+        assert_tempered([h.tokens for h in drawn], logits, own)
 
 
 def test_temperature_zero_points_to_greedy():

@@ -1,4 +1,4 @@
-"""decoding/text.py."""
+"""decoding/tokenizers.py."""
 
 import pytest
 from hypothesis import given

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from decoding.errors import DecodeError, OptionError
-from decoding.model.contract.draws import draw, one_value
+from decoding.errors import DecodeError
+from decoding.model.contract.draws import draw
 from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.graph.types import Array
 
@@ -91,54 +90,3 @@ class Latents:
                 )
         taken: Array = np.stack([value[position] for value, position in zip(values, positions, strict=True)])
         return taken
-
-
-def given_latents(
-    auxiliary_inputs: Sequence[AuxiliaryInput], latents: Any, prompts: int, outputs: int
-) -> dict[str, list[Array]]:
-    """The caller's latents, one for each sequence.
-
-    Args:
-        latents: {input: values}, the values alone where there is one latent, or what hypotheses have as `latent`, in a list.
-        outputs: sequences of a prompt that have latents of their own.
-
-    Raises:
-        OptionError: an unknown name, a wrong number of values, a wrong shape.
-    """
-    known = {f.name: f for f in auxiliary_inputs}
-    if not isinstance(latents, Mapping):
-        if isinstance(latents, Sequence) and latents and all(isinstance(one, Mapping) for one in latents):
-            latents = {name: [one[name] for one in latents] for name in latents[0]}
-        elif len(known) == 1:
-            latents = {next(iter(known)): latents}
-        else:
-            raise OptionError(
-                f"latents: expected a dict from input names to arrays; the model's latents are {', '.join(known) or 'none'}"
-            )
-    given = {}
-    for name, values in latents.items():
-        if name not in known:
-            raise OptionError(f"latents: the model has no {name!r}; its latents are {', '.join(known) or 'none'}")
-        counts = dict.fromkeys([prompts, prompts * outputs])
-        if not hasattr(values, "__len__") or len(values) not in counts:
-            found = len(values) if hasattr(values, "__len__") else type(values).__name__
-            raise OptionError(
-                f"latents[{name!r}]: found {found} values; expected {' or '.join(map(str, counts))}, one for each prompt or sequence"
-            )
-        own = [_checked(known[name], value, f"latents[{name!r}][{i}]") for i, value in enumerate(values)]
-        given[name] = own if len(own) == prompts * outputs else [value for value in own for _ in range(outputs)]
-    return given
-
-
-def _checked(aux: AuxiliaryInput, value: Any, name: str) -> Array:
-    try:
-        array = np.asarray(value).astype(aux.dtype)
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"{name}: expected {aux.dtype} numbers: {error}") from error
-    sizes = one_value(aux)
-    if (array.shape[1:] if aux.draw.every == "step" else array.shape) != sizes:
-        wanted = ", ".join([*(["steps"] if aux.draw.every == "step" else []), *map(str, sizes)])
-        raise OptionError(f"{name} has shape {list(array.shape)}: expected [{wanted}]")
-    if not np.isfinite(array).all():
-        raise OptionError(f"{name} holds NaN or infinite values: expected finite numbers")
-    return array

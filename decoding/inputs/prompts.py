@@ -1,4 +1,4 @@
-"""Prompts in every form that decode() takes, as a list of checked id arrays."""
+"""Reads prompts and sequences, in every form that decode() takes, as checked id arrays."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from decoding._types import Ids
 from decoding.errors import OptionError
 from decoding.model.model import Model
 
-Ids = npt.NDArray[np.int64]
-
 
 def encode_prompts(model: Model, prompts: Any, *, bos: bool = True, first: int = 0, name: str = "prompts") -> list[Ids]:
-    """Each prompt as int64 ids, at least one long.
+    """Return each prompt as int64 ids, at least one.
 
     Args:
         bos: put the model's BOS in front of texts.
-        first: number of the first prompt in messages; `name`: what messages call them all.
+        first: number of the first prompt in messages.
+        name: the argument in messages.
 
     Raises:
         OptionError: a prompt is of a wrong kind, empty where the model has no BOS, holds a character outside
@@ -36,7 +36,7 @@ def _each(model: Model, prompts: Any, bos: bool, first: int, name: str) -> list[
     if prompts is None:
         return [np.zeros(0, np.int64)]
     if isinstance(prompts, str):
-        return [_from_text(model, prompts, bos)]
+        return [_from_text(model, prompts, bos, name)]
     if not isinstance(prompts, Sequence | np.ndarray):
         raise OptionError(
             f"{name}: {type(prompts).__name__} is not a string, a list of strings, ids, a list of id sequences, an array or None"
@@ -56,29 +56,33 @@ def _each(model: Model, prompts: Any, bos: bool, first: int, name: str) -> list[
             raise OptionError(
                 f"{name}: strings and {type(wrong[0]).__name__} together; pass all as strings or all as ids"
             )
-        return [_from_text(model, p, bos) for p in prompts]
+        return [_from_text(model, p, bos, name) for p in prompts]
     if isinstance(prompts[0], int | np.integer | float):
         return [checked_ids(model, prompts, name)]
     return [checked_ids(model, p, f"{name}[{i}]") for i, p in enumerate(prompts, first)]
 
 
 def _all_ids(model: Model, array: npt.NDArray[Any]) -> bool:
-    """Are these ids, each within the vocabulary? If not, the row that is wrong is to be named."""
+    """Return whether an array holds ids within the vocabulary; if not, the rows are read one by one to name the wrong one."""
     whole = array.size > 0 and array.dtype.kind in "iu"
     return whole and bool(array.min() >= 0 and array.max() < model.vocab_size)
 
 
-def _from_text(model: Model, text: str, bos: bool) -> Ids:
+def _from_text(model: Model, text: str, bos: bool, name: str) -> Ids:
     if model.tokenizer is None:
         raise OptionError(
-            f"prompts: {model.name} has no vocabulary, so a text cannot be read; pass ids, or load(..., tokenizer=...)"
+            f"{name}: {model.name} has no vocabulary, so a text cannot be read; pass ids, or load(..., tokenizer=...)"
         )
     start = [model.bos_token_id] if bos and model.bos_token_id is not None else []
     return checked_ids(model, start + model.tokenizer.encode(text), "the tokenizer's ids")
 
 
 def checked_ids(model: Model, ids: Any, name: str) -> Ids:
-    """One sequence of ids as int64, each within the vocabulary; `name` is what messages call it."""
+    """Return one sequence of ids as int64, each within the vocabulary.
+
+    Raises:
+        OptionError: it is no such sequence; `name` is the sequence in the message.
+    """
     if isinstance(ids, str):
         raise OptionError(f"{name}: strings and ids together; pass all as strings or all as ids")
     try:

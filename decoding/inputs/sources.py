@@ -1,4 +1,4 @@
-"""What an encoder reads, in every form that decode() takes, as checked arrays for each prompt."""
+"""Reads the sources of encoders, in every form that decode() takes, as checked arrays for each prompt."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from decoding.arguments import named_values
 from decoding.errors import OptionError
-from decoding.inputs.prompts import Ids, encode_prompts
 from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.encoders.chain import Encoders
 from decoding.model.encoders.encoder import Encoder
@@ -18,11 +18,11 @@ from decoding.tokenizers import token_texts
 
 
 def encode_sources(model: Model, prompts: Any, *, first: int = 0, single: bool = False) -> list[dict[str, Any]]:
-    """For each prompt {encoder input: array without a batch axis}, or a list of such arrays, one a turn.
+    """Return for each prompt {encoder input: array without a batch axis}, or a list of such arrays, one a turn.
 
     Args:
         first: number of the first prompt in messages.
-        single: `prompts` is one source, as an iterable of them gives it.
+        single: `prompts` is one source, as an iterable of them has it.
 
     Raises:
         OptionError: a source is of a wrong kind or shape, longer than the encoder takes, or holds an id out of range.
@@ -32,19 +32,8 @@ def encode_sources(model: Model, prompts: Any, *, first: int = 0, single: bool =
     inputs = encoders.sources
     if prompts is None and not inputs:
         return [{}]
-    given = prompts if isinstance(prompts, Mapping) else {_only(model, encoders, prompts): prompts}
-    if unknown := sorted(set(given) - set(inputs)):
-        filled = any(unknown[0] in {f.name for f in stage.auxiliary_inputs} for stage in encoders)
-        what = (
-            f"{unknown[0]!r} is filled by decoding; leave it out"
-            if filled
-            else f"the encoder has no input {unknown[0]!r}"
-        )
-        raise OptionError(f"prompts: {what}; what is to be given is {_shown(inputs)}")
-    if missing := sorted(set(inputs) - set(given)):
-        raise OptionError(f"prompts: the encoder needs {missing[0]!r} too; pass a dict with {_shown(inputs)}")
     columns = {}
-    for name, values in given.items():
+    for name, values in _by_input(model, encoders, prompts).items():
         place, aux = inputs[name]
         called = f"prompts[{name!r}]" if isinstance(prompts, Mapping) else "prompts"
         reader = _Reader(model, encoders.stages[place], aux, encoders.levels[place])
@@ -55,90 +44,54 @@ def encode_sources(model: Model, prompts: Any, *, first: int = 0, single: bool =
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def read_prompts(
-    model: Model, prompts: Any, prefix: Any, *, first: int = 0, single: bool = False
-) -> tuple[list[Ids], list[dict[str, Any]]]:
-    """The ids that each prompt starts from, and what its encoder reads: nothing without an encoder.
-
-    Args:
-        prefix: with an encoder, the decoder's first tokens: one sequence for all prompts or one for each.
-
-    Raises:
-        OptionError: a prompt, source or prefix is wrong; the message names it.
-    """
-    if model.encoders is None:
-        if prefix is not None:
-            raise OptionError(
-                f"prefix: {model.name} has no encoder: what it continues are the prompts themselves; pass them as prompts"
-            )
-        ids = encode_prompts(model, [prompts] if single else prompts, first=first)
-        return ids, [{} for _ in ids]
-    sources = encode_sources(model, prompts, first=first, single=single)
-    ids = encode_prompts(model, prefix, name="prefix")
-    if len(ids) not in (1, len(sources)):
-        raise OptionError(
-            f"prefix: found {len(ids)} of them; expected one for all prompts, or one for each of the {len(sources)}"
-        )
-    return ids if len(ids) == len(sources) else ids * len(sources), sources
-
-
 def source_tokens(model: Model, prompts: Any) -> list[str] | None:
-    """The tokens of the first source, as texts; None where no encoder reads one sequence of ids that have texts."""
+    """Return the tokens of the first source, as texts; None where no encoder reads one sequence of ids that have texts."""
     if model.encoders is None:
         return None
-    values = list(encode_sources(model, prompts)[0].items())
-    name, ids = values[0]
-    tokenizer = model.encoders.stages[model.encoders.sources[name][0]].tokenizer or model.tokenizer
-    if (
-        len(values) > 1
-        or tokenizer is None
-        or not isinstance(ids, np.ndarray)
-        or ids.ndim != 1
-        or ids.dtype.kind != "i"
-    ):
+    source = encode_sources(model, prompts)[0]
+    if len(source) != 1:
         return None
-    return token_texts(tokenizer, ids.tolist())
+    ((name, ids),) = source.items()
+    tokenizer = model.encoders.stages[model.encoders.sources[name][0]].tokenizer or model.tokenizer
+    are_ids = isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype.kind == "i"
+    return token_texts(tokenizer, ids.tolist()) if are_ids and tokenizer is not None else None
 
 
-def _only(model: Model, encoders: Encoders, prompts: Any) -> str:
-    """The input that prompts are for where they are no dict."""
-    if len(encoders.sources) != 1:
-        raise OptionError(
-            f"prompts: {type(prompts).__name__}: the encoder of {model.name} has the inputs {_shown(encoders.sources)}; pass a dict with an array for each"
-        )
+def _by_input(model: Model, encoders: Encoders, prompts: Any) -> dict[str, Any]:
+    """Return the sources by encoder input: a dict has them so, and anything else is for the only input."""
+    shown = {name: _shown(aux) for name, (_, aux) in encoders.sources.items()}
+    needs = "; ".join(shown.values()) or "no input"
     if prompts is None:
-        raise OptionError(
-            f"prompts is None: {model.name} has an encoder, which needs a source to read: {_shown(encoders.sources)}"
-        )
-    return next(iter(encoders.sources))
+        raise OptionError(f"prompts is None: {model.name} has an encoder, which needs a source to read: {needs}")
+    internal = {aux.name for stage in encoders for aux in stage.auxiliary_inputs}
+    given = named_values("prompts", prompts, f"the encoder of {model.name}", shown, others=internal)
+    if computed := [name for name in given if name not in shown]:
+        raise OptionError(f"prompts: {computed[0]!r} is computed from the sources; leave it out and pass {needs}")
+    if missing := [name for name in shown if name not in given]:
+        raise OptionError(f"prompts: the encoder needs {missing[0]!r} too; pass a dict with {needs}")
+    return given
 
 
-def _shown(inputs: Mapping[str, tuple[int, AuxiliaryInput]]) -> str:
-    return (
-        "; ".join(
-            f"{name} {aux.dtype}[{', '.join(['batch', *('any' if s is None else str(s) for s in aux.sizes)])}]"
-            for name, (_, aux) in inputs.items()
-        )
-        or "no input"
-    )
+def _shown(aux: AuxiliaryInput) -> str:
+    return f"{aux.name} {aux.dtype}[{', '.join(['batch', *('any' if s is None else str(s) for s in aux.sizes)])}]"
 
 
 class _Reader:
-    """Reads the sources of one input.
+    """Reads the sources of one encoder input.
 
     Args:
         level: how deep turns are nested: 0 where a source is one sequence (or one array).
     """
 
     def __init__(self, model: Model, stage: Encoder, aux: AuxiliaryInput, level: int) -> None:
-        self._model, self._stage, self._auxiliary_kind, self._level = model, stage, aux, level
+        self._model, self._stage, self._input, self._level = model, stage, aux, level
         self._takes_ids = aux.name in stage.ids
 
     def read(self, values: Any, name: str, first: int, single: bool) -> list[Any]:
-        """All sources, or the only one, however it is wrapped."""
-        if not self._takes_ids and len(self._auxiliary_kind.sizes) == 2:
+        """Return all sources; one alone is a list of one."""
+        if not self._takes_ids and len(self._input.sizes) == 2:
             values = self._one_hot(values, name)
-        depth, rank = _depth(values), len(self._auxiliary_kind.sizes)
+        depth, rank = _depth(values), len(self._input.sizes)
         if not single and depth == rank + self._level + 1:
             if not len(values):
                 raise OptionError(f"{name} is empty: there is nothing to do; give at least one source")
@@ -168,27 +121,26 @@ class _Reader:
         array = self._array(value, name)
         if array.dtype.kind not in "iu" and array.size:
             raise OptionError(f"{name}: {array.dtype} of shape {list(array.shape)}; expected whole-number ids")
-        limit = self._stage.ids[self._auxiliary_kind.name]
+        limit = self._stage.ids[self._input.name]
         wrong = (array < 0) | (array >= limit) if limit else array < 0
         if wrong.any():
-            raise OptionError(
-                f"{name}: id {array[wrong].flat[0]} is out of range; the encoder's ids go from 0 to {limit - 1 if limit else 'what its export says'}"
-            )
-        return self._shaped(array.astype(self._auxiliary_kind.dtype), name)
+            ids = f"the encoder's ids go from 0 to {limit - 1}" if limit else "ids are whole numbers from 0 on"
+            raise OptionError(f"{name}: id {array[wrong].flat[0]} is out of range; {ids}")
+        return self._shaped(array.astype(self._input.dtype), name)
 
     def _one_hot(self, value: Any, name: str) -> Any:
-        """Texts as the vectors [T, vocabulary] that the encoder takes instead of ids; anything else as it is."""
+        """Return texts as the vectors [T, vocabulary] that the encoder takes instead of ids; anything else as it is."""
         if isinstance(value, str):
-            ids, width = self._encode(value, name), self._auxiliary_kind.sizes[-1]
+            ids, width = self._encode(value, name), self._input.sizes[-1]
             if width is None or max(ids, default=0) >= width:
                 raise OptionError(
-                    f"{name}: the encoder's input {self._auxiliary_kind.name} takes vectors of {width} numbers, too few for the ids of {value!r} as one-hot vectors"
+                    f"{name}: the encoder's input {self._input.name} takes vectors of {width} numbers, too few for the ids of {value!r} as one-hot vectors"
                 )
-            return np.eye(width, dtype=self._auxiliary_kind.dtype)[ids]
+            return np.eye(width, dtype=self._input.dtype)[ids]
         return [self._one_hot(one, name) for one in value] if isinstance(value, list | tuple) else value
 
     def _encode(self, text: str, name: str) -> list[int]:
-        """Ids of a text, between the encoder's own BOS and EOS where its file has them."""
+        """Return the ids of a text, between the encoder's own BOS and EOS where its file has them."""
         tokenizer = self._stage.tokenizer or self._model.tokenizer
         if tokenizer is None:
             raise OptionError(
@@ -200,18 +152,19 @@ class _Reader:
         array = self._array(value, name)
         if array.dtype.kind not in "biuf":
             raise OptionError(
-                f"{name}: {_kind(value)}: expected {self._auxiliary_kind.dtype} numbers for the encoder's input {self._auxiliary_kind.name}"
+                f"{name}: {_kind(value)}: expected {self._input.dtype} numbers for the encoder's input {self._input.name}"
             )
-        return self._shaped(array.astype(self._auxiliary_kind.dtype), name)
+        return self._shaped(array.astype(self._input.dtype), name)
 
     def _array(self, value: Any, name: str) -> Array:
+        """Return lists as an array; numbers are checked by the callers."""
         try:
             return np.asarray(value)
         except ValueError as error:
-            raise OptionError(f"{name}: no array of {len(self._auxiliary_kind.sizes)} dimensions: {error}") from error
+            raise OptionError(f"{name}: no array of {len(self._input.sizes)} dimensions: {error}") from error
 
     def _shaped(self, array: Array, name: str) -> Array:
-        aux = self._auxiliary_kind
+        aux = self._input
         if array.size == 0:
             raise OptionError(f"{name} is empty: there is nothing to encode")
         if array.ndim != len(aux.sizes):
@@ -230,7 +183,7 @@ class _Reader:
 
 
 def _depth(value: Any) -> int:
-    """How deep lists are nested; a string is a sequence, one deep."""
+    """Return how deep lists are nested; a string is a sequence, one deep."""
     if isinstance(value, str):
         return 1
     if hasattr(value, "__array__"):

@@ -1,4 +1,4 @@
-"""A discriminator in an ONNX file: sequences of ids in, a score for each out."""
+"""`Discriminator`: an ONNX file that scores whole sequences of ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from decoding.model.runtime.session import Session
 
 
 class Discriminator:
-    """Scores whole sequences, as a reward for `rollout()`: called with ids [N, T] it gives scores float64 [N].
+    """Scores whole sequences, as a reward for `rollout()`: called with ids [N, T] it returns scores float64 [N].
 
     Args:
         model: path of an ONNX file, its bytes or an onnx.ModelProto.
@@ -54,7 +54,7 @@ class Discriminator:
         """Scores float64 [N] of ids [N, T].
 
         Raises:
-            ModelError: the file does not run with them, or gives something else than scores.
+            ModelError: the file does not run with them, or returns something else than scores.
         """
         (scores,) = self._session.run({self._token.name: ids.astype(self._token.dtype)}, [self._score.name])
         if scores.ndim == 2 and scores.shape[1] > 1:
@@ -76,7 +76,12 @@ class Discriminator:
 
 
 def _the_one(model: str, option: str, kind: str, ports: list[Port], name: str | None) -> Port:
-    """The port of this name, or the only one."""
+    """The port called `name`, or the only one where that is None.
+
+    Raises:
+        OptionError: there is no such port.
+        ModelError: there are several.
+    """
     if name is not None:
         found = [p for p in ports if p.name == name]
         if not found:

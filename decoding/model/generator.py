@@ -1,4 +1,4 @@
-"""A plain generator: latents in, arrays out, no token and no state, such as the decoder of a GAN or a VAE."""
+"""`Generator`: a network without tokens and states, latents in and arrays out, such as the generator of a GAN."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from decoding.model.single_run import checked_inputs, count_rows, drawn_latents
 
 
 def roles_or_latents(graph: Graph, given: Mapping[str, Any]) -> Roles | tuple[AuxiliaryInput, ...]:
-    """The roles of a graph over tokens, or the latents of one that has no token, or no state, to step through.
+    """The roles of a graph over tokens, or the latents of a generator, which has no token or no state.
 
     Raises:
         ModelError: it is neither.
@@ -47,7 +47,7 @@ def _latents(graph: Graph, given: Mapping[str, Any]) -> tuple[AuxiliaryInput, ..
 
 
 class Generator(Model):
-    """A model without steps: `run()` is what it does; decoding it is refused.
+    """A model without steps: `run()` runs it, decoding refuses it.
 
     Attributes:
         latents: the inputs that are drawn.
@@ -68,7 +68,7 @@ class Generator(Model):
 
     @property
     def contract(self) -> Contract:  # type: ignore[override]
-        """There is none.
+        """Refuse: a generator has no contract.
 
         Raises:
             ModelError: always; it names the right call.
@@ -80,7 +80,7 @@ class Generator(Model):
     def run(
         self, inputs: Mapping[str, Any] | None = None, *, seed: int | None = None, batch_size: int | None = None
     ) -> dict[str, Array]:
-        """As `Model.run()`: what is not given is drawn, and everything but latents is to be given."""
+        """Run the generator once, as `Model.run()` does: latents that are not given are drawn, any other input must be given."""
         ports = {p.name: p.dtype for p in self._graph.inputs}
         given = checked_inputs(self.name, ports, inputs)
         names = {f.name for f in self._latents}
@@ -93,7 +93,7 @@ class Generator(Model):
         return dict(zip(outputs, self.session.run(feeds, outputs), strict=True))
 
     def describe(self) -> str:
-        """Inputs and outputs, as lines that a person can read."""
+        """Name and provider, then a line for each input and output."""
         lines = [f"{self.name}: a plain generator, run by model.run(seed=...), on {self.providers[0]}"]
         draws = {f.name: f"drawn: {f.draw}" for f in self._latents}
         lines += [f"input   {port}  {draws.get(port.name, 'given')}" for port in self._graph.inputs]

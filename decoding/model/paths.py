@@ -1,4 +1,4 @@
-"""Which files a model is made of: those that ship, and encoders beside their decoder."""
+"""Paths of a model's files: shipped models by their name, and encoders beside their decoder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from decoding.model.graph.graph import ModelFile
 
 
 def shipped(model: ModelFile) -> ModelFile:
-    """A bare name that is no file means a model of decoding/pretrained/."""
+    """The path of a shipped model where `model` is its bare name; `model` itself otherwise.
+
+    Raises:
+        ModelError: it is a bare name, and neither a file nor a shipped model.
+    """
     if isinstance(model, str) and not Path(model).exists() and "/" not in model and "." not in model:
         folder = resources.files("decoding") / "pretrained"
         names = sorted(f.name.removesuffix(".onnx") for f in folder.iterdir() if re.fullmatch(r"[^.]+\.onnx", f.name))
@@ -25,7 +29,7 @@ def shipped(model: ModelFile) -> ModelFile:
 
 
 def encoder_files(model: ModelFile, encoder: ModelFile | Sequence[ModelFile] | None) -> list[ModelFile]:
-    """The encoders that were given, else those that stand beside the model's file."""
+    """The encoders that were given, else those beside the model's file."""
     if isinstance(encoder, list | tuple):
         return list(encoder)
     if encoder is not None:
@@ -40,6 +44,6 @@ def encoder_files(model: ModelFile, encoder: ModelFile | Sequence[ModelFile] | N
 
 
 def encoder_paths(path: Path, count: int) -> list[Path]:
-    """Where the encoders of the model at `path` stand: NAME.encoder.onnx, or NAME.encoder1.onnx and so on."""
+    """Paths of `count` encoders of the model at `path`: NAME.encoder.onnx, or NAME.encoder1.onnx and so on."""
     numbers = [""] if count == 1 else [str(k + 1) for k in range(count)]
     return [path.with_name(f"{path.name.removesuffix('.onnx')}.encoder{number}.onnx") for number in numbers]

@@ -1,4 +1,4 @@
-"""One plain run of a graph: what is given, what is drawn, what is filled."""
+"""The inputs of one plain run of a graph: given by the caller, drawn, or computed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from decoding.arguments import named_values, numbers, seed_of
 from decoding.errors import OptionError, whole_number
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.draws import draw
@@ -15,28 +16,21 @@ from decoding.model.graph.types import Array
 
 
 def checked_inputs(name: str, dtypes: Mapping[str, np.dtype[Any]], inputs: Any) -> dict[str, Array]:
-    """The caller's arrays in the inputs' dtypes.
+    """Return the caller's arrays in the inputs' dtypes.
+
+    Args:
+        name: the model.
+        inputs: {input: array}, or the array alone where there is one input.
 
     Raises:
         OptionError: an input is unknown, or holds no numbers.
     """
-    if inputs is not None and not isinstance(inputs, Mapping):
-        raise OptionError(
-            f"inputs: {type(inputs).__name__}: expected a dict from input names to arrays; {name} has {', '.join(dtypes)}"
-        )
-    given = {}
-    for key, value in (inputs or {}).items():
-        if key not in dtypes:
-            raise OptionError(f"inputs: {name} has no {key!r}; it has {', '.join(dtypes)}")
-        try:
-            given[key] = np.asarray(value).astype(dtypes[key])
-        except (TypeError, ValueError) as error:
-            raise OptionError(f"inputs[{key!r}]: expected {dtypes[key]} numbers: {error}") from error
-    return given
+    given = named_values("inputs", inputs, name, {key: key for key in dtypes})
+    return {key: numbers(f"inputs[{key!r}]", value, dtypes[key]) for key, value in given.items()}
 
 
 def count_rows(given: Mapping[str, Array], batch_size: int | None) -> int:
-    """Rows of a run: as the inputs [batch, ...] have them, else as asked for, else one.
+    """Return the rows of a run: those of the inputs [batch, ...], else `batch_size`, else one.
 
     Raises:
         OptionError: they disagree.
@@ -52,7 +46,7 @@ def count_rows(given: Mapping[str, Array], batch_size: int | None) -> int:
 def drawn_latents(
     latents: Sequence[AuxiliaryInput], given: Mapping[str, Array], seed: int | None, rows: int, time: int = 1
 ) -> dict[str, Array]:
-    """The latents that were not given: row i takes the numbers of sequence i."""
+    """Return the latents that were not given: row i takes the numbers of sequence i."""
     key, found = seed_of(seed), {}
     for aux in latents:
         if aux.name not in given:
@@ -62,7 +56,7 @@ def drawn_latents(
 
 
 def feeds_of(contract: Contract, given: Mapping[str, Array], seed: int | None, name: str) -> dict[str, Array]:
-    """Everything that a step graph takes, from what the caller gives: token, contexts, and what else is to be set.
+    """Return everything that a step graph takes: what the caller gives, latents to be drawn, masks, initial states.
 
     Raises:
         OptionError: the token or a context is missing.
@@ -84,16 +78,3 @@ def feeds_of(contract: Contract, given: Mapping[str, Array], seed: int | None, n
     kept = {key: value for key, value in given.items() if key != c.token.name and key not in own}
     values = {key: value for key, value in own.items() if key in {f.name for f in c.auxiliary_inputs}}
     return {**c.feeds(ids, 0, values), **c.initial_states(len(ids), own), **kept}
-
-
-def seed_of(seed: int | None) -> int:
-    """A key of 64 bits: the caller's, or one from the operating system.
-
-    Raises:
-        OptionError: it is none.
-    """
-    if seed is None:
-        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
-    if whole_number("seed", seed, 0) >= 2**64:
-        raise OptionError(f"seed={seed}: expected a whole number below 2**64")
-    return int(seed)

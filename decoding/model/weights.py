@@ -1,4 +1,4 @@
-"""Other weights in a loaded model: what a file's initializers have become of in the prepared graph."""
+"""Other weights for a loaded model: which of the file's initializers the prepared graph and its initial states hold."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from decoding.errors import OptionError
 from decoding.model.contract.contract import Contract
+from decoding.model.exported import ExportedGraph
 from decoding.model.graph.graph import Graph
-from decoding.model.graph.types import Array, Shape
-from decoding.model.passes.expose_states import find_hidden_states, start_values
-from decoding.model.roles.infer import Roles
+from decoding.model.graph.types import Array
+from decoding.model.passes.expose_states import HiddenState
 
 # Names in one message.
 _SHOWN = 20
@@ -22,46 +22,44 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class FileWeights:
-    """The initializers of a file, and the graph as it was before its states were opened.
+    """The initializers of a file, and which of them initial states are computed from.
 
     Attributes:
         initializers: dtype and shape of each, by the name that it has in the file.
         quantized: the prepared graph holds int8 weights in their place.
-        starting: those that the initial values of hidden states are computed from,
-            by `load()` from `graph`, `roles`, the `declared` shapes of the inputs and the names of the `contexts`.
+        exported: the graph before its states were exposed, which computes their initial values.
+        hidden: the states that it hides.
+        starting: the initializers that their initial values are computed from.
     """
 
     initializers: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
     quantized: bool
+    exported: ExportedGraph
+    hidden: list[HiddenState]
     starting: Set[str]
-    graph: Graph
-    roles: Roles
-    declared: Mapping[str, Shape]
-    contexts: Set[str]
 
     @classmethod
-    def find(
+    def of(
         cls,
         initializers: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
         quantized: bool,
-        graph: Graph,
-        roles: Roles,
-        declared: Mapping[str, Shape],
-        contexts: Set[str],
+        exported: ExportedGraph,
+        contract: Contract,
     ) -> FileWeights:
-        """Find out which initializers start a hidden state."""
-        tensors = [h.initial for h in find_hidden_states(graph, roles) if h.initial]
-        starting = initializers.keys() & set().union(*(graph.ancestors(tensor) for tensor in tensors))
-        return cls(initializers, quantized, starting, graph, roles, declared, contexts)
+        """The initializers of a file whose prepared graph has this contract."""
+        hidden = [state for state, _ in exported.hidden] if contract.states else []
+        computed = (exported.graph.ancestors(state.initial) for state in hidden if state.initial)
+        return cls(initializers, quantized, exported, hidden, initializers.keys() & set().union(*computed))
 
     def checked(self, name: str, weights: Mapping[str, Any], prepared: Graph) -> dict[str, Array]:
-        """The given weights as arrays of their own, each with a place in the prepared graph or in an initial state.
+        """Copies of the given weights as arrays.
 
         Args:
             name: of the model, for messages.
+            prepared: the graph that the model runs.
 
         Raises:
-            OptionError: a name that the file does not have, a wrong shape or dtype, or a weight that has no place.
+            OptionError: a name that the file does not have, a wrong shape or dtype, or a weight that nothing reads any more.
         """
         if not isinstance(weights, Mapping):
             raise OptionError(f"weights: {type(weights).__name__}; expected a dict from initializer names to arrays")
@@ -71,35 +69,31 @@ class FileWeights:
             )
         values = {key: self._array(name, key, value) for key, value in weights.items()}
         placed = prepared.initializers.keys() | self.starting
-        if settled := [key for key in values if key not in placed]:
+        if unread := [key for key in values if key not in placed]:
             raise OptionError(
-                f"weights: nothing that {name} runs reads {_listed(settled)}: load() has settled it (a size, a condition, what "
-                "it wrote in another form), or only outputs that decoding does not use need it; leave it out, or load() the file with its new value"
+                f"weights: nothing that {name} runs reads {_listed(unread)}: load() made a constant of what follows from it (a size, a "
+                "condition, weights in another form), or only outputs that decoding does not use need it; leave it out, or load() the file with its new value"
             )
         return values
 
     def changed(self, values: Mapping[str, Array]) -> FileWeights:
         """The same with these values."""
-        return replace(self, graph=self.graph.with_values(values)) if self.starting & values.keys() else self
+        if not self.starting & values.keys():
+            return self
+        return replace(self, exported=replace(self.exported, graph=self.exported.graph.with_values(values)))
 
-    def started(self, contract: Contract) -> Contract:
-        """The contract with the initial values that follow from the weights."""
-        hidden = find_hidden_states(self.graph, self.roles)
-        starts = start_values(self.graph, hidden, self.declared, self.contexts)
-        found = {h.name: (h, start) for h, start in zip(hidden, starts, strict=True)}
+    def with_initial_states(self, contract: Contract) -> Contract:
+        """The contract with the initial states that follow from the weights."""
+        graph = self.exported.graph
+        found = dict(zip((h.name for h in self.hidden), self.exported.initial_values(self.hidden), strict=True))
         states = tuple(
-            replace(state, initial=found[state.input][1].row(state.batch_axis, self.graph, found[state.input][0]))
+            replace(state, initial=found[state.input].row(state.batch_axis, f"{graph.name}: the state {state.source}"))
             if state.input in found
             else state
             for state in contract.states
         )
-        return replace(
-            contract,
-            states=states,
-            initial_state_graph=None
-            if contract.initial_state_graph is None
-            else contract.initial_state_graph.over(self.graph),
-        )
+        part = contract.initial_state_graph
+        return replace(contract, states=states, initial_state_graph=part and part.over(graph))
 
     def _array(self, name: str, key: str, value: Any) -> Array:
         if key not in self.initializers:

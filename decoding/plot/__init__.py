@@ -1,15 +1,15 @@
-"""Pictures of what was decoded: attention, how the beams grew, temperatures, the probability of each token.
+"""Pictures of decoded outputs: attention, how the beams grew, temperatures, the probability of each token.
 
-Needs matplotlib: ``pip install 'rnn-decoding[plot]'``. Every function gives a `matplotlib.figure.Figure`, which
+Needs matplotlib: ``pip install 'rnn-decoding[plot]'``. Every function returns a `matplotlib.figure.Figure`, which
 ``figure.savefig("picture.png")`` writes and a notebook shows after ``%matplotlib inline``; pyplot is not used and no
-global setting of matplotlib is changed. Where there is no vocabulary tokens are shown as ids; "␣" is a space, "↵" a
+global setting of matplotlib is changed. Where there is no vocabulary, tokens are shown as ids; "␣" is a space, "↵" a
 line's end.
 """
 
 from decoding.errors import OptionError
 
 try:
-    import matplotlib.figure  # noqa: F401 - asked for here, so that what is missing is said in one place
+    import matplotlib.figure  # noqa: F401 - imported here, so that one place says that it is missing
 except ModuleNotFoundError as error:
     raise OptionError("decoding.plot needs the package matplotlib; pip install 'rnn-decoding[plot]'") from error
 

@@ -1,4 +1,4 @@
-"""The attention map of one output."""
+"""Draws the attention map of one output."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _LETTER = 0.09  # inches: about what a character of a label takes
 
 
 def attention(hypothesis: Hypothesis, source: str | Sequence[Any] | None = None) -> Figure:
-    """The attention weights of one output: a row for each of its tokens, a column for each position of the source.
+    """Draw the attention weights of one output: a row for each of its tokens, a column for each position of the source.
 
     Args:
         hypothesis: made with ``decode(..., return_attention=True)``.
-        source: what the encoder read, for the columns' labels: a list with an entry for each position, or a string, which
-            stands for its characters. It may be shorter than the weights where these are zero behind its end, as
-            in a batch of unequal sources. None numbers the positions from 0.
+        source: labels of the columns: a list with an entry for each position that the encoder read, or a string of one
+            character for each. It may be shorter than the weights where these are zero after its end, as in a batch
+            of unequal sources. None numbers the positions from 0.
 
     Raises:
         OptionError: there are no weights, or the source does not fit them.
@@ -58,10 +58,10 @@ def attention(hypothesis: Hypothesis, source: str | Sequence[Any] | None = None)
 
 
 def _source_labels(source: str | Sequence[Any] | None, weights: npt.NDArray[np.float32]) -> list[str]:
-    """A label for each column to draw.
+    """Return a label for each column to draw.
 
     Raises:
-        OptionError: the source is longer than the weights, or they are not zero behind its end.
+        OptionError: the source is longer than the weights, or they are not zero after its end.
     """
     positions = weights.shape[1]
     if source is None:
@@ -69,21 +69,21 @@ def _source_labels(source: str | Sequence[Any] | None, weights: npt.NDArray[np.f
     labels = [label(str(token)) for token in source]
     beyond = weights[:, len(labels) :]
     if not 0 < len(labels) <= positions or beyond.any():
-        behind = f", and those behind the source's end reach {beyond.max():.2g}" if beyond.size else ""
+        after = f", and those after the source's end reach {beyond.max():.2g}" if beyond.size else ""
         raise OptionError(
-            f"source: {len(labels)} tokens, but there are weights for {positions} positions{behind}; "
+            f"source: {len(labels)} tokens, but there are weights for {positions} positions{after}; "
             "pass a list of all tokens that the encoder read, with its special ones"
         )
     return labels
 
 
 def _cell(count: int) -> float:
-    """Inches of a cell: large for few tokens, and a page of bounded size for many."""
+    """Return the size of a cell in inches: large for few tokens, and such that a page stays small for many."""
     return min(0.45, max(0.22, 6 / count)) if count <= 100 else max(0.05, 22 / count)
 
 
 def _name_ticks(axis: Axis, labels: Sequence[str], cell: float, **style: Any) -> None:
-    """A label at every token, or at every so many where they would overlap."""
+    """Set a label at every token, or at every second, third ... one where labels would overlap."""
     every = math.ceil(0.15 / cell)
     shown = range(0, len(labels), every)
     axis.set_ticks(shown, [labels[i] for i in shown], fontsize=min(FONT_SIZE + 1, 50 * cell * every), **style)

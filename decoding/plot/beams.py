@@ -1,4 +1,4 @@
-"""How the beams of a search grew."""
+"""Draws how the beams of a search grew."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from decoding.tokenizers import Tokenizer
 _COLUMNS = 150  # a panel's width, in characters
 _GAP = 3  # characters between two columns, for the lines
 _PAD = 1  # characters in a box on each side of its text
-_NARROWEST = 56  # the scale of probabilities needs so many characters
+_NARROWEST = 56  # characters that the scale of probabilities needs
 _ROW = 0.32  # inches
 
-# The lines to the best output, to the others, and to what was given up.
+# The lines to the best output, to the other outputs, and to beams that were given up.
 _BEST: dict[str, Any] = {"color": "#222222", "linewidth": 2.0}
 _OUTPUT: dict[str, Any] = {"color": "#777777", "linewidth": 1.0}
 _GIVEN_UP: dict[str, Any] = {"color": "#999999", "linewidth": 0.8, "linestyle": ":"}
@@ -36,11 +36,11 @@ _GIVEN_UP: dict[str, Any] = {"color": "#999999", "linewidth": 0.8, "linestyle": 
 class BeamTrace:
     """Remembers every beam that was alive at some step, for `beam_tree()`: a processor that changes nothing.
 
-    ``trace = BeamTrace(); out = decode(model, prompt, Beam(4), processors=[trace])``: one prompt, and the trace is the first
-    of the processors. A later search begins it anew.
+    ``trace = BeamTrace(); out = decode(model, prompt, Beam(4), processors=[trace])``: it takes one prompt, and the trace must be
+    the first processor. A later search clears it.
 
     Attributes:
-        logprobs: for the new tokens of each beam, the log-probability of the last of them.
+        logprobs: the new tokens of each beam, and the log-probability of the last of them.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class BeamTrace:
         self._rows: dict[tuple[int, ...], npt.NDArray[np.float32]] = {}
 
     def __call__(self, history: History, logits: npt.NDArray[np.float32]) -> None:
-        """Note the beams; in a beam search `logits` are the log-probabilities of what can follow each."""
+        """Note the beams; in a beam search `logits` are the log-probabilities of the next token of each."""
         if len({ids.tobytes() for ids in history.prompts}) > 1:
             raise OptionError("BeamTrace: beams of several prompts; decode one prompt to see how its beams grew")
         beams = [tuple(output.tolist()) for output in history.outputs]
@@ -59,18 +59,18 @@ class BeamTrace:
 
 
 def beam_tree(hypotheses: Sequence[Hypothesis], trace: BeamTrace | None = None) -> Figure:
-    """How the beams of one prompt grew: a column for each new token, with a box for each beginning of an output.
+    """Draw how the beams of one prompt grew: a column for each new token, with a box for each beginning of an output.
 
-    The boxes of a column stand in the order of their log-probability, the likeliest on top, and are shaded by the
+    The boxes of a column are in the order of their log-probability, the likeliest on top, and shaded by the
     probability of their last token. Dark lines lead to the outputs, the thickest to the best; each ends in its rank, finish
     reason and score. Dotted lines lead to beams that were given up.
 
     Args:
         hypotheses: the outputs of one prompt, such as ``decode(..., Beam(4), num_return_sequences=4)``.
-        trace: what their search went through; without it only the beginnings of the outputs themselves are drawn.
+        trace: remembers the beams of their search; without it only the beginnings of the outputs are drawn.
 
     Raises:
-        OptionError: there are no hypotheses, or those of several prompts.
+        OptionError: there are no hypotheses, or they are of several prompts.
     """
     if len({h.prompt_index for h in hypotheses}) != 1:
         found = sorted({h.prompt_index for h in hypotheses})
@@ -97,8 +97,8 @@ class _Node:
         step: how many tokens it has, the end counted as one.
         text: of its last token.
         logprob: of all its tokens; `probability`: of the last one, NaN for an end that is no token.
-        best: rank of the best output that begins so, in the order given; None for a beam that was given up.
-        place: in its column, 0 on top.
+        best: rank of the best output with this beginning, in the order given; None for a beam that was given up.
+        row: in its column, 0 on top.
     """
 
     parent: _Node | None
@@ -107,7 +107,7 @@ class _Node:
     logprob: float
     probability: float
     best: int | None = None
-    place: int = 0
+    row: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class _Column:
 
 
 def _beginnings(hypotheses: Sequence[Hypothesis], trace: BeamTrace | None) -> list[_Node]:
-    """Every beginning once, and an end for each output."""
+    """Return a node for every beginning, and an end for each output."""
     logprobs = dict(trace.logprobs) if trace is not None else {}
     for h in hypotheses:
         logprobs |= {tuple(h.tokens[: t + 1]): float(h.token_logprobs[t]) for t in range(len(h.tokens))}
@@ -135,7 +135,7 @@ def _beginnings(hypotheses: Sequence[Hypothesis], trace: BeamTrace | None) -> li
 
 
 def _texts(beginnings: Sequence[tuple[int, ...]], tokenizer: Tokenizer | None) -> Iterator[tuple[tuple[int, ...], str]]:
-    """What the last token of each beginning adds to its text; parents come before their children."""
+    """Yield each beginning with the text that its last token adds; parents come before their children."""
     whole: dict[tuple[int, ...], str] = {(): ""}
     for ids in beginnings:
         if tokenizer is None:
@@ -146,7 +146,7 @@ def _texts(beginnings: Sequence[tuple[int, ...]], tokenizer: Tokenizer | None) -
 
 
 def _end(hypothesis: Hypothesis, parent: _Node) -> _Node:
-    """The box behind the last token: EOS, or why there are no more tokens."""
+    """Return the box after the last token, with the finish reason."""
     h = hypothesis
     last = h.token_logprobs[len(h.tokens) :].astype(np.float64)  # EOS's, where EOS ended it
     probability = math.exp(last[0]) if len(last) else math.nan
@@ -155,10 +155,10 @@ def _end(hypothesis: Hypothesis, parent: _Node) -> _Node:
 
 
 def _by_step(nodes: Sequence[_Node]) -> list[list[_Node]]:
-    """The nodes of each step, the likeliest first, with their places set."""
+    """Return the nodes of each step, the likeliest first, with their rows set."""
     steps: list[list[_Node]] = [[] for _ in range(max(node.step for node in nodes) + 1)]
     for node in sorted(nodes, key=lambda node: -node.logprob):
-        node.place = len(steps[node.step])
+        node.row = len(steps[node.step])
         steps[node.step].append(node)
     return steps
 
@@ -168,7 +168,7 @@ def _wide(node: _Node) -> int:
 
 
 def _panels(widths: Sequence[int]) -> Iterator[list[_Column]]:
-    """Columns of these widths side by side, in as many panels below each other as they need."""
+    """Yield columns of these widths side by side, in as many panels below each other as they need."""
     panel: list[_Column] = []
     for step, wide in enumerate(widths):
         left = panel[-1].right + _GAP if panel else _PAD
@@ -180,7 +180,7 @@ def _panels(widths: Sequence[int]) -> Iterator[list[_Column]]:
 
 
 def _rows(steps: Sequence[Sequence[_Node]], panel: Sequence[_Column]) -> int:
-    """Rows of a panel: those of its columns and of the one before, where lines come from; enough for its axis' label."""
+    """Return the rows of a panel: enough for its columns, for the column before, where lines come from, and for its axis' label."""
     return max(4, *(len(steps[step]) for step in range(max(0, panel[0].step - 1), panel[-1].step + 1)))
 
 
@@ -200,11 +200,11 @@ def _draw_panel(
 
 
 def _draw(axes: Axes, node: _Node, lefts: Mapping[int, int], style: Mapping[str, Any]) -> None:
-    """A node, and the line from its parent or, where that is in the panel before, from the panel's edge."""
+    """Draw a node, and the line from its parent or, where that is in the panel before, from the panel's edge."""
     x = lefts[node.step]
     line = _GIVEN_UP if node.best is None else _OUTPUT if node.best else _BEST
     if (parent := node.parent) is not None:
         start = lefts[parent.step] + _wide(parent) if parent.step in lefts else 0
-        axes.add_line(Line2D((start, x), (parent.place + 0.5, node.place + 0.5), **line))
+        axes.add_line(Line2D((start, x), (parent.row + 0.5, node.row + 0.5), **line))
     edge = {"edgecolor": line["color"], "linewidth": line["linewidth"] / 2}
-    box(axes, x, node.place, node.text, node.probability, style, pad=_PAD, **edge)
+    box(axes, x, node.row, node.text, node.probability, style, pad=_PAD, **edge)

@@ -1,4 +1,4 @@
-"""Fonts that have the characters of a text: matplotlib draws a box, and warns, for each that its font lacks."""
+"""Finds fonts that have the characters of a text: matplotlib draws a box, and warns, for each that its font lacks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
-# Looked at first, as they have many scripts or the common look of one; every other installed font comes after them.
+# Looked at first, as they have many scripts or a common look of one; every other installed font comes after them.
 _WIDELY_USED = ("Noto Sans", "Source Han", "WenQuanYi", "PingFang", "Hiragino", "YaHei", "SimHei", "Yu Gothic", "Malgun", "Arial Unicode")  # fmt: skip
 # Fonts that claim every character and draw a box for it, or nothing.
 _EMPTY = ("Last Resort", "LastResort", "Adobe Blank")
@@ -20,7 +20,7 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def drawable(texts: Sequence[str], family: str) -> tuple[list[str], dict[str, Any]]:
-    """The texts and the keywords of matplotlib's `Text` that draw them without boxes.
+    """Return the texts, and the keywords of matplotlib's `Text` that draw them without boxes.
 
     Fonts are added to the family until every character has one. Characters that no installed font has are replaced,
     and named in one warning. A "$" stays a "$".
@@ -44,17 +44,17 @@ def drawable(texts: Sequence[str], family: str) -> tuple[list[str], dict[str, An
 
 
 def width(text: str) -> int:
-    """Columns that a text takes in a fixed pitch, two for each wide character of East Asia, and at least one."""
+    """Return the columns that a text takes in a fixed pitch: two for each wide character of East Asia, and at least one."""
     return max(1, sum(_columns(char) for char in text))
 
 
 def pieces(text: str, columns: int) -> Iterator[str]:
-    """A text cut into pieces of at most so many columns."""
+    """Cut a text into pieces of at most `columns` columns."""
     start = used = 0
-    for place, char in enumerate(text):
+    for position, char in enumerate(text):
         if used + _columns(char) > columns:
-            yield text[start:place]
-            start, used = place, 0
+            yield text[start:position]
+            start, used = position, 0
         used += _columns(char)
     yield text[start:]
 
@@ -65,7 +65,7 @@ def _columns(char: str) -> int:
 
 @lru_cache(maxsize=64)
 def _font_for(missing: frozenset[str]) -> tuple[str, frozenset[str]] | None:
-    """The family that has the most of the characters, and those that it lacks; None where none has any."""
+    """Return the family that has most of the characters, and those that it lacks; None where no family has any."""
     best, fewest = None, missing
     for path, name in _installed():
         lacking = frozenset(_lacking(path, missing))
@@ -77,7 +77,7 @@ def _font_for(missing: frozenset[str]) -> tuple[str, frozenset[str]] | None:
 
 
 def _installed() -> Iterable[tuple[str, str]]:
-    """Path and family of every installed font, upright ones of normal weight first."""
+    """Return path and family of every installed font, upright ones of normal weight first."""
     fonts = [f for f in font_manager.fontManager.ttflist if not any(word in f.name for word in _EMPTY)]
 
     def order(font: Any) -> tuple[bool, bool, bool, str]:
@@ -88,7 +88,7 @@ def _installed() -> Iterable[tuple[str, str]]:
 
 
 def _lacking(path: str, chars: Iterable[str]) -> set[str]:
-    """The characters that a font file does not have: all where it cannot be read, or has pictures of one size only."""
+    """Return the characters that a font file lacks: all where it cannot be read, or has pictures of one size only."""
     try:
         font = FT2Font(path)
     except (OSError, RuntimeError):

@@ -1,4 +1,4 @@
-"""What the pictures share: labels of tokens, the colours of probabilities, pages of text in boxes."""
+"""Parts that several pictures use: labels of tokens, the colours of probabilities, pages of text in boxes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from decoding.plot.glyphs import width
 from decoding.results import Hypothesis
 
 FONT_SIZE = 9  # points
-COLUMN = 0.08  # inches: what a character of DejaVu Sans Mono takes, hinted to whole pixels
+COLUMN = 0.08  # inches of a character of DejaVu Sans Mono, hinted to whole pixels
 LINE = 0.25  # inches
 LONGEST_LABEL = 16  # characters
 
@@ -25,32 +25,32 @@ _COLOURS = LinearSegmentedColormap.from_list("probability", ["white", "#8eb6e6"]
 
 
 def visible(text: str) -> str:
-    """A token's text with its line ends and tabs to be seen; what else cannot be printed is escaped."""
+    """Return a token's text with visible line ends and tabs; other characters that cannot be printed are escaped."""
     marked = text.replace("\n", "↵").replace("\t", "⇥")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in marked)
 
 
 def label(text: str) -> str:
-    """A token's text as a label of one line that shows its spaces too; long ones are cut."""
+    """Return a token's text as a label of one line that shows its spaces too; a long one is cut."""
     shown = visible(text).replace(" ", "␣")
     return shown if len(shown) <= LONGEST_LABEL else shown[: LONGEST_LABEL - 1] + "…"
 
 
 def texts_of(hypothesis: Hypothesis) -> list[str]:
-    """The text of each token, its id where there is no tokenizer."""
+    """Return the text of each token, or its id where there is no tokenizer."""
     texts = hypothesis.token_texts
     return [str(token) for token in hypothesis.tokens] if texts is None else texts
 
 
 def upright(labels: Sequence[str]) -> bool:
-    """Are labels so short that they stand upright beside each other?"""
+    """Return whether labels are short enough to be upright beside each other."""
     return all(width(label) <= 2 for label in labels)
 
 
 def text_page(
     title: str, columns: int, panels: Sequence[int], *, line: float = LINE, frame: float = 0.0
 ) -> tuple[Figure, list[Axes]]:
-    """A page of fixed-pitch text, with the scale of probabilities below.
+    """Make a page of fixed-pitch text, with the scale of probabilities below.
 
     Args:
         columns: how many characters wide.
@@ -93,7 +93,7 @@ def box(
     pad: float = 0,
     **edge: Any,
 ) -> None:
-    """Text in a box, `pad` columns wider on each side, shaded by a probability; NaN leaves it white."""
+    """Draw text in a box, `pad` columns wider on each side, shaded by a probability; NaN leaves it white."""
     colour = "none" if math.isnan(probability) else _COLOURS(probability)
     wide = width(text) + 2 * pad
     drawn = {"edgecolor": "white", "linewidth": 0.5, **edge}

@@ -1,4 +1,4 @@
-"""The effect of the temperature on one distribution."""
+"""Draws the effect of the temperature on one distribution."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def temperature(
     tokens: Sequence[Any] | None = None,
     top: int = 20,
 ) -> Figure:
-    """What temperatures do to one distribution: a bar for each token and temperature.
+    """Draw one distribution at several temperatures: a bar for each token and temperature.
 
     Args:
         logits: [V], or log-probabilities, whose softmax is the same.
@@ -34,7 +34,7 @@ def temperature(
         top: how many of the most probable tokens get bars of their own; the others share one.
 
     Raises:
-        OptionError: `logits` is no row of numbers, the labels are not as many, or a temperature is not above 0.
+        OptionError: `logits` is not a row of numbers, there is not one label for each, or a temperature is not above 0.
     """
     row = np.asarray(logits, np.float32)
     if row.ndim != 1 or not np.isfinite(row).any() or not (row < np.inf).all():

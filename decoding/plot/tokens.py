@@ -1,4 +1,4 @@
-"""Tokens in lines of text, each shaded by its probability."""
+"""Draws tokens in lines of text, each shaded by its probability."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from decoding.plot.page import FONT_SIZE, box, text_page, texts_of, visible
 from decoding.results import Hypothesis
 
 _COLUMNS = 80
-_NARROWEST = 56  # the scale of probabilities needs so many columns
+_NARROWEST = 56  # columns that the scale of probabilities needs
 _MOST_TOKENS = 2000
 
 
 def tokens(outputs: Hypothesis | Sequence[Hypothesis] | Sequence[str], logprobs: npt.ArrayLike | None = None) -> Figure:
-    """Tokens in lines of text, each shaded by its probability.
+    """Draw tokens in lines of text, each shaded by its probability.
 
     Args:
         outputs: one output of `decode()`, several, or the texts of some tokens together with `logprobs`.
-        logprobs: their natural logarithms, as `score()` gives them; where one is NaN the token is not shaded.
+        logprobs: log-probabilities of these tokens, as `score()` returns them; NaN leaves a token white.
 
-    At most 2,000 tokens are drawn; how many more there are is told.
+    At most 2,000 tokens are drawn; a line says how many more there are.
 
     Raises:
         OptionError: there are no tokens, or texts without as many log-probabilities.
@@ -88,7 +88,7 @@ def _given(texts: Sequence[str], logprobs: npt.ArrayLike) -> _Part:
 
 
 def _of(hypothesis: Hypothesis, several: bool) -> _Part:
-    """Texts and probabilities of an output, EOS too."""
+    """Return texts and probabilities of an output, EOS included."""
     h, texts = hypothesis, texts_of(hypothesis)
     texts += ["<EOS>"] * (len(h.token_logprobs) - len(texts))
     heading = f"prompt {h.prompt_index}, rank {h.rank}: score {h.score:.3f}, {h.finish_reason}" if several else None
@@ -96,9 +96,9 @@ def _of(hypothesis: Hypothesis, several: bool) -> _Part:
 
 
 def _lay_out(parts: Sequence[_Part], drawn: Sequence[str]) -> tuple[list[_Piece], list[tuple[int, str]], int, int]:
-    """Tokens in lines: their pieces, the headings with their lines, and the columns and lines used.
+    """Lay tokens out in lines: return their pieces, the headings with their lines, and the columns and lines used.
 
-    `drawn` are the texts of the tokens as they can be drawn, of all parts, or only of the first.
+    `drawn` has the texts of the tokens as they can be drawn, of all parts, or only of the first.
     """
     placed: list[_Piece] = []
     headings: list[tuple[int, str]] = []

@@ -94,7 +94,7 @@ class Discriminator(nn.Module):
         return self.output(self.dropout(gate * self.transform(pooled).relu() + (1 - gate) * pooled))
 
     def penalty(self) -> torch.Tensor:
-        """Half the squares of the output layer's weights, which the published loss takes 0.2 times."""
+        """Half the sum of the squares of the output layer's weights; the published loss adds 0.2 times that."""
         return sum(parameter.square().sum() for parameter in self.output.parameters()) / 2
 
 
@@ -108,7 +108,7 @@ def export(model: LanguageModel) -> bytes:
         output_names=["logits"],
         dynamic_shapes=(sizes,),
         dynamo=True,
-        optimize=False,  # else the exporter re-arranges the weights under names of its own
+        optimize=False,  # else the exporter re-arranges the weights and gives them other names
         verbose=False,
     )
     file = io.BytesIO()

@@ -2,12 +2,12 @@
 
     python examples/seqgan/train.py seqgan_oracle_lstm.npz --output run
 
-The oracle is the LSTM that the paper's authors published (README.md says where). It draws the training data and says how
-good generated sequences are: their negative log-likelihood (NLL) under the oracle, in nats a token. A generator of the
-same size is trained by maximum likelihood, then as SeqGAN. Torch computes gradients, nothing else.
+The oracle is the LSTM that the paper's authors published (README.md says where). It draws the training data and says
+how good generated sequences are: their negative log-likelihood (NLL) under the oracle, in nats a token. A generator
+of the same size is trained by maximum likelihood, then as SeqGAN. Torch computes gradients, nothing else.
 
-Writes run.json, learning_curve.png and pretrained.pt into the output folder. Where the last is there already, maximum
-likelihood is not trained again.
+Writes run.json, learning_curve.png and pretrained.pt into the output folder. If pretrained.pt is already there,
+maximum likelihood is not trained again.
 """
 
 import argparse
@@ -30,7 +30,7 @@ Curve = list[tuple[int, float]]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long each part is trained, and how. README.md sets it beside the published one.
+    """How long each part is trained, and how. README.md compares it with the published one.
 
     Attributes:
         sequences: training sequences, and samples drawn for each evaluation.
@@ -73,7 +73,7 @@ class Sampler:
         self._seeds = iter(np.random.default_rng(schedule.seed).permutation(2**20).tolist())
 
     def next_seed(self) -> int:
-        """A seed that was not used before."""
+        """Return a seed that was not used before."""
         return next(self._seeds)
 
     def follow(self, generator: LanguageModel) -> None:
@@ -124,7 +124,7 @@ class GeneratorTraining:
 def maximum_likelihood(
     generator: LanguageModel, data: torch.Tensor, sampler: Sampler, schedule: Schedule
 ) -> Iterator[tuple[int, float]]:
-    """Train on the data; gives the oracle's NLL of samples after each epoch."""
+    """Train on the data; return the oracle's NLL of samples after each epoch."""
     training = GeneratorTraining(generator, schedule)
     for epoch in range(1, schedule.epochs + 1):
         for batch in batches(data, schedule.batch):
@@ -140,7 +140,7 @@ def train_discriminator(
     generated: torch.Tensor,
     schedule: Schedule,
 ) -> float:
-    """One pass over real and generated sequences; the share that it told apart on the way."""
+    """Train for one pass over real and generated sequences; return the share that it classified correctly."""
     discriminator.train()
     data = torch.cat([real, generated])
     labels = torch.cat([torch.ones(len(real), dtype=torch.int64), torch.zeros(len(generated), dtype=torch.int64)])
@@ -159,7 +159,7 @@ def train_discriminator(
 def adversarial(
     generator: LanguageModel, data: torch.Tensor, sampler: Sampler, schedule: Schedule
 ) -> Iterator[tuple[int, float]]:
-    """Policy gradient with rollout values; gives the oracle's NLL of samples every few rounds."""
+    """Train by policy gradient with rollout values; return the oracle's NLL of samples every few rounds."""
     discriminator = Discriminator(generator.embedding.num_embeddings)
     optimizer = torch.optim.Adam(discriminator.parameters(), schedule.discriminator_learning_rate)
     for turn in range(1, schedule.warm_up + 1):
@@ -197,7 +197,7 @@ def follow_slowly(old: dict[str, np.ndarray], new: dict[str, np.ndarray], lag: f
 
 
 def best_of(name: str, training: Iterator[tuple[int, float]], generator: LanguageModel, sampler: Sampler) -> Curve:
-    """Train to the end, then go back to the weights whose samples the oracle liked best; the whole curve."""
+    """Train to the end, then restore the weights whose samples had the lowest NLL; return the whole curve."""
     curve: Curve = []
     best: dict[str, torch.Tensor] = {}
     for turn, value in training:
@@ -211,7 +211,7 @@ def best_of(name: str, training: Iterator[tuple[int, float]], generator: Languag
 
 
 def random_baselines(data: torch.Tensor, sampler: Sampler, schedule: Schedule) -> dict[str, float]:
-    """NLL of tokens drawn one by one: by their frequency in the data, and all alike (as an untrained generator does)."""
+    """NLL of tokens drawn one by one: by their frequency in the data, and uniformly (as by an untrained generator)."""
     rng = np.random.default_rng(schedule.seed)
     tokens = data.numpy()
     drawn = {
@@ -222,7 +222,7 @@ def random_baselines(data: torch.Tensor, sampler: Sampler, schedule: Schedule) -
 
 
 def run(oracle_file: Path, schedule: Schedule, output: Path) -> dict:
-    """The whole experiment; what run.json holds."""
+    """Run the whole experiment; return the content of run.json."""
     output.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     torch.manual_seed(schedule.seed)
@@ -262,7 +262,7 @@ def run(oracle_file: Path, schedule: Schedule, output: Path) -> dict:
 
 
 def main() -> None:
-    """Run the experiment, write what came out."""
+    """Run the experiment and write its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("oracle", type=Path, help="the oracle's arrays (.npz)")
     parser.add_argument("--output", type=Path, default=Path("run"), help="folder to write into; default: run")

@@ -1,4 +1,4 @@
-"""decoding/cli.py, run as a user runs it."""
+"""decoding/cli, run as a user runs it."""
 
 import io
 import json

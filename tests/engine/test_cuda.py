@@ -14,7 +14,7 @@ from decoding.model.runtime.session import Session
 from decoding.model.verify import equivalence
 from tests.helpers import build
 from tests.helpers.cuda import needs_cuda
-from tests.model.test_fixtures import fixture, fixtures, outcome
+from tests.helpers.exports import fixture, fixtures, outcome
 
 VOCAB, MODELS = 5000, Path(__file__).parents[1] / "models"
 STRATEGIES = [Greedy(), TopN(3), Sample(), Sample(top_k=20, top_p=0.9), Sample(top_p=0.9), Sample(replacement=False), Beam(num_beams=4)]  # fmt: skip

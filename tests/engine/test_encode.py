@@ -1,57 +1,19 @@
 """Decoding with encoders: sources of unequal lengths, compared with plain loops over one source at a time."""
 
 import itertools
-import json
-from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoding import Beam, Greedy, ModelError, OptionError, Sample, decode, decode_iter, load, score, stream
-from tests.helpers.build import recurrent
+from decoding import Beam, Greedy, ModelError, Sample, decode, decode_iter, load, score, stream
+from tests.helpers.exports import system, system_names
 from tests.helpers.seq2seq import AdditiveModel
-
-SYSTEMS = Path(__file__).parents[1] / "models" / "seq2seq"
-# What the caller must say where names and shapes leave a choice.
-ROLES = {
-    "bridge_h": {"encoder": {"last": "h0"}},
-    "bridge_c": {"encoder": {"last": "c0"}},
-    "bridge_vector": {"encoder": {"summary": "h0"}},
-}
-
-
-def names():
-    return sorted(p.stem for p in SYSTEMS.glob("*.onnx") if ".encoder" not in p.name)
-
-
-def system(name):
-    """The loaded model, its sources, the tokens that were fed, and what the modules gave: log-probabilities, attention."""
-    data = np.load(SYSTEMS / f"{name}.npz")
-    count = sum(key.startswith("tokens_") for key in data)
-    sources = [
-        data[f"source_{i}"] if f"source_{i}" in data else [data[f"source_{i}_{j}"] for j in range(sum(k.startswith(f"source_{i}_") for k in data))]
-        for i in range(count)
-    ]  # fmt: skip
-    logits = [data[f"logits_{i}"].astype(float) for i in range(count)]
-    logprobs = [
-        x - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)) - x.max(-1, keepdims=True)
-        for x in logits
-    ]
-    attention = [data[f"attention_{i}"] for i in range(count)] if "attention_0" in data else None
-    return (
-        load(SYSTEMS / f"{name}.onnx", roles=ROLES.get(name)),
-        sources,
-        [data[f"tokens_{i}"] for i in range(count)],
-        logprobs,
-        attention,
-    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", system_names())
 def test_every_step_gives_what_the_modules_give(name, batch_size):
     model, sources, tokens, logprobs, attention = system(name)
     out = decode(
@@ -69,7 +31,7 @@ def test_every_step_gives_what_the_modules_give(name, batch_size):
             np.testing.assert_allclose(h.attention, expected[:7], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", system_names())
 def test_scores_are_the_modules_own(name):
     model, sources, tokens, logprobs, _ = system(name)
     for values, ids, expected in zip(
@@ -78,7 +40,7 @@ def test_scores_are_the_modules_own(name):
         np.testing.assert_allclose(values[1:], expected[np.arange(7), ids[1:]], atol=2e-4)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", system_names())
 def test_a_saved_model_finds_its_encoders_again(name, tmp_path):
     model, sources, *_ = system(name)
     if name in ("caption_start", "show_attend"):
@@ -203,56 +165,6 @@ def test_prefixes_are_the_decoders_own():
     )
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        lambda s: [np.array(x) for x in s],
-        lambda s: {"source": s},
-        np.array,
-        lambda s: ["".join("abcdefghijkl"[i] for i in x) for x in s],
-    ],
-)
-def test_sources_in_every_form(form):
-    system = AdditiveModel(3)
-    encoder = system.encoder()
-    entry = encoder.metadata_props.add()
-    entry.key, entry.value = "decoding.vocab", '["a","b","c","d","e","f","g","h","i","j","k","l"]'
-    model = load(system.decoder(), encoder=encoder)
-    equal = [[1, 2, 3], [4, 5, 11]]
-    options = {"prefix": [1], "max_new_tokens": 5}
-    expected = decode(model, equal, **options).tokens
-    sources = form(equal)
-    assert decode(model, sources, **options).tokens == expected
-    alone = {"source": equal[0]} if isinstance(sources, dict) else sources[0]
-    assert decode(model, alone, **options).tokens == expected[:1]
-
-
-def test_a_text_becomes_one_hot_vectors_where_the_encoder_takes_them():
-    """As Keras's character example has it: vectors in, and the vocabulary in the encoder's file."""
-    encoder = onnx.load(SYSTEMS / "one_hot.encoder.onnx")
-    entry = encoder.metadata_props.add()
-    entry.key, entry.value = "decoding.vocab", json.dumps(list("abcdefghijklm"))
-    model = load(SYSTEMS / "one_hot.onnx", encoder=encoder)
-    options = {"prefix": [2], "max_new_tokens": 6}
-    found = decode(model, ["cab", "fa", "mlkja"], **options)
-    vectors = [np.eye(13)[["abcdefghijklm".index(c) for c in text]] for text in ("cab", "fa", "mlkja")]
-    assert found.tokens == decode(model, vectors, **options).tokens
-    assert decode(model, "cab", **options).tokens == found.tokens[:1]
-
-
-def test_a_text_gets_the_encoders_own_bos_and_eos():
-    system = AdditiveModel(3)
-    encoder = system.encoder()
-    for key, value in {"decoding.vocab": '["<", ">", "a", "b"]', "decoding.bos": "0", "decoding.eos": "1"}.items():
-        entry = encoder.metadata_props.add()
-        entry.key, entry.value = key, value
-    model = load(system.decoder(), encoder=encoder)
-    options = {"prefix": [1], "max_new_tokens": 5, "return_attention": True}
-    found, expected = decode(model, ["ab", "b"], **options), decode(model, [[0, 2, 3, 1], [0, 3, 1]], **options)
-    assert found.tokens == expected.tokens
-    assert [h.attention.shape for h in found] == [(5, 4), (5, 3)]
-
-
 def test_states_can_be_given_and_contexts_ragged():
     """Without its encoder the decoder takes memory, a list of unequal arrays, and hidden from the caller."""
     model = load(ADDITIVE.decoder())
@@ -260,110 +172,3 @@ def test_states_can_be_given_and_contexts_ragged():
     context = {"memory": [m for m, _ in encoded], "hidden": np.stack([h for _, h in encoded])}
     found = decode(model, [[1]] * len(SOURCES), context=context, max_new_tokens=6)
     assert found.tokens == decode(loaded(ADDITIVE), SOURCES, max_new_tokens=6).tokens
-
-
-def test_encoders_side_by_side_take_a_dict():
-    """One encoder gives the memory, another, of other sources, the first state: neither feeds the other."""
-    first, second = (onnx.ModelProto.FromString(ADDITIVE.encoder().SerializeToString()) for _ in range(2))
-    first.graph.output.pop()
-    del second.graph.output[0]
-    for node in second.graph.node:  # its inputs have names of their own
-        node.input[:] = [{"source": "style", "lengths": "style_lengths"}.get(name, name) for name in node.input]
-    second.graph.input[0].name, second.graph.input[1].name = "style", "style_lengths"
-    second.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "style_time"
-    model = load(ADDITIVE.decoder(), encoder=[first, second])
-    styles = [[3], [1, 2], [5, 5, 5]]
-    sources = {"source": SOURCES[:3], "style": styles}
-    out = decode(model, sources, prefix=[1], max_new_tokens=5)
-    memory = [ADDITIVE.encode(s)[0] for s in SOURCES[:3]]
-    hidden = np.stack([ADDITIVE.encode(s)[1] for s in styles])
-    alone = load(ADDITIVE.decoder())
-    assert out.tokens == decode(alone, [[1]] * 3, context={"memory": memory, "hidden": hidden}, max_new_tokens=5).tokens
-    each = ({"source": s, "style": t} for s, t in zip(SOURCES, styles, strict=False))
-    assert in_order(decode_iter(model, each, prefix=[1], max_new_tokens=5)) == out.tokens
-    with pytest.raises(
-        OptionError, match=r"prompts: list: the encoder of .* has the inputs source .*; style .*; pass a dict"
-    ):
-        decode(model, SOURCES)
-    with pytest.raises(
-        OptionError, match=r"prompts: the inputs have different numbers of sources: \{'source': 2, 'style': 3\}"
-    ):
-        decode(model, {"source": SOURCES[:2], "style": styles})
-
-
-def test_a_conversation_is_a_list_of_turns():
-    model = load(SYSTEMS / "chat.onnx")
-    options = {"prefix": [2], "max_new_tokens": 5}
-    talks = [[[1, 2, 3], [4, 5]], [[6]], [[7, 8], [1], [2, 2, 2]]]
-    expected = decode(model, talks, **options).tokens
-    assert decode(model, talks[0], **options).tokens == expected[:1]  # turns of one talk
-    assert decode(model, [6], **options).tokens == expected[1:2]  # one turn alone
-    assert in_order(decode_iter(model, talks, **options)) == expected
-    with pytest.raises(OptionError, match=r"prompts\[1\]: \[\]: expected a list of turns, at least one"):
-        decode(model, [talks[0], []], **options)
-    with pytest.raises(
-        OptionError, match=r"prompts: list, nested 4 deep: expected a string, ids, or a list of these, one a turn"
-    ):
-        decode(model, [talks], **options)
-
-
-# -- errors --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((None,), r"prompts is None: .* has an encoder, which needs a source to read: source int64\[batch, any\]"),
-        (([],), r"prompts is empty"),
-        (([[1, 2], []],), r"prompts\[1\] is empty: there is nothing to encode"),
-        (([[1, 12]],), r"prompts\[0\]: id 12 is out of range; the encoder's ids go from 0 to 11"),
-        (([[1, -1]],), r"prompts\[0\]: id -1 is out of range"),
-        (([[1.5]],), r"prompts\[0\]: float64 of shape \[1\]; expected whole-number ids"),
-        (("text",), r"prompts: .* has no vocabulary, so a text cannot be read"),
-        ((3,), r"prompts: int, nested 0 deep: expected a string, ids, or a list of sources"),
-        (([[[1, 2]]],), r"prompts: list, nested 3 deep"),
-        (
-            ({"src": [[1]]},),
-            r"prompts: the encoder has no input 'src'; what is to be given is source int64\[batch, any\]",
-        ),
-        (({},), r"prompts: the encoder needs 'source' too"),
-        (({"source": [[1]], "lengths": [1]},), r"prompts: 'lengths' is filled by decoding; leave it out"),
-    ],
-)
-def test_wrong_sources(arguments, message):
-    with pytest.raises(OptionError, match=message):
-        decode(loaded(ADDITIVE), *arguments)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"prefix": [[1], [2], [3]]},
-            r"prefix: found 3 of them; expected one for all prompts, or one for each of the 2",
-        ),
-        ({"prefix": [99]}, r"prefix: id 99 at position 0 is out of range"),
-        (
-            {"context": {"memory": np.zeros((2, 3, 10))}},
-            r"context: 'memory' comes from the encoder; the contexts that it does not give are none",
-        ),
-        ({"context": {"hidden": np.zeros((2, 4))}}, r"context\['hidden'\] has shape \[2, 4\]: expected \[2, 5\]"),
-        ({"latents": np.zeros((2, 3))}, r"latents: .* has none; pass roles=\{'latent'"),
-    ],
-)
-def test_wrong_options(options, message):
-    with pytest.raises(OptionError, match=message):
-        decode(loaded(ADDITIVE), [[1, 2], [3]], **options)
-
-
-def test_a_model_without_encoder_has_no_prefix_and_no_sources():
-    model = load(recurrent())
-    with pytest.raises(OptionError, match=r"prefix: .* has no encoder: what it continues are the prompts themselves"):
-        decode(model, [[1]], prefix=[1])
-    with pytest.raises(OptionError, match=r"prompts: .* has no encoder to read them"):
-        score(model, [[1]], prompts=[[1]])
-
-
-def test_scores_want_as_many_sources_as_sequences():
-    with pytest.raises(OptionError, match=r"prompts: found 2 sources; expected one for all, or one for each of the 3"):
-        score(loaded(ADDITIVE), [[1, 2]] * 3, prompts=[[1], [2]])

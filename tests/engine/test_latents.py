@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from decoding import (
     Beam,
@@ -21,60 +21,10 @@ from decoding import (
 from decoding.kernels import reference
 from tests.helpers.build import model as make_model
 from tests.helpers.build import recurrent
+from tests.helpers.latents import FLOAT, INFO, INT64, NODE, H, Noisy, Started, Z
 from tests.helpers.seq2seq import AdditiveModel
-from tests.models import numpy_cells
 
-NODE, INFO, FLOAT, INT64 = helper.make_node, helper.make_tensor_value_info, TensorProto.FLOAT, TensorProto.INT64
-V, H, Z = 9, 6, 3
 PROMPTS = [[1], [2, 3], [1], [4, 5, 6]]
-
-
-class Noisy:
-    """A tanh cell that sees a latent: once a sequence [batch, Z], or at every token [batch, time, Z] of an ONNX RNN."""
-
-    def __init__(self, timed=False, name="z"):
-        rng = np.random.default_rng(0)
-        self.timed, self.name = timed, name
-        self.table, self.wz = (rng.uniform(-1.5, 1.5, s).astype(np.float32) for s in ((V, H), (Z, H)))
-        self.r, self.out = (rng.uniform(-1.5, 1.5, s).astype(np.float32) for s in ((H, H), (H, V)))
-
-    def model(self, metadata=None):
-        nodes = [NODE("Gather", ["table", "tokens"], ["e"]), NODE("MatMul", [self.name, "wz"], ["from_z"])]
-        if not self.timed:
-            nodes += [NODE("Unsqueeze", ["from_z", "one"], ["z1"]), NODE("Add", ["e", "z1"], ["xs"])]
-        else:
-            nodes += [NODE("Add", ["e", "from_z"], ["xs"])]
-        nodes += [
-            NODE("Transpose", ["xs"], ["x"], perm=[1, 0, 2]),
-            NODE("RNN", ["x", "W", "R", "", "", "h0"], ["y", "h1"], hidden_size=H),
-            NODE("Squeeze", ["y", "one"], ["ys"]),
-            NODE("Transpose", ["ys"], ["back"], perm=[1, 0, 2]),
-            NODE("MatMul", ["back", "out"], ["logits"]),
-        ]
-        values = {
-            "table": self.table,
-            "wz": self.wz,
-            "W": np.eye(H, dtype=np.float32)[None],
-            "R": self.r[None],
-            "out": self.out,
-            "one": np.array([1]),
-        }
-        z = [self.name, FLOAT, ["batch", "time", Z] if self.timed else ["batch", Z]]
-        inputs = [INFO("tokens", INT64, ["batch", "time"]), INFO("h0", FLOAT, [1, "batch", H]), INFO(*z)]
-        outputs = [INFO("logits", FLOAT, ["batch", "time", V]), INFO("h1", FLOAT, [1, "batch", H])]
-        tensors = [numpy_helper.from_array(v, n) for n, v in values.items()]
-        return make_model(helper.make_graph(nodes, "noisy", inputs, outputs, tensors), metadata)
-
-    def logprobs(self, tokens, z):
-        """Log-probabilities [T, V] in float64; z [Z] or, one for each token, [T, Z]."""
-        h, rows = np.zeros(H), []
-        for t, token in enumerate(tokens):
-            h = np.tanh(
-                self.table[token] + (z if z.ndim == 1 else z[t]).astype(float) @ self.wz + self.r.astype(float) @ h
-            )
-            x = h @ self.out.astype(float)
-            rows.append(x - x.max() - np.log(np.exp(x - x.max()).sum()))
-        return np.array(rows)
 
 
 STRATEGIES = [Greedy(), Sample(temperature=1.3), Beam(num_beams=3), Sample(replacement=False)]
@@ -221,22 +171,6 @@ def test_an_encoder_may_take_a_latent():
     assert zero.tokens == decode(plain, sources, **options).tokens
 
 
-@pytest.mark.parametrize(
-    ("latents", "message"),
-    [
-        (np.zeros((3, Z)), r"latents\['z'\]: found 3 values; expected 4, one for each prompt or sequence"),
-        (np.full((4, 3), np.nan), r"latents\['z'\]\[0\] holds NaN or infinite values"),
-        (np.zeros((4, 2)), r"latents\['z'\]\[0\] has shape \[2\]: expected \[3\]"),
-        ({"y": np.zeros((4, Z))}, r"latents: the model has no 'y'; its latents are z"),
-        ([["a"] * Z] * 4, r"latents\['z'\]\[0\]: expected float32 numbers"),
-        (3, r"latents\['z'\]: found int values; expected 4"),
-    ],
-)
-def test_wrong_latents(latents, message):
-    with pytest.raises(OptionError, match=message):
-        decode(load(Noisy().model()), PROMPTS, latents=latents)
-
-
 def test_a_latent_of_every_step_that_ends_too_soon():
     model = load(Noisy(timed=True).model())
     with pytest.raises(DecodeError, match=r"sequence 0: latents\['z'\] has 2 steps, but there is another"):
@@ -264,70 +198,12 @@ def test_a_latent_of_unknown_size():
     proto.graph.input[2].CopyFrom(INFO("z", FLOAT, ["batch", "size"]))
     with pytest.raises(
         ModelError,
-        match=r"the latent z float32\[batch, size\] cannot be drawn, since a size behind its batch is not fixed",
+        match=r"the latent z float32\[batch, size\] cannot be drawn, since a size after its batch is not fixed",
     ):
         load(proto)
 
 
 # -- first states computed from a latent ---------------------------------------------------------------------
-
-
-class Started:
-    """The decoder of a sentence VAE (Bowman et al. 2016): hidden states that start from z, which each step may see too."""
-
-    def __init__(self, cell, each_step=False, tanh=True):
-        rng = np.random.default_rng(1)
-        self.cell, self.each_step, self.tanh = cell, each_step, tanh
-        gates, width = {"GRU": 3, "LSTM": 4}[cell], H + Z * each_step
-        shapes = {"table": (V, H), "lh": (Z, H), "lc": (Z, H), "W": (1, gates * H, width), "R": (1, gates * H, H)}
-        shapes |= {"B": (1, 2 * gates * H), "out": (H, V)}
-        self.values = {n: rng.uniform(-1.5, 1.5, s).astype(np.float32) for n, s in shapes.items()}
-        self.states = ["h", "c"][: gates - 2]
-
-    def model(self, spread=None, sizes=("batch", "time")):
-        """Args: spread: an operator and its constant that repeat z for each step of the example; default the tokens' own number."""
-        nodes = [NODE("Gather", ["table", "tokens"], ["e"])]
-        for s in self.states:
-            nodes += [NODE("MatMul", ["z", f"l{s}"], [f"{s}_flat"])]
-            nodes += [NODE("Tanh" if self.tanh else "Identity", [f"{s}_flat"], [f"{s}_on"])]
-            nodes += [NODE("Unsqueeze", [f"{s}_on", "zero"], [f"{s}0"])]
-        if self.each_step:
-            nodes += [
-                NODE("Unsqueeze", ["z", "one"], ["z1"]),
-                NODE("Shape", ["tokens"], ["shape"]),
-                NODE("Concat", ["shape", "one"], ["wide"], axis=0),
-                NODE("Expand", ["z1", "wide"], ["zs"]),
-            ]
-        if spread is not None:
-            nodes[-3:] = [NODE(spread[0], ["z1", "spread"], ["zs"])]
-        nodes += [
-            NODE("Concat", ["e", "zs"], ["xs"], axis=2) if self.each_step else NODE("Identity", ["e"], ["xs"]),
-            NODE("Transpose", ["xs"], ["x"], perm=[1, 0, 2]),
-            NODE(self.cell, ["x", "W", "R", "B", "", *(f"{s}0" for s in self.states)], ["y"], hidden_size=H),
-            NODE("Squeeze", ["y", "one"], ["ys"]),
-            NODE("Transpose", ["ys"], ["back"], perm=[1, 0, 2]),
-            NODE("MatMul", ["back", "out"], ["logits"]),
-        ]
-        inputs = [INFO("tokens", INT64, list(sizes)), INFO("z", FLOAT, [sizes[0], Z])]
-        outputs = [INFO("logits", FLOAT, [*sizes, V])]
-        values = {n: v for n, v in self.values.items() if n != "lc" or "c" in self.states}
-        values |= {} if spread is None else {"spread": np.array(spread[1])}
-        tensors = [
-            numpy_helper.from_array(v, n) for n, v in {**values, "zero": np.array([0]), "one": np.array([1])}.items()
-        ]
-        return make_model(helper.make_graph(nodes, "sentence_vae", inputs, outputs, tensors))
-
-    def logprobs(self, tokens, z):
-        """Log-probabilities [T, V] in float64, of the whole sequence."""
-        v = {n: a.astype(float) for n, a in self.values.items()}
-        x = v["table"][tokens]
-        if self.each_step:
-            x = np.concatenate([x, np.tile(z, (len(tokens), 1))], axis=1)
-        first = [np.tanh(z @ v[f"l{s}"]) if self.tanh else z @ v[f"l{s}"] for s in self.states]
-        run = numpy_cells.gru if self.cell == "GRU" else numpy_cells.lstm
-        ys = run(x[:, None], v["W"][0], v["R"][0], v["B"][0], *(f[None] for f in first))[0]
-        scores = ys[:, 0] @ v["out"]
-        return scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
 
 
 STARTED = [("GRU", False, True), ("GRU", True, False), ("LSTM", False, False), ("LSTM", True, True)]
@@ -358,7 +234,7 @@ def test_a_latent_starts_the_states_of_its_sequence(started, strategy, batch_siz
 def test_a_latent_that_starts_states_is_given_back_scored_and_run(started):
     vae = Started(*started)
     model = load(vae.model())
-    assert "starts as the graph computes it from z" in model.describe()
+    assert "starts from values that the graph computes from z" in model.describe()
     out = decode(model, PROMPTS, seed=2, max_new_tokens=6, eos_token_id=None)
     latents = [h.latent for h in out]
     assert decode(model, PROMPTS, latents=latents, max_new_tokens=6, eos_token_id=None).tokens == out.tokens
@@ -480,7 +356,7 @@ def test_a_generator_with_a_label():
     ("inputs", "options", "message"),
     [
         (None, {}, r"inputs: the ModelProto needs 'label' too, which is no latent"),
-        ({"labels": [1]}, {}, r"inputs: the ModelProto has no 'labels'; it has noise, label"),
+        ({"labels": [1]}, {}, r"inputs: the ModelProto has no 'labels'; it takes noise; label"),
         ({"label": [1], "noise": np.zeros((2, 4))}, {}, r"different numbers of rows: \{'label': 1, 'noise': 2\}"),
         ({"label": [1]}, {"batch_size": 3}, r"different numbers of rows: \{'label': 1, 'batch_size': 3\}"),
         ({"label": ["a"]}, {}, r"inputs\['label'\]: expected int64 numbers"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from decoding import load, score
 from decoding.engine import score as scoring
 from tests.helpers import build
-from tests.model.test_fixtures import MODELS
+from tests.helpers.exports import MODELS
 
 
 @pytest.fixture(params=["runs", "steps"])

@@ -3,47 +3,14 @@
 The manifest says of each file how it must load: "step", "window", "refuse" or, for an encoder, "encoder".
 """
 
-import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from decoding import ModelError, load
+from decoding import load
 from decoding.model.verify import equivalence
-
-MODELS = Path(__file__).parents[1] / "models"
-MANIFEST = json.loads((MODELS / "manifest.json").read_text())
-
-
-def fixtures(*expected):
-    """Names of the fixtures of which one of these outcomes is expected."""
-    return [
-        pytest.param(name, marks=[pytest.mark.skip(reason=entry["later"])] if "later" in entry else [])
-        for name, entry in MANIFEST.items()
-        if entry["expect"] in expected
-    ]
-
-
-def fixture(name):
-    """The manifest's entry, the pairs of ids [T] and expected output [T, V], and the roles to pass."""
-    entry = MANIFEST[name]
-    data = np.load(MODELS / f"{name}.npz")
-    pairs = [(data[f"ids_{i}"], data[f"out_{i}"]) for i in range(sum(key.startswith("ids_") for key in data))]
-    constant = {key: data[f"feed_{key}"] for key, kind in entry["feeds"].items() if kind == "constant"}
-    given = {key: value for key, value in entry["roles"].items() if key in ("window", "pad")}
-    if entry["run"].startswith("window:"):
-        given = {"window": int(entry["run"][7:]), "pad": "left"}
-    return entry, pairs, {**given, **({"constant": constant} if constant else {})}
-
-
-def outcome(name, roles=None):
-    """The loaded model and "", or None and the message with which it is refused."""
-    try:
-        return load(MODELS / f"{name}.onnx", roles=roles), ""
-    except ModelError as error:
-        return None, str(error)
+from tests.helpers.exports import MODELS, fixture, fixtures, outcome
 
 
 def check(model, entry, ids, expected):

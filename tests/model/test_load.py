@@ -23,7 +23,7 @@ def stepped(model, ids):
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("layers", [1, 3])
-def test_hidden_states_are_opened_and_stepping_equals_the_unchanged_file(cell, layers):
+def test_hidden_states_are_exposed_and_stepping_equals_the_unchanged_file(cell, layers):
     proto = build.recurrent(cell, layers=layers, seed=layers)
     model = load(proto)
     ids = np.random.default_rng(0).integers(0, 11, (3, 20))
@@ -49,7 +49,7 @@ def test_a_final_softmax_is_cut(final, kind):
     assert f"the final {final} was cut" in ended.describe()
 
 
-def test_a_start_other_than_zero_is_kept_and_reported():
+def test_initial_states_other_than_zero_are_kept_and_reported():
     proto = build.recurrent("GRU", hidden=2)
     node = next(n for n in proto.graph.node if n.op_type == "GRU")
     node.input[5] = "start"
@@ -65,7 +65,7 @@ def test_a_start_other_than_zero_is_kept_and_reported():
         proto.graph.node.insert(0, new)
     model = load(proto)
     assert model.contract.states[0].initial.ravel().tolist() == [0.5, -2.0]
-    assert "starts at a value of its own" in model.describe()
+    assert "starts from values in the file" in model.describe()
     ids = [[3, 1, 4, 1, 5]]
     np.testing.assert_allclose(stepped(model, ids), build.whole_run(proto, ids), atol=1e-6)
 
@@ -135,15 +135,15 @@ def test_metadata_out_of_range_is_named(key, value):
         load(build.recurrent(metadata={f"decoding.{key}": value}))
 
 
-def test_logits_that_are_always_nan_are_not_called_proved():
+def test_logits_that_are_always_nan_are_not_called_verified():
     model = load(build.recurrent(bias=[np.nan] + [0.0] * 10))
-    assert "not proved: the logits are NaN" in model.describe()
+    assert "not verified: the logits are NaN" in model.describe()
 
 
-def test_forbidden_tokens_do_not_keep_the_proof_from_looking():
+def test_forbidden_tokens_do_not_keep_verification_from_looking():
     swapped = {"state": {"h0": "h1_out", "h1": "h0_out"}}
     bias = [-np.inf, *[0.0] * 10]
-    assert "proved: stepping equals" in load(build.recurrent("GRU", layers=2, exposed=True, bias=bias)).describe()
+    assert "verified: stepping equals" in load(build.recurrent("GRU", layers=2, exposed=True, bias=bias)).describe()
     with pytest.raises(ModelError, match="stepping differs"):
         load(build.recurrent("GRU", layers=2, exposed=True, bias=bias), roles=swapped)
 
@@ -291,7 +291,7 @@ def test_an_ambiguous_model_is_refused_and_roles_settle_it():
     assert [(s.input, s.output) for s in model.contract.states] == [("p", "s"), ("q", "r")]
 
 
-def test_wrong_states_are_found_out_by_the_proof():
+def test_wrong_states_are_found_out_by_verification():
     with pytest.raises(ModelError, match=r"stepping differs from the whole-sequence run by .*h0, h1"):
         load(build.recurrent("GRU", layers=2, exposed=True), roles={"state": {"h0": "h1_out", "h1": "h0_out"}})
 

@@ -10,9 +10,8 @@ from onnx import numpy_helper
 from decoding import ModelError, OptionError, Sample, decode, load
 from decoding.model.passes import fold_embedding
 from decoding.model.verify import equivalence
-from tests.engine.test_encode import SYSTEMS
 from tests.helpers import build
-from tests.model.test_fixtures import MODELS, fixture, fixtures
+from tests.helpers.exports import MODELS, SYSTEMS, fixture, fixtures
 
 IDS = np.random.default_rng(0).integers(0, 11, (3, 7))
 

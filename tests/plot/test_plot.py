@@ -19,6 +19,7 @@ matplotlib = pytest.importorskip("matplotlib", reason="the plot extra is not ins
 from matplotlib.colors import to_rgb  # noqa: E402
 from matplotlib.ft2font import FT2Font  # noqa: E402
 from matplotlib.patches import Rectangle  # noqa: E402
+from matplotlib.text import Text  # noqa: E402
 
 from decoding import plot  # noqa: E402
 from decoding.plot import glyphs  # noqa: E402
@@ -337,7 +338,8 @@ def test_what_the_pictures_say_of_themselves_needs_no_other_font():
         plot.attention(long),
         plot.temperature([1, 2], top=1),
     ):
-        drawn(figure)
+        drawn(figure)  # without the warning that no font has a character
+        assert not any("\ufffd" in text.get_text() for text in figure.findobj(Text))
 
 
 # -- matplotlib itself ---------------------------------------------------------------------------------------

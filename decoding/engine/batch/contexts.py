@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from decoding._types import StepInputs
 from decoding.engine.latents import Latents
 from decoding.engine.request import Request
 from decoding.errors import OptionError
 from decoding.model.contract.contract import Contract
-from decoding.model.contract.io import AuxiliaryInput, State
+from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.contract.pad import pad_to, pad_together
 from decoding.model.graph.types import Array
 from decoding.processors import History
-
-StepInputs = Callable[[History], Mapping[str, Array]]
 
 
 class ContextRows:
@@ -89,8 +87,7 @@ class ContextRows:
                 self._write(name, np.arange(size), value)
         if self._step_inputs is None:
             return
-        given = step_values(self._inputs, self._step_inputs, histories(), size)
-        for name, value in given.items():
+        for name, value in self._step_inputs(histories()).items():
             self._write(name, np.arange(size), value)
 
     def rows(self, size: int) -> dict[str, Array]:
@@ -175,68 +172,3 @@ def shared_initial_states(contract: Contract, requests: Sequence[Request]) -> tu
     first = {r.key: r for r in requests}
     rows = {key: row for row, key in enumerate(first)}
     return initial_states(contract, list(first.values())), np.array([rows[r.key] for r in requests])
-
-
-def step_values(
-    auxiliary_inputs: Mapping[str, AuxiliaryInput], step_inputs: StepInputs, history: History, rows: int
-) -> dict[str, Array]:
-    """What `step_inputs` gives for these rows, checked.
-
-    Raises:
-        OptionError: an input that the model does not have, or one of a wrong shape.
-    """
-    given = step_inputs(history)
-    if not isinstance(given, Mapping):
-        raise OptionError(
-            f"step_inputs gave {type(given).__name__}: expected a dict from input names to arrays [rows, ...]"
-        )
-    values = {}
-    for name, value in given.items():
-        if name not in auxiliary_inputs:
-            raise OptionError(
-                f"step_inputs gave {name!r}: the model's contexts are {', '.join(auxiliary_inputs) or 'none'}"
-            )
-        values[name] = np.asarray(check_context(auxiliary_inputs[name], np.asarray(value), rows, "step_inputs"))
-    return values
-
-
-def check_context(aux: AuxiliaryInput, value: Any, rows: int, option: str) -> list[Array] | Array:
-    """A context for `rows` rows, of the input's dtype: one array, or a list where they differ in length.
-
-    Raises:
-        OptionError: its shape is not the input's.
-    """
-    expected = aux.sizes if aux.kind in ("context", "latent") else (None,) * (aux.rank - 1)
-    shown = ", ".join("any" if e is None else str(e) for e in (rows, *expected))
-    try:
-        ragged = isinstance(value, list | tuple) and len({np.shape(one) for one in value}) > 1
-        arrays = [np.asarray(one).astype(aux.dtype) for one in value] if ragged else np.asarray(value).astype(aux.dtype)
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"{option}[{aux.name!r}]: expected {aux.dtype} numbers: {error}") from error
-    shapes = [one.shape for one in arrays] if ragged or np.ndim(arrays) else []
-    fits = len(shapes) == rows and all(
-        len(shape) == len(expected) and all(e is None or e == d for e, d in zip(expected, shape, strict=True))
-        for shape in shapes
-    )
-    if not fits:
-        found = f"shapes {[list(shape) for shape in shapes[:4]]}" if ragged else f"shape {list(np.shape(arrays))}"
-        raise OptionError(f"{option}[{aux.name!r}] has {found}: expected [{shown}], one entry for each prompt or row")
-    return arrays
-
-
-def check_state(state: State, value: Any, prompts: int) -> Array:
-    """What a state starts from, one value for each prompt.
-
-    Raises:
-        OptionError: its shape is not the state's without its batch axis.
-    """
-    sizes = np.delete(state.initial.shape, state.batch_axis).tolist()
-    try:
-        array = np.asarray(value).astype(state.dtype)
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"context[{state.input!r}]: expected {state.dtype} numbers: {error}") from error
-    if list(array.shape) != [prompts, *sizes]:
-        raise OptionError(
-            f"context[{state.input!r}] has shape {list(array.shape)}: expected {[prompts, *sizes]}, what the state starts from for each prompt"
-        )
-    return array

@@ -260,7 +260,10 @@ class _Buffers:
         outputs, attention = dict(self._outputs), None
         if self._wants_attention:
             one = {name: value[:1] for name, value in contexts.items()}
-            feeds = {**c.feeds(np.zeros((1, 1), np.int64), context=one), **{s.input: s.start(1) for s in c.states}}
+            feeds = {
+                **c.feeds(np.zeros((1, 1), np.int64), context=one),
+                **{s.input: s.initial_rows(1) for s in c.states},
+            }
             (weights,) = self._model.session.run(feeds, [str(c.attention)])
             outputs[str(c.attention)] = attention = array((self._slots, *weights.shape[1:]), np.float32)
         sides = []

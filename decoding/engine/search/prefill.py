@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from decoding.engine.batch.batch import Batch, States
-from decoding.engine.batch.contexts import step_values
 from decoding.engine.request import Request, RequestQueue, Row, Settings
 from decoding.model.contract.pad import pad_together
 from decoding.model.graph.types import Array
@@ -122,10 +121,9 @@ class Prefill:
         if latents is not None:
             context |= latents.steps(c.auxiliary_inputs, np.array([r.key for r in requests]), start, count)
         if self._settings.step_inputs is not None:
-            auxiliary_inputs = {f.name: f for f in self._model.contract.contexts}
             seen = [r.ids[: at + 1] for r, at in zip(requests, start, strict=True)]
             history = History(seen, [np.zeros(0, np.int64)] * len(seen))
-            context |= step_values(auxiliary_inputs, self._settings.step_inputs, history, len(seen))
+            context |= self._settings.step_inputs(history)
         return context
 
     def _release(self) -> list[Ready]:

@@ -1,17 +1,13 @@
-"""The contract of a step graph: which input and output plays which role, and on what evidence."""
+"""`Contract`: the role of every input and output of a step graph, and the evidence for it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
 
+from decoding.model.contract.initial_states import InitialStateGraph
 from decoding.model.contract.io import AuxiliaryInput, Logits, State, Token, Window
 from decoding.model.graph.types import Array
-
-if TYPE_CHECKING:
-    from decoding.model.contract.initial_states import InitialStateGraph
-
 
 _CALLER = "given by the caller: context= or step_inputs="
 
@@ -21,13 +17,14 @@ class Contract:
     """Roles of every input and output of a prepared step graph.
 
     Attributes:
-        sequence: the graph takes several tokens in one run, so that a prompt is prefilled in one.
-        attention: output with the weights over the source, [batch, source] at each step.
-        starter: computes the first values of states from contexts and latents, where the file does so inside.
-        pads: contexts of unequal length may share a batch: padding was seen to change nothing.
+        auxiliary_inputs: the graph's inputs that are neither token nor state.
+        sequence: the graph takes several tokens in one run, so one run prefills a prompt.
         window: how to decode a graph that cannot be stepped; it then has no states.
-        notes: what `load()` decided and from what evidence, one sentence each.
-        givers: who gives a context or a state's first value, in words, where an encoder does.
+        attention: the output with the weights over the source, [batch, source] at each step.
+        pads: contexts of unequal length may share a batch: padding changes no result.
+        initial_state_graph: computes initial states from contexts and latents, where the file does so inside.
+        notes: what `load()` decided and the evidence, one sentence each.
+        givers: what gives a context or an initial state, in words, where the caller does not: "the encoder's hidden".
     """
 
     token: Token
@@ -44,93 +41,79 @@ class Contract:
 
     @property
     def all_auxiliary_inputs(self) -> tuple[AuxiliaryInput, ...]:
-        """The inputs of the graph, and of the part that only makes first states, that are neither token nor state."""
-        stepped = {f.name for f in self.auxiliary_inputs}
-        return (
-            *self.auxiliary_inputs,
-            *(
-                f
-                for f in (self.initial_state_graph.auxiliary_inputs if self.initial_state_graph else ())
-                if f.name not in stepped
-            ),
-        )
+        """The auxiliary inputs of the graph, then those that only the initial states are computed from."""
+        stepped = {aux.name for aux in self.auxiliary_inputs}
+        return (*self.auxiliary_inputs, *(aux for aux in self._initial_inputs if aux.name not in stepped))
 
     @property
     def contexts(self) -> tuple[AuxiliaryInput, ...]:
-        """What the caller or an encoder gives."""
-        return tuple(f for f in self.all_auxiliary_inputs if f.kind == "context")
+        """The inputs that the caller or an encoder gives for each request."""
+        return tuple(aux for aux in self.all_auxiliary_inputs if aux.kind == "context")
 
     @property
     def latents(self) -> tuple[AuxiliaryInput, ...]:
         """The inputs that are drawn."""
-        return tuple(f for f in self.all_auxiliary_inputs if f.kind == "latent")
+        return tuple(aux for aux in self.all_auxiliary_inputs if aux.kind == "latent")
 
     @property
     def draws_alone(self) -> bool:
-        """Is there a latent that is another at every step, but takes one value a run, so that tokens are fed one by one?"""
-        return any(f.draw.every == "step" and not f.timed for f in self.latents)
+        """Return whether tokens are fed one by one, because a latent is drawn at every step and takes one value a run."""
+        return any(aux.draw.every == "step" and not aux.timed for aux in self.latents)
 
     @property
     def row_inputs(self) -> tuple[AuxiliaryInput, ...]:
-        """The graph's inputs whose values belong to rows: contexts, what tells their padding, and latents."""
-        return tuple(f for f in self.auxiliary_inputs if f.of_rows)
+        """The graph's auxiliary inputs that hold a value for each row: contexts, their lengths and masks, and latents."""
+        return tuple(aux for aux in self.auxiliary_inputs if aux.of_rows)
+
+    @property
+    def _initial_inputs(self) -> tuple[AuxiliaryInput, ...]:
+        return () if self.initial_state_graph is None else self.initial_state_graph.auxiliary_inputs
+
+    def with_notes(self, *notes: str) -> Contract:
+        """The same with these notes after its own."""
+        return replace(self, notes=(*self.notes, *notes))
 
     def initial_states(self, batch: int, contexts: Mapping[str, Array]) -> dict[str, Array]:
-        """What the states of so many rows start from, by input; `contexts` [batch, ...], latents too, are looked at where they tell."""
-        starts = {s.input: s.start(batch) for s in self.states}
+        """Initial states of `batch` rows by the state's input.
+
+        Args:
+            contexts: contexts and latents [batch, ...] by name; only `initial_state_graph` reads them.
+        """
+        values = {state.input: state.initial_rows(batch) for state in self.states}
         computed = self.initial_state_graph.run(contexts) if self.initial_state_graph is not None else {}
-        return starts | {name: value for name, value in computed.items() if name in starts}
+        return values | {name: value for name, value in computed.items() if name in values}
 
     def probe_contexts(self, batch: int, time: int = 1) -> dict[str, Array]:
-        """Contexts and latents to probe with, and what tells their padding, where first states are computed from them."""
-        auxiliary_inputs = self.initial_state_graph.auxiliary_inputs if self.initial_state_graph is not None else ()
-        return {f.name: f.value(self.token, batch, time) for f in auxiliary_inputs}
+        """Numbers to probe with for the inputs that initial states are computed from, [batch, ...] by name."""
+        return {aux.name: aux.value(self.token, batch, time) for aux in self._initial_inputs}
 
-    def feeds(self, ids: Array, start: Array | int = 0, context: Mapping[str, Array] | None = None) -> dict[str, Array]:
-        """Everything but the states for a run over `ids` [B, T], whose first tokens have the positions `start`.
+    def feeds(self, ids: Array, first: Array | int = 0, context: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Every input but the states, by name, for a run over `ids` [batch, time].
 
-        Contexts that are not given are filled with numbers to probe with.
+        Args:
+            first: position of each row's first token in its sequence, [batch] or one for all.
+            context: values of auxiliary inputs by name; a context that is not among them gets numbers to probe with.
         """
-        auxiliary_inputs = {
-            f.name: f.value(self.token, len(ids), ids.shape[1], start)
-            for f in self.auxiliary_inputs
-            if f.name not in (context or {})
+        given = context or {}
+        others = {
+            aux.name: aux.value(self.token, len(ids), ids.shape[1], first)
+            for aux in self.auxiliary_inputs
+            if aux.name not in given
         }
-        return {self.token.name: self.token.arrange(ids), **auxiliary_inputs, **(context or {})}
+        return {self.token.name: self.token.arrange(ids), **others, **given}
 
     def describe(self) -> str:
-        """The roles as a table that a person can read."""
+        """Table of the roles, then a line for each note."""
         axes = {"B": "[batch]", "BT": "[batch, time]", "TB": "[time, batch]"}[self.token.layout]
         v = self.logits.vocab_size
         names = {"B": "batch", "T": "time", "V": str(v)}
         out = f"[{', '.join(names[axis] for axis in self.logits.layout)}]"
         rows = [("token", self.token.name, f"int64 {axes}", "a whole prompt in one run" if self.sequence else "one step a run"),
-                ("logits", self.logits.name, f"float32 {out}", "")]  # fmt: skip
-        for state in self.states:
-            dims = ["batch" if axis == state.batch_axis else str(d) for axis, d in enumerate(state.initial.shape)]
-            start = "starts at zero" if not state.initial.any() else "starts at a value of its own"
-            start = f"starts as {self.givers[state.input]}" if state.input in self.givers else start
-            rows.append(
-                (
-                    "state",
-                    f"{state.input} -> {state.output}",
-                    f"{state.dtype} [{', '.join(dims)}]",
-                    f"{state.source}; {start}",
-                )
-            )
-        for aux in self.all_auxiliary_inputs:
-            sizes = ", ".join(["batch", *("?" if size is None else str(size) for size in aux.sizes)])
-            if aux.kind == "context":
-                rows.append(("context", aux.name, f"{aux.dtype} [{sizes}]", self.givers.get(aux.name, _CALLER)))
-            elif aux.kind == "latent":
-                rows.append(("latent", aux.name, f"{aux.dtype} [{sizes}]", f"drawn: {aux.draw}"))
-            elif aux.of_rows:
-                what = "0 where there is no padding" if aux.inverted else "filled for each prompt"
-                rows.append((aux.kind.replace("_", " "), aux.name, str(aux.dtype), f"of {aux.source}: {what}"))
-            else:
-                rows.append((aux.kind, aux.name, str(aux.dtype), "filled at every step"))
+                ("logits", self.logits.name, f"float32 {out}", ""),
+                *map(self._state_row, self.states),
+                *map(self._auxiliary_row, self.all_auxiliary_inputs)]  # fmt: skip
         if self.attention is not None:
-            rows.append(("attention", self.attention, "[batch, source]", "given back by return_attention=True"))
+            rows.append(("attention", self.attention, "[batch, source]", "returned with return_attention=True"))
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, (*widths, 0), strict=True)).rstrip() for row in rows
@@ -138,3 +121,21 @@ class Contract:
         if self.window is not None:
             lines.append(self.window.describe())
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    def _state_row(self, state: State) -> tuple[str, str, str, str]:
+        dims = ["batch" if axis == state.batch_axis else str(d) for axis, d in enumerate(state.initial.shape)]
+        own = "values in the file" if state.initial.any() else "zeros"
+        initial = f"starts from {self.givers.get(state.input, own)}"
+        shape = f"{state.dtype} [{', '.join(dims)}]"
+        return "state", f"{state.input} -> {state.output}", shape, f"{state.source}; {initial}"
+
+    def _auxiliary_row(self, aux: AuxiliaryInput) -> tuple[str, str, str, str]:
+        sizes = ", ".join(["batch", *("?" if size is None else str(size) for size in aux.sizes)])
+        if aux.kind == "context":
+            return "context", aux.name, f"{aux.dtype} [{sizes}]", self.givers.get(aux.name, _CALLER)
+        if aux.kind == "latent":
+            return "latent", aux.name, f"{aux.dtype} [{sizes}]", f"drawn: {aux.draw}"
+        if aux.of_rows:
+            what = "0 where there is no padding" if aux.inverted else "filled for each prompt"
+            return aux.kind.replace("_", " "), aux.name, str(aux.dtype), f"of {aux.source}: {what}"
+        return aux.kind, aux.name, str(aux.dtype), "filled at every step"

@@ -1,4 +1,4 @@
-"""The numbers of latents, drawn by the keyed generator."""
+"""The numbers of latents, drawn by the keyed generator of the kernels."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from decoding.model.graph.types import Array
 
 
 def draw(auxiliary_inputs: Sequence[AuxiliaryInput], name: str, seed: int, rows: Array, steps: Array | int) -> Array:
-    """Numbers [rows, ...] of one of a model's latents, which depend on the seed, the row, the step and its place among them."""
-    aux = next(f for f in auxiliary_inputs if f.name == name)
-    start = sum(
-        size + size % 2 for size in (prod(one_value(f)) for f in auxiliary_inputs[: auxiliary_inputs.index(aux)])
-    )  # normal ones come in pairs
+    """Numbers [rows, ...] of the latent `name`, one of `auxiliary_inputs`.
+
+    They depend on the seed, the row, the step and the latent's position in `auxiliary_inputs` alone.
+    """
+    index = [aux.name for aux in auxiliary_inputs].index(name)
+    aux = auxiliary_inputs[index]
+    before = [prod(one_value(other)) for other in auxiliary_inputs[:index]]
+    start = sum(size + size % 2 for size in before)  # normal numbers come in pairs
     make = kernels.normal if aux.draw.distribution == "normal" else kernels.uniform
     sizes = one_value(aux)
     numbers = make(seed, rows, steps, start + prod(sizes), "latent")[:, start:]

@@ -1,4 +1,4 @@
-"""First states that a graph computes from contexts or latents: the part of the graph that does, run once a prompt or sequence."""
+"""Initial states that a graph computes from contexts or latents, by a part of it that is run once a request or sequence."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from decoding.model.runtime.session import Session
 
 @dataclass(frozen=True)
 class InitialStateGraph:
-    """The part of a graph between contexts or latents and the first values of its states.
+    """The part of a graph that computes initial states from contexts or latents.
 
     Attributes:
-        fills: the contexts that it reads, what tells their padding, and the latents, drawn once a sequence.
-        token: the token's input, where the part looks at its shape.
-        states: the tensor that each state starts from.
+        auxiliary_inputs: the contexts that it reads, their lengths and masks, and latents drawn once a sequence.
+        token: the token's input, where the part reads its shape.
+        states: for each state's input the tensor with its initial state.
     """
 
     session: Session
@@ -30,12 +30,12 @@ class InitialStateGraph:
     states: Mapping[str, str]
 
     def over(self, graph: Graph) -> InitialStateGraph:
-        """The same over another graph: one with other weights."""
+        """The same part of `graph`, which has other weights."""
         return replace(self, session=Session(graph.part(self.states.values()), threads=1))
 
     def run(self, contexts: Mapping[str, Array]) -> dict[str, Array]:
-        """First values by state, for contexts and latents [batch, ...]."""
-        feeds = {f.name: contexts[f.name] for f in self.auxiliary_inputs}
+        """Initial states by the state's input, from contexts and latents [batch, ...]."""
+        feeds = {aux.name: contexts[aux.name] for aux in self.auxiliary_inputs}
         if self.token is not None:
             rows = len(next(iter(feeds.values())))
             feeds[self.token.name] = self.token.arrange(np.zeros((rows, 1), np.int64))
@@ -47,24 +47,24 @@ class InitialStateGraph:
 def make_initial_state_graph(
     graph: Graph, auxiliary_inputs: Sequence[AuxiliaryInput], token: Token, states: Mapping[str, str]
 ) -> InitialStateGraph | None:
-    """The starter of the states that a context or a latent starts; None where there are none.
+    """The part of `graph` that computes the initial states of `states`; None where there are none.
 
     Args:
-        graph: as it was before its states were opened.
-        states: the tensor that each of these states starts from.
+        graph: as it was before its states were exposed.
+        states: for the input of each state that is computed from a context or a latent, the tensor with its initial state.
 
     Raises:
-        ModelError: a state starts from a latent of every step.
+        ModelError: an initial state is computed from a latent that is drawn at every step.
     """
     if not states:
         return None
     part = graph.part(states.values())
     inputs = {p.name for p in part.inputs}
-    own = tuple(f for f in auxiliary_inputs if f.name in inputs)
-    if moving := [f for f in own if f.kind == "latent" and f.draw.every == "step"]:
+    own = tuple(aux for aux in auxiliary_inputs if aux.name in inputs)
+    if moving := [aux for aux in own if aux.kind == "latent" and aux.draw.every == "step"]:
         name = moving[0].name
         raise ModelError(
-            f"{graph.name}: the state {next(iter(states))} starts from the latent {name}, which is drawn anew at every step; a start needs one "
+            f"{graph.name}: the state {next(iter(states))} starts from the latent {name}, which is drawn anew at every step; an initial state needs one "
             f"drawn once a sequence, {name} [batch, ...] with roles={{'latent': {{{name!r}: 'normal'}}}}; "
             "or export the initial state as an input of the decoder"
         )

@@ -1,4 +1,4 @@
-"""The inputs and outputs of a step graph, one class for each role."""
+"""The roles of a step graph's inputs and outputs: `Token`, `Logits`, `State`, `AuxiliaryInput`, and the `Window` of one without states."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Token:
     layout: TokenLayout
 
     def arrange(self, ids: Array) -> Array:
-        """Ids [B, T] as this input wants them; T must be 1 where it takes [B]."""
+        """Ids [B, T] in this input's layout; T must be 1 where the layout is [B]."""
         if self.layout == "BT":
             return ids
         return ids[:, 0] if self.layout == "B" else np.ascontiguousarray(ids.T)
 
     def batch_and_time(self, shape: Sequence[int | str | None] | None) -> tuple[int | None, int | None]:
-        """The numbers among a declared shape's batch and time."""
+        """Batch and time of a declared shape; None where a size is no number."""
         dims = [d if isinstance(d, int) else None for d in shape or (None, None)]
         batch, time = [*dims, None][:2] if self.layout != "TB" else dims[::-1]
         return batch, time
@@ -48,7 +48,7 @@ class Logits:
     vocab_size: int
 
     def arrange(self, array: Array) -> Array:
-        """The output as [B, T, V] (T is 1 where the graph gives only the last position)."""
+        """The output as [B, T, V] (T is 1 where the graph scores only the last position)."""
         if self.layout == "BV":
             return array[:, None]
         axes = [self.layout.index(axis) for axis in "BTV"]
@@ -62,13 +62,13 @@ class Logits:
 
 @dataclass(frozen=True)
 class State:
-    """A recurrent state: the graph takes it in as `input` and gives its next value as `output`.
+    """A recurrent state: the graph takes it as `input` and returns its next value as `output`.
 
     Attributes:
         batch_axis: the axis that counts rows.
-        initial: value before the first token, of the state's shape with a batch of one.
-        source: where it came from, in words.
-        exposed: the file takes and gives it by itself.
+        initial: the initial state of one row, of the state's shape.
+        source: where the state was found, in words.
+        exposed: it is an input and an output of the file, rather than one that `load()` exposed.
     """
 
     input: str
@@ -89,12 +89,12 @@ class State:
         shape[self.batch_axis] = batch
         return tuple(shape)
 
-    def start(self, batch: int) -> Array:
-        """The initial value for `batch` rows."""
+    def initial_rows(self, batch: int) -> Array:
+        """The initial state repeated for `batch` rows."""
         return np.array(np.broadcast_to(self.initial, self.shape(batch)))
 
 
-# Size to probe a free dimension of a context with.
+# Size to probe a dynamic dimension of a context with.
 _ANY_SIZE = 4
 
 
@@ -116,16 +116,16 @@ class AuxiliaryInput:
 
     Attributes:
         kind: "length" (tokens in this run), "mask" (ones) or "position" (of each token in its sequence), which follow
-            the tokens; "context", which the caller or an encoder gives for each prompt or each step; "source_length"
-            (positions of a context that are no padding) or "source_mask" (ones there); "latent", which is drawn.
-        rank: number of dimensions: [batch] or [batch, time], turned where the token is [time, batch].
-        sizes: of a context's or latent's dimensions behind the batch, None where any size will do.
-        source_axis: the dimension behind the batch along which a context may differ in length from prompt to prompt.
-        source: of a source_length or source_mask, the context that it is about.
-        width: of a source_length or source_mask, the size of its context to probe with.
-        inverted: a source_mask that is 0 where there is no padding.
-        draw: of a latent.
-        pad_value: what stands behind the end of a context.
+            the tokens; "context", which the caller or an encoder gives for each request or each step; "source_length"
+            (how many positions of a context are no padding) or "source_mask" (ones there); "latent", which is drawn.
+        rank: number of dimensions: [batch] or [batch, time]; [time, batch] where the token is.
+        sizes: of a context's or latent's dimensions after the batch, None where any size will do.
+        source_axis: the dimension after the batch along which a context may differ in length from request to request.
+        source: the context whose padding a source_length or source_mask tells.
+        width: the size of that context to probe with.
+        inverted: the source_mask is 0 where there is no padding.
+        draw: how a latent is drawn.
+        pad_value: pads a context after its end.
     """
 
     name: str
@@ -142,25 +142,28 @@ class AuxiliaryInput:
 
     @property
     def of_rows(self) -> bool:
-        """Does its value belong to a row, rather than follow from the tokens of a run?"""
+        """Return whether each row has a value of its own, rather than one that follows from the tokens of a run."""
         return self.kind in ("context", "source_length", "source_mask", "latent")
 
     @property
     def timed(self) -> bool:
-        """Is it a latent with one value for each token of a run: [batch, time, ...]?"""
+        """Return whether it is a latent with one value for each token of a run: [batch, time, ...]."""
         return self.kind == "latent" and self.draw.every == "step" and self.sizes[:1] == (None,)
 
-    def value(self, token: Token, batch: int, time: int, start: Array | int = 0) -> Array:
-        """The input for a run of `time` tokens whose first has the position `start` (one for each row).
+    def value(self, token: Token, batch: int, time: int, first: Array | int = 0) -> Array:
+        """The input for a run of `time` tokens.
 
-        For a context or a latent these are numbers to probe with, others in each row.
+        A context or a latent gets numbers to probe with, other ones in each row.
+
+        Args:
+            first: position of each row's first token in its sequence, [batch] or one for all.
         """
         if self.kind in ("context", "latent"):
             shape = (batch, *(_ANY_SIZE if size is None else size for size in self.sizes))
             if not self.timed:
                 return _probe_numbers(0, shape).astype(self.dtype)
-            first = int(np.asarray(start).flat[0])  # of each position its own
-            return np.stack([_probe_numbers(first + t, (batch, *shape[2:])) for t in range(time)], 1).astype(self.dtype)
+            seed = int(np.asarray(first).flat[0])  # each position has numbers of its own
+            return np.stack([_probe_numbers(seed + t, (batch, *shape[2:])) for t in range(time)], 1).astype(self.dtype)
         if self.kind in ("source_length", "source_mask"):
             return self.of_source([self.width] * batch, self.width)
         if self.kind == "length":
@@ -168,30 +171,30 @@ class AuxiliaryInput:
         if self.kind == "mask":
             ids = np.ones((batch, time), self.dtype)
         else:
-            ids = (np.broadcast_to(start, batch)[:, None] + np.arange(time)).astype(self.dtype)
+            ids = (np.broadcast_to(first, batch)[:, None] + np.arange(time)).astype(self.dtype)
         if self.rank < 2:
             return ids[:, 0] if self.rank == 1 else ids[0, 0]
         ids = np.ascontiguousarray(ids.T) if token.layout == "TB" else ids
         return ids.reshape(ids.shape + (1,) * (self.rank - 2))
 
     def of_source(self, lengths: Sequence[int] | Array, width: int) -> Array:
-        """What says of sources of these lengths, padded to `width`, where they end."""
+        """The source_length or source_mask of sources of these lengths, padded to `width`."""
         ends = np.asarray(lengths)
         if self.kind == "source_length":
             return ends.astype(self.dtype).reshape(-1, *(1,) * (self.rank - 1))
         real = (np.arange(width) < ends[:, None]) != self.inverted
-        # [batch, source], or with ones between or behind, as attention scores are: [batch, 1, source].
+        # [batch, source], or with axes of size 1 as attention scores have them: [batch, 1, source].
         filled: Array = real.astype(self.dtype)
         return filled.reshape(-1, *(width if size is None else 1 for size in self.sizes or (None,)))
 
 
 @dataclass(frozen=True)
 class Window:
-    """How a graph that cannot be stepped is decoded: the end of the prefix goes in anew at every step.
+    """How a graph that cannot be stepped is decoded: at every step it runs over the end of the prefix again.
 
     Attributes:
         size: tokens that the graph takes; None for the whole prefix, whatever its length.
-        pad: on which side shorter prefixes are filled up to `size`, with `pad_id`.
+        pad: the side on which a shorter prefix is padded up to `size`, with `pad_id`.
     """
 
     size: int | None = None
@@ -199,7 +202,7 @@ class Window:
     pad_id: int = 0
 
     def shown(self, length: int) -> int:
-        """How many ids go in for a prefix of this length."""
+        """Number of ids that the graph takes for a prefix of this length."""
         return self.size or length
 
     def cut(self, prefix: Sequence[int], length: int) -> list[int]:
@@ -209,11 +212,11 @@ class Window:
         return padding + ids if self.pad == "left" else ids + padding
 
     def end(self, length: int, positions: int) -> int:
-        """Which of the output's positions scores the token after a prefix of this length."""
+        """Index of the output position that scores the token after a prefix of this length."""
         return min(length, positions) - 1 if self.pad == "right" else -1
 
     def describe(self) -> str:
-        """One sentence."""
+        """One sentence on the window and its cost."""
         if self.size is None:
             return "window mode: the whole prefix is run at every step, so a sequence of n tokens costs n*n/2 of them"
         return f"window mode: the last {self.size} tokens ({self.pad}-padded with {self.pad_id}) are run at every step, {self.size} times the cost of a step"

@@ -1,4 +1,4 @@
-"""Rows of unequal length put together in one array: padded, with the masks and lengths that tell where each ends."""
+"""Contexts of unequal length padded into one batch, with the masks and lengths that tell where each ends."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ Rows = Sequence[Mapping[str, Array]]
 
 
 def pad_together(auxiliary_inputs: Sequence[AuxiliaryInput], rows: Rows) -> dict[str, Array]:
-    """Inputs [rows, ...] from those of each row: padded to the longest, with masks and lengths that tell where each ends.
+    """Inputs [rows, ...] by name from those of each row: padded to the longest, with masks and lengths that tell where each ends.
 
     Args:
-        fills: the inputs; those that no row has, masks and lengths apart, are left out.
-        rows: of each row, its values without a batch axis.
+        auxiliary_inputs: the inputs. One that the rows do not have is left out, unless it is the
+            mask or length of one that they have.
+        rows: for each row its values, without a batch axis, by name.
     """
-    together = {f.name: _padded(f, [row[f.name] for row in rows]) for f in auxiliary_inputs if f.name in rows[0]}
-    by_name = {f.name: f for f in auxiliary_inputs}
-    for f in auxiliary_inputs:
-        if f.name not in together and f.kind in ("source_length", "source_mask") and f.source in together:
-            axis = by_name[f.source].source_axis or 0
-            lengths = [row[f.source].shape[axis] for row in rows]
-            together[f.name] = f.of_source(lengths, together[f.source].shape[axis + 1])
+    by_name = {aux.name: aux for aux in auxiliary_inputs}
+    together = {name: _padded(aux, [row[name] for row in rows]) for name, aux in by_name.items() if name in rows[0]}
+    for name, aux in by_name.items():
+        if name not in together and aux.kind in ("source_length", "source_mask") and aux.source in together:
+            axis = by_name[aux.source].source_axis or 0
+            lengths = [row[aux.source].shape[axis] for row in rows]
+            together[name] = aux.of_source(lengths, together[aux.source].shape[axis + 1])
     return together
 
 
-def pad_to(value: Array, shape: Sequence[int], aux: float) -> Array:
-    """A copy of `value` with `fill` behind it along every axis, up to `shape`."""
-    out = np.full(shape, aux, value.dtype)
+def pad_to(value: Array, shape: Sequence[int], fill: float) -> Array:
+    """A copy of `value` grown to `shape`, with `fill` after its end along every axis."""
+    out = np.full(shape, fill, value.dtype)
     out[tuple(slice(size) for size in value.shape)] = value
     return out
 
@@ -46,5 +47,5 @@ def _padded(aux: AuxiliaryInput, values: Sequence[Array]) -> Array:
 
 
 def shape_of(row: Mapping[str, Array]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """What two rows must share to be run together without padding."""
+    """The shapes of a row's values by name: rows of equal shapes can be run together without padding."""
     return tuple(sorted((name, value.shape) for name, value in row.items()))

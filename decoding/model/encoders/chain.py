@@ -1,4 +1,4 @@
-"""Encoders run in turn over sources, and the links between them and the decoder."""
+"""A chain of encoders, run one after another over sources, and the links that carry outputs to inputs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Target:
     """An input that an encoder's output may feed.
 
     Attributes:
-        stage: the encoder that it is an input of; the number of encoders for the decoder.
-        sizes: of its dimensions but the batch, None where any will do.
-        kind: "source" of a later encoder, "context", "state", or what else has that name.
+        stage: index of the encoder that has the input; the number of encoders where the decoder has it.
+        sizes: of its dimensions without the batch; None where any will do.
+        kind: "source" of a later encoder, "context" or "state" of the decoder, or another name that messages use.
     """
 
     stage: int
@@ -41,7 +41,9 @@ class Link:
     """One output feeds one input.
 
     Attributes:
-        fold: the input takes one of these for each turn of a source, [batch, turns, ...].
+        stage: index of the encoder that has the output.
+        fold: the input takes the outputs of all turns of a source, [batch, turns, ...].
+        evidence: why they are linked.
     """
 
     stage: int
@@ -52,10 +54,10 @@ class Link:
 
 
 class Encoders:
-    """Encoders run in turn, and the links between them and the decoder.
+    """Encoders in the order in which they run, and the links between them and the decoder.
 
     Attributes:
-        levels: for each, how deep its sources are nested: 0 for one sequence a prompt, 1 for a list of turns.
+        levels: for each encoder how deep its sources are nested: 0 for one sequence a request, 1 for a list of turns.
     """
 
     def __init__(self, stages: Sequence[Encoder], links: Sequence[Link]) -> None:
@@ -67,7 +69,7 @@ class Encoders:
 
     @property
     def sources(self) -> dict[str, tuple[int, AuxiliaryInput]]:
-        """The inputs that no encoder feeds, with the place of their encoder."""
+        """The inputs that no encoder feeds, each with the index of its encoder."""
         fed = {(link.target.stage, link.target.name) for link in self.links}
         return {f.name: (k, f) for k, stage in enumerate(self.stages) for f in stage.sources if (k, f.name) not in fed}
 
@@ -82,10 +84,10 @@ class Encoders:
         return tuple(f for stage in self.stages for f in stage.latents)
 
     def run(self, sources: Sequence[Mapping[str, Any]]) -> list[dict[str, Array]]:
-        """What the encoders give for the decoder's inputs, for each source.
+        """The values of the decoder's inputs that encoders feed, for each source.
 
         Args:
-            sources: of each prompt, {input: array without a batch axis, or a list of them for inputs of turns}.
+            sources: for each request, {input: array without a batch axis, or a list of them for an input of turns}.
         """
         fed: list[list[dict[str, Any]]] = [[{} for _ in sources] for _ in range(len(self.stages) + 1)]
         for k, stage in enumerate(self.stages):
@@ -104,7 +106,7 @@ class Encoders:
         return fed[-1]
 
     def describe(self) -> str:
-        """The encoders and what feeds what, as lines that a person can read."""
+        """The encoders and their links, as lines for a person to read."""
         lines = [stage.describe() for stage in self.stages]
         for link in self.links:
             turns = ", one for each turn of the source" if link.fold else ""
@@ -114,7 +116,7 @@ class Encoders:
         return "\n".join(lines)
 
     def roles(self) -> list[dict[str, list[str]]]:
-        """The links as `roles["encoder"]` takes them, for a saved file."""
+        """The links as `roles["encoder"]` takes them."""
         found: list[dict[str, list[str]]] = [{o.name: [] for o in stage.outputs} for stage in self.stages]
         for link in self.links:
             found[link.stage][link.output.name].append(link.target.name)
@@ -122,21 +124,25 @@ class Encoders:
 
 
 def _levels(stages: Sequence[Encoder], links: Sequence[Link]) -> tuple[int, ...]:
-    """How deep the sources of each encoder are nested."""
+    """How deep the sources of each encoder are nested.
+
+    Raises:
+        ModelError: some outputs of an encoder are taken for each turn, others for each source.
+    """
     levels = [0] * (len(stages) + 1)
     for k in reversed(range(len(stages))):
         found = {levels[link.target.stage] + link.fold for link in links if link.stage == k}
         if len(found) > 1:
             names = ", ".join(link.output.name for link in links if link.stage == k)
             raise ModelError(
-                f"{stages[k].name}: of its outputs {names} some are taken once a turn and some once a source; split it into two encoders"
+                f"{stages[k].name}: some of its outputs {names} are taken once a turn, others once a source; split it into two encoders"
             )
         levels[k] = found.pop() if found else 0
     return tuple(levels[:-1])
 
 
 def _flatten(rows: Sequence[Any], level: int) -> tuple[list[Any], list[dict[str, Array]]]:
-    """The rows of an encoder whose inputs are nested lists of `level`, and how many belong together."""
+    """The counts by which `_nest` nests rows again, and the flat rows, from rows whose values are lists nested `level` deep."""
     if level == 0:
         return [None] * len(rows), list(rows)
     counts, flat = [], []
@@ -151,7 +157,7 @@ def _flatten(rows: Sequence[Any], level: int) -> tuple[list[Any], list[dict[str,
 
 
 def _nest(values: Sequence[Any], counts: Sequence[Any]) -> list[Any]:
-    """Values of flat rows, nested as the rows were."""
+    """The values of flat rows, nested as `_flatten` counted."""
     nested: list[Any] = []
     start = 0
     for count in counts:
@@ -165,12 +171,12 @@ def _nest(values: Sequence[Any], counts: Sequence[Any]) -> list[Any]:
 
 
 def _fold(values: Sequence[Any], level: int) -> list[Any]:
-    """The vectors of the innermost lists as one array each."""
+    """The values with each innermost list stacked to one array."""
     return [np.stack(value) if level == 1 else _fold(value, level - 1) for value in values]
 
 
 def _conform(item: Array, link: Link) -> Array:
-    """What an output has for one row, with the number of dimensions that the input wants."""
+    """The value of an output for one row, with the number of dimensions that the input takes."""
     if link.target.kind in ("source_length", "source_mask"):
         return item
     wanted = link.target.sizes[1:] if link.fold else link.target.sizes
@@ -181,10 +187,19 @@ def _conform(item: Array, link: Link) -> Array:
 
 
 def agree(a: Sequence[int | None], b: Sequence[int | None]) -> bool:
+    """Return whether sizes can be equal, where None stands for any size.
+
+    >>> agree((None, 5), (3, 5)), agree((5,), (3, 5))
+    (True, False)
+    """
     return len(a) == len(b) and all(x is None or y is None or x == y for x, y in zip(a, b, strict=True))
 
 
 def plain(sizes: Sequence[int | None]) -> tuple[int | None, ...]:
-    """Sizes without leading ones."""
+    """Sizes without leading ones.
+
+    >>> plain((1, 1, None, 5))
+    (None, 5)
+    """
     start = next((i for i, size in enumerate(sizes) if size != 1), len(sizes))
     return tuple(sizes[start:])

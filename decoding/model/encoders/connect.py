@@ -1,4 +1,4 @@
-"""Joining encoders to a decoder: which output feeds which input."""
+"""Connecting encoders to a decoder: each of their outputs to the input that it feeds."""
 
 from __future__ import annotations
 
@@ -14,22 +14,28 @@ from decoding.model.encoders.chain import Encoders, Link, Target, agree, plain
 from decoding.model.encoders.encoder import Encoder
 from decoding.model.encoders.probe import Output
 
+# Around the name of a state or context: words for the side of the model or of the step, and letters for the time.
 _AROUND = re.compile(
     r"^(?:(?:enc(?:oder)?|dec(?:oder)?|init(?:ial)?|last|final|prev(?:ious)?|past|new|next)_*)+|(?:_*(?:n|0|t|in|out|init|final|last|next|new))+$"
 )
 
 
-def join(
+def connect(
     stages: Sequence[Encoder], contract: Contract, given: Mapping[str, Any], decoder: str
 ) -> tuple[Encoders, Contract]:
-    """Feed every output of the encoders to the inputs that want it: as roles say, by name, else by shape where only one way fits.
+    """Link every output of the encoders: as roles say, else to inputs of its name, else by shapes that allow only one way.
 
     Args:
-        given: the decoder's roles: "encoder" tells links, "context" the inputs that the caller gives instead.
-        decoder: its name, for messages.
+        stages: the encoders, in the order in which they run.
+        given: the decoder's roles: "encoder" has links, "context" the inputs that the caller gives.
+        decoder: the decoder's name, for messages.
+
+    Returns:
+        The chain of encoders, and the decoder's contract with the inputs that they feed.
 
     Raises:
-        ModelError: an output that no input wants, an input that nobody feeds, or shapes that do not fit.
+        ModelError: an output feeds no input, nothing feeds a context, or shapes do not fit.
+        OptionError: roles name an output or input that does not exist.
     """
     targets = _targets(stages, contract)
     asked = _asked(stages, targets, given.get("encoder"), decoder)
@@ -44,14 +50,14 @@ def join(
             else:
                 links += [_link(stage, k, output, t, "its name") for t in later if t.name == output.name]
     free = [t for t in targets if t.kind in ("source", "context", "state") and t.name not in given.get("context", ())]
-    _join_stems(stages, free, links, asked)
-    _join_shapes(stages, free, links, asked)
+    _link_alike_names(stages, free, links, asked)
+    _link_shapes(stages, free, links, asked)
     _check_complete(stages, free, links, asked, decoder)
     return Encoders(stages, links), _fed_contract(stages, contract, links)
 
 
 def _targets(stages: Sequence[Encoder], contract: Contract) -> list[Target]:
-    """Everything that an output may feed: later encoders' inputs, contexts and states of the decoder."""
+    """The inputs that an output may feed: those of later encoders, contexts and states of the decoder."""
     targets = [
         Target(k, f.name, f.dtype, f.sizes, "source" if f.kind == "context" else f.kind)
         for k, stage in enumerate(stages)
@@ -69,7 +75,7 @@ def _targets(stages: Sequence[Encoder], contract: Contract) -> list[Target]:
 def _asked(
     stages: Sequence[Encoder], targets: Sequence[Target], roles: Any, decoder: str
 ) -> list[dict[str, list[str]]]:
-    """`roles["encoder"]` for each stage: {output: names of the inputs that it feeds, none to leave it out}."""
+    """`roles["encoder"]` for each encoder: {output: names of the inputs that it feeds, none to leave it out}."""
     each = list(roles) if isinstance(roles, Sequence) and not isinstance(roles, str) else [roles or {}] * len(stages)
     if len(each) != len(stages) or not all(isinstance(one, Mapping) for one in each):
         raise OptionError(
@@ -98,17 +104,22 @@ def _asked(
 
 
 def _link(stage: Encoder, k: int, output: Output, target: Target, evidence: str) -> Link:
+    """The link between an output and an input.
+
+    Raises:
+        ModelError: they do not fit.
+    """
     fold = _fits(output, target)
     if fold is None:
         raise ModelError(
-            f"{stage.name}: its output {output} does not fit the {target.kind} {target.name}, {target.dtype} of sizes {list(target.sizes)} behind the batch; "
+            f"{stage.name}: its output {output} does not fit the {target.kind} {target.name}, {target.dtype} of sizes {list(target.sizes)} after the batch; "
             "export them with the same sizes, or pass roles={'encoder': {output: input}}"
         )
     return Link(k, output, target, fold, evidence)
 
 
 def _fits(output: Output, target: Target) -> bool | None:
-    """Does the output fit, and as one of many (True) or as it is (False)? None where it does not."""
+    """Whether the input takes the output of one turn among others (True) or as it is (False); None where they do not fit."""
     if output.dtype != target.dtype:
         return None
     if target.kind in ("source_length", "source_mask"):
@@ -122,17 +133,17 @@ def _fits(output: Output, target: Target) -> bool | None:
 
 
 def _readings(output: Output) -> list[tuple[int | None, ...]]:
-    """The sizes of one row; what stands before the batch are layers, of which a single one goes without saying."""
+    """The sizes that an output may have for one row: layers before the batch count, unless there is only one."""
     layers = output.sizes[: output.batch_axis]
     return [output.sizes[output.batch_axis :]] if layers and set(layers) == {1} else [output.sizes]
 
 
-def _join_stems(
+def _link_alike_names(
     stages: Sequence[Encoder], free: Sequence[Target], links: list[Link], asked: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Join h_n to h0 and encoder_state to state: names that differ only in the side of the model that they are on."""
-    for k, output in _left(stages, links, asked):
-        rivals = [o for _, o in _left(stages, links, asked) if _stem(o.name) == _stem(output.name)]
+    """Link h_n to h0 and encoder_state to state: names that differ only in words such as "encoder" and "initial"."""
+    for k, output in _unused(stages, links, asked):
+        rivals = [o for _, o in _unused(stages, links, asked) if _stem(o.name) == _stem(output.name)]
         same = [
             t
             for t in _unfed(free, links)
@@ -143,14 +154,19 @@ def _join_stems(
 
 
 def _stem(name: str) -> str:
+    """A name in lower case without the words around it.
+
+    >>> [_stem(name) for name in ("h_n", "h0", "encoder_state", "dec_init_state")]
+    ['h', 'h', 'state', 'state']
+    """
     return re.sub(r"[^a-z0-9]+", "", _AROUND.sub("", re.sub(r"[^a-z0-9]+", "_", name.lower())))
 
 
-def _join_shapes(
+def _link_shapes(
     stages: Sequence[Encoder], free: Sequence[Target], links: list[Link], asked: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Join what is left where the shapes leave one way alone to feed every output, and every context, once."""
-    outputs, targets = _left(stages, links, asked), _unfed(free, links)
+    """Link the outputs that are left if their shapes allow exactly one way to use each once and to feed every context."""
+    outputs, targets = _unused(stages, links, asked), _unfed(free, links)
     needed = {(t.stage, t.name) for t in targets if t.kind == "context"}
     ways: list[list[Target]] = []
 
@@ -173,10 +189,10 @@ def _join_shapes(
             links.append(_link(stages[k], k, output, target, "the only way that their shapes allow"))
 
 
-def _left(
+def _unused(
     stages: Sequence[Encoder], links: Sequence[Link], asked: Sequence[Mapping[str, Any]]
 ) -> list[tuple[int, Output]]:
-    """The outputs that feed nothing yet, those apart that roles leave out."""
+    """The outputs that feed nothing yet, with the indices of their encoders; without those that roles leave out."""
     used = {(link.stage, link.output.name) for link in links}
     return [
         (k, o)
@@ -198,7 +214,12 @@ def _check_complete(
     asked: Sequence[Mapping[str, Any]],
     decoder: str,
 ) -> None:
-    outputs, inputs = _left(stages, links, asked), _unfed(free, links)
+    """Check that every output feeds an input and that something feeds every context.
+
+    Raises:
+        ModelError: it is not so.
+    """
+    outputs, inputs = _unused(stages, links, asked), _unfed(free, links)
     contexts = [t for t in inputs if t.kind == "context"]
     if not outputs and not contexts:
         return
@@ -224,7 +245,7 @@ def _check_complete(
 
 
 def _fed_contract(stages: Sequence[Encoder], contract: Contract, links: Sequence[Link]) -> Contract:
-    """The decoder's contract, which says who feeds it."""
+    """The decoder's contract with the encoder outputs that feed its inputs; a latent that one feeds becomes a context."""
     fed = {link.target.name: f"the encoder's {link.output.name}" for link in links if link.target.stage == len(stages)}
 
     def given(auxiliary_inputs: Sequence[AuxiliaryInput]) -> tuple[AuxiliaryInput, ...]:

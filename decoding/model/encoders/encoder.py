@@ -1,9 +1,8 @@
-"""Encoders: graphs run once over a whole source, whose outputs feed a decoder or another encoder."""
+"""One encoder: its inputs and outputs found, and sources run through it in batches."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,21 +11,23 @@ from typing import Any
 import numpy as np
 
 from decoding.errors import ModelError
-from decoding.model.contract.io import AuxiliaryInput
+from decoding.model.contract.io import AuxiliaryInput, AuxiliaryKind
 from decoding.model.contract.pad import Rows, pad_together, shape_of
-from decoding.model.encoders.probe import Output, Probed, probed_freely
+from decoding.model.encoders.probe import Output, Probed, probe_any_length
 from decoding.model.graph.graph import Graph
-from decoding.model.graph.types import STATE_SLOTS, Array, Port
+from decoding.model.graph.types import Array, Port
 from decoding.model.passes import normalize
-from decoding.model.roles.infer import embedding_rows, json_metadata
+from decoding.model.roles.auxiliary_inputs import make_auxiliary_inputs
+from decoding.model.roles.given import json_metadata
 from decoding.model.roles.latents import find_latents
+from decoding.model.roles.masks import find_kind, find_sources
+from decoding.model.roles.token import embedding_rows
 from decoding.model.runtime.session import Session
 from decoding.model.verify.padding import verify_padding
 from decoding.tokenizers import Tokenizer, make_tokenizer
 
-# Rows of one run, so that the memory of a long list of sources is bounded.
+# Rows of one run: a long list of sources takes no more memory than this many.
 _ROWS = 32
-_LENGTH_NAMES, _MASK_NAMES = re.compile(r"len", re.I), re.compile(r"mask", re.I)
 ENCODER_ROLES = ("latent", "batch_axis", "constant", "source_mask", "source_length")
 
 
@@ -35,11 +36,11 @@ class Encoder:
     """A graph that reads whole sources.
 
     Attributes:
-        fills: its inputs: sources ("context"), what tells where they end, and latents.
-        ids: of the inputs that take ids, how many ids there are; 0 where that is not known.
-        pads: sources of unequal length may share a run: padding was seen to change nothing.
-        alone: it takes one row a run.
-        bos, eos: ids put before and behind a text.
+        auxiliary_inputs: its inputs: sources (of kind "context"), the masks and lengths that tell where they end, and latents.
+        ids: for each input that takes ids the number of ids; 0 where it is not known.
+        pads: sources of unequal length may share a run: padding changes no output, as runs showed.
+        alone: a run takes one source.
+        bos, eos: ids put before and after a text.
     """
 
     graph: Graph
@@ -56,12 +57,12 @@ class Encoder:
 
     @property
     def name(self) -> str:
-        """What to call it in a message."""
+        """What messages call it: the path of its file, where it has one."""
         return self.graph.name
 
     @property
     def sources(self) -> tuple[AuxiliaryInput, ...]:
-        """The inputs that are neither filled nor drawn."""
+        """The inputs that take sources."""
         return tuple(f for f in self.auxiliary_inputs if f.kind == "context")
 
     @property
@@ -70,22 +71,20 @@ class Encoder:
         return tuple(f for f in self.auxiliary_inputs if f.kind == "latent")
 
     def run(self, rows: Rows) -> list[dict[str, Array]]:
-        """The outputs of each row, without a batch axis and without padding.
+        """The outputs for each row, without a batch axis and without padding.
 
         Args:
-            rows: of each, its sources and latents, without a batch axis.
+            rows: the sources and latents of each, without a batch axis.
         """
         results: list[dict[str, Array]] = [{} for _ in rows]
         for group in self._groups(rows):
-            own = [rows[i] for i in group]
-            values = self.session.run(pad_together(self.auxiliary_inputs, own), [o.name for o in self.outputs])
-            for output, value in zip(self.outputs, values, strict=True):
-                for i, item in zip(group, np.moveaxis(value, output.batch_axis, 0), strict=True):
-                    results[i][output.name] = self._cut(output, item, rows[i]).copy()
+            found = _run_together(self.session, self.auxiliary_inputs, self.outputs, [rows[i] for i in group])
+            for i, values in zip(group, found, strict=True):
+                results[i] = {o.name: value.copy() for o, value in zip(self.outputs, values, strict=True)}
         return results
 
     def _groups(self, rows: Rows) -> Iterator[list[int]]:
-        """Which rows run together: of all lengths, or of one."""
+        """Indices of the rows of each run. They have equal shapes, unless the encoder pads."""
         shapes = [shape_of(row) for row in rows]
         order = sorted(range(len(rows)), key=lambda i: shapes[i])
         size = 1 if self.alone else _ROWS
@@ -97,17 +96,8 @@ class Encoder:
             yield order[start:end]
             start = end
 
-    def _cut(self, output: Output, item: Array, row: Mapping[str, Array]) -> Array:
-        """An output without what belongs to padding."""
-        length = source_length(self.auxiliary_inputs, row)
-        return (
-            item
-            if output.follows is None or length is None
-            else item[(slice(None),) * output.follows + (slice(length),)]
-        )
-
     def save(self, path: Path) -> None:
-        """Write the graph with its roles, so that it loads again as it is."""
+        """Write the graph and its roles to a file that loads as the same encoder."""
         graph = self.graph.copy()
         for aux in self.auxiliary_inputs:
             sizes = [f"{aux.name}_{axis}" if size is None else size for axis, size in enumerate(aux.sizes)]
@@ -122,7 +112,7 @@ class Encoder:
         path.write_bytes(graph.serialize())
 
     def describe(self) -> str:
-        """Inputs and outputs as lines that a person can read."""
+        """Inputs and notes, as lines for a person to read."""
         lines = []
         for aux in self.auxiliary_inputs:
             sizes = ", ".join(["batch", *("?" if size is None else str(size) for size in aux.sizes)])
@@ -143,8 +133,24 @@ class Encoder:
         )
 
 
-def source_length(auxiliary_inputs: Sequence[AuxiliaryInput], row: Mapping[str, Array]) -> int | None:
-    """Length of a row's source, None where no input may vary."""
+def _run_together(
+    session: Session, auxiliary_inputs: Sequence[AuxiliaryInput], outputs: Sequence[Output], rows: Rows
+) -> list[list[Array]]:
+    """The outputs for each row, cut to the length of its source, from one run over all rows padded together."""
+    values = session.run(pad_together(auxiliary_inputs, rows), [o.name for o in outputs])
+    by_row = zip(*(np.moveaxis(value, o.batch_axis, 0) for o, value in zip(outputs, values, strict=True)), strict=True)
+    lengths = [_source_length(auxiliary_inputs, row) for row in rows]
+    return [
+        [
+            value if o.follows is None else value[(slice(None),) * o.follows + (slice(length),)]
+            for o, value in zip(outputs, items, strict=True)
+        ]
+        for length, items in zip(lengths, by_row, strict=True)
+    ]
+
+
+def _source_length(auxiliary_inputs: Sequence[AuxiliaryInput], row: Mapping[str, Array]) -> int | None:
+    """Length of a row's source; None where no input may differ in length."""
     return next(
         (row[f.name].shape[f.source_axis] for f in auxiliary_inputs if f.source_axis is not None and f.name in row),
         None,
@@ -152,33 +158,39 @@ def source_length(auxiliary_inputs: Sequence[AuxiliaryInput], row: Mapping[str, 
 
 
 def load_encoder(graph: Graph, given: Mapping[str, Any], start: Callable[[Graph], Session]) -> Encoder:
-    """Find out by running which inputs are sources, where the batch is, and whether padding changes anything.
+    """Load an encoder: find its sources, and by running it, where the batch is and whether padding changes an output.
 
     Args:
-        given: roles of its inputs, see `ENCODER_ROLES`.
+        given: roles of its inputs; their keys are `ENCODER_ROLES`.
+        start: starts a session.
 
     Raises:
-        ModelError: it does not run on small sources, or mixes rows.
+        ModelError: it does not run on small sources, or a source changes the outputs of another.
     """
     notes: list[str] = []
     normalize.fix_constants(graph, given.get("constant", {}))
     normalize.inline_decided_ifs(graph)
     normalize.time_major(graph)
-    ids = {p.name: rows for p in graph.inputs if (rows := _ids_of(graph, p)) is not None}
+    ids = {p.name: rows for p in graph.inputs if (rows := _count_ids(graph, p, given)) is not None}
     pad = json_metadata(graph, "decoding.pad", None)
     failure: ModelError | None = None
     for axis in (0, 1):
         trial, own_notes = graph.copy(), list(notes)
         _put_batch_first(trial, given.get("batch_axis", {}), axis)
-        auxiliary_inputs = _find_fills(trial, given, ids, pad, own_notes)
+        auxiliary_inputs = _auxiliary_inputs(trial, given, ids, pad, own_notes)
         for port in trial.inputs:
             trial.set_shape(port.name, None if port.shape is None else [None] * len(port.shape))
         trial.forget_shapes()
         for output in trial.outputs:
             trial.set_shape(output.name, None)
         try:
-            found = probed_freely(
-                trial, start(trial), auxiliary_inputs, ids, pads=pad is not None, alone=_declares_one_row(graph)
+            found = probe_any_length(
+                start(trial),
+                [p.name for p in trial.outputs],
+                auxiliary_inputs,
+                ids,
+                pads=pad is not None,
+                alone=_declares_one_row(graph),
             )
         except ModelError as error:
             failure = failure or error
@@ -187,22 +199,22 @@ def load_encoder(graph: Graph, given: Mapping[str, Any], start: Callable[[Graph]
             own_notes.append("its sources may have any length, whatever the file declares: seen by running")
         if axis and not given.get("batch_axis"):
             own_notes.append("the batch is the second axis of its inputs: seen by running")
-        return _finished(trial, found, ids, own_notes)
+        return _make_encoder(trial, found, ids, own_notes)
     raise ModelError(
         f"{graph.name}: the encoder cannot be run on small sources: {failure}; export it with dynamic batch and source axes"
     ) from failure
 
 
-def _ids_of(graph: Graph, port: Port) -> int | None:
-    """How many ids an input takes (0: not known), None where it takes no ids."""
+def _count_ids(graph: Graph, port: Port, given: Mapping[str, Any]) -> int | None:
+    """The number of ids that an input takes, 0 where it is not known; None for an input that takes no ids."""
     rows = embedding_rows(graph, port.name)
     if rows is not None:
         return rows
-    whole = np.issubdtype(port.dtype, np.integer)
-    return 0 if whole and not _LENGTH_NAMES.search(port.name) and not _MASK_NAMES.search(port.name) else None
+    return 0 if port.dtype.kind in "iu" and find_kind(graph, port, given) in (None, "position") else None
 
 
 def _put_batch_first(graph: Graph, given: Mapping[str, int], axis: int) -> None:
+    """Make the batch the first axis of every input; `axis` is where it is, unless `given` says otherwise."""
     for port in graph.inputs:
         at = given.get(port.name, axis if len(port.shape or ()) > 1 else 0)
         if at:
@@ -210,96 +222,44 @@ def _put_batch_first(graph: Graph, given: Mapping[str, int], axis: int) -> None:
 
 
 def _declares_one_row(graph: Graph) -> bool:
+    """Return whether the file declares a batch of one."""
     return any((p.shape or (None,))[0] == 1 for p in graph.inputs)
 
 
-def _find_fills(
+def _auxiliary_inputs(
     graph: Graph, given: Mapping[str, Any], ids: Mapping[str, int], pad: int | None, notes: list[str]
 ) -> tuple[AuxiliaryInput, ...]:
-    """Sources, what tells where they end, latents."""
-    ports = graph.inputs
-    draws = find_latents(graph, given, ports, None, notes)
-    lengths = {node.input(4) for node in graph.nodes if node.op in STATE_SLOTS and node.input(4)}
-    upstream = {name for length in lengths for name in graph.ancestors(length, stop_ops=("Shape",))}
-    auxiliary_inputs: dict[str, AuxiliaryInput] = {}
-    for port in ports:
-        sizes: tuple[int | None, ...] = tuple(d if isinstance(d, int) else None for d in (port.shape or (None,))[1:])
-        rank = len(port.shape or (None,))
-        if port.name in draws:
-            auxiliary_inputs[port.name] = AuxiliaryInput(
-                port.name, "latent", port.dtype, rank, sizes, draw=draws[port.name]
-            )
-        elif port.name in given.get("source_mask", ()) or (_MASK_NAMES.search(port.name) and port.name not in ids):
-            auxiliary_inputs[port.name] = AuxiliaryInput(
-                port.name, "source_mask", port.dtype, rank, tuple(1 if d == 1 else None for d in sizes)
-            )
-        elif port.name in given.get("source_length", ()) or _is_length(port, upstream, ids):
-            auxiliary_inputs[port.name] = AuxiliaryInput(port.name, "source_length", port.dtype, rank)
-        else:
-            auxiliary_inputs[port.name] = AuxiliaryInput(port.name, "context", port.dtype, rank, sizes)
-    told = [f for f in auxiliary_inputs.values() if f.kind in ("source_mask", "source_length")]
-    for aux in [f for f in auxiliary_inputs.values() if f.kind == "context"]:
-        known = pad if aux.name in ids else None
-        auxiliary_inputs[aux.name] = replace(
-            aux, source_axis=_source_axis(aux, bool(told), known is not None), pad_value=known or 0
-        )
-    varying = [f.name for f in auxiliary_inputs.values() if f.source_axis is not None]
-    for aux in told:
-        about = _about(graph, ports, aux.name, varying)
-        auxiliary_inputs[aux.name] = replace(aux, source=about)
-        notes.append(
-            f"{aux.name} tells where {about} ends: {'it gives a recurrent layer its lengths' if aux.name in upstream else 'its name'}"
-        )
-    return tuple(auxiliary_inputs.values())
-
-
-def _is_length(port: Port, upstream: set[str], ids: Mapping[str, int]) -> bool:
-    whole = np.issubdtype(port.dtype, np.integer) and len(port.shape or ()) < 3
-    return whole and (port.name in upstream or bool(_LENGTH_NAMES.search(port.name))) and not ids.get(port.name)
-
-
-def _source_axis(aux: AuxiliaryInput, told: bool, padded: bool) -> int | None:
-    """The dimension along which sources differ in length: the only free one; a fixed one where its padding is known."""
-    free = [axis for axis, size in enumerate(aux.sizes) if size is None]
-    if len(free) == 1:
-        return free[0]
-    return 0 if not free and aux.sizes and (told or padded) else None
-
-
-def _about(graph: Graph, ports: Sequence[Port], name: str, varying: Sequence[str]) -> str:
-    """The source that a mask or length is about: the only one that varies, or the one that shares its dimension."""
-    dims = {p.name: {d for d in (p.shape or ())[1:] if d not in (1, None)} for p in ports}
-    sharing = [other for other in varying if dims[other] & dims[name]]
-    for found in (sharing, list(varying)):
-        if len(found) == 1:
-            return found[0]
-    raise ModelError(
-        f"{graph.name}: {name} could tell where any of {', '.join(varying) or 'no input (none has a dynamic source axis)'} ends; "
-        "export the encoder with the mask's dimension named as the source's, or without the mask"
+    """The encoder's inputs: sources, the masks and lengths that tell where these end, and latents."""
+    draws = find_latents(graph, given, graph.inputs, None, notes)
+    kinds: dict[str, AuxiliaryKind] = {}
+    for port in graph.inputs:
+        kind = "latent" if port.name in draws else None if port.name in ids else find_kind(graph, port, given)
+        kinds[port.name] = "context" if kind in (None, "position") else kind
+    sources = find_sources(graph, given, None, kinds, notes)
+    found = make_auxiliary_inputs(graph.inputs, kinds, sources, draws)
+    if pad is None:
+        return found
+    # A file that says what it pads ids with means their length, too.
+    return tuple(
+        replace(aux, pad_value=pad, source_axis=aux.source_axis if None in aux.sizes or not aux.sizes else 0)
+        if aux.name in ids
+        else aux
+        for aux in found
     )
 
 
-def _finished(graph: Graph, found: Probed, ids: Mapping[str, int], notes: list[str]) -> Encoder:
-    """The encoder, with what running says of padding."""
+def _make_encoder(graph: Graph, found: Probed, ids: Mapping[str, int], notes: list[str]) -> Encoder:
+    """The encoder that probing found, after runs that show whether padding changes an output."""
     auxiliary_inputs, pads = found.auxiliary_inputs, False
     steady = all(size is not None or i == o.follows for o in found.outputs for i, size in enumerate(o.sizes))
     if not found.alone and steady and any(f.source_axis is not None for f in auxiliary_inputs):
 
         def run(trial: Sequence[AuxiliaryInput], rows: Rows) -> list[list[Array]]:
-            values = found.session.run(pad_together(trial, rows), [o.name for o in found.outputs])
-            moved = [np.moveaxis(v, o.batch_axis, 0) for o, v in zip(found.outputs, values, strict=True)]
-            lengths = [source_length(trial, row) for row in rows]
-            return [
-                [
-                    v[i][(slice(None),) * (o.follows or 0) + (slice(n if o.follows is not None else None),)]
-                    for o, v in zip(found.outputs, moved, strict=True)
-                ]
-                for i, n in enumerate(lengths)
-            ]
+            return _run_together(found.session, trial, found.outputs, rows)
 
-        proved = verify_padding(auxiliary_inputs, run, found.sample)
-        pads = proved is not None
-        auxiliary_inputs = tuple(proved or auxiliary_inputs)
+        verified = verify_padding(auxiliary_inputs, run, found.sample)
+        pads = verified is not None
+        auxiliary_inputs = tuple(verified or auxiliary_inputs)
     elif found.alone:
         notes.append("it takes one source a run: its batch is fixed at 1 in the file")
     vocab = json_metadata(graph, "decoding.vocab", None)

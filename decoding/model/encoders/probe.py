@@ -1,4 +1,4 @@
-"""Encoders probed with small sources: where the batch is in each output, and what follows the source."""
+"""Probing an encoder with small sources: which axis of each output is the batch, and which is as long as the source."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import numpy as np
 from decoding.errors import ModelError
 from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.contract.pad import pad_together
-from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import Array
 from decoding.model.runtime.session import Session
 
-# What free dimensions are probed with, two sizes each: images need more than sequences.
+# Pairs of sizes for the dynamic dimensions: images need larger ones than sequences.
 _SIZES = ((7, 11), (32, 48), (64, 96), (224, 256))
-# Of the probe: unlike the sizes above and usual layer counts.
+# Rows of a probe: a number unlike the sizes above and usual numbers of layers.
 _BATCH = 5
 
 
@@ -27,8 +26,8 @@ class Output:
 
     Attributes:
         batch_axis: the axis that counts rows.
-        sizes: of the other dimensions, None where they depend on the source.
-        follows: which of them is as long as the source, padding included; None for none.
+        sizes: of the other dimensions; None where one depends on the source.
+        follows: the index in `sizes` of the dimension that is as long as the source, padding included; None if none is.
     """
 
     name: str
@@ -45,6 +44,13 @@ class Output:
 
 @dataclass(frozen=True)
 class Probed:
+    """An encoder's inputs and outputs as probing found them.
+
+    Attributes:
+        alone: a run takes one source.
+        sample: random numbers or ids for an input, of a shape.
+    """
+
     session: Session
     auxiliary_inputs: tuple[AuxiliaryInput, ...]
     outputs: tuple[Output, ...]
@@ -52,19 +58,22 @@ class Probed:
     sample: Callable[[AuxiliaryInput, np.random.Generator, tuple[int, ...]], Array]
 
 
-def probed_freely(
-    graph: Graph,
+def probe_any_length(
     session: Session,
+    names: Sequence[str],
     auxiliary_inputs: tuple[AuxiliaryInput, ...],
     ids: Mapping[str, int],
     *,
     pads: bool,
     alone: bool,
 ) -> Probed:
-    """As `probed`, with sequences of any length where the graph takes them, else of the lengths that the file declares.
+    """Probe with sources of any length if the graph takes them, else with the lengths that the file declares.
 
-    Torch's dynamo exporter may write the example's length where any will do. What ids are padded with, where the file says
-    so (`pads`), speaks for a length that is meant, unless something else tells where they end.
+    Torch's dynamo exporter may declare the length of its example for a dimension of any length. In a file that says what its ids are
+    padded with (`pads`), the declared length of ids holds, unless a mask or length tells where they end.
+
+    Raises:
+        ModelError: see `probe`.
     """
     told = {f.source for f in auxiliary_inputs}
     dynamic = tuple(
@@ -75,19 +84,29 @@ def probed_freely(
     )
     if dynamic != auxiliary_inputs:
         try:
-            return probed(graph, session, dynamic, ids, alone=alone)
+            return probe(session, names, dynamic, ids, alone=alone)
         except ModelError:
             pass
-    return probed(graph, session, auxiliary_inputs, ids, alone=alone)
+    return probe(session, names, auxiliary_inputs, ids, alone=alone)
 
 
-def probed(
-    graph: Graph, session: Session, auxiliary_inputs: tuple[AuxiliaryInput, ...], ids: Mapping[str, int], *, alone: bool
+def probe(
+    session: Session,
+    names: Sequence[str],
+    auxiliary_inputs: tuple[AuxiliaryInput, ...],
+    ids: Mapping[str, int],
+    *,
+    alone: bool,
 ) -> Probed:
-    """Run small sources of two sizes and two batches.
+    """Run small sources of two sizes, and then with another second source.
+
+    Args:
+        names: the outputs.
+        ids: for each input that takes ids the number of ids, 0 where it is not known.
+        alone: where runs of several sources fail, try one source a run.
 
     Raises:
-        ModelError: it does not run, or a row changes the outputs of another.
+        ModelError: the encoder does not run, or a source changes the outputs of another.
     """
 
     def sample(aux: AuxiliaryInput, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
@@ -97,7 +116,6 @@ def probed(
         real = np.setdiff1d(every, [0, aux.pad_value])  # 0 often is padding where the file does not say
         return rng.choice(real if len(real) > 1 else every, shape).astype(aux.dtype)
 
-    names = [p.name for p in graph.outputs]
     free = any(size is None for f in auxiliary_inputs for size in f.sizes if f.kind == "context")
     batches = (_BATCH, 1) if alone else (_BATCH,)
     failure: ModelError | None = None
@@ -121,11 +139,11 @@ def probed(
                 for name, axis, a, b in zip(names, axes, first, second, strict=True)
             )
             return Probed(session, auxiliary_inputs, outputs, batch == 1, sample)
-    raise failure or ModelError(graph.name)
+    raise failure or ModelError(session.name)
 
 
 class _Mixes(ModelError):
-    """The outputs of a row depend on other rows."""
+    """A source changes the outputs of another."""
 
 
 def _rows(
@@ -157,7 +175,7 @@ def _batch_axes(
     before: Sequence[Array],
     size: int,
 ) -> list[int]:
-    """Of each output, the axis along which another second row changes the second place alone."""
+    """The batch axis of each output: a change of the second source changes the output at index 1 of that axis and nowhere else."""
     rows = _rows(auxiliary_inputs, sample, _BATCH, size, 0)
     rows[1] = _rows(auxiliary_inputs, sample, 1, size, 1)[0]
     after = session.run(pad_together(auxiliary_inputs, rows), names)
@@ -165,32 +183,39 @@ def _batch_axes(
 
 
 def _changed_axis(encoder: str, name: str, before: Array, after: Array) -> int:
+    """The axis of an output along which only index 1 changed.
+
+    Raises:
+        _Mixes: there is none.
+    """
     changed: Array = ~np.isclose(
         before.astype(np.float64), after.astype(np.float64), rtol=1e-4, atol=1e-5, equal_nan=True
     )
     candidates = [axis for axis, size in enumerate(before.shape) if size == _BATCH]
     for axis in candidates:
-        places: Array = np.asarray(changed.any(axis=tuple(i for i in range(changed.ndim) if i != axis)))
-        if not np.delete(places, 1).any() and (places[1] or len(candidates) == 1):
+        rows: Array = np.asarray(changed.any(axis=tuple(i for i in range(changed.ndim) if i != axis)))
+        if not np.delete(rows, 1).any() and (rows[1] or len(candidates) == 1):
             return axis
     if not candidates:
         raise _Mixes(
             f"{encoder}: for {_BATCH} sources the output {name} has shape {list(before.shape)}: none of its axes counts sources"
         )
     raise _Mixes(
-        f"{encoder}: one source changes what the output {name} has for another, so sources cannot be encoded together; export it for inference"
+        f"{encoder}: one source changes the output {name} of another, so sources cannot be encoded together; export it for inference"
     )
 
 
 def _first_one(value: Array) -> int:
+    """The first axis of size 1, as the batch axis of an output for one source."""
     if 1 not in value.shape:
-        raise ModelError(f"for one source an output has shape {list(value.shape)}, in which nothing counts sources")
+        raise ModelError(f"for one source an output has shape {list(value.shape)}, of which no axis counts sources")
     return value.shape.index(1)
 
 
 def _output(
     name: str, axis: int, a: Array, b: Array, sizes: tuple[int, int], auxiliary_inputs: Sequence[AuxiliaryInput]
 ) -> Output:
+    """The output, from its values `a` and `b` for sources of two sizes."""
     shapes = [np.delete(v.shape, axis).tolist() for v in (a, b)]
     known = tuple(x if x == y else None for x, y in zip(*shapes, strict=True))
     exact = [i for i, pair in enumerate(zip(*shapes, strict=True)) if pair == sizes]

@@ -1,17 +1,138 @@
-"""Cutting the large weights out of an ONNX file before protobuf copies them: only their places in the file are found.
+"""Large weights kept outside an ONNX model's protobuf message, as NumPy arrays.
 
-Protobuf's encoding is a row of fields, each a tag (number, kind), for the kind used here a length, and so many bytes.
-Weights are field 9 (raw_data) of the tensors in field 5 (initializer) of field 7 (graph).
+Copies of a graph share them, sessions take them without a copy, and protobuf never reads them: of a file of 100 MB it parses a few
+kilobytes. `cut_weights` finds the large weights in the bytes of a file, `move_out` takes them from a message in memory, `put_back`
+writes them for a file, and `read_data_files` reads the files in which exporters put weights beside a model.
+
+Protobuf encodes a message as fields one after another: each a tag (its number and kind), for the kind used here a length, and that
+many bytes. A weight is field 9 (raw_data) of a tensor in field 5 (initializer) of field 7 (graph).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
+from mmap import mmap
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from decoding.errors import ModelError
+from decoding.model.graph.types import Array
+
+# A weight of at least this many numbers of one of these types is kept outside.
+_LARGE = 1024
+_PLAIN = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64, TensorProto.INT8})  # fmt: skip
 
 _GRAPH, _INITIALIZER, _DATA_TYPE, _RAW_DATA = 7, 5, 2, 9
-# In place of the data: data_location (14) is EXTERNAL, external_data (13) says {"location": "in memory"}.
+# Replaces the data: data_location (14) is EXTERNAL, external_data (13) says {"location": "in memory"}.
 _ELSEWHERE = b"\x70\x01" + b"\x6a\x15" + b"\x0a\x08location" + b"\x12\x09in memory"
+
+
+def is_large(data_type: int, dims: Sequence[int]) -> bool:
+    """Return whether a weight of this TensorProto.DataType and shape is kept outside."""
+    return data_type in _PLAIN and prod(dims) >= _LARGE
+
+
+def stub(name: str, data_type: int, dims: Sequence[int]) -> TensorProto:
+    """The initializer that declares a weight kept outside."""
+    tensor = TensorProto(name=name, data_type=data_type, dims=dims, data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="in memory")
+    return tensor
+
+
+def parse(data: bytes | mmap, name: str) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """The model in a file's bytes and its large weights, which are copied once.
+
+    Raises:
+        ModelError: the bytes are no ONNX model, or a weight does not fit its shape.
+    """
+    with memoryview(data) as view:
+        skeleton, slices = cut_weights(view)
+        try:
+            model = onnx.load_model_from_string(skeleton)
+        except Exception as error:
+            raise ModelError(
+                f"{name}: not an ONNX file, or a truncated one ({len(data)} bytes, {error}); export or copy it again"
+            ) from error
+        weights = {}
+        for index, part in slices.items():
+            tensor = model.graph.initializer[index]
+            with view[part] as raw:
+                flat = np.frombuffer(raw, helper.tensor_dtype_to_np_dtype(tensor.data_type)).copy()
+            if flat.size != prod(tensor.dims):
+                raise ModelError(
+                    f"{name}: the tensor {tensor.name!r} cannot be read: {flat.size} numbers for the shape {list(tensor.dims)}; export or copy it again"
+                )
+            weights[tensor.name] = flat.reshape(tensor.dims)
+    return model, weights
+
+
+def read_data_files(model: onnx.ModelProto, folder: Path, outside: Mapping[str, Array]) -> None:
+    """Read the weights that an exporter wrote to files beside the model, those apart that are `outside` already.
+
+    Raises:
+        Exception: a file is missing or damaged, in onnx's words.
+    """
+    stubs = [tensor for tensor in model.graph.initializer if tensor.name in outside]
+    for tensor in stubs:  # onnx would look for a file "in memory"
+        tensor.data_location = TensorProto.DEFAULT
+    onnx.load_external_data_for_model(model, str(folder))
+    for tensor in stubs:
+        tensor.data_location = TensorProto.EXTERNAL
+
+
+def move_out(graph: onnx.GraphProto, name: str, outside: Mapping[str, Array]) -> dict[str, Array]:
+    """Replace every large weight of a graph by a stub; all weights outside then, those that were `outside` before included."""
+    weights = dict(outside)
+    for tensor in graph.initializer:
+        if tensor.name not in outside and is_large(tensor.data_type, tensor.dims):
+            weights[tensor.name] = to_array(tensor, name)
+            tensor.CopyFrom(stub(tensor.name, tensor.data_type, tensor.dims))
+    return weights
+
+
+def put_back(graph: onnx.GraphProto, outside: Mapping[str, Array]) -> None:
+    """Replace the stubs in a graph by their weights."""
+    for tensor in graph.initializer:
+        if tensor.name in outside:
+            tensor.CopyFrom(numpy_helper.from_array(outside[tensor.name], tensor.name))
+
+
+def to_array(tensor: TensorProto, name: str) -> Array:
+    """A tensor's value.
+
+    Raises:
+        ModelError: its data is damaged, or in a file that is not there.
+    """
+    try:
+        return numpy_helper.to_array(tensor)
+    except (KeyError, TypeError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            f"{name}: the tensor {tensor.name!r} cannot be read: {error}; pass the path of the file if its weights lie beside it, "
+            "or export or copy it again"
+        ) from error
+
+
+def cut_weights(data: bytes | memoryview) -> tuple[bytes, dict[int, slice]]:
+    """A model's bytes without its large weights, and for the index of each among the initializers the slice that holds its data.
+
+    Bytes that are no ONNX model are returned as they are: protobuf reports the damage.
+    """
+    view = memoryview(data)
+    try:
+        graphs = [field for field in _fields(view, 0, len(view)) if field.number == _GRAPH]
+        if len(graphs) != 1:
+            return bytes(view), {}
+        parts, slices = _without_weights(view, graphs[0])
+    except (IndexError, ValueError):
+        return bytes(view), {}
+    graph = b"".join(parts)
+    head, tail = view[: graphs[0].start], view[graphs[0].end :]
+    return b"".join((head, _tag(_GRAPH), _varint(len(graph)), graph, tail)), slices
 
 
 @dataclass(frozen=True)
@@ -23,51 +144,35 @@ class _Field:
     value: int  # of a field that is one number
 
 
-def cut_weights(data: bytes | memoryview, smallest: int, types: frozenset[int]) -> tuple[bytes, dict[int, slice]]:
-    """The file without the data of weights of these types and at least `smallest` bytes, and where those are.
-
-    The places are given by each weight's index among the initializers. What is not understood is left as it is.
-    """
-    view = memoryview(data)
-    try:
-        graphs = [field for field in _fields(view, 0, len(view)) if field.number == _GRAPH]
-        if len(graphs) != 1:
-            return bytes(view), {}
-        pieces, places = _without_weights(view, graphs[0], smallest, types)
-    except (IndexError, ValueError):  # damaged: protobuf will say so
-        return bytes(view), {}
-    graph = b"".join(pieces)
-    head, tail = view[: graphs[0].start], view[graphs[0].end :]
-    return b"".join((head, _tag(_GRAPH), _varint(len(graph)), graph, tail)), places
-
-
-def _without_weights(
-    view: memoryview, graph: _Field, smallest: int, types: frozenset[int]
-) -> tuple[list[bytes | memoryview], dict[int, slice]]:
-    pieces: list[bytes | memoryview] = []
-    places, index = {}, 0
+def _without_weights(view: memoryview, graph: _Field) -> tuple[list[bytes | memoryview], dict[int, slice]]:
+    parts: list[bytes | memoryview] = []
+    slices, index = {}, 0
     for field in _fields(view, graph.begin, graph.end):
         raw = None
         if field.number == _INITIALIZER:
-            parts = list(_fields(view, field.begin, field.end))
-            kind = next((part.value for part in parts if part.number == _DATA_TYPE), 0)
-            raws = [part for part in parts if part.number == _RAW_DATA and part.end - part.begin >= smallest]
-            raw = raws[0] if len(raws) == 1 and kind in types else None
+            raw = _large_data(list(_fields(view, field.begin, field.end)))
             index += 1
         if raw is None:
-            pieces.append(view[field.start : field.end])
+            parts.append(view[field.start : field.end])
         else:
-            places[index - 1] = slice(raw.begin, raw.end)
+            slices[index - 1] = slice(raw.begin, raw.end)
             size = raw.start - field.begin + field.end - raw.end + len(_ELSEWHERE)
-            pieces += [_tag(_INITIALIZER), _varint(size), view[field.begin : raw.start], view[raw.end : field.end], _ELSEWHERE]  # fmt: skip
-    return pieces, places
+            parts += [_tag(_INITIALIZER), _varint(size), view[field.begin : raw.start], view[raw.end : field.end], _ELSEWHERE]  # fmt: skip
+    return parts, slices
+
+
+def _large_data(tensor: Sequence[_Field]) -> _Field | None:
+    """The raw data of a tensor that has enough of it to be kept outside."""
+    data_type = next((field.value for field in tensor if field.number == _DATA_TYPE), 0)
+    raws = [field for field in tensor if field.number == _RAW_DATA and field.end - field.begin >= _LARGE * 4]
+    return raws[0] if len(raws) == 1 and data_type in _PLAIN else None
 
 
 def _fields(view: memoryview, begin: int, end: int) -> Iterator[_Field]:
     """The fields of a message.
 
     Raises:
-        IndexError, ValueError: it is none.
+        IndexError, ValueError: these bytes are no message.
     """
     at = begin
     while at < end:
@@ -93,7 +198,7 @@ def _fields(view: memoryview, begin: int, end: int) -> Iterator[_Field]:
 
 
 def _number(view: memoryview, at: int) -> tuple[int, int]:
-    """The number written at a place in groups of seven bits, the lowest first, and where it ends."""
+    """The number at an offset, written in groups of seven bits, the lowest first, and the offset after it."""
     value = shift = 0
     while True:
         byte = view[at]

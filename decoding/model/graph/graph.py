@@ -1,14 +1,11 @@
-"""An ONNX graph to read and to rewrite. The only file that imports onnx.
+"""An ONNX graph to search and to rewrite.
 
-The rest of the package sees names, NumPy arrays and `Node` views, never a protobuf.
+The rest of the package sees names, NumPy arrays and `Node` views, never a protobuf message.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import prod
-from mmap import ACCESS_READ, mmap
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,23 +14,21 @@ import onnx
 from google.protobuf.message import DecodeError as ProtobufError
 from onnx import helper, numpy_helper
 
-from decoding.errors import ModelError, OptionError
-from decoding.model.graph.external_weights import cut_weights
+from decoding.errors import ModelError
+from decoding.model.graph import external_weights
 from decoding.model.graph.node import Node
 from decoding.model.graph.protobuf import DTYPES, read_port, rename, retain
-from decoding.model.graph.types import Array as Array  # the type of the arrays that a graph gives and takes
-from decoding.model.graph.types import Port
-from decoding.model.graph.validate import check_text, sort_nodes
-
-ModelFile = str | Path | bytes | onnx.ModelProto
-
-# Weights of at least this many numbers stand apart from the model: copies share them, and sessions take them as they are.
-_LARGE = 1024
-_PLAIN = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.INT8})  # fmt: skip
+from decoding.model.graph.read import ModelFile as ModelFile
+from decoding.model.graph.read import read_model
+from decoding.model.graph.types import Array, Port
 
 
 class Graph:
-    """An ONNX model that can be searched and rewritten. `Graph.load` makes one."""
+    """An ONNX model to search and rewrite. `Graph.load` reads one.
+
+    Attributes:
+        name: what messages call the model: its path, where it has one.
+    """
 
     def __init__(self, proto: onnx.ModelProto, name: str, weights: Mapping[str, Array]) -> None:
         self._model = proto
@@ -52,37 +47,16 @@ class Graph:
             ModelError: there is no such file, or it does not hold an ONNX model.
             OptionError: the source is none of these.
         """
-        weights: dict[str, Array] = {}
-        if isinstance(source, onnx.ModelProto):
-            proto, name = onnx.ModelProto(), "the ModelProto"
-            proto.CopyFrom(source)
-        elif isinstance(source, bytes):
-            name = "the bytes given"
-            proto, weights = _parse(source, name)
-        elif isinstance(source, str | Path):
-            name = str(source)
-            proto, weights = _read(Path(source))
-        else:
-            raise OptionError(
-                f"model or encoder: found {type(source).__name__}; expected the path of an .onnx file, its bytes, an onnx.ModelProto or the name of a "
-                "shipped model (what load() has given goes into decode() as it is)"
-            )
-        check_text(proto, name)
-        sort_nodes(proto.graph, name)
-        if not proto.graph.node:
-            raise ModelError(
-                f"{name}: not an ONNX model, or one without any node; pass a file that an ONNX exporter wrote"
-            )
-        return cls(proto, name, {**weights, **_set_apart(proto.graph, name, weights)})
+        return cls(*read_model(source))
 
     @classmethod
     def empty(cls, name: str, opset: int) -> Graph:
-        """A graph without any node, to be written."""
+        """A graph without any node, to add to."""
         proto = onnx.ModelProto(ir_version=8, opset_import=[helper.make_opsetid("", opset)])
         proto.graph.name = name
         return cls(proto, name, {})
 
-    # -- what the graph says of itself -------------------------------------------------------------------
+    # -- searching ---------------------------------------------------------------------------------------
 
     @property
     def inputs(self) -> list[Port]:
@@ -90,7 +64,7 @@ class Graph:
         return [read_port(v) for v in self._graph.input if v.name not in self._constants]
 
     def rank(self, name: str) -> int:
-        """Number of dimensions that the file declares for an input, 0 where it does not say."""
+        """Number of dimensions that the file declares for an input; 0 where it declares none."""
         return len(next(p.shape for p in self.inputs if p.name == name) or ())
 
     @property
@@ -114,29 +88,31 @@ class Graph:
         return next((o.version for o in self._model.opset_import if o.domain in ("", "ai.onnx")), 1)
 
     def constant(self, name: str) -> Array | None:
-        """Value of an initializer or of a Constant node, else None."""
+        """Value of an initializer or of a Constant node; None for any other tensor."""
+        if name in self._weights:
+            return self._weights[name]
         if name in self._constants:
-            return self._weights[name] if name in self._weights else _array(self._constants[name], self.name)
+            return external_weights.to_array(self._constants[name], self.name)
         node = self.producer(name)
         if node is not None and node.op == "Constant":
             value = node.attribute("value")
             if isinstance(value, onnx.TensorProto):
-                return _array(value, self.name)
+                return external_weights.to_array(value, self.name)
             for kind in ("value_int", "value_ints", "value_float", "value_floats"):
                 if (value := node.attribute(kind)) is not None:
                     return np.asarray(value)
         return None
 
     def producer(self, name: str) -> Node | None:
-        """The node that makes the tensor `name`, or None for an input or an initializer."""
+        """The node that computes the tensor `name`; None for an input or an initializer."""
         return self._edges()[0].get(name)
 
     def consumers(self, name: str) -> list[Node]:
-        """The nodes that read the tensor `name`, bodies of control flow included."""
+        """The nodes that read the tensor `name`, in their bodies too."""
         return self._edges()[1].get(name, [])
 
     def ancestors(self, name: str, *, stop_ops: Iterable[str] = ()) -> set[str]:
-        """All tensors that `name` is computed from, itself included; nodes in `stop_ops` are not passed."""
+        """All tensors that `name` is computed from, itself included; the search ends at operators in `stop_ops`."""
         stop, seen, todo = set(stop_ops), set[str](), [name]
         while todo:
             if (tensor := todo.pop()) in seen:
@@ -164,7 +140,7 @@ class Graph:
         return name
 
     def add_output(self, name: str, dtype: npt.DTypeLike, shape: Sequence[int | str | None] | None) -> str:
-        """Declare the tensor `name` a graph output."""
+        """Declare the tensor `name` to be a graph output."""
         self._graph.output.append(_value_info(name, dtype, shape))
         return name
 
@@ -178,10 +154,12 @@ class Graph:
         at: int | None = None,
         **attributes: Any,
     ) -> str:
-        """Add an operator, at the end or at place `at`; a NumPy dtype may stand as an attribute.
+        """Add an operator and return its first output.
 
         Args:
-            output: its first output, which is returned; `more`: its others.
+            output: name of its first output; `more`: of its others.
+            at: its index in the order of execution; None adds it at the end.
+            attributes: may hold NumPy dtypes, for operators such as Cast.
         """
         values: dict[str, Any] = {
             k: helper.np_dtype_to_tensor_dtype(v) if isinstance(v, np.dtype) else v for k, v in attributes.items()
@@ -192,33 +170,33 @@ class Graph:
         return output
 
     def add_initializer(self, name: str, value: Array) -> str:
-        """Add a constant tensor; a large one stands apart, without a copy."""
+        """Add a constant tensor; a large one is kept outside the message, without a copy."""
         data_type = helper.np_dtype_to_tensor_dtype(value.dtype)
-        if value.size >= _LARGE and data_type in _PLAIN:
+        if external_weights.is_large(data_type, value.shape):
             self._weights = {**self._weights, name: value}
-            self._graph.initializer.append(_stub(name, data_type, value.shape))
+            self._graph.initializer.append(external_weights.stub(name, data_type, value.shape))
         else:
             self._graph.initializer.append(numpy_helper.from_array(value, name))
         self._constants[name] = self._graph.initializer[-1]
         return name
 
     def use_operators(self, domain: str, version: int) -> None:
-        """Declare an operator set that added nodes are from, where the file does not."""
+        """Declare an operator set for nodes to add, if the file does not declare it."""
         if all(o.domain != domain for o in self._model.opset_import):
             self._model.opset_import.append(helper.make_opsetid(domain, version))
 
     def redirect_output(self, old: str, new: str) -> None:
-        """Let the graph output `old` be the tensor `new` instead."""
+        """Make the tensor `new` the graph output that the tensor `old` was."""
         for value in self._graph.output:
             if value.name == old:
                 value.name = new
 
     def place(self, node: Node) -> int:
-        """Where the node stands in the order of execution."""
+        """The node's index in the order of execution."""
         return next(i for i, proto in enumerate(self._graph.node) if proto is node._proto or proto == node._proto)
 
     def inline(self, node: Node, branch: str) -> None:
-        """Put the nodes of an If's "then_branch" or "else_branch" in its place."""
+        """Replace an If by the nodes of its "then_branch" or "else_branch"."""
         body, place = node.attribute(branch), self.place(node)
         prefix, names = f"{node.label}/", {}
         for proto in (*body.node, *body.initializer):
@@ -243,24 +221,24 @@ class Graph:
         self.add_initializer(name, value)
 
     def edited(self) -> None:
-        """Say that node inputs or outputs were changed through `Node`, so that edges are found anew."""
+        """Find the edges anew: call it after a change of inputs or outputs through `Node`."""
         self._producers = None
 
     def set_shape(
         self, name: str, shape: Sequence[int | str | None] | None, dtype: npt.DTypeLike | None = None
     ) -> None:
-        """Declare another shape (None: unknown) for a graph input or output, and another dtype if one is given."""
+        """Declare another shape (None: unknown) for a graph input or output, and another dtype where `dtype` is given."""
         for value in (*self._graph.input, *self._graph.output):
             if value.name == name:
                 port = read_port(value)
                 value.CopyFrom(_value_info(name, port.dtype if dtype is None else dtype, shape))
 
     def forget_shapes(self) -> None:
-        """Drop what the file says of inner shapes: after a rewrite they may lie."""
+        """Drop the declared shapes of inner tensors, which a rewrite may have made wrong."""
         del self._graph.value_info[:]
 
     def keep_outputs(self, names: Sequence[str]) -> None:
-        """Keep only these outputs, in this order, and drop every node, weight and input that none of them needs."""
+        """Keep only these outputs, in this order, and the nodes, weights and inputs that they need."""
         kept = {value.name: value for value in self._graph.output}
         values = [onnx.ValueInfoProto.FromString(kept[name].SerializeToString()) for name in names]
         del self._graph.output[:]
@@ -280,7 +258,7 @@ class Graph:
         helper.set_model_props(self._model, merged)
 
     def part(self, outputs: Iterable[str]) -> Graph:
-        """A copy that computes just these inner tensors and holds nothing that they do not need."""
+        """A graph that computes these tensors of this one as its outputs, without anything that they do not need."""
         outputs = list(dict.fromkeys(outputs))
         needed = set().union(*(self.ancestors(name) for name in outputs))
         copy = onnx.ModelProto(
@@ -308,7 +286,7 @@ class Graph:
         }
 
     def with_values(self, values: Mapping[str, Array]) -> Graph:
-        """A copy in which these initializers, those of them that it has, hold other values of the same shape."""
+        """A copy with other values of the same shape for the initializers named; names that it does not have are ignored."""
         copy = self.copy()
         own = {name: value for name, value in values.items() if name in self._constants}
         for name in own.keys() - self._weights.keys():
@@ -317,7 +295,7 @@ class Graph:
         return copy
 
     def skeleton(self) -> tuple[bytes, dict[str, Array]]:
-        """The model as bytes without its large weights, and those."""
+        """The model's bytes without its large weights, and those weights by name."""
         weights = {name: value for name, value in self._weights.items() if name in self._constants}
         return bytes(self._model.SerializeToString()), weights
 
@@ -329,9 +307,7 @@ class Graph:
         """
         whole = onnx.ModelProto()
         whole.CopyFrom(self._model)
-        for tensor in whole.graph.initializer:
-            if tensor.name in self._weights:
-                tensor.CopyFrom(numpy_helper.from_array(self._weights[tensor.name], tensor.name))
+        external_weights.put_back(whole.graph, self._weights)
         try:
             return bytes(whole.SerializeToString())
         except (ValueError, ProtobufError) as error:
@@ -346,78 +322,6 @@ class Graph:
                 for name in {*node.inputs, *node.captures()}:
                     self._consumers.setdefault(name, []).append(node)
         return self._producers, self._consumers
-
-
-def _read(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    if path.is_dir():
-        raise ModelError(f"{path}: a folder; pass the path of an .onnx file, or the name of a shipped model")
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file; pass the path of an .onnx file, or the name of a shipped model")
-    with path.open("rb") as file:
-        if not path.stat().st_size:
-            raise ModelError(f"{path}: not an ONNX file, it is empty; export or copy it again")
-        with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-            proto, weights = _parse(data, str(path))
-    try:
-        apart = [tensor for tensor in proto.graph.initializer if tensor.name in weights]
-        for tensor in apart:  # they are no files
-            tensor.data_location = onnx.TensorProto.DEFAULT
-        onnx.load_external_data_for_model(proto, str(path.parent))
-        for tensor in apart:
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-    except Exception as error:
-        raise ModelError(f"{path}: its external data cannot be read: {error}") from error
-    return proto, weights
-
-
-def _parse(data: bytes | mmap, name: str) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """The model and, apart, its large weights: they are copied once, and not at all by protobuf."""
-    with memoryview(data) as view:
-        skeleton, places = cut_weights(view, _LARGE * 4, _PLAIN)
-        try:
-            proto = onnx.load_model_from_string(skeleton)
-        except Exception as error:
-            raise ModelError(
-                f"{name}: not an ONNX file, or a truncated one ({len(data)} bytes, {error}); export or copy it again"
-            ) from error
-        weights = {}
-        for index, place in places.items():
-            tensor = proto.graph.initializer[index]
-            with view[place] as raw:
-                flat = np.frombuffer(raw, helper.tensor_dtype_to_np_dtype(tensor.data_type)).copy()
-            if flat.size != prod(tensor.dims):
-                raise ModelError(
-                    f"{name}: the tensor {tensor.name!r} cannot be read: {flat.size} numbers for the shape {list(tensor.dims)}; export or copy it again"
-                )
-            weights[tensor.name] = flat.reshape(tensor.dims)
-    return proto, weights
-
-
-def _set_apart(graph: onnx.GraphProto, name: str, done: Mapping[str, Array]) -> dict[str, Array]:
-    """Take the data of the large weights out of a graph where that is not done yet."""
-    weights = {}
-    for tensor in graph.initializer:
-        if tensor.name not in done and tensor.data_type in _PLAIN and prod(tensor.dims) >= _LARGE:
-            weights[tensor.name] = _array(tensor, name)
-            tensor.CopyFrom(_stub(tensor.name, tensor.data_type, tensor.dims))
-    return weights
-
-
-def _stub(name: str, data_type: int, dims: Sequence[int]) -> onnx.TensorProto:
-    """A tensor whose data stands apart."""
-    stub = onnx.TensorProto(name=name, data_type=data_type, dims=dims, data_location=onnx.TensorProto.EXTERNAL)
-    stub.external_data.add(key="location", value="in memory")
-    return stub
-
-
-def _array(tensor: onnx.TensorProto, name: str) -> Array:
-    try:
-        return numpy_helper.to_array(tensor)
-    except (KeyError, TypeError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(
-            f"{name}: the tensor {tensor.name!r} cannot be read: {error}; pass the path of the file if its weights lie beside it, "
-            "or export or copy it again"
-        ) from error
 
 
 def _value_info(name: str, dtype: npt.DTypeLike, shape: Sequence[int | str | None] | None) -> onnx.ValueInfoProto:

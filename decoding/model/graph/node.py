@@ -1,4 +1,4 @@
-"""One operator of a graph: a view of its protobuf message, for which onnx need not be imported."""
+"""A view of one operator of a graph: its inputs, outputs, attributes and bodies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from decoding.model.graph.protobuf import attribute_value, read_port, rename, re
 
 
 class Node:
-    """A view of one operator; edits go straight to the graph."""
+    """A view of one operator. Edits change the graph; call `Graph.edited` after those of inputs or outputs."""
 
     def __init__(self, proto: Any) -> None:
         self._proto = proto
@@ -24,7 +24,7 @@ class Node:
 
     @property
     def label(self) -> str:
-        """What to call the node in a message."""
+        """The name that messages give the node: its own, else its first output's."""
         return str(self._proto.name or next(filter(None, self._proto.output), self._proto.op_type))
 
     @property
@@ -56,14 +56,14 @@ class Node:
                 rename(body, {old: new})
 
     def output(self, index: int, default: str) -> str:
-        """Name of output `index`; one that was omitted is given the name `default` first."""
+        """Name of output `index`; an omitted output first gets the name `default`."""
         self._proto.output.extend([""] * (index + 1 - len(self._proto.output)))
         if not self._proto.output[index]:
             self._proto.output[index] = default
         return str(self._proto.output[index])
 
     def attribute(self, name: str, default: Any = None) -> Any:
-        """Value of an attribute (bytes come as str), or `default`."""
+        """Value of an attribute (bytes as str), or `default`."""
         for attribute in self._proto.attribute:
             if attribute.name == name:
                 value = attribute_value(attribute)
@@ -71,17 +71,17 @@ class Node:
         return default
 
     def drop_attribute(self, name: str) -> None:
-        """Take an attribute away."""
+        """Remove an attribute."""
         retain(self._proto.attribute, lambda attribute: attribute.name != name)
 
     def rename_output(self, index: int, name: str) -> None:
-        """Call output `index` something else."""
+        """Rename output `index`."""
         self._proto.output[index] = name
 
     def carried(self) -> list[tuple[int, int, np.dtype[Any]]]:
-        """(input slot, output slot, dtype) of each value that a Loop or Scan changes from turn to turn.
+        """(index of the input, index of the output, dtype) of each value that a Loop or Scan changes from turn to turn.
 
-        TensorFlow's loops also carry their weights: what the body hands on as it came is left out.
+        TensorFlow's loops also carry their weights; values that the body returns unchanged are left out.
         """
         body = self.attribute("body")
         if self.op not in ("Loop", "Scan") or not hasattr(body, "node"):  # a damaged file may have a number there
@@ -94,21 +94,21 @@ class Node:
         }
         changed = []
         for k in range(count):
-            taken, given = body.input[skip + k], body.output[k + (self.op == "Loop")].name
-            for _ in sources:  # a chain is no longer than that, even where a damaged one has no end
-                given = sources.get(given, given)
-            if given != taken.name:
+            taken, result = body.input[skip + k], body.output[k + (self.op == "Loop")].name
+            for _ in sources:  # as many steps as a chain can have: one in a damaged file may have no end
+                result = sources.get(result, result)
+            if result != taken.name:
                 changed.append((skip + k, k, read_port(taken).dtype))
         return changed
 
     def become_identity(self) -> None:
-        """Turn the node into Identity: what came in goes out."""
+        """Turn the node into an Identity of its first input."""
         del self._proto.attribute[:]
         del self._proto.input[1:]
         self._proto.op_type, self._proto.domain = "Identity", ""
 
     def captures(self) -> Iterator[str]:
-        """Names that the bodies of If, Loop and Scan may take from outside."""
+        """Names that the bodies of If, Loop and Scan read, those from outside among them."""
         for attribute in self._proto.attribute:
             for body in (attribute.g, *attribute.graphs):
                 for proto in body.node:

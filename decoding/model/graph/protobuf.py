@@ -1,4 +1,4 @@
-"""Reading and editing the protobuf messages of ONNX, as far as onnx need not be imported for it."""
+"""Helpers that read and edit ONNX's protobuf messages without importing onnx."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 from decoding.model.graph.types import Port
 
-# Numbers of ONNX's TensorProto.DataType that NumPy has a dtype of its own for.
+# NumPy's dtype for each TensorProto.DataType that has one.
 DTYPES = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool",
            10: "float16", 11: "float64", 12: "uint32", 13: "uint64"}  # fmt: skip
-# Numbers of AttributeProto.AttributeType: the field that holds the value.
+# For each AttributeProto.AttributeType the field that holds the value.
 _FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "strings", 9: "tensors", 10: "graphs"}
 
 
 def read_port(value: Any) -> Port:
-    """A ValueInfoProto as a Port; of dtype object where the element type is none of NumPy's."""
+    """A ValueInfoProto as a Port; its dtype is object where NumPy has none for the element type."""
     tensor = value.type.tensor_type
     dtype = np.dtype(DTYPES.get(tensor.elem_type, object))
     if not tensor.HasField("shape"):
@@ -27,7 +27,7 @@ def read_port(value: Any) -> Port:
 
 
 def attribute_value(attribute: Any) -> Any:
-    """An AttributeProto's value; None where it has none of the known kinds."""
+    """An AttributeProto's value; None where its kind is unknown."""
     field = _FIELDS.get(attribute.type)
     if field is None:
         return None

@@ -1,4 +1,4 @@
-"""What the rest of the package sees of a graph's edges: names, dtypes, shapes, and where recurrent operators keep states."""
+"""Types of a graph's edges (`Port`, `Array`, `Shape`) and tables of the operators that keep states, re-arrange or round."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Shape = tuple[int | str | None, ...] | None  # None: of unknown rank
 
-# Operators that only re-arrange, copy or convert what they are given through their first input.
+# Operators that only re-arrange, copy or convert their first input.
 VIEW_OPS = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Slice",
                       "Split", "Expand", "Concat"})  # fmt: skip
 
-# Input slots of the recurrent operators that take the initial state, and the outputs that give the last one.
-# onnxruntime's int8 LSTM is laid out as the float one.
+# For each state of a recurrent operator: the index of the input with the initial value, and of the output with the last value.
+# onnxruntime's int8 LSTM has the float one's.
 _LSTM = {"h": (5, 1), "c": (6, 2)}
 STATE_SLOTS = {
     "LSTM": _LSTM,
@@ -26,7 +26,7 @@ STATE_SLOTS = {
     "com.microsoft.DynamicQuantizeLSTM": _LSTM,
 }
 
-# Operators that round what they are given to int8.
+# Operators that round their input to int8.
 INT8_OPS = frozenset({"DynamicQuantizeLinear", "com.microsoft.DynamicQuantizeLSTM",
                       "com.microsoft.DynamicQuantizeMatMul", "com.microsoft.MatMulIntegerToFloat"})  # fmt: skip
 
@@ -45,5 +45,5 @@ class Port:
 
 
 def listing(ports: Iterable[Port]) -> str:
-    """Ports in a sentence."""
+    """Ports as part of a sentence."""
     return "; ".join(str(p) for p in ports) or "none"

@@ -1,4 +1,4 @@
-"""What a damaged file may hold that protobuf reads without a word: refused, or put right, before anything works with it."""
+"""Checks of a model that protobuf could read: a damaged one is refused, one with nodes out of order is sorted."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from decoding.errors import ModelError
 
 
 def check_text(model: Any, name: str) -> None:
-    """Names must be text: protobuf hands on bytes where they are no UTF-8.
+    """Check that every name is text: protobuf returns bytes for one that is no UTF-8.
 
     Raises:
-        ModelError: shows the first one that is not.
+        ModelError: a name is no text.
     """
     entries = (text for entry in model.metadata_props for text in (entry.key, entry.value))
     for text in (model.graph.name, *_texts(model.graph), *entries, *(opset.domain for opset in model.opset_import)):
@@ -24,14 +24,14 @@ def check_text(model: Any, name: str) -> None:
 
 
 def sort_nodes(graph: Any, name: str) -> None:
-    """Put the nodes in an order in which they can be run, as ONNX demands of a file, if they are not.
+    """Sort the nodes so that each comes after those whose results it reads, as ONNX demands, if a file does not.
 
     Raises:
-        ModelError: there is none, as a node needs its own result.
+        ModelError: there is no such order, since a node needs its own result.
     """
-    makers = {output: place for place, node in enumerate(graph.node) for output in node.output if output}
+    makers = {output: index for index, node in enumerate(graph.node) for output in node.output if output}
     needs = [{makers[text] for text in _reads(node) if text in makers} for node in graph.node]
-    if all(max(needed, default=-1) < place for place, needed in enumerate(needs)):
+    if all(max(needed, default=-1) < index for index, needed in enumerate(needs)):
         return
     try:
         order = list(TopologicalSorter(dict(enumerate(needs))).static_order())
@@ -40,11 +40,11 @@ def sort_nodes(graph: Any, name: str) -> None:
         raise ModelError(f"{name}: the node {label!r} needs its own result; export or copy the file again") from error
     nodes = [type(node).FromString(node.SerializeToString()) for node in graph.node]
     del graph.node[:]
-    graph.node.extend(nodes[place] for place in order)
+    graph.node.extend(nodes[index] for index in order)
 
 
 def _reads(node: Any) -> Iterator[str]:
-    """What a node reads, the bodies in it included."""
+    """The names that a node reads, in its bodies too."""
     yield from node.input
     for attribute in node.attribute:
         for body in (attribute.g, *attribute.graphs):
@@ -54,6 +54,7 @@ def _reads(node: Any) -> Iterator[str]:
 
 
 def _texts(graph: Any) -> Iterator[str | bytes]:
+    """Every name in a graph and in the bodies of its nodes."""
     for node in graph.node:
         yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
         for attribute in node.attribute:

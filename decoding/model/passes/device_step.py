@@ -4,7 +4,7 @@ What the graph of a single step becomes:
 
 - the token and the positions come in one int64 array with the row indices: one copy to the device at each step;
 - every state is read through a Gather by the row indices: beams are reordered and rows moved where the states are;
-- recurrent layers are plain operators (lowering.py);
+- recurrent layers are plain operators (lower_recurrent.py);
 - where only a few logits can matter, they are chosen here and come out with the log of the sum of all exponentials, so that
   log-probabilities stay those of the whole vocabulary; or the token is drawn here, from a uniform number that goes in.
 """
@@ -30,7 +30,7 @@ from decoding.model.runtime.session import Session
 # uniform numbers and temperatures. The choice is float64 [B, 2 * count + 1]: logits and ids of the best, and the log-sum-exp.
 STEP, DRAW, CHOICE = "decoding/step", "decoding/draw", "decoding/choice"
 
-# Exponentials are summed in float32 over blocks of so many, and in float64 over the blocks, as the kernels of csrc/ do.
+# Exponentials are summed in float32 over blocks of this many, and in float64 over the blocks, as the kernels of csrc/ do.
 _BLOCK = 256
 # ReduceSum and TopK take what they need as inputs since then.
 _SMALLEST_OPSET = 13
@@ -38,11 +38,11 @@ _SMALLEST_OPSET = 13
 
 @dataclass(frozen=True)
 class Reduction:
-    """What is done with the logits on the device.
+    """How the logits are reduced on the device.
 
     Attributes:
-        how: "best": the `count` greatest come down; "draw": one token is drawn from all of them, by temperature alone.
-        count: how many come down.
+        how: "best": the `count` greatest logits leave the device; "draw": one token is drawn from all, by temperature alone.
+        count: number of logits that leave the device.
     """
 
     how: Literal["best", "draw"]
@@ -55,7 +55,7 @@ class DeviceStep:
 
     Attributes:
         mover: takes states, others of the same kind as "<state>/given", and an "index" [N] into both of them in a row, and
-            gives the rows named as the state's own outputs.
+            returns these rows under the names of the states' outputs.
         uncaptured: why onnxruntime cannot capture the graph as a CUDA graph; empty where it can, or where there is no CUDA.
         idle: buffers that no batch uses now, by what they fit; their bindings (and CUDA graphs) live on with them.
     """
@@ -68,28 +68,28 @@ class DeviceStep:
 
 
 def can_reduce(graph: Graph) -> bool:
-    """Is the file's opset new enough for the operators that a reduction takes?"""
+    """Return whether the file's opset has the operators that a reduction needs."""
     return graph.opset >= _SMALLEST_OPSET
 
 
 def start_device_step(
-    graph: Graph, contract: Contract, reduction: Reduction | None, start: Callable[..., Session]
+    graph: Graph, contract: Contract, reduction: Reduction | None, open_session: Callable[..., Session]
 ) -> DeviceStep:
     """Sessions for steps on a device, with CUDA graphs where onnxruntime can capture the graph."""
     prepared, uncaptured = device_graph(graph, contract, reduction), ""
     try:
-        session = start(prepared, captures=True)
+        session = open_session(prepared, captures=True)
     except ModelError as error:
         # Control flow, or an operator that CUDA has no kernel for: Model.placement() and `decoding inspect` say so.
         uncaptured = str(error).removeprefix(f"{graph.name}: ")
         if not re.search("cuda graph|graph capture", uncaptured, re.IGNORECASE):
             raise
-        session = start(prepared)
-    return DeviceStep(session, start(moving_graph(contract)), uncaptured)
+        session = open_session(prepared)
+    return DeviceStep(session, open_session(moving_graph(contract)), uncaptured)
 
 
 def step_feeds(contract: Contract, rows: int) -> dict[str, Array]:
-    """Inputs of a device's step graph without a reduction: token 0 for each row, fresh states, contexts to probe with."""
+    """Inputs of a device's step graph without a reduction: token 0 for each row, initial states, contexts to probe with."""
     positions = [f for f in contract.auxiliary_inputs if f.kind == "position"]
     plain = contract.feeds(np.zeros((rows, 1), np.int64))
     replaced = {contract.token.name, *(f.name for f in positions)}
@@ -97,7 +97,7 @@ def step_feeds(contract: Contract, rows: int) -> dict[str, Array]:
     return {
         STEP: step,
         **{k: v for k, v in plain.items() if k not in replaced},
-        **{s.input: s.start(rows) for s in contract.states},
+        **{s.input: s.initial_rows(rows) for s in contract.states},
     }
 
 
@@ -254,7 +254,7 @@ def _running(write: _Appender, weights: str) -> str:
 def _first_above(write: _Appender, running: str, target: str, count: int) -> str:
     """The first of `count` running sums [B, count] that is above its row's target, [B, 1].
 
-    The target is held a little under the last sum, so that rounding cannot lead behind the last weight that is not zero.
+    The target is held a little under the last sum, so that rounding cannot lead past the last weight that is not zero.
     """
     whole = write("Gather", running, write.constant([count - 1]), axis=1)
     limit = write("Min", target, write("Mul", whole, write.constant(1 - 2.0**-40, np.float64)))

@@ -1,8 +1,19 @@
-"""Freeing the batch and time sizes that an export baked into the target shapes of Reshape, Expand and Tile."""
+"""Dynamic shapes: an export bakes its example's batch and time into Reshape, Expand and Tile; this makes them dynamic again.
+
+Why a Reshape with a baked batch is refused: the 5 in ``Reshape(x, [5, -1, 6])`` may be the example's batch, its length or a
+size of the network, and the file does not say which. So `make_reshapes_dynamic` runs the part of the graph before the Reshape at
+several sizes, and `dynamic_target` writes one target that fits every shape that arrives. Two kinds of Reshape stay baked:
+
+- the part before it runs at the example's sizes alone (an initial state of exactly 5 rows, say), so nothing can be seen;
+- it does more than drop dimensions of 1 or merge the first ones: several targets would fit, and a wrong one mixes rows.
+
+Such a graph still loads if it can be stepped. Else `verify/layouts.py` cannot run it with another number of rows, and `load()`
+raises a ModelError with onnxruntime's message and `advice_on_baked_shape`; or `verify/equivalence.py` sees that stepping differs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import combinations
 from math import prod
 
@@ -17,9 +28,10 @@ from decoding.model.roles.infer import Roles, data_ancestors
 from decoding.model.runtime.session import Session, constant_values
 from decoding.model.verify.layouts import StateShape
 
-# Two sizes for each of the token's axes: a dimension that differs between runs follows the batch or the time.
-_SIZES = ((2, 3), (4, 3), (2, 5))
-# The same for one step: all that an export of one row and a fixed number of steps may allow (Keras's stateful models).
+# (batch, time), two sizes of each: a dimension that differs between runs follows the batch or the time. The products have no
+# common divisor, so that no baked size fits all of them beside a -1.
+_SIZES = ((2, 3), (5, 3), (2, 5))
+# For single steps: an export of one row and a fixed number of steps may allow no more (Keras's stateful models).
 _ONE_STEP = ((2, 1), (3, 1), (4, 1))
 
 
@@ -30,23 +42,34 @@ def make_reshapes_dynamic(
     auxiliary_inputs: Sequence[AuxiliaryInput],
     declared: Shape,
     *,
+    only: Container[str] | None = None,
     one_step: bool = False,
-) -> None:
-    """Rewrite target shapes such as [5, -1, 6] whose 5 was the example's length, from the first node to the last.
+) -> set[str]:
+    """Make the target shapes of Reshapes dynamic, from the first node to the last.
 
-    What each Reshape is given is found by running the part of the graph before it at several sizes. Where that part
-    does not run, the shape is left as it is, and the proof will tell. A shape that fits every size is believed,
-    unless the token, whose shape was `declared` so, was one row or one step: then any 1 may be baked. With
-    `one_step` the graph is freed for single steps alone.
+    The part of the graph before each Reshape is run at several sizes, to see which shapes it is given. A target that fits
+    them all stays, unless the example was one row or one step: then any 1 in it may be baked.
+
+    Args:
+        declared: the token's shape in the file, which tells the example's size.
+        only: outputs of the Reshapes to look at; default all.
+        one_step: make the graph dynamic for single steps alone.
+
+    Returns:
+        The outputs of the Reshapes that cannot be judged, as the part before them does not run at other sizes.
     """
     example = tuple(declared or ())[:2]
     sizes = _ONE_STEP if one_step else _SIZES
+    unjudged = set()
     for node in graph.nodes:
         target = graph.constant(node.input(1)) if node.op == "Reshape" else None
-        if target is None or not _may_be_baked(target):
+        if target is None or not _may_be_baked(target) or (only is not None and node.outputs[0] not in only):
             continue
         given = _given_shapes(graph, roles, node, states, auxiliary_inputs, sizes)
-        if given is None or (1 not in example and all(_fits(target.tolist(), shape) for shape in given)):
+        if given is None:
+            unjudged.add(node.outputs[0])
+            continue
+        if 1 not in example and all(_fits(target.tolist(), shape) for shape in given):
             continue
         dynamic = dynamic_target(target.tolist(), given)
         if one_step and target.size == 3:
@@ -56,20 +79,28 @@ def make_reshapes_dynamic(
             elif dynamic == target.tolist() and dynamic[0] == 1:
                 dynamic = [-1, 1, dynamic[2]]
         if dynamic != target.tolist():
-            node.set_input(1, graph.add_initializer(f"{node.label}/free_shape", np.array(dynamic, np.int64)))
+            node.set_input(1, graph.add_initializer(f"{node.label}/dynamic_shape", np.array(dynamic, np.int64)))
             node.drop_attribute("allowzero")
             graph.edited()
             roles.notes.append(f"the shape {target.tolist()} baked into {node.label} became {dynamic}")
+    return unjudged
 
 
-def one_row(declared: Shape) -> bool:
-    """Was the token declared as one row of a fixed number of steps?"""
+def advice_on_baked_shape(message: str) -> str:
+    """What to add to onnxruntime's message where it says that a Reshape does not fit; else nothing."""
+    if "cannot be reshaped" not in message:
+        return ""
+    return ". The export baked its example's batch or time into this shape, and no one shape fits every size; export it with a dynamic batch and time"
+
+
+def declares_one_row(declared: Shape) -> bool:
+    """Return whether the token's declared shape is one row, or one step, with fixed sizes."""
     example = tuple(declared or ())[:2]
     return len(example) == 2 and all(isinstance(d, int) for d in example) and 1 in example
 
 
-def step_loops(graph: Graph, path: Sequence[Node], declared: Shape) -> None:
-    """Let Loops that turn as often as the export had steps turn once."""
+def turn_loops_once(graph: Graph, path: Sequence[Node], declared: Shape) -> None:
+    """Make Loops turn once for a single step, where the export baked the example's number of steps into them."""
     for node in path:
         turns = graph.constant(node.input(0)) if node.op == "Loop" else None
         if turns is not None and int(turns) > 1 and int(turns) in (declared or ())[:2]:
@@ -77,16 +108,16 @@ def step_loops(graph: Graph, path: Sequence[Node], declared: Shape) -> None:
 
 
 def make_spreads_dynamic(graph: Graph, roles: Roles, declared: Shape, axis: int) -> int | None:
-    """Let what spreads a context or a latent over the example's steps, such as `features[:, None].expand(-1, 4, -1)`, follow the token.
+    """Repeat contexts and latents as often as there are tokens, where the export repeats them for each of the example's steps.
 
-    Nothing changes for as many steps as there were. Where the token's time is not declared, the only size of an
-    Expand or Tile that is not 1 is taken for it.
+    Such as ``features[:, None].expand(-1, 4, -1)``, an Expand or Tile by 4. For as many steps as the example had, nothing
+    changes. Where the token's time is not declared, the only size of the Expand or Tile that is not 1 is the number of steps.
 
     Args:
         axis: the token's time axis.
 
     Returns:
-        How many steps there were; None where nothing is spread so.
+        The example's number of steps; None where nothing is repeated.
     """
     time = None if declared is None or not isinstance(declared[axis], int) else declared[axis]
     found = None
@@ -120,14 +151,14 @@ def _may_be_baked(target: Array) -> bool:
 
 
 def _fits(target: Sequence[int], shape: Sequence[int]) -> bool:
-    """Can a tensor of this shape be reshaped so?"""
+    """Return whether a tensor of this shape can be reshaped to the target."""
     sizes = [shape[i] if entry == 0 and i < len(shape) else entry for i, entry in enumerate(target)]
     known = prod(size for size in sizes if size != -1)
     return prod(shape) == known or (-1 in sizes and known > 0 and prod(shape) % known == 0)
 
 
 def _feeds_layer(graph: Graph, node: Node) -> bool:
-    """Is the Reshape's result the sequence that a recurrent layer or a Loop reads?"""
+    """Return whether a recurrent layer or a Loop reads the Reshape's result as its sequence."""
     name = node.outputs[0]
     return any(
         name == user.input(0) if user.op in STATE_SLOTS else name in user.captures() for user in graph.consumers(name)
@@ -142,7 +173,7 @@ def _given_shapes(
     auxiliary_inputs: Sequence[AuxiliaryInput],
     sizes: Sequence[tuple[int, int]],
 ) -> list[tuple[int, ...]] | None:
-    """Shapes of the Reshape's data for each (batch, time) of `sizes`, or None where that cannot be found out."""
+    """Shapes of the Reshape's data for each (batch, time) of `sizes`; None where the part before it does not run."""
     part = graph.part([node.input(0)])
     inputs = {p.name: p for p in part.inputs}
     if roles.token not in inputs:
@@ -168,12 +199,19 @@ def _given_shapes(
 
 
 def dynamic_target(target: Sequence[int], given: Sequence[tuple[int, ...]]) -> list[int]:
-    """A target shape that fits every one of the `given` input shapes, or `target` where none can be told.
+    """One target that fits each of the `given` input shapes; `target` itself where there is no such target.
 
-    >>> free_target([5, -1, 6], [(3, 2, 1, 6), (3, 4, 1, 6), (5, 2, 1, 6)])
+    An entry that follows the batch or the time becomes 0 (copy the input's size) or -1 (the rest).
+
+    >>> dynamic_target([5, -1, 6], [(3, 2, 1, 6), (3, 4, 1, 6), (5, 2, 1, 6)])
     [0, 0, 6]
-    >>> free_target([10, 8], [(2, 3, 8), (4, 3, 8), (2, 5, 8)])
+    >>> dynamic_target([10, 8], [(2, 3, 8), (4, 3, 8), (2, 5, 8)])
     [-1, 8]
+
+    Splitting or merging later dimensions could be done in several ways: the target stays.
+
+    >>> dynamic_target([2, 3, 4], [(2, 3, 2, 2), (4, 3, 2, 2), (2, 5, 2, 2)])
+    [2, 3, 4]
     """
     sizes = [shapes[0] if len(set(shapes)) == 1 else None for shapes in zip(*given, strict=True)]
     groups = _squeezed(target, sizes) or _merged(target, sizes)
@@ -186,14 +224,14 @@ def dynamic_target(target: Sequence[int], given: Sequence[tuple[int, ...]]) -> l
 
 
 def _entry(entry: int, group: Sequence[int], place: int, sizes: Sequence[int | None]) -> int:
-    """What to write for one output dimension, given the input dimensions that it is made of."""
+    """The target's entry for one output dimension, which is made of the input dimensions `group`."""
     if all(sizes[i] is not None for i in group):
         return entry
     return 0 if list(group) == [place] else -1
 
 
 def _squeezed(target: Sequence[int], sizes: Sequence[int | None]) -> list[list[int]] | None:
-    """One input dimension for each output dimension, after leaving out input dimensions that are always 1."""
+    """The input dimension of each output dimension, where the Reshape only drops dimensions of 1; None where it does more."""
     ones = [i for i, size in enumerate(sizes) if size == 1]
     for left_out in combinations(ones, len(sizes) - len(target)) if len(sizes) >= len(target) else ():
         kept = [i for i in range(len(sizes)) if i not in left_out]
@@ -203,7 +241,7 @@ def _squeezed(target: Sequence[int], sizes: Sequence[int | None]) -> list[list[i
 
 
 def _merged(target: Sequence[int], sizes: Sequence[int | None]) -> list[list[int]] | None:
-    """The last dimensions one to one, the first output dimension made of all the input dimensions before them."""
+    """The input dimensions of each output dimension, where the Reshape merges the first ones into one; None where it does not."""
     tail = len(target) - 1
     kept = range(len(sizes) - tail, len(sizes))
     if tail >= len(sizes) or any(

@@ -1,9 +1,9 @@
-"""Recurrent states that a graph hides: found, started, and opened as inputs and outputs."""
+"""Recurrent states that a graph hides: find them, run what computes their initial values, expose them as inputs and outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ from decoding.model.graph.node import Node
 from decoding.model.graph.types import STATE_SLOTS, Array, Shape
 from decoding.model.roles.infer import Roles, data_ancestors, recurrent_path
 from decoding.model.runtime.session import Session
+from decoding.model.verify.layouts import StateShape
 
-# Numbers in two rows of a state; damaged sizes go far beyond.
+# Numbers in two rows of a state; the sizes in a damaged file go far beyond.
 _LARGEST = 2**26
 
 
@@ -24,52 +25,63 @@ _LARGEST = 2**26
 class HiddenState:
     """A state that a recurrent layer, a Loop or a Scan keeps to itself.
 
+    It holds for every copy of the graph that still has the node.
+
     Attributes:
-        slot: the node's input that starts it; `out`: the output that gives its last value.
-        initial: the tensor at `slot`, empty where ONNX's default (zeros) starts it.
-        size: the layer's hidden size, where it has one.
-        name: what to call the new input.
+        name: the name of its input once it is exposed.
+        node_output: a tensor that the node makes, by which a copy of the graph has it too.
+        source: where it was found, in words.
+        slot: the node's input that takes the initial state.
+        out: the node's output that returns the last state.
+        initial: the tensor at `slot`, empty where ONNX's default (zeros) is the initial state.
+        size: the layer's hidden size; None for a Loop or a Scan.
     """
 
-    node: Node
+    name: str
+    node_output: str
+    source: str
     slot: int
     out: int
     initial: str
     dtype: np.dtype[Any]
     size: int | None
-    name: str
 
-    @property
-    def source(self) -> str:
-        """Where it was, in words."""
-        return f"hidden in {self.node.op} {self.node.label}"
+    def node(self, graph: Graph) -> Node:
+        """The node in this copy of the graph."""
+        return next(node for node in graph.nodes if self.node_output in node.outputs)
 
 
 @dataclass(frozen=True)
-class Start:
-    """The value that starts a hidden state, as the original computes it, and the axes that may count rows.
+class InitialValue:
+    """What the original graph computes as a hidden state's initial value.
 
     Attributes:
-        context: the context or latent that it is computed from, for each prompt or sequence anew; the value then is but one of its shape.
+        value: for a batch of two, or of the declared size.
+        axes: the axes that may count rows.
+        context: the context or latent that it is computed from, empty where there is none. Each request or sequence then
+            has an initial state of its own, and of `value` only the shape counts.
     """
 
     value: Array
     axes: tuple[int, ...]
     context: str = ""
 
-    def row(self, axis: int, graph: Graph, hidden: HiddenState) -> Array:
-        """The value for one row.
+    def row(self, axis: int, source: str) -> Array:
+        """The initial state of one row; zeros where a context decides it.
+
+        Args:
+            axis: the axis that counts rows.
+            source: the model and the state, for messages.
 
         Raises:
-            ModelError: the rows of a fixed batch start differently, so that no single start can be told.
+            ModelError: the rows of a fixed batch have different initial states, so no row can stand for all.
         """
         row = np.ascontiguousarray(self.value.take([0], axis))
         if self.context:
             return np.zeros_like(row)
         if (self.value != row).any():
             raise ModelError(
-                f"{graph.name}: the state {hidden.source} starts differently in each row of its fixed batch of {self.value.shape[axis]}; "
-                "export the model with a batch of one"
+                f"{source} starts differently in each row of its fixed batch of {self.value.shape[axis]}; export the model with a batch of one"
             )
         return row
 
@@ -77,9 +89,8 @@ class Start:
 def find_hidden_states(graph: Graph, roles: Roles) -> list[HiddenState]:
     """The hidden states between the token and the logits, in the order of execution.
 
-    Only the path that the token's data takes counts: it keeps out the shape arithmetic with which exporters size
-    their initial zeros. A Loop's counters and the time steps that it reads are no states: they are whole numbers,
-    or computed from the token.
+    Only the path of the token's data counts: it leaves out the shape arithmetic with which exporters size their initial
+    zeros. A Loop's counters and the time steps that it reads are no states: they are whole numbers, or computed from the token.
     """
     fed = set().union(*(graph.descendants(name) for name in roles.states))
     found = []
@@ -90,11 +101,13 @@ def find_hidden_states(graph: Graph, roles: Roles) -> list[HiddenState]:
             states = [(slot, out, dtype, size, state) for state, (slot, out) in STATE_SLOTS[node.op].items()]
         else:
             states = [(slot, out, dtype, None, str(out)) for slot, out, dtype in node.carried() if dtype.kind == "f"]
+        node_output, source = next(filter(None, node.outputs)), f"hidden in {node.op} {node.label}"
         for slot, out, dtype, width, state in states:
             initial = node.input(slot)
             if initial in fed or (width is None and roles.token in data_ancestors(graph, initial)):
                 continue
-            found.append(HiddenState(node, slot, out, initial, dtype, width, f"state_{number}_{state}"))
+            name = f"state_{number}_{state}"
+            found.append(HiddenState(name, node_output, source, slot, out, initial, dtype, width))
     return found
 
 
@@ -114,35 +127,47 @@ def _layer(graph: Graph, node: Node) -> tuple[np.dtype[Any], int]:
     return np.dtype(np.float32), size
 
 
-def start_values(
+def initial_values(
     graph: Graph, hidden: Sequence[HiddenState], declared: Mapping[str, Shape], contexts: Container[str]
-) -> list[Start]:
-    """The value that starts each hidden state, from runs of just that part of the original at two batch sizes.
+) -> list[InitialValue]:
+    """The initial value of each hidden state, from runs of just that part of the original at two batch sizes.
 
     Args:
-        contexts: inputs that a state may be computed from: contexts and latents.
+        declared: shapes of the inputs as the file declares them.
+        contexts: inputs that an initial state may be computed from: contexts and latents.
+
+    Raises:
+        ModelError: an initial state is computed from another input, or has a size that no state has.
     """
     tensors = list(dict.fromkeys(h.initial for h in hidden if h.initial))
     inputs = {p.name for p in graph.inputs}
-    of = {h.initial: sorted(inputs & data_ancestors(graph, h.initial)) for h in hidden if h.initial}
+    read = {tensor: sorted(inputs & data_ancestors(graph, tensor)) for tensor in tensors}
     for h in hidden:
-        if data := [name for name in of.get(h.initial, ()) if name not in contexts]:
+        if others := [name for name in read.get(h.initial, ()) if name not in contexts]:
             raise ModelError(
-                f"{graph.name}: the state {h.source} starts from the input {data[0]}; export the initial state as an input of the decoder"
+                f"{graph.name}: the state {h.source} starts from the input {others[0]}; export the initial state as an input of the decoder"
             )
-    values: list[dict[str, Array]] = [{}, {}]
+    two: dict[str, Array] = {}
+    three: dict[str, Array] = {}
     if tensors:
         part = graph.part(tensors)
         session = Session(part, threads=1)
-        values[0] = _run_part(part, session, tensors, declared, 2)
-        for name, value in values[0].items():
+        two = _run_part(part, session, tensors, declared, 2)
+        for name, value in two.items():
             if value.size > _LARGEST:
                 raise ModelError(
                     f"{graph.name}: the initial state {name} has the shape {list(value.shape)} for 2 rows, which no state has: the file is damaged"
                 )
-        values[1] = _run_part(part, session, tensors, declared, 3)
-    starts = [_start(h, values[0].get(h.initial), values[1].get(h.initial)) for h in hidden]
-    return [replace(s, context=next(iter(of.get(h.initial, ())), "")) for h, s in zip(hidden, starts, strict=True)]
+        three = _run_part(part, session, tensors, declared, 3)
+    found = []
+    for h in hidden:
+        context = next(iter(read.get(h.initial, ())), "")
+        if not h.initial:
+            found.append(InitialValue(np.zeros((1, 1, h.size or 0), h.dtype), (1,)))
+        else:
+            axes = (1,) if h.size is not None else _varying(two[h.initial].shape, three[h.initial].shape)
+            found.append(InitialValue(two[h.initial], axes, context))
+    return found
 
 
 def _run_part(
@@ -150,12 +175,12 @@ def _run_part(
 ) -> dict[str, Array]:
     """The tensors for inputs of this batch, or of the declared sizes where the export runs with no others."""
     failure = None
-    for believe in (False, True):
+    for as_declared in (False, True):
         feeds = {}
         for port in part.inputs:
-            free = [batch, *[1] * (len(port.shape or (None, None)) - 1)]
-            dims = zip(declared[port.name] or free, free, strict=False)
-            feeds[port.name] = np.zeros([d if believe and isinstance(d, int) else f for d, f in dims], port.dtype)
+            sizes = [batch, *[1] * (len(port.shape or (None, None)) - 1)]
+            dims = zip(declared[port.name] or sizes, sizes, strict=False)
+            feeds[port.name] = np.zeros([d if as_declared and isinstance(d, int) else s for d, s in dims], port.dtype)
         try:
             return dict(zip(tensors, session.run(feeds, tensors), strict=True))
         except ModelError as error:
@@ -163,37 +188,33 @@ def _run_part(
     raise failure or ModelError(part.name)
 
 
-def _start(hidden: HiddenState, two: Array | None, three: Array | None) -> Start:
-    if two is None or three is None:
-        return Start(np.zeros((1, 1, hidden.size or 0), hidden.dtype), (1,))
-    if hidden.size is not None:
-        return Start(two, (1,))
-    varying = tuple(i for i, (a, b) in enumerate(zip(two.shape, three.shape, strict=True)) if a != b)
-    return Start(two, varying or tuple(range(two.ndim)))
+def _varying(two: Sequence[int], three: Sequence[int]) -> tuple[int, ...]:
+    """The axes that differ between runs of two and of three rows, or all where none does."""
+    return tuple(i for i, (a, b) in enumerate(zip(two, three, strict=True)) if a != b) or tuple(range(len(two)))
 
 
-def expose_states(graph: Graph, hidden: Sequence[HiddenState]) -> list[tuple[str, str]]:
-    """Make each hidden state an input and an output of the graph: (input, output) names."""
-    names = []
-    for h in hidden:
+def expose_states(graph: Graph, hidden: Sequence[tuple[HiddenState, InitialValue]]) -> list[StateShape]:
+    """Make each hidden state an input of the graph, called by its name, and an output."""
+    shapes = []
+    for h, initial in hidden:
+        node = h.node(graph)
         graph.add_input(h.name, h.dtype, None)
-        h.node.set_input(h.slot, h.name)
-        output = h.node.output(h.out, f"{h.name}_out")
+        node.set_input(h.slot, h.name)
+        output = node.output(h.out, f"{h.name}_out")
         graph.edited()
         graph.add_output(output, h.dtype, None)
-        names.append((h.name, output))
-    return names
+        shapes.append(StateShape(h.name, output, initial.value.shape, initial.axes, h.dtype))
+    return shapes
 
 
 def exposed_states(
     graph: Graph,
-    hidden: Sequence[HiddenState],
-    names: Sequence[tuple[str, str]],
-    starts: Sequence[Start],
+    hidden: Sequence[tuple[HiddenState, InitialValue]],
+    shapes: Sequence[StateShape],
     axes: Sequence[int],
 ) -> list[State]:
-    """The opened states as parts of a contract."""
+    """The exposed states as parts of a contract; `axes` says for each which axis counts rows."""
     return [
-        State(name, output, axis, start.row(axis, graph, h), h.source)
-        for h, (name, output), start, axis in zip(hidden, names, starts, axes, strict=True)
+        State(h.name, shape.output, axis, initial.row(axis, f"{graph.name}: the state {h.source}"), h.source)
+        for (h, initial), shape, axis in zip(hidden, shapes, axes, strict=True)
     ]

@@ -1,23 +1,23 @@
-"""A faster graph for single steps: embedding and input weights in one table.
+"""Fold the embedding: a faster graph for single steps, with embedding and input weights in one table.
 
 Where ids go through an embedding straight into an LSTM or GRU, ``table = embedding @ W.T + bias`` saves the product with the
 input at every step. ONNX's layers take no such table, so the cell of that layer is written as plain operators for one
-step (cells.py); whole sequences (prompts, scores) stay with the unfolded graph.
+step (recurrent_cells.py); whole sequences (prompts, scores) stay with the unfolded graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from decoding.model.contract.contract import Contract
+from decoding.model.contract.program import FoldedStep, OpenSession, StepProgram
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import Array
 from decoding.model.passes.recurrent_cells import GATES, Layer, Writer, read_layer, why_not_plain, write_cell
-from decoding.model.runtime.session import Session, constant_values
+from decoding.model.runtime.session import constant_values
 from decoding.model.verify.equivalence import same_step
 
 # A rule and no measurement at load, so that the same file is always run by the same graph: bench/test_folding.py shows that
@@ -26,7 +26,7 @@ SMALLEST_HIDDEN = 128
 # A larger table costs more in loading than its steps save.
 LARGEST_TABLE = 16 << 20  # bytes
 
-# What re-arranges the embedded ids on their way into the layer; for one step it changes nothing in memory.
+# Operators that re-arrange the embedded ids before the layer; for one step they change nothing in memory.
 _ARRANGING = frozenset({"Identity", "Transpose", "Squeeze", "Unsqueeze", "Reshape"})
 
 
@@ -36,21 +36,16 @@ class _Foldable:
     embedding: Array
 
 
-@dataclass(frozen=True)
-class Folded:
-    """The folded graph and a session over it."""
-
-    graph: Graph
-    session: Session
-
-
-def folded_step(session: Session, graph: Graph, contract: Contract, start: Callable[[Graph], Session]) -> Folded | None:
-    """The folded graph, if there is one and it gives what `session` gives."""
-    graph_for_steps = fold_embedding(graph, contract)
-    if graph_for_steps is None:
-        return None
-    folded = Folded(graph_for_steps, start(graph_for_steps))
-    return folded if same_step(session, folded.session, contract) else None
+def with_folded_step(program: StepProgram, open_session: OpenSession) -> StepProgram:
+    """The program with a folded graph for single steps, where there is one and it gives the same scores."""
+    graph = fold_embedding(program.graph, program.contract)
+    if graph is None:
+        return program
+    folded = FoldedStep(graph, open_session(graph))
+    if not same_step(program.session, folded.session, program.contract):
+        return program
+    note = "single steps take the product of embedding and input weights from one table"
+    return replace(program, folded=folded).with_note(note)
 
 
 def fold_embedding(graph: Graph, contract: Contract) -> Graph | None:
@@ -72,14 +67,14 @@ def fold_embedding(graph: Graph, contract: Contract) -> Graph | None:
 
 
 def _find(graph: Graph, contract: Contract) -> _Foldable | None:
-    """The LSTM or GRU layer that embedded ids go straight into."""
+    """The first LSTM or GRU layer that reads embedded ids directly."""
     for node in graph.nodes:
         if node.op not in ("LSTM", "GRU") or why_not_plain(graph, node):
             continue
-        gather = _behind(graph, node.input(0))
+        gather = _maker(graph, node.input(0))
         if gather is None or gather.op != "Gather" or gather.attribute("axis", 0) != 0:
             continue
-        straight = _behind(graph, gather.input(1)) is None and _root(graph, gather.input(1)) == contract.token.name
+        straight = _maker(graph, gather.input(1)) is None and _root(graph, gather.input(1)) == contract.token.name
         hidden = node.attribute("hidden_size", 0)
         embedding = constant_values(graph, [gather.input(0)]) if straight and hidden >= SMALLEST_HIDDEN else None
         if embedding is None or embedding[0].ndim != 2:
@@ -91,8 +86,8 @@ def _find(graph: Graph, contract: Contract) -> _Foldable | None:
     return None
 
 
-def _behind(graph: Graph, name: str) -> Node | None:
-    """The node that makes a tensor, before it was re-arranged."""
+def _maker(graph: Graph, name: str) -> Node | None:
+    """The node that makes a tensor, apart from re-arranging."""
     node = graph.producer(name)
     while node is not None and node.op in _ARRANGING:
         node = graph.producer(node.input(0))

@@ -1,4 +1,4 @@
-"""Rewriting an exported graph so that it can be stepped: plain ports, plain layers, logits instead of probabilities."""
+"""Normalize an exported graph: constants fixed, Ifs decided, layers time-major, the batch first, ports plain."""
 
 from __future__ import annotations
 
@@ -10,9 +10,17 @@ import numpy as np
 from decoding.errors import ModelError, OptionError
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
-from decoding.model.graph.types import STATE_SLOTS, VIEW_OPS, Array, Shape
+from decoding.model.graph.types import STATE_SLOTS, Array, Shape
 from decoding.model.roles.infer import Roles, data_ancestors
 from decoding.model.runtime.session import Session
+
+
+def simplify(graph: Graph, constants: Mapping[str, Any]) -> None:
+    """Fix the inputs that the caller gave a value, and whatever follows: decided Ifs, layouts, sizes inside weights."""
+    fix_constants(graph, constants)
+    inline_decided_ifs(graph)
+    time_major(graph)
+    fix_sizes_in_weights(graph)
 
 
 def fix_constants(graph: Graph, values: Mapping[str, Any]) -> None:
@@ -29,7 +37,7 @@ def fix_constants(graph: Graph, values: Mapping[str, Any]) -> None:
 
 
 def spread_constants(graph: Graph, declared: Mapping[str, Shape], token: str) -> None:
-    """Repeat what the caller fixed for one row over the rows of the batch: the dimensions that are called as the token's."""
+    """Repeat a value that the caller fixed for one row over the batch: along the dimensions that have a name of the token's."""
     dims = list(declared[token] or ())
     for name, shape in declared.items():
         value = graph.constant(name)
@@ -54,7 +62,7 @@ def spread_constants(graph: Graph, declared: Mapping[str, Shape], token: str) ->
 
 
 def inline_decided_ifs(graph: Graph) -> None:
-    """Replace every If whose condition no input's value can change by the branch that it takes."""
+    """Replace every If whose condition no input's value can change with the branch that it takes."""
     undecided: set[str] = set()
     while True:
         candidates = [n for n in graph.nodes if n.op == "If" and n.label not in undecided]
@@ -77,7 +85,7 @@ def _decided(graph: Graph, condition: str) -> bool | None:
 
 
 def _for_sizes(graph: Graph, tensors: list[str]) -> list[list[Array]]:
-    """These tensors where every free size of the inputs is 1, 2 and 3; nothing where that part of the file does not run so."""
+    """These tensors where every dynamic size of the inputs is 1, 2 and 3; nothing where that part of the file does not run."""
     part = graph.part(tensors)
     found = []
     try:
@@ -92,7 +100,7 @@ def _for_sizes(graph: Graph, tensors: list[str]) -> list[list[Array]]:
 
 
 def fix_sizes_in_weights(graph: Graph) -> None:
-    """Make constants of the sizes by which the graph re-arranges the weights of its layers.
+    """Make constants of the sizes by which the graph cuts and re-arranges the weights of its layers.
 
     Torch's dynamo exporter without its optimizer cuts them by the size of the initial zeros: onnxruntime would do that again
     at every step, 100 microseconds for one LSTM.
@@ -140,7 +148,7 @@ def _transpose_outputs(graph: Graph, node: Node) -> None:
 
 
 def plain_ports(graph: Graph, roles: Roles) -> None:
-    """Let the token be int64 ids and the logits float32, and free every dimension that the export fixed."""
+    """Make the token int64 ids, the logits float32, and every dimension of an input or output dynamic."""
     _take_ids(graph, roles)
     _give_float32(graph, roles)
     graph.forget_shapes()
@@ -166,7 +174,7 @@ def _take_ids(graph: Graph, roles: Roles) -> None:
 
 
 def _feed_from(graph: Graph, old: str, new: str) -> None:
-    """Let everything that reads `old` read `new`."""
+    """Make everything that reads `old` read `new`."""
     for user in graph.consumers(old):
         user.replace_input(old, new)
     graph.edited()
@@ -182,32 +190,11 @@ def _give_float32(graph: Graph, roles: Roles) -> None:
 
 
 def drop_lengths(graph: Graph, path: list[Node]) -> None:
-    """Take sequence_lens away from the layers that are stepped: one step is always as long as it is."""
+    """Remove sequence_lens from the layers that are stepped: a step has no padding."""
     for node in path:
         if node.op in STATE_SLOTS and node.input(4):
             node.set_input(4, "")
     graph.edited()
-
-
-def cut_softmax(graph: Graph, roles: Roles) -> None:
-    """Take the final Softmax or LogSoftmax away, so that the kernels see logits."""
-    name = roles.logits
-    while (node := graph.producer(name)) is not None and node.op in VIEW_OPS:
-        name = node.input(0)
-    if node is not None and node.op in ("Softmax", "LogSoftmax"):
-        roles.output = "probs" if node.op == "Softmax" else "logprobs"
-        roles.notes.append(f"the final {node.op} was cut: the kernels normalise")
-        node.become_identity()
-    elif roles.output == "probs":
-        roles.logits = log_probabilities(graph, roles.logits)
-        roles.notes.append("the output gives probabilities: their logarithm stands for the logits")
-
-
-def log_probabilities(graph: Graph, name: str) -> str:
-    """Put a logarithm behind the output `name`."""
-    log = graph.add_node("Log", [name], f"{name}/log")
-    graph.redirect_output(name, log)
-    return log
 
 
 def check_nodes_run_forward(graph: Graph, path: list[Node]) -> None:
@@ -230,13 +217,13 @@ def check_nodes_run_forward(graph: Graph, path: list[Node]) -> None:
 
 
 def _turns_around(graph: Graph, node: Node) -> bool:
-    """Does the node put a sequence in reverse order?"""
+    """Return whether the node reverses a sequence."""
     steps = graph.constant(node.input(4)) if node.op == "Slice" else None
     return node.op == "ReverseSequence" or (steps is not None and bool((steps < 0).any()))
 
 
 def batch_first(graph: Graph, name: str, axis: int) -> None:
-    """Let an input take its batch as the first axis where the file has it at `axis`."""
+    """Make an input take its batch as the first axis; the file has it at `axis`."""
     shape = next(p.shape for p in graph.inputs if p.name == name) or ()
     order = [axis, *(i for i in range(len(shape)) if i != axis)]
     _feed_from(graph, name, f"{name}/batch{axis}")
@@ -246,7 +233,7 @@ def batch_first(graph: Graph, name: str, axis: int) -> None:
 
 
 def put_batch_first(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Let contexts and their masks take the batch as their first axis; the shapes of those that did not."""
+    """Make contexts, their masks and latents take the batch as their first axis; return the new shapes of those that did not."""
     called = {d for d in declared[roles.token] or () if isinstance(d, str)}
     changed: dict[str, Shape] = {}
     for name, kind in roles.auxiliary_inputs.items():

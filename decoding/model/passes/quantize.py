@@ -3,8 +3,8 @@
 A product's weights become int8 with a scale for each output; what it is given becomes uint8 at every run, with a scale for
 each row. The product itself is onnxruntime's (MatMulIntegerToFloat): sums of whole numbers, so a row gets the same bits in
 every batch. onnxruntime's own dynamic quantization has one scale for the whole batch, and one operator for the whole LSTM
-(DynamicQuantizeLSTM) but none for GRU and RNN; here layers are written as plain operators for one token (lowering.py), which
-takes about as long.
+(DynamicQuantizeLSTM) but none for GRU and RNN; here layers are written as plain operators for one token
+(lower_recurrent.py), which takes about as long.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from decoding.errors import OptionError
+from decoding.errors import ModelError, OptionError
 from decoding.model.contract.contract import Contract
+from decoding.model.contract.program import OpenSession, StepProgram
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import Array
-from decoding.model.passes.lower_recurrent import Steps, what
+from decoding.model.passes.lower_recurrent import Steps, plain_steps, what
 from decoding.model.passes.recurrent_cells import Writer
 from decoding.model.runtime.cuda import device_of
 from decoding.model.runtime.session import constant_values
+from decoding.model.verify import equivalence
 
 # Weights of products keep to 7 bits. Two products of 8 bits overflow the 16 that x86 processors without VNNI sum them in,
 # so that one file would give other logits there (onnxruntime's documentation on quantization, "reduce range").
@@ -40,27 +42,48 @@ class _Left(Exception):
 
 
 def check_quantize(quantize: str | None, providers: Sequence[Any]) -> None:
-    """Raise OptionError for what is not known, and where onnxruntime has no such product."""
+    """Raise OptionError for an unknown value of `quantize`, and for providers without int8 products."""
     if quantize not in (None, "int8"):
         raise OptionError(f"quantize={quantize!r}: expected 'int8', or None for the weights as they are in the file")
     if quantize and device_of(providers)[0] != "cpu":
         raise OptionError("quantize='int8': onnxruntime has its int8 products on the CPU alone; load it without quantize=, or with providers='cpu'")  # fmt: skip
 
 
+def quantized(program: StepProgram, open_session: OpenSession, verify: bool) -> StepProgram:
+    """The program with int8 weights; its notes say how far that moves the logits.
+
+    Raises:
+        ModelError: its layers give other scores as plain operators.
+        OptionError: it has no weights that can be int8.
+    """
+    graph, contract = program.graph, program.contract
+    steps = plain_steps(graph, contract, np.dtype(np.float32))
+    if verify and steps.done and not equivalence.same_step(program.session, open_session(steps.graph), contract):
+        raise ModelError(
+            f"{graph.name}: its layers give other scores when they are written as plain operators, as int8 needs them; load it without quantize="
+        )
+    int8_graph, int8_contract = to_int8(graph, steps, contract)
+    int8 = StepProgram(int8_graph, open_session(int8_graph), int8_contract)
+    if not verify:
+        return int8
+    moved = equivalence.change(int8.session, program.session, contract)
+    return int8.with_note(f"int8 moves the logits after random prefixes by at most {moved:.1%} of the largest")
+
+
 def to_int8(graph: Graph, steps: Steps, contract: Contract) -> tuple[Graph, Contract]:
-    """`steps` with its weights in int8, and the contract with notes on what is and what could not be.
+    """`steps` with its weights in int8, and the contract with a note on which are and which could not be.
 
     Raises:
         OptionError: no weights can be; the message lists them with the reasons.
     """
-    quantized, done, left = steps.graph.copy(), list(steps.done), list(steps.left)
+    int8, done, left = steps.graph.copy(), list(steps.done), list(steps.left)
     listed = {what(node) for node in graph.nodes}
-    quantized.use_operators(_ORT, 1)
-    for node in quantized.nodes:
+    int8.use_operators(_ORT, 1)
+    for node in int8.nodes:
         name = what(node)
         try:
-            if node.op in _REWRITES and _is_computed(quantized, node):
-                _REWRITES[node.op](quantized, node)
+            if node.op in _REWRITES and _is_computed(int8, node):
+                _REWRITES[node.op](int8, node)
                 done += [name] if name in listed else []
         except _Left as reason:
             left.append(f"{name} ({reason})")
@@ -69,11 +92,11 @@ def to_int8(graph: Graph, steps: Steps, contract: Contract) -> tuple[Graph, Cont
     if not done:
         raise OptionError(f"quantize='int8': {graph.name} has no weights that can be: {', '.join(left) or 'no recurrent layer, product or embedding'}; "
                           "load it without quantize=")  # fmt: skip
-    quantized.forget_shapes()
-    quantized.keep_outputs([port.name for port in quantized.outputs])
+    int8.forget_shapes()
+    int8.keep_outputs([port.name for port in int8.outputs])
     kept = f"; in floating point: {', '.join(left)}" if left else ""
     note = f"weights in int8: {', '.join(done)}{kept}"
-    return quantized, replace(contract, sequence=contract.sequence and not steps.done, notes=(*contract.notes, note))
+    return int8, replace(contract, sequence=contract.sequence and not steps.done).with_notes(note)
 
 
 def int8_rows(weights: Array, largest: int) -> tuple[Array, Array]:
@@ -140,7 +163,7 @@ _REWRITES: dict[str, Callable[[Graph, Node], None]] = {"MatMul": _matmul, "Gemm"
 
 
 def _is_computed(graph: Graph, node: Node) -> bool:
-    """Is this an operator on floats that a run computes? Exporters also arrange weights and shapes with such nodes."""
+    """Return whether a run computes this operator on floats: exporters also arrange weights and shapes with such nodes."""
     if node.op == "Gather":
         return _varies(graph, node.input(1)) and not _varies(graph, node.input(0)) and _is_table(graph, node.input(0))
     return _varies(graph, node.outputs[0])

@@ -1,4 +1,4 @@
-"""Recurrent layers as plain operators, for one token: what folding, quantizing and devices put in a layer's place.
+"""One recurrent layer as plain operators for one token; folding, quantizing and devices replace layers by them.
 
 The formulas are those of ONNX's operators as onnxruntime's CPU kernels read them: `clip` bounds what enters the gates and
 the candidate, not what enters h; `input_forget` couples the gates; peepholes see the old c, the output gate's the new one.
@@ -23,7 +23,7 @@ _DEFAULT_ACTIVATIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer with its states opened, and its weights.
+    """A layer whose states are inputs and outputs of the graph, and its weights.
 
     Attributes:
         W, R: [gates * hidden, inputs] and [gates * hidden, hidden], in ONNX's order of gates.
@@ -52,7 +52,7 @@ def why_not_plain(graph: Graph, node: Node) -> str | None:
     if node.input(4):
         return "sequence lengths"
     if not all(node.input(slot) for slot, _ in STATE_SLOTS[node.op].values()):
-        return "a state that is not opened"
+        return "a state that is not exposed"
     if node.attribute("layout", 0):
         return "layout"
     if node.attribute("direction", "forward") != "forward":
@@ -139,18 +139,18 @@ def _lstm(
     opens, enters, shows = activations
     gates = write.product(h, layer.R, from_input(write, layer.bias.sum(0)))
 
-    def opened(gate: int, cell: str) -> str:
+    def gate_value(gate: int, cell: str) -> str:
         value = write.columns(gates, width, gate, gate + 1)
         if layer.peepholes is not None:
             value = write("Add", value, write("Mul", cell, write.constant(layer.peepholes[gate])))
         return opens(write, value)
 
-    i = opened(0, c)
+    i = gate_value(0, c)
     coupled = bool(layer.node.attribute("input_forget", 0))
-    f = write("Sub", write.constant(np.ones(1, layer.R.dtype)), i) if coupled else opened(2, c)
+    f = write("Sub", write.constant(np.ones(1, layer.R.dtype)), i) if coupled else gate_value(2, c)
     candidate = enters(write, write.columns(gates, width, 3, 4))
     after_c = write("Add", write("Mul", f, c), write("Mul", i, candidate))
-    return [write("Mul", opened(1, after_c), shows(write, after_c)), after_c]
+    return [write("Mul", gate_value(1, after_c), shows(write, after_c)), after_c]
 
 
 def _gru(
@@ -206,7 +206,7 @@ def _activation_names(node: Node) -> list[str]:
 
 
 def _activations(layer: Layer) -> list[Activation]:
-    """The layer's functions, behind its clip; each takes its parameters from the front of the lists of alphas and betas."""
+    """The layer's functions, each with its clip before it; each takes its parameters from the front of the lists of alphas and betas."""
     node, dtype = layer.node, layer.R.dtype
     given = {key: list(node.attribute(f"activation_{key}") or ()) for key in ("alpha", "beta")}
     clip = node.attribute("clip", 0.0)

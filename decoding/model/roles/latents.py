@@ -1,4 +1,4 @@
-"""Which inputs of a graph are latents: noise that is drawn, not given."""
+"""Finding latents: inputs that take noise, drawn rather than given."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ DISTRIBUTIONS, EVERY = ("normal", "uniform"), ("sequence", "step")
 def find_latents(
     graph: Graph, given: Mapping[str, Any], ports: Sequence[Port], token: str | None, notes: list[str]
 ) -> dict[str, Draw]:
-    """How each latent among `ports` is drawn: as `roles["latent"]` says, else, where the name tells, from a standard normal.
+    """How each latent among `ports` is drawn: as `roles["latent"]` says, else from a standard normal if its name is a latent's.
 
     A latent [batch, time, ...] whose time is the token's is drawn anew at every step.
 
+    Args:
+        token: the token's input; None for a graph without one.
+
     Raises:
-        OptionError: `roles["latent"]` is not understood.
-        ModelError: a size of a latent, which is needed for drawing it, is not in the file.
+        OptionError: `roles["latent"]` does not describe a draw, or names an input that cannot be drawn.
+        ModelError: the file does not declare a size of a latent.
     """
     asked = given.get("latent", {})
     if not isinstance(asked, Mapping):
@@ -46,7 +49,7 @@ def find_latents(
         sizes = (port.shape or (None, None))[2 if timed else 1 :]
         if not all(isinstance(size, int) for size in sizes):
             raise ModelError(
-                f"{graph.name}: the latent {port} cannot be drawn, since a size behind its batch is not fixed; export it with fixed sizes, or pass "
+                f"{graph.name}: the latent {port} cannot be drawn, since a size after its batch is not fixed; export it with fixed sizes, or pass "
                 f"roles={{'context': [{port.name!r}]}} and give it"
             )
         how = (
@@ -60,6 +63,7 @@ def find_latents(
 
 
 def _parse(name: str, value: Any, timed: bool) -> Draw:
+    """The draw that an entry of `roles["latent"]` describes."""
     parts = {"distribution": value} if isinstance(value, str) else value
     known = isinstance(parts, Mapping) and set(parts) <= {"distribution", "every"}
     draw = Draw(**{"every": "step" if timed else "sequence", **parts}) if known else None

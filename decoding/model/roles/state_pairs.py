@@ -1,4 +1,9 @@
-"""Pairing state inputs with the outputs that give their next values, on evidence of four kinds."""
+"""Pairing each state input with the output that has its next value.
+
+The evidence, strongest first: both belong to one recurrent layer; names that differ only in the side of the step
+(past_key_values.0.key and present.0.key, h_in and h_out); the output is computed from the input by sums and products; no other pair is
+possible.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +15,22 @@ from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import STATE_SLOTS, VIEW_OPS, Port, listing
 
-# Operators through which a state is carried over to its next value: c' = f*c + i*g, h' = (1-z)*n + z*h, s' = w*s + k*v.
+# The operators between a state and its next value: c' = f*c + i*g, h' = (1-z)*n + z*h, s' = w*s + k*v.
 _CARRY_OPS = VIEW_OPS | {"Add", "Sub", "Mul", "Where", "Sum", "ScatterND", "ScatterElements", "Clip"}
-# What exporters and people put around the name of a state to say on which side of the step it is.
-_SIDE = re.compile(
-    r"(?:^|[_./:]|(?<=[a-z]))(?:in|out|input|output|next|new|prev|previous|past|present|initial|init|final|last|n|0|1)(?=$|[_./:])",
-    re.I,
-)
+# Words around the name of a state for the side of the step that it is on, the exporters' prefixes of all states included.
+_SIDES = "past_key_values|present_key_values|past|present|previous|prev|initial|init|last|final|next|new|input|output|in|out|n"
+_SIDE = re.compile(rf"(?:^|[_./:]|(?<=[a-z]))(?:{_SIDES})(?=$|[_./:])", re.I)
+# So may a number be, as in h0 and h1. Elsewhere it tells layers apart.
+_SIDE_OR_NUMBER = re.compile(rf"(?:^|[_./:]|(?<=[a-z]))(?:{_SIDES}|0|1)(?=$|[_./:])", re.I)
 
 Pairs = dict[str, str]
 
 
 def pair_states(graph: Graph, ins: Sequence[Port], outs: Sequence[Port], notes: list[str]) -> Pairs:
-    """Which of `outs` is the next value of which of `ins`. Inputs that no output answers are left out.
+    """The output among `outs` with the next value of each state among `ins`. Inputs that are no states are left out.
 
     Raises:
-        ModelError: several outputs could each be the next value of an input, and nothing tells which.
+        ModelError: several outputs could each have the next value of an input.
     """
     pairs: Pairs = {}
     _pair_equal(
@@ -36,7 +41,8 @@ def pair_states(graph: Graph, ins: Sequence[Port], outs: Sequence[Port], notes: 
         pairs,
         notes,
     )
-    _pair_equal(ins, outs, lambda port: _stem(port.name), "their names", pairs, notes)
+    _pair_equal(ins, outs, lambda port: _stem(port.name, _SIDE), "their names", pairs, notes)
+    _pair_equal(ins, outs, lambda port: _stem(port.name, _SIDE_OR_NUMBER), "their names", pairs, notes)
     reach = {
         a.name: [b for b in outs if _alike(a, b) and b.name in graph.descendants(a.name)]
         for a in ins
@@ -54,8 +60,8 @@ def pair_states(graph: Graph, ins: Sequence[Port], outs: Sequence[Port], notes: 
     return pairs
 
 
-def shown_slots(graph: Graph, name: str) -> bool:
-    """Does the output show a recurrent layer's last state?"""
+def shows_state(graph: Graph, name: str) -> bool:
+    """Return whether an output is a recurrent layer's last state."""
     return bool(_recurrent_slots(graph, name))
 
 
@@ -67,7 +73,7 @@ def _pair_equal(
     pairs: Pairs,
     notes: list[str],
 ) -> None:
-    """Pair an input with an output of the same key, where each is the only one with it."""
+    """Pair an input and an output of the same key, if no other input and no other output has it."""
     keys = {p.name: key(p) for p in (*ins, *outs)}
     for a in ins:
         rivals = [b for b in ins if keys[b.name] == keys[a.name]]
@@ -80,10 +86,12 @@ def _pair_equal(
 def _pair_forced(
     edges: Mapping[str, Sequence[Port]], evidence: str, pairs: Pairs, notes: list[str], *, both_ways: bool
 ) -> None:
-    """Pair what leaves no choice, again and again, since each pair takes choices from the others.
+    """Pair inputs and outputs that have no other choice, until none is left: each pair takes a choice from the others.
 
-    With `both_ways` an input and an output must be each other's only choice; without, either's being the only one
-    is enough (which finds the layers of a stack: the last one's state reaches only its own output).
+    Args:
+        edges: for each input the outputs that it could be paired with.
+        both_ways: the input and the output must each have no other choice. Without it, one of the two is enough. That pairs the
+            layers of a stack, of which the last one's state reaches only its own output.
     """
     found = True
     while found:
@@ -102,14 +110,14 @@ def _pair_forced(
 
 
 def _carried(graph: Graph, name: str) -> set[str]:
-    """What is computed from a tensor by sums, products and views alone."""
+    """The tensors that are computed from a tensor by sums, products and views alone."""
     return _walk(
         [name], lambda tensor: (o for node in graph.consumers(tensor) if node.op in _CARRY_OPS for o in node.outputs)
     )
 
 
 def _recurrent_slots(graph: Graph, name: str) -> frozenset[tuple[str, str]]:
-    """The recurrent layers, and which of their states, that a graph input feeds or a graph output shows."""
+    """The recurrent layers, each with the name of a state, whose initial value an input is or whose last value an output is."""
     found = set[tuple[str, str]]()
 
     def forward(tensor: str) -> Iterable[str]:
@@ -135,7 +143,7 @@ def _recurrent_slots(graph: Graph, name: str) -> frozenset[tuple[str, str]]:
 
 
 def _is_view(graph: Graph, node: Node) -> bool:
-    """Does a node only re-arrange, or pick a fixed layer, as h[0] does?"""
+    """Return whether a node only re-arranges its input, or takes a fixed layer of it, as h[0] does."""
     return node.op in VIEW_OPS or (node.op == "Gather" and graph.constant(node.input(1)) is not None)
 
 
@@ -149,18 +157,22 @@ def _walk(start: Iterable[str], following: Callable[[str], Iterable[str]]) -> se
     return seen
 
 
-def _stem(name: str) -> str:
-    """The name without what says which side of the step it is on: h_in, h_out, new_h and past.h are all h."""
-    return re.sub(r"[^a-z0-9]+", "", _SIDE.sub("", name).lower())
+def _stem(name: str, side: re.Pattern[str]) -> str:
+    """The name of a state without the words for the side of the step.
+
+    >>> [_stem(name, _SIDE) for name in ("h_in", "new_h", "past_key_values.0.key", "present.0.key")]
+    ['h', 'h', '0key', '0key']
+    """
+    return re.sub(r"[^a-z0-9]+", "", side.sub("", name).lower())
 
 
 def _varies_twice(port: Port) -> bool:
-    """Is it as long as something else than the batch, too? Then it is what an encoder gives, and no state."""
+    """Return whether an input has a dynamic dimension besides the batch: then it is an encoder's output, and no state."""
     return len({d for d in port.shape or () if isinstance(d, str)}) > 1
 
 
 def _alike(a: Port, b: Port) -> bool:
-    """Could these be the same state before and after a step?"""
+    """Return whether dtypes and shapes allow that these are one state, before and after a step."""
     if a.dtype != b.dtype:
         return False
     if a.shape is None or b.shape is None:

@@ -1,4 +1,4 @@
-"""What has to be there for onnxruntime's CUDA provider, and what its errors mean in words that help."""
+"""Onnxruntime's CUDA provider: its options, the libraries that it needs, and its errors in words that help."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROVIDER = "CUDAExecutionProvider"
 INSTALL = "put onnxruntime-gpu in onnxruntime's place: pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 _GO_ON = "To go on without a GPU pass providers='cpu'"
 
-# onnxruntime's words -> what is wrong and what to do. The first that fits counts.
+# Patterns of onnxruntime's messages, with what is wrong and the remedy. The first match counts.
 _MEANINGS = [
     (r"out of memory|Failed to allocate memory|ALLOC_FAILED|smaller than requested bytes",
      "the GPU has too little free memory. Pass a smaller batch_size, or free what other processes hold (nvidia-smi lists them)"),
@@ -35,18 +35,18 @@ _MEANINGS = [
 
 
 def device_of(wanted: Sequence[Any]) -> tuple[str, int]:
-    """Where the preferred of these providers keeps its memory: ("cuda", device id) or ("cpu", 0)."""
+    """The device that the first of these providers keeps its memory on: ("cuda", device id) or ("cpu", 0)."""
     name, options = wanted[0] if not isinstance(wanted[0], str) else (wanted[0], {})
     return ("cuda", int(options.get("device_id", 0))) if name == PROVIDER else ("cpu", 0)
 
 
 def with_options(wanted: Sequence[Any], captures: bool) -> list[Any]:
-    """The providers, CUDA with what we want of it; options that the caller gave stay.
+    """The providers with our options for CUDA; the caller's options go before them.
 
     TF32 is off, as in torch's products: it has 10 bits for 23, and log-probabilities would be those of another model.
 
     Args:
-        captures: runs are captured as CUDA graphs.
+        captures: capture runs as CUDA graphs.
     """
     name, options = wanted[0] if not isinstance(wanted[0], str) else (wanted[0], {})
     return [(name, {"use_tf32": "0", **options, **({"enable_cuda_graph": "1"} if captures else {})}), *wanted[1:]]
@@ -54,10 +54,10 @@ def with_options(wanted: Sequence[Any], captures: bool) -> list[Any]:
 
 @cache
 def load_libraries(preload: Callable[[], None]) -> str:
-    """Load CUDA's and cuDNN's libraries out of NVIDIA's pip packages, where these are; what could not be loaded.
+    """Load the libraries of CUDA and cuDNN from NVIDIA's pip packages and return the failures in words; empty without any.
 
     Args:
-        preload: onnxruntime's `preload_dlls`, which prints what it has to say.
+        preload: onnxruntime's `preload_dlls`, which prints its failures.
     """
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
@@ -66,10 +66,10 @@ def load_libraries(preload: Callable[[], None]) -> str:
 
 
 def why_not_started(said: str, version: str, built: str) -> str:
-    """Why a session has no CUDA provider though the build has it: onnxruntime itself goes on with the CPU and only logs it.
+    """Explain why a session has no CUDA provider though the build has it. Onnxruntime only logs that and uses the CPU.
 
     Args:
-        said: what `load_libraries` could not load.
+        said: the failures that `load_libraries` returned.
         version: onnxruntime's; `built`: the version of CUDA that it was built for.
     """
     try:
@@ -84,6 +84,6 @@ def why_not_started(said: str, version: str, built: str) -> str:
 
 
 def explained(line: str) -> str | None:
-    """An error of onnxruntime in words that help; None where it has nothing to do with the device."""
+    """Explain an error of onnxruntime and its remedy; None if the device did not cause it."""
     meaning = next((meaning for pattern, meaning in _MEANINGS if re.search(pattern, line)), None)
     return None if meaning is None else f"{meaning}. {_GO_ON}. (onnxruntime: {line.split(' ; GPU=')[0]})"

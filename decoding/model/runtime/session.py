@@ -1,4 +1,4 @@
-"""Running a graph. The only file that imports onnxruntime."""
+"""Sessions that run a graph: plain runs over arrays, and bound runs over buffers that are prepared once."""
 
 from __future__ import annotations
 
@@ -21,24 +21,23 @@ from decoding.model.runtime import cuda
 
 SHORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": cuda.PROVIDER}
 
-# Only states are fetched while a prompt is read: onnxruntime then skips the output projection.
+# For a prefill, which fetches the states alone: onnxruntime then skips the output projection.
 _ONLY_FETCHED = ort.RunOptions()
 _ONLY_FETCHED.only_execute_path_to_fetches = True
 
-# These optimizations end the process: onnxruntime 1.31 does so on an LSTM with float16 weights.
+# These optimizations crash the process: onnxruntime 1.31 crashes on an LSTM with float16 weights.
 _CRASHING = ["FuseFp16InitializerToFp32NodeTransformer"]
-# Where onnxruntime's source stood when it was built, and the function, before what it has to say.
+# The file and line of onnxruntime's source, and the function, in front of its message.
 _SOURCE_PLACE = re.compile(r"(?:/\S*)?onnxruntime\S*/\S+\.(?:cc|h):\d+ (?:.*?\)(?: const)? )?")
-# CUDA graphs are told apart by a number that the caller chooses; -1 is none, 0 the one without a number.
+# The caller numbers CUDA graphs; -1 stands for none, 0 for the one without a number.
 _GRAPH_IDS = itertools.count(1)
 _NO_GRAPH = -1
-# A captured graph, with the memory that it computes in, stays until its session ends; contexts of ever other shapes would
-# add one for each.
+# A captured graph and its memory stay until the session ends, and contexts of each new shape add one.
 _MOST_GRAPHS = 128
 
 
 class NodeRun(NamedTuple):
-    """One operator of a run: the provider that ran it, its kind and its name."""
+    """One operator of a run: the provider that ran it, the operator and the node's name."""
 
     provider: str
     op: str
@@ -46,19 +45,19 @@ class NodeRun(NamedTuple):
 
 
 class Session:
-    """An onnxruntime session over a graph as it is now.
+    """An onnxruntime session over a graph; later edits of the graph do not change it.
 
     Args:
-        graph: what to run; its large weights are taken as they are, without a copy.
-        providers: onnxruntime's names or "cpu" and "cuda", the preferred one first; default: the CPU.
+        graph: the graph to run; its large weights are used without a copy.
+        providers: onnxruntime's names, or "cpu" and "cuda", the preferred one first; default: the CPU.
         threads: intra-op threads; None leaves the choice to onnxruntime.
-        captures: on a CUDA device, runs over device arrays are captured as CUDA graphs and replayed.
-        profile: `profiled()` says afterwards what ran where.
+        captures: on a CUDA device, capture runs over device arrays as CUDA graphs and replay them.
+        profile: record for `profiled()` which provider ran which operator.
 
     Attributes:
         wanted: onnxruntime's names of the providers asked for, with their options.
-        graphs: CUDA graphs that were asked for.
-        device: "cuda" where the preferred provider keeps its memory there, else "cpu".
+        graphs: number of CUDA graphs asked for so far.
+        device: "cuda" if the preferred provider keeps its memory there, else "cpu".
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class Session:
         profile: bool = False,
     ) -> None:
         options = ort.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong comes back as an exception, with the model's name
+        options.log_severity_level = 4  # errors are raised as exceptions with the model's name
         if threads is not None:
             if threads < 1:
                 raise OptionError(f"threads={threads}: expected a whole number of at least 1, or None")
@@ -111,7 +110,10 @@ class Session:
                              "Pass providers='cpu', or install the onnxruntime build that has it")  # fmt: skip
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str], *, only_fetched: bool = False) -> list[Array]:
-        """One plain run: arrays in, the named outputs as arrays.
+        """Run once over arrays and return the named outputs.
+
+        Args:
+            only_fetched: skip operators that these outputs do not need.
 
         Raises:
             ModelError: onnxruntime reported an error; its message is kept.
@@ -128,11 +130,11 @@ class Session:
         *,
         only_fetched: bool = False,
     ) -> Binding:
-        """Tie inputs and outputs to these arrays' memory, so that a run copies and allocates nothing."""
+        """Prepare runs that read inputs from these arrays and write outputs into these, without copies or allocations."""
         return Binding(self, inputs, outputs, only_fetched)
 
     def device_array(self, shape: Sequence[int], dtype: npt.DTypeLike) -> DeviceArray:
-        """A new array of zeros in the memory of the session's device.
+        """Allocate an array of zeros in the memory of the session's device.
 
         Raises:
             ModelError: there is not enough memory.
@@ -148,7 +150,7 @@ class Session:
         return array
 
     def profiled(self) -> list[NodeRun]:
-        """Every operator that ran in a session with `profile`, which ends it."""
+        """Every operator that ran in a session with `profile`; ends the profile."""
         assert self._folder is not None
         with self._folder:
             events = json.loads(Path(self._session.end_profiling()).read_text())
@@ -157,7 +159,7 @@ class Session:
 
 
 class DeviceArray:
-    """An array in a device's memory, whose place never changes."""
+    """An array in a device's memory, at a fixed address."""
 
     def __init__(self, value: ort.OrtValue) -> None:
         self.value = value
@@ -168,13 +170,13 @@ class DeviceArray:
         self.value.update_inplace(array)
 
     def read(self) -> Array:
-        """The numbers as an array of this machine."""
+        """Copy the numbers to an array in the host's memory."""
         array: Array = self.value.numpy()
         return array
 
 
 class Binding:
-    """A run prepared over fixed buffers; arrays must be C-contiguous and are kept alive here."""
+    """A run over fixed buffers, which it keeps alive. Arrays must be C-contiguous."""
 
     def __init__(
         self,
@@ -198,7 +200,7 @@ class Binding:
                 self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         self._options = _ONLY_FETCHED if only_fetched else None
         if session.captures:
-            # Every binding is a CUDA graph of its own. Its first run runs the network several times (to allocate, then to
+            # Every binding has a CUDA graph of its own. Its first run runs the network several times (to allocate, then to
             # capture), which is right only because a run writes no buffer that it reads.
             session.graphs += 1
             number = next(_GRAPH_IDS) if session.graphs <= _MOST_GRAPHS else _NO_GRAPH
@@ -206,7 +208,7 @@ class Binding:
             self._options.add_run_config_entry("gpu_graph_id", str(number))
 
     def run(self) -> None:
-        """Read the bound inputs and fill the bound outputs.
+        """Run once: read the bound inputs and write the bound outputs.
 
         Raises:
             ModelError: onnxruntime reported an error; its message is kept.
@@ -218,7 +220,7 @@ class Binding:
 
 
 def constant_values(graph: Graph, names: Sequence[str]) -> list[Array] | None:
-    """The tensors' values where no input is needed for them, else None: exporters re-arrange weights in the graph."""
+    """Values of tensors that depend on no input, such as weights that the graph re-arranges; None if one depends on an input."""
     values = [graph.constant(name) for name in names]
     if any(value is None for value in values):
         part = graph.part(names)
@@ -227,7 +229,11 @@ def constant_values(graph: Graph, names: Sequence[str]) -> list[Array] | None:
 
 
 def full_names(providers: str | Sequence[Any] | None) -> list[Any]:
-    """Onnxruntime's own provider names for the short ones; None means the CPU."""
+    """The providers by onnxruntime's names, from short or full ones; None means the CPU.
+
+    Raises:
+        ModelError: this onnxruntime does not have one of them.
+    """
     if providers is None:
         providers = ["cpu"]
     elif isinstance(providers, str):
@@ -244,15 +250,16 @@ def full_names(providers: str | Sequence[Any] | None) -> list[Any]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an exception's text, without onnxruntime's error codes and the places in its source."""
+    """The first line of an exception's text, without error codes and positions in onnxruntime's source."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    if lines[0].endswith("indices"):  # of which the next lines tell, with what was found and expected
+    if lines[0].endswith("indices"):  # the next lines say which, found and expected
         lines[0] += ": " + " ".join(line.strip() for line in lines[1:] if line.lstrip().startswith("index"))
     line = lines[0].split(" : ", 3)[-1] if lines[0].startswith("[ONNXRuntimeError]") else lines[0]
     return _SOURCE_PLACE.sub("", line).strip()
 
 
 def _failed(session: Session, what: str, error: Exception) -> ModelError:
+    """The error of a run or an allocation (`what`) in words that help."""
     line = first_line(error)
     why = cuda.explained(line) if session.device == "cuda" else None
     return ModelError(f"{session.name}: the {what} failed: {why or line}")

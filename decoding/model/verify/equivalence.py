@@ -1,4 +1,4 @@
-"""Finding out by running: which axis is which, and whether stepping equals the original's whole-sequence run."""
+"""Whether two graphs compute the same: stepping and the original's whole-sequence run, or two sessions over one step."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from decoding.model.runtime.session import Session
 
 
 class NotSteppable(ModelError):
-    """Single steps do not give what the whole sequence gives."""
+    """Single steps do not give the scores of a run over the whole sequence."""
 
 
-# Prefixes that the proof steps through: batch x length. The long ones reach past the windows that
-# pooled models are trained with (textgenrnn: 40), which shorter ones cannot tell from a recurrent state.
+# Random prefixes that are stepped: batch x length. The longest reaches past the windows that pooled models are trained with
+# (textgenrnn: 40), which shorter prefixes cannot tell from a recurrent state.
 VERIFICATION_RUNS = ((1, 1), (1, 2), (2, 7), (7, 48))
-# For graphs that know no more positions than a few.
+# For graphs that have only a few positions.
 _SHORT = 16
 
 
 def gives_probabilities(session: Session, contract: Contract) -> bool:
-    """Are the scores of random tokens all non-negative and summing to one?"""
+    """Return whether the scores of random tokens are non-negative and sum to one."""
     ids = np.random.default_rng(0).integers(0, contract.logits.vocab_size, (8, 1))
     scores = whole_run(session, contract, ids)
     return bool((scores >= 0).all() and np.allclose(scores.sum(-1), 1, atol=1e-2))
@@ -51,12 +51,12 @@ def stepped_run(session: Session, contract: Contract, ids: Array) -> Array:
 
 
 def same_step(a: Session, b: Session, contract: Contract, within: float = 1e-4) -> bool:
-    """Do both give the same scores and states, of random ids and states that are not zero, for one row and for several?"""
+    """Return whether both give the same scores and states, for random ids and states other than zero, of one row and of five."""
     names = [contract.logits.name, *(s.output for s in contract.states)]
     half = any(s.dtype == np.float16 for s in contract.states)
     for batch in (1, 5):
         ids = np.random.default_rng(0).integers(0, contract.logits.vocab_size, (batch, 1))
-        feeds = {**contract.feeds(ids), **{s.input: s.start(batch) + s.dtype.type(0.1) for s in contract.states}}
+        feeds = {**contract.feeds(ids), **{s.input: s.initial_rows(batch) + s.dtype.type(0.1) for s in contract.states}}
         try:
             pairs = zip(a.run(feeds, names), b.run(feeds, names), strict=True)
         except ModelError:
@@ -68,10 +68,10 @@ def same_step(a: Session, b: Session, contract: Contract, within: float = 1e-4) 
 
 
 def tolerance(graph: Graph, states: Sequence[State]) -> float:
-    """The largest relative difference between two ways to the same logits, by the numbers that they are computed in.
+    """The largest relative difference that two ways to the same logits may have, for the graph's number types.
 
-    What goes into int8 operators is rounded, those of onnxruntime's own quantization at a scale that a whole sequence
-    shares: 0.09 was seen after 48 random tokens.
+    Int8 operators round their inputs, in onnxruntime's own quantization at a scale that a whole sequence shares: 0.09 was
+    seen after 48 random tokens.
     """
     if any(node.op in INT8_OPS for node in graph.nodes):
         return 0.2
@@ -79,7 +79,7 @@ def tolerance(graph: Graph, states: Sequence[State]) -> float:
 
 
 def change(session: Session, original: Session, contract: Contract) -> float:
-    """The largest difference between the logits of two graphs of one contract, on random prefixes, as `prove` measures it."""
+    """The largest difference between the logits of two graphs of one contract on random prefixes, as `difference` measures it."""
     length = (contract.window and contract.window.size) or _SHORT
     ids = np.random.default_rng(0).integers(0, contract.logits.vocab_size, (2, length))
     run = stepped_run if contract.window is None else whole_run
@@ -95,22 +95,23 @@ def verify_stepping(
     fixed: tuple[int | None, int | None],
     tolerance: float,
 ) -> tuple[tuple[int, int], ...]:
-    """Step many random prefixes and compare with the original's whole-sequence run on the same ids.
+    """Step through random prefixes and compare the scores with the original's whole-sequence run.
 
     Args:
         session: the prepared step graph, with its `contract`.
-        original: the graph as it was exported, with free dimensions and an int64 token.
-        whole: the original's roles: the same but for the states that it hides.
-        kind: what the original gives: "logits", "probs" or "logprobs".
-        fixed: batch and time that the export declares as numbers: where the original runs with nothing else
-            (its zeros were sized by them), it is proved with these.
+        original: the exported graph, with dynamic shapes and an int64 token.
+        whole: the original's contract: the same without the states that it hides.
+        kind: the original's scores: "logits", "probs" or "logprobs".
+        fixed: batch and time that the export declares as numbers. Where the original runs with nothing else
+            (its zeros have these sizes), they are the sizes that it is compared with.
         tolerance: largest difference accepted, relative to 1 + the largest magnitude at the position.
 
     Returns:
-        The batch and length of each run that was compared; of none, where the original gives NaN at every position.
+        Batch and length of each run that was compared; none where the original gives NaN at every position.
 
     Raises:
         NotSteppable: they differ.
+        ModelError: the original cannot be run over whole sequences.
     """
     rng = np.random.default_rng(0)
     runs = _runs_that_work(original, whole, fixed)
@@ -120,7 +121,7 @@ def verify_stepping(
         found = as_kind(stepped_run(session, contract, ids)[:, -expected.shape[1] :].astype(np.float64), kind)
         if found.shape != expected.shape:
             raise NotSteppable(
-                f"{session.name}: for {batch} sequences of {length} tokens the whole-sequence run gives {list(expected.shape)} where "
+                f"{session.name}: for {batch} sequences of {length} tokens the whole-sequence run returns {list(expected.shape)} where "
                 f"{list(found.shape)} was expected; the number of time steps seems fixed in the file: export it with a dynamic time axis"
             )
         if np.isnan(expected).any(axis=-1).all():
@@ -137,7 +138,7 @@ def verify_stepping(
 def difference(found: Array, expected: Array) -> float:
     """The largest difference, relative to the scores of its position.
 
-    What the original itself overflows on, or forbids by -inf, does not count; NaN or infinity where it has a number does.
+    A score that is infinite or NaN in `expected` does not count; NaN or infinity where `expected` has a number does.
     """
     known = np.isfinite(expected)
     scale = 1 + np.abs(np.where(known, expected, 0)).max(axis=-1, keepdims=True, initial=0)
@@ -149,7 +150,7 @@ def difference(found: Array, expected: Array) -> float:
 def _runs_that_work(
     original: Session, whole: Contract, fixed: tuple[int | None, int | None]
 ) -> tuple[tuple[int, int], ...]:
-    """PROOF_RUNS, or shorter ones, or with the declared batch and time in them, where the original takes no others."""
+    """VERIFICATION_RUNS; shorter ones, or those of the declared batch and time, where the original takes no others."""
     batch, time = fixed
     candidates = (
         VERIFICATION_RUNS,
@@ -167,12 +168,12 @@ def _runs_that_work(
         else:
             return runs
     raise ModelError(
-        f"{original.name}: the original cannot be run over whole sequences, so stepping cannot be proved: {failure}; pass verify=False to go without"
+        f"{original.name}: the original cannot be run over whole sequences, so stepping cannot be verified: {failure}; pass verify=False to load it unverified"
     ) from failure
 
 
 def as_kind(scores: Array, kind: str) -> Array:
-    """Logits as the original gives them."""
+    """Logits as scores of another kind: "logits", "probs" or "logprobs"."""
     if kind == "logits":
         return scores
     scores = scores - scores.max(axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Which axis is which, found out by running: the layouts of token, logits and states."""
+"""Which axis is which: the layouts of token, logits and states, found by running the graph on small inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import numpy as np
 
 from decoding.errors import ModelError
 from decoding.model.contract.io import AuxiliaryInput, Logits, LogitsLayout, Token, TokenLayout
+from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import Array
+from decoding.model.roles.infer import Roles
 from decoding.model.runtime.session import Session
 
 # Distinct, so that an output's dimensions say which of them it follows; the batch differs from usual layer counts.
@@ -20,7 +22,7 @@ _BATCH, _TIME = 5, 3
 
 @dataclass(frozen=True)
 class StateShape:
-    """What is known of a state before probing: its sizes (None where free) and the axes that may count rows."""
+    """What is known of a state before probing: its sizes (None where dynamic) and the axes that may count rows."""
 
     input: str
     output: str
@@ -33,9 +35,38 @@ class StateShape:
         return [batch if i == axis else size or 0 for i, size in enumerate(self.sizes)]
 
 
+def declared_state_shape(graph: Graph, roles: Roles, name: str, output: str) -> StateShape:
+    """What the declared shapes say of the state that the file takes as `name` and returns as `output`.
+
+    Raises:
+        ModelError: the input declares no shape.
+    """
+    ports = {p.name: p for p in graph.inputs}
+    token_dims = {d for d in ports[roles.token].shape or () if isinstance(d, str)}
+    shape = ports[name].shape
+    if shape is None:
+        raise ModelError(
+            f"{graph.name}: the state input {name} declares no shape; export it with its shape, batch dynamic"
+        )
+    if name in roles.batch_axis:
+        axes: tuple[int, ...] = (roles.batch_axis[name],)
+    elif named := [i for i, d in enumerate(shape) if d in token_dims]:
+        axes = tuple(named)
+    else:
+        dynamic = tuple(i for i, d in enumerate(shape) if not isinstance(d, int))
+        # All fixed: a recurrent layer has the batch second, a plain cell first.
+        axes = dynamic or ((1, 0, 2) if len(shape) == 3 else tuple(range(len(shape))))
+    return StateShape(name, output, tuple(d if isinstance(d, int) else None for d in shape), axes, ports[name].dtype)
+
+
 @dataclass(frozen=True)
 class Layout:
-    """What probing found: how ids go in, how logits come out, where the batch is in each state."""
+    """What probing found.
+
+    Attributes:
+        axes: for each state the axis that counts rows.
+        sequence: the graph takes several tokens in one run.
+    """
 
     token: Token
     logits: Logits
@@ -52,12 +83,16 @@ def probe(
     auxiliary_inputs: Sequence[AuxiliaryInput],
     times: Sequence[int] = (_TIME, 1),
 ) -> Layout:
-    """Run the step graph on small inputs in every layout that its shapes allow, until one runs and adds up.
+    """Run a graph on small inputs in each layout that its shapes allow, and return the first whose outputs fit.
+
+    Args:
+        token: the token's input; `rank`: its number of dimensions, 0 where the file does not say.
+        logits: the output with the scores.
+        times: numbers of tokens to run it with, the first that works wins.
 
     Raises:
-        ModelError: none does; the message gives onnxruntime's word on the most usual one.
+        ModelError: no layout fits; the message is that of the most usual one.
     """
-    # Rank 0 stands for an unknown one.
     layouts: tuple[TokenLayout, ...] = ("B",) if rank == 1 else ("BT", "TB") if rank == 2 else ("BT", "TB", "B")
     failures = []
     for time, layout in product(times, layouts):
@@ -85,7 +120,7 @@ def _try_layout(
     for state, axis in zip(states, axes, strict=True):
         sizes = state.sized(axis, _BATCH)
         if 0 in sizes:
-            raise ModelError(f"{session.name}: the state {state.input} has more than one free dimension; pass roles={{'batch_axis': {{{state.input!r}: axis}}}} "
+            raise ModelError(f"{session.name}: the state {state.input} has more than one dynamic dimension; pass roles={{'batch_axis': {{{state.input!r}: axis}}}} "
                              "and export it with its other dimensions fixed")  # fmt: skip
         feeds[state.input] = np.zeros(sizes, state.dtype)
     scores, *after = session.run(feeds, [logits, *(s.output for s in states)])
@@ -97,7 +132,7 @@ def _try_layout(
 
 
 def _logits(session: Session, name: str, scores: Array, time: int) -> Logits:
-    # Where batch and time are equal, [batch, time] is believed.
+    # Where batch and time are equal the later key wins: [batch, time].
     layouts: dict[tuple[int, ...], LogitsLayout] = {(time, _BATCH): "TBV", (_BATCH, time): "BTV", (_BATCH,): "BV"}
     if scores.shape[:-1] in layouts:
         return Logits(name, layouts[scores.shape[:-1]], scores.shape[-1])

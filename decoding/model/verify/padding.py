@@ -1,4 +1,4 @@
-"""Sources of unequal length in one batch: padded, and told where they end; seen by running whether that changes anything."""
+"""Whether contexts of unequal length can share a batch: run padded together and apart, they must give the same results."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from itertools import product
 import numpy as np
 
 from decoding.errors import ModelError
-from decoding.model.contract.contract import Contract
 from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.contract.pad import Rows, pad_together
+from decoding.model.contract.program import StepProgram
 from decoding.model.graph.types import Array
-from decoding.model.runtime.session import Session
 
-# Not in order: what runs sources sorted by length only must not be believed.
+# Not in order: a graph that is right only for sources sorted by length must not pass.
 _LENGTHS = (4, 7, 2)
 _TOLERANCE = 1e-4
 
 
-def with_padding(session: Session, contract: Contract) -> Contract:
-    """The contract with what running says of padded contexts: whether they change the scores, and what masks mean."""
-    if all(f.source_axis is None for f in contract.contexts):
-        return contract
-    token = np.zeros((1, 1), np.int64)
+def with_padding(program: StepProgram) -> StepProgram:
+    """The program, its contract told whether padding a context changes the scores, and which value of a mask is padding."""
+    session, contract = program.session, program.contract
+    if all(aux.source_axis is None for aux in contract.contexts):
+        return program
     names = [contract.logits.name, *(s.output for s in contract.states)]
 
     def run(auxiliary_inputs: Sequence[AuxiliaryInput], rows: Rows) -> list[list[Array]]:
         given = pad_together(auxiliary_inputs, rows)
-        ids = np.repeat(token, len(rows), axis=0)
-        states = {s.input: s.start(len(rows)) + s.dtype.type(0.3) for s in contract.states}
-        stepped = {f.name for f in contract.auxiliary_inputs}
+        ids = np.zeros((len(rows), 1), np.int64)
+        states = {s.input: s.initial_rows(len(rows)) + s.dtype.type(0.3) for s in contract.states}
+        stepped = {aux.name for aux in contract.auxiliary_inputs}
         feeds = {**contract.feeds(ids, 0, {name: v for name, v in given.items() if name in stepped}), **states}
         logits, *ends = session.run(feeds, names)
         if contract.initial_state_graph is not None:
@@ -40,20 +39,15 @@ def with_padding(session: Session, contract: Contract) -> Contract:
         after = [np.moveaxis(v, s.batch_axis, 0) for v, s in zip(ends, contract.states * 2, strict=True)]
         return [list(row) for row in zip(contract.logits.arrange(logits), *after, strict=True)]
 
-    auxiliary_inputs = verify_padding([f for f in contract.all_auxiliary_inputs if f.of_rows], run)
-    if auxiliary_inputs is None:
-        note = "contexts of unequal length are decoded apart: padding them changes the scores"
-        return replace(contract, notes=(*contract.notes, note))
-    changed = {f.name: f for f in auxiliary_inputs}
-    note = "contexts of unequal length are padded: seen by running to change nothing"
-    if inverted := [f.name for f in auxiliary_inputs if f.inverted]:
+    verified = verify_padding([aux for aux in contract.all_auxiliary_inputs if aux.of_rows], run)
+    if verified is None:
+        return program.with_note("contexts of unequal length are decoded apart: padding them changes the scores")
+    by_name = {aux.name: aux for aux in verified}
+    own = tuple(by_name.get(aux.name, aux) for aux in contract.auxiliary_inputs)
+    note = "contexts of unequal length are padded: verified to change nothing"
+    if inverted := [aux.name for aux in verified if aux.inverted]:
         note += f" where {', '.join(inverted)} is 0 for what is no padding"
-    return replace(
-        contract,
-        auxiliary_inputs=tuple(changed.get(f.name, f) for f in contract.auxiliary_inputs),
-        pads=True,
-        notes=(*contract.notes, note),
-    )
+    return replace(program, contract=replace(contract, auxiliary_inputs=own, pads=True)).with_note(note)
 
 
 def verify_padding(
@@ -61,16 +55,20 @@ def verify_padding(
     run: Callable[[Sequence[AuxiliaryInput], Rows], list[list[Array]]],
     sample: Callable[[AuxiliaryInput, np.random.Generator, tuple[int, ...]], Array] | None = None,
 ) -> Sequence[AuxiliaryInput] | None:
-    """The inputs, masks with the meaning under which padding changes no result, or None where it does under none.
+    """The inputs, each mask with the value of padding under which padding changes no result; None where it always does.
 
     Args:
-        run: the results of each of some rows, run together.
-        sample: numbers for an input to probe with; default normal ones.
+        run: runs rows together and returns the results of each.
+        sample: numbers to probe an input with; default normal ones.
     """
     rng = np.random.default_rng(0)
     draw = sample or (lambda aux, rng, shape: rng.standard_normal(shape).astype(aux.dtype))
     rows = [
-        {f.name: draw(f, rng, _probe_shape(f, length)) for f in auxiliary_inputs if f.kind in ("context", "latent")}
+        {
+            aux.name: draw(aux, rng, _probe_shape(aux, length))
+            for aux in auxiliary_inputs
+            if aux.kind in ("context", "latent")
+        }
         for length in _LENGTHS
     ]
     fixed = any(f.source_axis is not None and f.sizes[f.source_axis] is not None for f in auxiliary_inputs)
@@ -80,7 +78,7 @@ def verify_padding(
         trial = [replace(f, inverted=inverted.get(f.name, False)) for f in auxiliary_inputs]
         try:
             together = run(trial, rows)
-            # Where the length is fixed nothing can be run unpadded: then what the padding holds must not matter.
+            # Where the length is fixed nothing runs unpadded: then the padding's value must not matter.
             apart = (
                 run([replace(f, pad_value=1) for f in trial], rows) if fixed else [run(trial, [row])[0] for row in rows]
             )
@@ -103,7 +101,7 @@ def _probe_shape(aux: AuxiliaryInput, length: int) -> tuple[int, ...]:
 
 
 def _same(a: Array, b: Array) -> bool:
-    """Are two results equal, as far as both reach along axes that follow the source?"""
+    """Return whether two results are equal, as far as both reach along axes that follow the source."""
     if a.ndim != b.ndim:
         return False
     cut = tuple(slice(min(sizes)) for sizes in zip(a.shape, b.shape, strict=True))

@@ -1,9 +1,8 @@
-"""Loading a graph that cannot be stepped: window mode."""
+"""Window mode: the contract of a graph that cannot be stepped, and whether it looks at its whole window and at each row alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ _LENGTHS = (1, 2, 7)
 
 
 def given_window(given: Mapping[str, Any], pad_id: int | None) -> Window | None:
-    """The window that roles ask for: a number of tokens, or None in `roles["window"]` for the whole prefix."""
+    """The window that roles ask for, or None. In ``roles["window"]`` a number of tokens, or None for the whole prefix."""
     if "window" not in given:
         return None
     size, pad = given["window"], given.get("pad", "left")
@@ -37,7 +36,7 @@ def given_window(given: Mapping[str, Any], pad_id: int | None) -> Window | None:
 def window_contract(
     session: Session, graph: Graph, roles: Roles, auxiliary_inputs: Sequence[AuxiliaryInput], window: Window
 ) -> Contract:
-    """The contract of a graph that takes the window's ids and gives scores for the token after them.
+    """The contract of a graph that takes the window's ids and scores the token after them.
 
     Raises:
         ModelError: it does not take such lengths, mixes rows, or does not look at the whole window.
@@ -53,7 +52,7 @@ def window_contract(
     except ModelError as error:
         raise ModelError(f"{error}; {_ADVICE}") from error
     contract = Contract(
-        layout.token, layout.logits, (), tuple(auxiliary_inputs), True, window, notes=tuple(roles.notes)
+        layout.token, layout.logits, (), tuple(auxiliary_inputs), sequence=True, window=window, notes=tuple(roles.notes)
     )
     for length in lengths:
         _check_length(session, contract, length, max(1e-3, equivalence.tolerance(graph, ())))
@@ -61,10 +60,10 @@ def window_contract(
 
 
 def check_any_length(name: str, contract: Contract, declared: Shape) -> None:
-    """Refuse to guess how a graph is fed that scores one position and was exported for a fixed number of them.
+    """Refuse a graph that declares a fixed number of tokens and scores one position.
 
     Raises:
-        ModelError: it is such a graph; the message says what to pass.
+        ModelError: it is one. The file does not say whether shorter prefixes are padded; the message names the role that does.
     """
     time = contract.token.batch_and_time(declared)[1]
     if time is not None and time > 1 and contract.logits.layout == "BV":
@@ -75,20 +74,24 @@ def check_any_length(name: str, contract: Contract, declared: Shape) -> None:
 
 
 def _check_length(session: Session, contract: Contract, length: int, tolerance: float) -> None:
-    """Does the graph look at all of these tokens, and at each row by itself?"""
+    """Check that the graph looks at all of `length` tokens, and at each row alone.
+
+    Raises:
+        ModelError: it does not.
+    """
     rng = np.random.default_rng(length)
     ids = rng.integers(0, contract.logits.vocab_size, (6, length))
     scores = equivalence.whole_run(session, contract, ids)
     if scores.shape[1] not in (1, length) or (scores.shape[1] == 1 < length and contract.logits.layout != "BV"):
         raise ModelError(
-            f"{session.name}: for {length} tokens it gives scores of shape {list(scores.shape)}; {_ADVICE}"
+            f"{session.name}: for {length} tokens it returns scores of shape {list(scores.shape)}; {_ADVICE}"
         )
     alone = np.concatenate([equivalence.whole_run(session, contract, row[None]) for row in ids])
     if not equivalence.difference(alone, scores) <= tolerance:
         raise ModelError(
             f"{session.name}: the scores of a row depend on the other rows of its batch, so rows cannot be decoded together"
         )
-    # A graph that says how many positions it scored has read them; one that gives only the last may not have.
+    # A graph that scores every position has read them; one that scores only the last may not have.
     if length == _LENGTHS[1] and contract.logits.layout == "BV":
         for place, which in ((0, "first"), (-1, "last")):
             if _unused(session, contract, ids, scores, place):
@@ -104,15 +107,10 @@ _ADVICE = (
 
 
 def _unused(session: Session, contract: Contract, ids: Array, scores: Array, place: int) -> bool:
-    """Is the score of the last position the same whatever the token at this place is?"""
+    """Return whether the last position's scores stay the same for other tokens at index `place`."""
     for shift in range(1, min(contract.logits.vocab_size, 4)):
         other = ids.copy()
         other[:, place] = (other[:, place] + shift) % contract.logits.vocab_size
         if not np.array_equal(equivalence.whole_run(session, contract, other)[:, -1], scores[:, -1]):
             return False
     return True
-
-
-def explained(contract: Contract, reason: str) -> Contract:
-    """The contract with why it is not stepped."""
-    return replace(contract, notes=(*contract.notes, f"not stepped: {reason}"))

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from decoding import Beam, Greedy, OptionError, Sample, decode, load, score, stream
@@ -22,7 +21,7 @@ def captioner():
 def whole(model, ids, vector):
     """Logits of a whole-sequence run with this context."""
     c = model.contract
-    states = {s.input: s.start(1) for s in c.states}
+    states = {s.input: s.initial_rows(1) for s in c.states}
     feeds = {**c.feeds(np.array([ids]), context={"context": vector[None]}), **states}
     return c.logits.arrange(model.session.run(feeds, [c.logits.name])[0])[0]
 
@@ -44,19 +43,6 @@ def test_every_prompt_sees_its_own_context_at_every_step(captioner, batch_size):
             assert token == int(whole(captioner, ids, vector)[-1].argmax())
             ids.append(token)
     assert out.tokens[0] != out.tokens[2]
-
-
-def test_without_prompts_every_context_has_one():
-    proto = onnx.load(MODELS / "torch_legacy_gru_context.onnx")
-    onnx.helper.set_model_props(proto, {"decoding.bos": "2"})
-    model = load(proto)
-    options = {"max_new_tokens": 6, "eos_token_id": None}
-    out = decode(model, context=VECTORS, **options)
-    assert out.tokens == decode(model, [[2]] * 4, context=VECTORS, **options).tokens
-    assert out.tokens == decode(model, context={"context": VECTORS}, **options).tokens
-    assert sorted({e.prompt_index for e in stream(model, context=VECTORS, **options)}) == [0, 1, 2, 3]
-    with pytest.raises(OptionError, match=r"has shape \[\]: expected \[1, 3\]"):
-        decode(model, context=3.0, **options)
 
 
 @pytest.mark.parametrize("strategy", [Sample(), Beam(num_beams=3), Sample(replacement=False)])
@@ -96,7 +82,7 @@ def test_step_inputs_give_a_context_anew_for_every_step(captioner, strategy):
     c = captioner.contract
     for prompt, h in zip(PROMPTS, out, strict=True):
         ids, total, scores = [], 0.0, np.zeros(0)
-        states = {s.input: s.start(1) for s in c.states}
+        states = {s.input: s.initial_rows(1) for s in c.states}
         for step, token in enumerate(prompt + h.tokens):
             if step >= len(prompt):
                 row = scores.astype(float)
@@ -117,31 +103,6 @@ def test_describe_says_what_to_give(captioner):
     assert equivalence.gives_probabilities(captioner.session, captioner.contract) is False
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, r"context: the model needs 'context'; pass context=\{'context': array \[prompts, 3\]\}"),
-        ({"context": {"image": VECTORS}}, r"context: the model has no 'image'; its contexts are context"),
-        ({"context": VECTORS[:2]}, r"context\['context'\] has shape \[2, 3\]: expected \[4, 3\]"),
-        ({"context": VECTORS[:, :2]}, r"has shape \[4, 2\]: expected \[4, 3\]"),
-        ({"context": VECTORS[0]}, r"has shape \[3\]: expected \[4, 3\]"),
-        ({"context": [["a"] * 3] * 4}, r"expected float32 numbers"),
-        ({"step_inputs": 3}, r"step_inputs=3: expected a function"),
-        ({"step_inputs": lambda history: 3}, r"step_inputs gave int: expected a dict"),
-        ({"step_inputs": lambda history: {"x": 3}}, r"step_inputs gave 'x': the model's contexts are context"),
-        ({"step_inputs": lambda history: {"context": np.zeros(3)}}, r"step_inputs\['context'\] has shape \[3\]"),
-    ],
-)
-def test_wrong_contexts(captioner, options, message):
-    with pytest.raises(OptionError, match=message):
-        decode(captioner, PROMPTS, **options)
-
-
-def test_a_model_without_contexts_is_given_one():
-    with pytest.raises(OptionError, match=r"context: the model has no 'x'; its contexts are none"):
-        decode("shakespeare", "A", context={"x": VECTORS})
-
-
 # -- attention -----------------------------------------------------------------------------------------------
 
 SOURCES = np.random.default_rng(2).normal(size=(3, 5, 12)).astype(np.float32)
@@ -155,7 +116,7 @@ def attentive():
 def plain_attention(model, prompt, tokens, source):
     """Weights [tokens, source] of a plain loop: those with which each new token was chosen; and their log-probabilities."""
     c = model.contract
-    states = {s.input: s.start(1) for s in c.states}
+    states = {s.input: s.initial_rows(1) for s in c.states}
     names = [c.logits.name, c.attention, *(s.output for s in c.states)]
     weights, logprobs, logits, attention = [], [], None, None
     for step, token in enumerate([*prompt, *tokens]):

@@ -27,10 +27,8 @@ from decoding.engine.batch.device import DeviceBatch, slots_for
 from decoding.engine.batch.host import HostBatch
 from decoding.model.model import Model
 from decoding.model.runtime.session import Binding
-from tests.engine.test_encode import names as encoder_systems
-from tests.engine.test_encode import system
 from tests.helpers import build
-from tests.model.test_fixtures import fixture, outcome
+from tests.helpers.exports import fixture, outcome, system, system_names
 
 STRATEGIES = [
     Greedy(),
@@ -229,7 +227,7 @@ def test_attention_comes_down_with_the_tokens(on_device, strategy):
         np.testing.assert_allclose(a.attention, b.attention, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", encoder_systems())
+@pytest.mark.parametrize("name", system_names())
 @pytest.mark.parametrize("strategy", [Greedy(), Sample(), Beam(num_beams=3)], ids=str)
 def test_encoders_feed_contexts_and_first_states(on_device, name, strategy):
     """Sources of unequal lengths: contexts are padded, and grow while others write."""

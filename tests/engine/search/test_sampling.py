@@ -13,7 +13,6 @@ import decoding
 from decoding import (
     Beam,
     OptionError,
-    RepetitionPenalty,
     Sample,
     TopN,
     decode,
@@ -23,7 +22,6 @@ from decoding import (
     score,
     stream,
 )
-from decoding.inputs.options import choose_workers, make_settings
 from tests.helpers import build
 
 PROMPTS = [[1], [2, 3, 4], [5, 6], [7], [1, 2, 3, 4, 5, 6, 7, 8], [9], [3, 3], [0, 1, 2], [4], [10, 9]]
@@ -178,35 +176,6 @@ def test_workers_change_nothing(lstm, strategy):
     assert decode(lstm, PROMPTS * 3, strategy, workers=3, **options).tokens == one.tokens
 
 
-@pytest.mark.parametrize(
-    ("strategy", "prompts", "options", "large", "workers"),
-    [
-        (Sample(), 127, {}, False, 1),
-        (Sample(), 128, {}, False, 2),
-        (Sample(), 4000, {}, False, 2),
-        (Sample(), 8, {"num_return_sequences": 16}, False, 2),
-        (Beam(num_beams=5), 26, {}, False, 2),
-        (Beam(num_beams=5), 20, {}, False, 1),
-        (Sample(), 12, {"batch_size": 6}, False, 2),
-        (Sample(), 128, {}, True, 1),  # one batch of a large network
-        (Sample(), 256, {}, True, 2),
-        (Sample(), 4000, {"processors": [print]}, False, 1),
-    ],
-)
-def test_workers_by_the_size_of_the_job_and_of_the_network(strategy, prompts, options, large, workers, monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
-    model = load(build.recurrent("GRU"))
-    monkeypatch.setattr(type(model), "weight_bytes", property(lambda _: 1 << 26 if large else 1 << 10))
-    assert choose_workers(model, make_settings(model, strategy, **options), None, prompts) == workers
-    assert choose_workers(model, make_settings(model, strategy, **options), 3, prompts) == 3
-    assert (
-        choose_workers(
-            load(build.recurrent("GRU"), threads=1), make_settings(model, strategy, **options), None, prompts
-        )
-        == 1
-    )
-
-
 def test_an_error_in_a_worker_comes_out_and_stops_the_others(lstm):
     def fail(history, logits):
         raise KeyError("mine")
@@ -241,11 +210,6 @@ def test_decode_iter_groups_the_outputs_of_a_prompt(lstm):
     for i in range(0, 30, 3):
         assert len({h.prompt_index for h in found[i : i + 3]}) == 1
         assert [h.rank for h in found[i : i + 3]] == [0, 1, 2]
-
-
-def test_a_bad_prompt_in_an_iterator_is_named_by_its_number(lstm):
-    with pytest.raises(OptionError, match=r"prompts\[2\].*id 99"):
-        list(decode_iter(lstm, iter([[1], [2], [99]]), max_new_tokens=2))
 
 
 def test_ctrl_c_stops_within_a_step_and_leaves_the_model_usable(lstm):
@@ -330,37 +294,6 @@ def test_a_teacher_is_followed_as_often_as_asked():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"min_new_tokens": 9, "max_new_tokens": 8}, r"min_new_tokens=9: more than max_new_tokens=8"),
-        ({"logprobs": 12}, r"logprobs=12: the model has only 11 tokens"),
-        ({"stop": [[]]}, r"stop: an empty stop sequence"),
-        ({"stop": "x"}, r"stop='x': .* has no vocabulary; give stops as ids"),
-        ({"stop": [[11]]}, r"stop: id 11 at position 0 is out of range"),
-        ({"stop": 3.5}, r"stop=3.5: expected a string, or a list"),
-        ({"processors": RepetitionPenalty(2.0)}, r"processors=.*expected a list of callables"),
-        ({"processors": [3]}, r"processors: 3 is no callable"),
-        ({"processors": [RepetitionPenalty]}, r"RepetitionPenalty is a class; pass an object"),
-        (
-            {"teacher": [[1]], "teacher_ratio": 0.5},
-            r"teacher: found 1 sequences; expected one id sequence for each of the 2 prompts",
-        ),
-        ({"teacher": 3, "teacher_ratio": 0.5}, r"teacher: found int"),
-        ({"teacher": [[1], [99]], "teacher_ratio": 0.5}, r"teacher\[1\]: id 99"),
-        ({"teacher_ratio": 0.5}, r"teacher_ratio=0.5: there is no teacher"),
-        ({"teacher": [[1], [1]], "teacher_ratio": 1.5}, r"teacher_ratio=1.5: expected a probability"),
-        ({"strategy": Beam(), "teacher": [[1], [1]], "teacher_ratio": 0.5}, r"teacher: not with Beam"),
-        ({"strategy": Beam(), "logprobs": 2}, r"logprobs=2: not with Beam"),
-        ({"workers": 0}, r"workers=0: expected a whole number of at least 1"),
-    ],
-)
-def test_options_that_cannot_be(lstm, options, message):
-    strategy = options.pop("strategy", Sample())
-    with pytest.raises(OptionError, match=message):
-        decode(lstm, [[1], [2]], strategy, **options)
-
-
-@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Sample(top_k=-1), r"Sample\(top_k=-1\): expected a whole number of at least 0"),
@@ -381,11 +314,6 @@ def test_wrong_fields_fail_when_the_object_is_made(make, message):
 def test_a_search_does_not_stream(lstm):
     with pytest.raises(OptionError, match="no token before the end"):
         stream(lstm, [1], Beam())
-
-
-def test_nothing_to_score(lstm):
-    with pytest.raises(OptionError, match="nothing to score"):
-        score(lstm, None)
 
 
 def test_everything_public_is_exported():

@@ -62,7 +62,7 @@ def test_what_a_mask_means_is_found_by_running():
 def test_describe_says_who_feeds_what():
     described = load(SYSTEMS / "additive_mask.onnx").describe()
     assert "the encoder's memory" in described
-    assert "starts as the encoder's hidden" in described
+    assert "starts from the encoder's hidden" in described
     assert "given by the caller" not in described
     assert "no token is padding" not in described
     assert "feeds memory: its name" in described
@@ -219,7 +219,7 @@ def test_rows_that_change_each_other_are_refused():
         NODE("Sub", ["x", "all"], ["memory"]),
     ]
     mixing = encoder(nodes, [INFO("source", INT64, ["batch", "source"])], [INFO("memory", FLOAT, ["batch", "source"])])
-    with pytest.raises(ModelError, match="one source changes what the output memory has for another"):
+    with pytest.raises(ModelError, match="one source changes the output memory of another"):
         load(ADDITIVE.decoder(), encoder=mixing)
 
 

@@ -12,7 +12,7 @@ from decoding.model.passes import device_step
 from decoding.model.passes.device_step import CHOICE, DRAW, STEP, Reduction
 from decoding.model.runtime.session import Session
 from tests.helpers import build
-from tests.model.test_fixtures import fixture, fixtures, outcome
+from tests.helpers.exports import fixture, fixtures, outcome
 
 VOCAB = 700  # three blocks, the last one not full
 
@@ -42,7 +42,7 @@ def chosen(model, logits, reduction, draws=None):
     loaded = load(proto, verify=False)
     session = Session(device_step.device_graph(loaded._graph, loaded.contract, reduction), threads=1)
     rows = np.arange(len(logits))
-    feeds = {STEP: np.stack([rows, rows])} | {s.input: s.start(len(rows)) for s in loaded.contract.states}
+    feeds = {STEP: np.stack([rows, rows])} | {s.input: s.initial_rows(len(rows)) for s in loaded.contract.states}
     if draws is not None:
         feeds[DRAW] = draws
     (down,) = session.run(feeds, [CHOICE])
@@ -133,7 +133,7 @@ def test_every_export_steps_by_its_device_graph(name):
     session = Session(device_step.device_graph(model._graph, c, reduction), threads=1)
     rng, batch, time = np.random.default_rng(0), 4, 6
     ids = rng.integers(0, c.logits.vocab_size, (batch, time))
-    plain = {s.input: s.start(batch) for s in c.states}
+    plain = {s.input: s.initial_rows(batch) for s in c.states}
     states = dict(plain)
     names = [c.logits.name, *(s.output for s in c.states)]
     fixed = {k: v for k, v in c.feeds(ids[:, :1]).items() if k in {p.name for p in device_step.device_graph(model._graph, c, None).inputs}}  # fmt: skip

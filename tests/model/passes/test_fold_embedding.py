@@ -1,4 +1,6 @@
-"""decoding/model/fold_embedding.py: embedding and input weights in one table."""
+"""decoding/model/passes/fold_embedding.py: embedding and input weights in one table."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,9 +63,9 @@ def test_a_narrow_layer_is_left_as_it_is(monkeypatch):
 
 def test_a_graph_that_gives_something_else_is_not_taken():
     model, other = load(build.recurrent("LSTM", seed=1)), load(build.recurrent("LSTM", seed=2))
-    args = (model.session, model._graph, model.contract)
-    assert fold_embedding.folded_step(*args, lambda graph: other.session) is None
-    assert fold_embedding.folded_step(*args, lambda graph: Session(graph, threads=1)) is not None
+    plain = replace(model._program, folded=None)
+    assert fold_embedding.with_folded_step(plain, lambda graph: other.session) is plain
+    assert fold_embedding.with_folded_step(plain, lambda graph: Session(graph, threads=1)).folded is not None
 
 
 def test_the_shipped_model_is_folded_and_says_so():

@@ -1,4 +1,4 @@
-"""decoding/model/lower_recurrent.py: recurrent layers as plain operators, beside onnxruntime's own."""
+"""decoding/model/passes/lower_recurrent.py: recurrent layers as plain operators, beside onnxruntime's own."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,14 @@ from hypothesis import given, settings
 from onnx import helper
 
 from decoding import load
-from decoding.model import model as models
+from decoding.model import device_steps
+from decoding.model.device_steps import DeviceSteps
 from decoding.model.passes import lower_recurrent
 from decoding.model.runtime.session import Session
 from decoding.model.verify import equivalence
 from tests.helpers import build
-from tests.model.passes.test_recurrent_cells import VOCAB, built, cells
-from tests.model.test_fixtures import MANIFEST, fixture, fixtures, outcome
+from tests.helpers.cells import VOCAB, built, cells
+from tests.helpers.exports import MANIFEST, fixture, fixtures, outcome
 
 
 def lowered(model):
@@ -73,11 +74,10 @@ def test_every_export_steps_the_same(name):
 
 def test_what_differs_stays_as_it_was(monkeypatch):
     one, other = load(build.recurrent("LSTM", seed=1)), load(build.recurrent("LSTM", seed=2))
-    assert one._lower() is not one._graph
+    assert DeviceSteps(one._program)._lower() is not one._graph
     wrong = lower_recurrent.plain_steps(other._graph, other.contract)
-    monkeypatch.setattr(models, "plain_steps", lambda graph, contract: wrong)
-    one._lowered = None
-    assert one._lower() is one._graph
+    monkeypatch.setattr(device_steps, "plain_steps", lambda graph, contract: wrong)
+    assert DeviceSteps(one._program)._lower() is one._graph
 
 
 @pytest.mark.parametrize(("spoil", "reason"), [

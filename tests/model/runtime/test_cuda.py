@@ -8,7 +8,9 @@ import onnxruntime as ort
 import pytest
 
 from decoding import ModelError, OptionError, decode, load
-from decoding.model import model as models
+from decoding.model import device_steps
+from decoding.model.contract.program import StepProgram
+from decoding.model.device_steps import DeviceSteps
 from decoding.model.graph.graph import Graph
 from decoding.model.model import Model
 from decoding.model.passes.lower_recurrent import Steps, left_to_the_cpu
@@ -143,27 +145,26 @@ def test_a_graph_that_cannot_be_captured_runs_without(monkeypatch):
     """Onnxruntime refuses such a session: a Loop, an If, or an operator without a CUDA kernel."""
     said = "[ONNXRuntimeError] : 1 : FAIL : This session cannot use the graph capture feature as requested by the user as the model has control flow nodes which can't be supported by CUDA Graphs."
     model = load(build.recurrent("GRU"), threads=1)
-    start = model._start
+    session_over = StepProgram.session_over
 
-    def refusing(graph, captures=False, **options):
+    def refusing(program, graph, captures=False, **options):
         if captures:
             raise ModelError(f"{graph.name}: onnxruntime cannot run it: {said}")
-        return start(graph, **options)
+        return session_over(program, graph, **options)
 
     monkeypatch.setattr(Model, "on_device", True)
-    monkeypatch.setattr(model, "_start", refusing)
+    monkeypatch.setattr(StepProgram, "session_over", refusing)
     assert decode(model, [[1]], max_new_tokens=3, eos_token_id=None).tokens[0]
     assert "control flow" in model.device_step(None).uncaptured
 
 
 def test_a_layer_that_would_stay_on_the_cpu_is_an_error(monkeypatch):
     model = load(build.recurrent("peephole"), threads=1)
-    monkeypatch.setattr(models, "plain_steps", lambda graph, contract: Steps(graph.copy(), (), ("LSTM layer0",)))
-    model._lower()  # no matter on the CPU
-    model._lowered = None
+    monkeypatch.setattr(device_steps, "plain_steps", lambda graph, contract: Steps(graph.copy(), (), ("LSTM layer0",)))
+    model.device_step(None)  # no matter on the CPU
     monkeypatch.setattr(model.session, "device", "cuda")
     with pytest.raises(ModelError, match=r"the layer LSTM layer0 cannot run on the GPU.*providers='cpu'"):
-        model._lower()
+        DeviceSteps(model._program).step(None)
 
 
 def test_int8_is_for_the_cpu(has_cuda):
@@ -182,7 +183,7 @@ def test_layers_that_cudnn_does_not_have(cell, left):
 
 
 def test_a_gpu_that_computes_something_else_is_an_error(has_cuda, monkeypatch):
-    """The graph is proved on the CPU; what another provider makes of it is compared with that."""
+    """The graph is verified on the CPU, and another provider is compared with that."""
     other = build.recurrent("LSTM", seed=2)
 
     class Other(FakeSession):

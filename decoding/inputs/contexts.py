@@ -1,0 +1,130 @@
+"""Checks what the caller gives for the model's contexts and initial states: context= and step_inputs=."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from decoding._types import StepInputs
+from decoding.arguments import named_values, numbers
+from decoding.errors import OptionError
+from decoding.model.contract.io import AuxiliaryInput, State
+from decoding.model.graph.types import Array
+from decoding.model.model import Model
+from decoding.processors import History
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the caller gives for each prompt: contexts and initial states, by input name."""
+
+    contexts: Mapping[str, list[Array] | Array]
+    states: Mapping[str, list[Array] | Array]
+
+
+def check_contexts(model: Model, context: Any, step_inputs: StepInputs | None, prompts: int) -> Given:
+    """Return the contexts and initial states that the caller gives for all prompts.
+
+    Args:
+        context: {input: [prompts, ...]}, or the array alone where there is one context that no encoder gives.
+        step_inputs: gives contexts too, so that none is missing.
+
+    Raises:
+        OptionError: one is missing, unknown or of a wrong shape.
+    """
+    c = model.contract
+    inputs = {f.name: f for f in (*c.contexts, *c.row_inputs) if f.kind != "latent"}
+    states = {s.input: s for s in c.states}
+    encoded = set() if model.encoders is None else model.encoders.fed & inputs.keys()
+    wanted = {f.name: f.name for f in c.contexts if f.name not in encoded}
+    given = named_values("context", context, model.name, wanted, others=(*inputs, *states))
+    if fed := [name for name in given if name in encoded]:
+        raise OptionError(
+            f"context: {fed[0]!r} comes from the encoder; the contexts that it does not give are {', '.join(wanted) or 'none'}"
+        )
+    if (missing := sorted(wanted.keys() - given.keys())) and step_inputs is None:
+        sizes = ", ".join(["prompts", *("any" if s is None else str(s) for s in inputs[missing[0]].sizes)])
+        raise OptionError(
+            f"context: the model needs {missing[0]!r}; pass context={{{missing[0]!r}: array [{sizes}]}}, or step_inputs="
+        )
+    return Given(
+        {name: _context(inputs[name], value, prompts, "context") for name, value in given.items() if name in inputs},
+        {name: _initial_state(states[name], value, prompts) for name, value in given.items() if name not in inputs},
+    )
+
+
+def check_step_inputs(model: Model, step_inputs: Any) -> StepInputs | None:
+    """Return the caller's function with a check of all that it returns, so that a search need not look at it again.
+
+    Raises:
+        OptionError: it is no function.
+    """
+    if step_inputs is None:
+        return None
+    if not callable(step_inputs):
+        raise OptionError(
+            f"step_inputs={step_inputs!r}: expected a function from a History to a dict of arrays [rows, ...]"
+        )
+    inputs = {f.name: f for f in model.contract.row_inputs if f.kind != "latent"}
+
+    def checked(history: History) -> dict[str, Array]:
+        given = step_inputs(history)
+        if not isinstance(given, Mapping):
+            raise OptionError(
+                f"step_inputs returned {type(given).__name__}: expected a dict from input names to arrays [rows, ...]"
+            )
+        if unknown := [name for name in given if name not in inputs]:
+            raise OptionError(
+                f"step_inputs returned {unknown[0]!r}: the model's contexts are {', '.join(inputs) or 'none'}"
+            )
+        rows = len(history)
+        return {
+            name: np.asarray(_context(inputs[name], np.asarray(value), rows, "step_inputs"))
+            for name, value in given.items()
+        }
+
+    return checked
+
+
+def _context(aux: AuxiliaryInput, value: Any, rows: int, option: str) -> list[Array] | Array:
+    """Return a context of this many rows in the input's dtype: one array, or a list where rows differ in length.
+
+    Raises:
+        OptionError: its shape is not the input's.
+    """
+    name = f"{option}[{aux.name!r}]"
+    expected = aux.sizes if aux.kind == "context" else (None,) * (aux.rank - 1)
+    try:
+        ragged = isinstance(value, list | tuple) and len({np.shape(one) for one in value}) > 1
+    except ValueError as error:
+        raise OptionError(f"{name}: expected {aux.dtype} numbers: {error}") from error
+    arrays = [numbers(name, one, aux.dtype) for one in value] if ragged else numbers(name, value, aux.dtype)
+    shapes = [one.shape for one in arrays] if ragged or np.ndim(arrays) else []
+    if len(shapes) != rows or not all(_fits(shape, expected) for shape in shapes):
+        found = f"shapes {[list(shape) for shape in shapes[:4]]}" if ragged else f"shape {list(np.shape(arrays))}"
+        shown = ", ".join("any" if e is None else str(e) for e in (rows, *expected))
+        raise OptionError(f"{name} has {found}: expected [{shown}], one entry for each prompt or row")
+    return arrays
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    """Return whether a shape is the expected one, where None stands for any size."""
+    return len(shape) == len(expected) and all(e in (None, d) for e, d in zip(expected, shape, strict=True))
+
+
+def _initial_state(state: State, value: Any, prompts: int) -> Array:
+    """Return the initial values of a state, one for each prompt.
+
+    Raises:
+        OptionError: their shape is not the state's without its batch axis.
+    """
+    name, sizes = f"context[{state.input!r}]", np.delete(state.initial.shape, state.batch_axis).tolist()
+    array = numbers(name, value, state.dtype)
+    if list(array.shape) != [prompts, *sizes]:
+        raise OptionError(
+            f"{name} has shape {list(array.shape)}: expected {[prompts, *sizes]}, the initial state of each prompt"
+        )
+    return array

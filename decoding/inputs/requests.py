@@ -1,0 +1,219 @@
+"""Requests from what the caller gave: one for each prompt, for each item of an iterable, or for each given sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from decoding._types import Ids
+from decoding.engine.request import Request, Settings
+from decoding.engine.rollout import Episodes
+from decoding.errors import OptionError, whole_number
+from decoding.inputs.contexts import check_contexts
+from decoding.inputs.prompts import checked_ids, encode_prompts
+from decoding.inputs.sources import encode_sources
+from decoding.model.model import Model
+from decoding.strategies import Greedy, Sample, Strategy
+
+Source = Mapping[str, Any]
+
+
+def make_requests(
+    model: Model, settings: Settings, ids: Sequence[Ids], sources: Sequence[Source], context: Any
+) -> list[Request]:
+    """Return a request for each prompt, with its own context, initial states and temperature.
+
+    Raises:
+        OptionError: contexts or temperatures do not fit the prompts.
+    """
+    given = check_contexts(model, context, settings.step_inputs, len(ids))
+    temperatures = _temperatures(settings.strategy, len(ids))
+    return [
+        Request(
+            index=i,
+            ids=ids[i],
+            temperature=temperatures[i],
+            teacher=np.zeros(0, np.int64),
+            context={name: values[i] for name, values in given.contexts.items()},
+            states={name: values[i] for name, values in given.states.items()},
+            source=sources[i],
+        )
+        for i in range(len(ids))
+    ]
+
+
+def requests_of_iterable(model: Model, settings: Settings, prompts: Any, prefix: Any) -> Iterator[Request]:
+    """Return the requests of an iterable, which may be endless: each prompt is read when its request is taken.
+
+    Raises:
+        OptionError: there is no iterable, or an option needs the number of prompts.
+    """
+    if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+        raise OptionError(f"prompts={prompts!r}: expected an iterable of prompts, each a string or a sequence of ids")
+    if isinstance(settings.strategy, Sample) and np.ndim(settings.strategy.temperature):
+        raise OptionError("Sample(temperature=array): the prompts of an iterable cannot be counted; pass one number")
+    check_contexts(model, None, settings.step_inputs, 0)  # an iterable has no context=
+    nothing = np.zeros(0, np.int64)
+    (temperature,) = _temperatures(settings.strategy, 1)
+    common = Request(index=0, ids=nothing, temperature=temperature, teacher=nothing)
+
+    def read(index: int, prompt: Any) -> Request:
+        (ids,), (source,) = read_prompts(model, prompt, prefix, first=index, single=True)
+        return replace(common, index=index, ids=ids, source=source)
+
+    return (read(index, prompt) for index, prompt in enumerate(prompts))
+
+
+def read_prompts(
+    model: Model, prompts: Any, prefix: Any, context: Any = None, *, first: int = 0, single: bool = False
+) -> tuple[list[Ids], Sequence[Source]]:
+    """Return the ids that each prompt starts from, and what its encoder reads: nothing without an encoder.
+
+    Args:
+        prefix: with an encoder, the decoder's first tokens: one sequence for all prompts or one for each.
+        context: where there are no prompts, each of its entries gets one, which starts from BOS.
+        first: number of the first prompt in messages.
+        single: `prompts` is one prompt, as an iterable of them has it.
+
+    Raises:
+        OptionError: a prompt, source or prefix is wrong; the message names it.
+    """
+    if model.encoders is None:
+        if prefix is not None:
+            raise OptionError(
+                f"prefix: {model.name} has no encoder: it continues the prompts themselves; pass the tokens as prompts"
+            )
+        ids = encode_prompts(model, [prompts] if single else prompts, first=first)
+        if prompts is None and context is not None:
+            ids = ids * _entries(context)
+        return ids, [{}] * len(ids)
+    sources = encode_sources(model, prompts, first=first, single=single)
+    ids = encode_prompts(model, prefix, name="prefix")
+    if len(ids) not in (1, len(sources)):
+        raise OptionError(
+            f"prefix: found {len(ids)} of them; expected one for all prompts, or one for each of the {len(sources)}"
+        )
+    return ids if len(ids) == len(sources) else ids * len(sources), sources
+
+
+def read_sequences(model: Model, sequences: Any, prompts: Any, use: str) -> tuple[list[Ids], Sequence[Source]]:
+    """Return the ids of given sequences, without BOS, and the source of each.
+
+    Args:
+        prompts: with an encoder, the source of each sequence, or one for all.
+        use: what the sequences are for, in messages.
+
+    Raises:
+        OptionError: a sequence or a source is wrong, or there are too few sources or too many.
+    """
+    if sequences is None:
+        raise OptionError(f"sequences is None: there is nothing to {use}; pass strings or ids")
+    ids = encode_prompts(model, sequences, bos=False, name="sequences")
+    if model.encoders is None:
+        if prompts is not None:
+            raise OptionError(
+                f"prompts: {model.name} has no encoder to read them; pass the whole sequences as sequences"
+            )
+        return ids, [{}] * len(ids)
+    sources = encode_sources(model, prompts)
+    if len(sources) not in (1, len(ids)):
+        raise OptionError(
+            f"prompts: found {len(sources)} sources; expected one for all, or one for each of the {len(ids)} sequences"
+        )
+    return ids, sources if len(sources) == len(ids) else sources * len(ids)
+
+
+def bos_ids(model: Model) -> Ids:
+    """Return the model's BOS as an id sequence, which is empty where the model has none."""
+    return np.array([] if model.bos_token_id is None else [model.bos_token_id], np.int64)
+
+
+def with_teacher(
+    model: Model, settings: Settings, requests: list[Request], teacher: Any, ratio: Any
+) -> tuple[Settings, list[Request]]:
+    """Return the settings with the teacher's ratio and the requests with its ids; both as they were without a teacher.
+
+    Raises:
+        OptionError: the ratio is no probability, the teacher has ids for more or fewer prompts, or the strategy searches.
+    """
+    number = isinstance(ratio, int | float | np.floating) and not isinstance(ratio, bool)
+    if not (number and 0 <= ratio <= 1):
+        raise OptionError(f"teacher_ratio={ratio!r}: expected a probability in [0, 1]")
+    if teacher is None:
+        if ratio:
+            raise OptionError(
+                f"teacher_ratio={ratio}: there is no teacher; pass teacher= too, one id sequence for each prompt"
+            )
+        return settings, requests
+    if settings.strategy.searches_together:
+        raise OptionError(
+            f"teacher: not with {type(settings.strategy).__name__} that searches; use Greedy, Sample or TopN"
+        )
+    many = isinstance(teacher, Sequence | np.ndarray) and not isinstance(teacher, str)
+    if not many or len(teacher) != len(requests):
+        found = f"{len(teacher)} sequences" if many else type(teacher).__name__
+        raise OptionError(f"teacher: found {found}; expected one id sequence for each of the {len(requests)} prompts")
+    taught = [checked_ids(model, ids, f"teacher[{i}]") for i, ids in enumerate(teacher)]
+    requests = [replace(request, teacher=ids) for request, ids in zip(requests, taught, strict=True)]
+    return replace(settings, teacher_ratio=float(ratio)), requests
+
+
+def check_completions(settings: Settings, n: Any) -> int:
+    """Return how many completions of a prefix the strategy is asked for.
+
+    Raises:
+        OptionError: `n` is no whole number of at least 1, or the strategy does not draw that many one by one.
+    """
+    count, strategy = whole_number("n", n, 1), settings.strategy
+    if settings.strategy.searches_together:
+        raise OptionError(f"strategy={strategy!r}: completions are drawn one by one; use Sample() or TopN()")
+    if isinstance(strategy, Greedy) and count > 1:
+        raise OptionError(f"n={count}: Greedy() has one completion of a prefix; pass n=1, or use Sample()")
+    return count
+
+
+def make_episodes(
+    model: Model, settings: Settings, requests: Sequence[Request], longest: int | None, pad_token_id: Any
+) -> Episodes:
+    """Return the sequences to complete: each up to its first EOS, after the model's BOS.
+
+    Args:
+        requests: the whole sequences.
+        longest: new tokens of a completion; None for as far as the longest sequence goes.
+
+    Raises:
+        OptionError: `pad_token_id` is no whole number.
+    """
+    bos = bos_ids(model)
+    ends = [np.flatnonzero(np.isin(r.ids, settings.eos))[:1] for r in requests]
+    whole = [r.ids if not len(end) else r.ids[: end[0] + 1] for r, end in zip(requests, ends, strict=True)]
+    cut = [replace(r, ids=np.concatenate([bos, ids])) for r, ids in zip(requests, whole, strict=True)]
+    if pad_token_id is None:
+        pad_token_id = next((i for i in (model.pad_token_id, *settings.eos) if i is not None), 0)
+    elif isinstance(pad_token_id, bool) or not isinstance(pad_token_id, int | np.integer):
+        raise OptionError(f"pad_token_id={pad_token_id!r}: expected a whole number")
+    return Episodes(cut, len(bos), max(len(r.ids) for r in requests), longest, int(pad_token_id))
+
+
+def _temperatures(strategy: Strategy, prompts: int) -> list[float]:
+    """Return the temperature of each prompt; 1 where the strategy has none."""
+    if not isinstance(strategy, Sample):
+        return [1.0] * prompts
+    values = np.asarray(strategy.temperature, np.float32)
+    if values.ndim == 1 and len(values) != prompts:
+        raise OptionError(
+            f"Sample(temperature=array of {len(values)}): expected one number, or one for each of the {prompts} prompts"
+        )
+    return [float(v) for v in np.broadcast_to(values, prompts)]
+
+
+def _entries(context: Any) -> int:
+    """Return for how many prompts a context is, at least one; a wrong one is refused where contexts are checked."""
+    first: Any = next(iter(context.values()), [()]) if isinstance(context, Mapping) else context
+    try:
+        return max(1, len(first))
+    except TypeError:  # a number
+        return 1

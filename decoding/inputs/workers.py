@@ -1,0 +1,43 @@
+"""How many threads a call decodes in."""
+
+from __future__ import annotations
+
+import os
+
+from decoding.engine.request import Settings
+from decoding.errors import OptionError, whole_number
+from decoding.model.model import Model
+
+# Rows that make a worker worth it, and bytes of weights from which it takes a whole batch, as weights are then read from
+# memory at every step of every worker; both measured in docs/benchmarks/decode.md.
+ROWS_OF_A_WORKER, LARGE_NETWORK = 64, 40 << 20
+
+
+def choose_workers(model: Model, settings: Settings, workers: int | None, prompts: int) -> int:
+    """Return the number of workers: the caller's, else one that suits the number of prompts and the network.
+
+    A worker is worth it when it has enough rows of its own: then two of them beat two intra-op threads (measured in
+    docs/benchmarks/decode.md). Fewer rows, and a model whose threads the caller chose, stay in one.
+
+    Raises:
+        OptionError: as `check_workers()`.
+    """
+    if workers is not None or model.on_device:
+        return check_workers(model, 1 if workers is None else workers)
+    if model.session.threads is not None or settings.processors:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    rows = prompts * settings.rows_per_request
+    enough = settings.batch_size if model.weight_bytes > LARGE_NETWORK else min(settings.batch_size, ROWS_OF_A_WORKER)
+    return max(1, min(cores, rows // enough))
+
+
+def check_workers(model: Model, workers: int) -> int:
+    """Return the number of workers that was given; a device runs one batch after the other, so that more would only wait.
+
+    Raises:
+        OptionError: it is no whole number of at least 1, or more than one on a device.
+    """
+    if whole_number("workers", workers, 1) > 1 and model.on_device:
+        raise OptionError(f"workers={workers}: expected 1 on a GPU; pass a larger batch_size")
+    return workers

@@ -1,0 +1,44 @@
+"""Make an exported graph that cannot be stepped a program over windows: the graph stays whole, only its softmax goes."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+from decoding.errors import ModelError
+from decoding.model.contract.io import Window
+from decoding.model.contract.program import OpenSession, StepProgram
+from decoding.model.exported import ExportedGraph
+from decoding.model.passes.softmax import cut_softmax, with_log
+from decoding.model.verify import equivalence
+from decoding.model.verify.padding import with_padding
+from decoding.model.verify.window import check_any_length, window_contract
+
+
+def window_program(
+    exported: ExportedGraph, open_session: OpenSession, window: Window | None, reason: str
+) -> StepProgram:
+    """The program that runs the end of the prefix, or all of it, at every step.
+
+    Args:
+        window: the window that roles ask for; None to try the whole prefix.
+        reason: why the graph is not stepped, for its notes and for messages.
+
+    Raises:
+        ModelError: the graph cannot be run so either.
+    """
+    graph, roles = exported.graph.copy(), deepcopy(exported.roles)
+    cut_softmax(graph, roles)
+    graph.keep_outputs([roles.logits])
+    session = open_session(graph)
+    try:
+        contract = window_contract(session, graph, roles, exported.auxiliary_inputs, window or Window())
+        if window is None:
+            check_any_length(graph.name, contract, exported.token_shape)
+    except ModelError as error:
+        raise ModelError(
+            f"{graph.name}: it cannot be stepped: {reason}. Nor can it be run on whole prefixes: {error}"
+        ) from error
+    program = with_padding(StepProgram(graph, session, contract.with_notes(f"not stepped: {reason}")))
+    if roles.output is None and equivalence.gives_probabilities(session, program.contract):
+        program = with_log(program, open_session)
+    return program

@@ -1,0 +1,37 @@
+"""How many threads a call decodes in."""
+
+import pytest
+
+from decoding import Beam, Sample, load
+from decoding.inputs.options import make_settings
+from decoding.inputs.workers import choose_workers
+from tests.helpers import build
+
+
+@pytest.mark.parametrize(
+    ("strategy", "prompts", "options", "large", "workers"),
+    [
+        (Sample(), 127, {}, False, 1),
+        (Sample(), 128, {}, False, 2),
+        (Sample(), 4000, {}, False, 2),
+        (Sample(), 8, {"num_return_sequences": 16}, False, 2),
+        (Beam(num_beams=5), 26, {}, False, 2),
+        (Beam(num_beams=5), 20, {}, False, 1),
+        (Sample(), 12, {"batch_size": 6}, False, 2),
+        (Sample(), 128, {}, True, 1),  # one batch of a large network
+        (Sample(), 256, {}, True, 2),
+        (Sample(), 4000, {"processors": [print]}, False, 1),
+    ],
+)
+def test_workers_by_the_size_of_the_call_and_of_the_network(strategy, prompts, options, large, workers, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+    model = load(build.recurrent("GRU"))
+    monkeypatch.setattr(type(model), "weight_bytes", property(lambda _: 1 << 26 if large else 1 << 10))
+    assert choose_workers(model, make_settings(model, strategy, **options), None, prompts) == workers
+    assert choose_workers(model, make_settings(model, strategy, **options), 3, prompts) == 3
+    assert (
+        choose_workers(
+            load(build.recurrent("GRU"), threads=1), make_settings(model, strategy, **options), None, prompts
+        )
+        == 1
+    )
