@@ -1,7 +1,8 @@
 """Sampling and search kernels on NumPy arrays: everything that happens between two network steps.
 
-Logits are float32 arrays [B, V], one row per sequence; other real dtypes are converted, and the stride between rows
-may be any. -inf forbids a token. A row with a NaN, with +inf or with nothing but -inf raises DecodeError, which names it.
+Logits are float32 arrays [B, V], one row per sequence. Other real dtypes are converted, and rows may lie any
+distance apart in memory. -inf forbids a token. A row with a NaN, with +inf or with nothing but -inf raises a
+DecodeError that names the row.
 Log-probabilities are natural logarithms. Among equal values the lowest id wins.
 
 A draw depends only on (seed, row, step) and that row's logits: not on the batch, the order or the threads.

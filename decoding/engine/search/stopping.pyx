@@ -1,6 +1,7 @@
 """When a sequence ends and why, and when it must not end yet: the rules of all searches.
 
-The searches over beams call the methods for arrays, the step loop of sampling calls those for one row, without the GIL.
+The searches over beams call the methods for arrays. The step loop of sampling calls those for one row, which run
+without the GIL.
 """
 
 from libc.math cimport INFINITY

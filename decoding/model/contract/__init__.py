@@ -1,1 +1,1 @@
-"""What decoding knows of a step graph: the role of each input and output, its initial states, and the program that runs it."""
+"""What the package knows of a step graph: the roles of inputs and outputs, the initial states, and how it is run."""

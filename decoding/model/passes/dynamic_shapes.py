@@ -1,14 +1,18 @@
-"""Dynamic shapes: an export bakes its example's batch and time into Reshape, Expand and Tile; this makes them dynamic again.
+"""Dynamic shapes: an export bakes its example's batch and time into Reshape, Expand and Tile; this undoes it.
 
-Why a Reshape with a baked batch is refused: the 5 in ``Reshape(x, [5, -1, 6])`` may be the example's batch, its length or a
-size of the network, and the file does not say which. So `make_reshapes_dynamic` runs the part of the graph before the Reshape at
-several sizes, and `dynamic_target` writes one target that fits every shape that arrives. Two kinds of Reshape stay baked:
+A baked Reshape is ambiguous: the 5 in ``Reshape(x, [5, -1, 6])`` may be the example's batch, its length or a size of
+the network, and the file does not say which. So `make_reshapes_dynamic` runs the part of the graph before the Reshape
+at several sizes, and `dynamic_target` writes one target that fits every shape that arrives. A Reshape stays baked in
+two cases:
 
-- the part before it runs at the example's sizes alone (an initial state of exactly 5 rows, say), so no other shape can be observed;
-- it does more than drop dimensions of 1 or merge the first ones: several targets would fit, and a wrong one mixes rows.
+- the part before it runs at the example's sizes alone (an initial state of exactly 5 rows, say), so no other shape
+  can be observed;
+- it does more than drop dimensions of 1 or merge the first ones: several targets would fit, and a wrong one mixes
+  rows.
 
-Such a graph still loads if it can be stepped. Else `verify/layouts.py` cannot run it with another number of rows, and `load()`
-raises a ModelError with onnxruntime's message and `advice_on_baked_shape`; or `verify/equivalence.py` sees that stepping differs.
+A graph with such a Reshape still loads if it can be stepped. Otherwise it is refused: either `verify/layouts.py`
+cannot run it with another number of rows, and `load()` raises a ModelError with onnxruntime's message and
+`advice_on_baked_shape`, or `verify/equivalence.py` sees that stepping differs.
 """
 
 from __future__ import annotations

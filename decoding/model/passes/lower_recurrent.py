@@ -1,8 +1,9 @@
 """Lower the recurrent layers of a step graph to plain operators, for devices and for int8.
 
-onnxruntime's CUDA kernels of LSTM, GRU and RNN are cuDNN's. These have no peepholes, no `clip`, no other activations and no
-`linear_before_reset=0`, so that such a layer would run on the CPU with a copy of the states each way at every step; and they
-are made for sequences. A step is one product with the state, one with the input, and elementwise operations.
+onnxruntime's CUDA kernels of LSTM, GRU and RNN are cuDNN's. These have no peepholes, no `clip`, no activations but
+the usual ones and no `linear_before_reset=0`. A layer that needs one of these would run on the CPU, and its states
+would be copied each way at every step. Besides, cuDNN's kernels are made for sequences, and a step needs
+little: one product with the state, one with the input, and elementwise operations.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Normalize an exported graph: constants fixed, Ifs decided, layers time-major, the batch first, ports plain."""
+"""Normalize an exported graph: constants fixed, Ifs decided, layers time-major, contexts batch-first, plain ports."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 A product's weights become int8 with a scale for each output; its input becomes uint8 at every run, with a scale for
 each row. The product itself is onnxruntime's (MatMulIntegerToFloat): sums of whole numbers, so a row gets the same bits in
-every batch. onnxruntime's own dynamic quantization has one scale for the whole batch, and one operator for the whole LSTM
-(DynamicQuantizeLSTM) but none for GRU and RNN; here layers are written as plain operators for one token
-(lower_recurrent.py), which takes about as long.
+every batch. onnxruntime's own dynamic quantization has one scale for the whole batch. It has one operator for a whole
+LSTM (DynamicQuantizeLSTM) but none for GRU and RNN. Here layers are written as plain operators for one token
+(lower_recurrent.py), which run in about the same time as that operator.
 """
 
 from __future__ import annotations

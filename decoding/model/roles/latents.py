@@ -1,4 +1,4 @@
-"""Finding latents: inputs that take noise, drawn rather than given."""
+"""Finding latents: inputs that take noise, which the engine draws unless the caller gives it."""
 
 from __future__ import annotations
 
