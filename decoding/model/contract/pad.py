@@ -21,7 +21,8 @@ def pad_together(auxiliary_inputs: Sequence[AuxiliaryInput], rows: Rows) -> dict
         rows: for each row its values, without a batch axis, by name.
     """
     by_name = {aux.name: aux for aux in auxiliary_inputs}
-    together = {name: _padded(aux, [row[name] for row in rows]) for name, aux in by_name.items() if name in rows[0]}
+    given = set[str]().union(*rows)
+    together = {name: _padded(aux, [row[name] for row in rows]) for name, aux in by_name.items() if name in given}
     for name, aux in by_name.items():
         if name not in together and aux.kind in ("source_length", "source_mask") and aux.source in together:
             axis = by_name[aux.source].source_axis or 0
