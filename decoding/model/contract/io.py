@@ -31,8 +31,8 @@ class Token:
     def batch_and_time(self, shape: Sequence[int | str | None] | None) -> tuple[int | None, int | None]:
         """Batch and time of a declared shape; None where a size is no number."""
         dims = [d if isinstance(d, int) else None for d in shape or (None, None)]
-        batch, time = [*dims, None][:2] if self.layout != "TB" else dims[::-1]
-        return batch, time
+        batch, time = [*dims, None, None][:2]
+        return (time, batch) if self.layout == "TB" else (batch, time)
 
     def shape(self, batch: int) -> tuple[int, ...]:
         """The shape of one step's ids."""
