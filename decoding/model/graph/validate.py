@@ -16,9 +16,9 @@ _KINDS = {"axis": "INT", "axes": "INTS", "perm": "INTS", "to": "INT", "layout": 
           "activation_beta": "FLOATS", "clip": "FLOAT", "num_scan_inputs": "INT", "body": "GRAPH", "then_branch": "GRAPH",
           "else_branch": "GRAPH"}  # fmt: skip
 _NUMBERS = {"FLOAT": 1, "INT": 2, "STRING": 3, "GRAPH": 5, "FLOATS": 6, "INTS": 7, "STRINGS": 8}
-# The largest size that an input or output may declare, and the most numbers that its fixed sizes may come to: `load()` runs the
-# graph for five rows of each input.
-_LARGEST, _MOST = 2**31 - 1, 2**24
+# The largest size that an input or output may declare, and the most numbers that the fixed sizes of an input may come to:
+# `load()` runs the graph for five rows of it.
+_LARGEST, _MOST = 2**31 - 1, 2**25
 
 
 def check_text(model: Any, name: str) -> None:
@@ -56,19 +56,23 @@ def check_structure(model: Any, name: str) -> None:
     ):
         if twice := [text for text, count in Counter(names).items() if count > 1]:
             raise ModelError(f"{name}: two {what} have the name {twice[0]!r}; export or copy the file again")
-    for port in (*graph.input, *graph.output):
+    for port in graph.input:
         if port.name not in weights:
-            _check_sizes(port, name)
+            _check_sizes(port, f"{name}: the input {port.name!r}", _MOST)
+    for port in graph.output:
+        _check_sizes(port, f"{name}: the output {port.name!r}", None)
     for node in _every_node(graph):
         _check_node(node, name)
 
 
-def _check_sizes(port: Any, name: str) -> None:
+def _check_sizes(port: Any, what: str, most: int | None) -> None:
     dims = port.type.tensor_type.shape.dim
-    sizes = [dim.dim_value for dim in dims if dim.HasField("dim_value") and dim.dim_value >= 0]
-    if any(not 0 < size <= _LARGEST for size in sizes) or prod(sizes) > _MOST or len(dims) > 32:
+    sizes = [dim.dim_value for dim in dims if dim.HasField("dim_value") and dim.dim_value >= 0]  # -1: it is not known
+    if any(not 0 < size <= _LARGEST for size in sizes) or len(dims) > 32:
+        raise ModelError(f"{what} declares the sizes {sizes[:32]}; expected sizes from 1 to {_LARGEST:,}: export it again")
+    if most is not None and prod(sizes) > most:
         raise ModelError(
-            f"{name}: the input or output {port.name!r} declares the sizes {sizes[:32]}; expected sizes from 1, and at most {_MOST:,} numbers: export it again"
+            f"{what} declares the sizes {sizes}, {prod(sizes):,} numbers; loading runs it for several rows, so at most {most:,} are taken: export it with dynamic sizes"
         )
 
 

@@ -54,12 +54,16 @@ def _draw(value: Any) -> bool:
     return _text(value) or _dict_of(lambda part: part is None or isinstance(part, str | int | float))(value)
 
 
+def _texts_or_none(value: Any) -> bool:
+    return value is None or _texts(value)
+
+
 def _about_source(value: Any) -> bool:
-    return _texts(value) or _dict_of(_text)(value)
+    return _texts_or_none(value) or _dict_of(_text)(value)
 
 
 def _links(value: Any) -> bool:
-    one = _dict_of(lambda names: names is None or _texts(names))
+    one = _dict_of(_texts_or_none)
     return value is None or one(value) or (isinstance(value, list | tuple) and all(map(one, value)))
 
 
@@ -75,7 +79,7 @@ _ROLES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "output": (_one_of("logits", "probs", "logprobs"), "'logits', 'probs' or 'logprobs'"),
     "batch_axis": (_dict_of(_axis), f"{{input: axis}}, each axis a whole number from 0 to {_RANK - 1}"),
     "constant": (_dict_of(lambda value: True), "{input: value}"),
-    "context": (_texts, "a list of names of inputs"),
+    "context": (_texts_or_none, "a list of names of inputs"),
     "attention": (_text_or_none, "the name of an output"),
     "window": (_window, f"a number of tokens of at least 1, or None for the whole prefix, and at most {_WINDOW:,}"),
     "pad": (_one_of("left", "right"), "'left' or 'right'"),
@@ -116,7 +120,7 @@ def _checked(roles: Any, where: str, error: type[DecodingError]) -> dict[str, An
         fits, expected = _ROLES.get(key, (None, ""))
         if fits is not None and not fits(value):
             raise error(f"{where}[{key!r}]={shown(value)}: expected {expected}")
-    return {key: [value] if key == "context" and isinstance(value, str) else value for key, value in roles.items()}
+    return {key: names_in(value) if key == "context" else value for key, value in roles.items()}
 
 
 def given_roles(graph: Graph, roles: Mapping[str, Any] | None) -> dict[str, Any]:
