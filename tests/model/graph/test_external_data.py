@@ -122,7 +122,9 @@ def test_files_in_the_models_own_folder_are_read(place, location, folder):
 
 
 def test_a_large_weight_is_kept_apart(folder):
-    graph = by_path(model(values=LARGE.reshape(32, 64), location="data", length=str(LARGE.nbytes), checksum="?"), folder)
+    graph = by_path(
+        model(values=LARGE.reshape(32, 64), location="data", length=str(LARGE.nbytes), checksum="?"), folder
+    )
     np.testing.assert_array_equal(graph.constant("w"), LARGE.reshape(32, 64))
     assert list(graph.skeleton()[1]) == ["w"]
 
@@ -163,7 +165,10 @@ def test_no_other_file_is_read(place, values, location, message, folder):
         ({"length": "4" * 5000}, r"the length '4444"),
         ({"length": "12"}, r"are 12 bytes from byte 0 of .*data, which has 8192; the shape \[4\] takes 16"),
         ({"offset": "8180"}, r"are 16 bytes from byte 8180 of .*data, which has 8192"),
-        ({"basepath": ".."}, r"described by \['location', 'basepath'\]; expected location, offset, length and checksum"),
+        (
+            {"basepath": ".."},
+            r"described by \['location', 'basepath'\]; expected location, offset, length and checksum",
+        ),
     ],
 )
 def test_an_offset_and_a_length_lie_in_the_file(entries, message, folder):
