@@ -69,7 +69,9 @@ def _check_sizes(port: Any, what: str, most: int | None) -> None:
     dims = port.type.tensor_type.shape.dim
     sizes = [dim.dim_value for dim in dims if dim.HasField("dim_value") and dim.dim_value >= 0]  # -1: it is not known
     if any(not 0 < size <= _LARGEST for size in sizes) or len(dims) > 32:
-        raise ModelError(f"{what} declares the sizes {sizes[:32]}; expected sizes from 1 to {_LARGEST:,}: export it again")
+        raise ModelError(
+            f"{what} declares the sizes {sizes[:32]}; expected sizes from 1 to {_LARGEST:,}: export it again"
+        )
     if most is not None and prod(sizes) > most:
         raise ModelError(
             f"{what} declares the sizes {sizes}, {prod(sizes):,} numbers; loading runs it for several rows, so at most {most:,} are taken: export it with dynamic sizes"
