@@ -48,7 +48,7 @@ def parse(data: bytes | mmap, name: str) -> tuple[onnx.ModelProto, dict[str, Arr
     """The model in a file's bytes and its large weights, which are copied once.
 
     Raises:
-        ModelError: the bytes are no ONNX model, or a weight does not fit its shape.
+        ModelError: the bytes are no ONNX model, or a weight does not fit its shape or the memory.
     """
     with memoryview(data) as view:
         skeleton, slices = cut_weights(view)
@@ -67,7 +67,12 @@ def parse(data: bytes | mmap, name: str) -> tuple[onnx.ModelProto, dict[str, Arr
                     raise ModelError(
                         f"{name}: the tensor {tensor.name!r} cannot be read: {raw.nbytes} bytes for {dtype} numbers of the shape {list(tensor.dims)}; export or copy it again"
                     )
-                weights[tensor.name] = np.frombuffer(raw, dtype).copy().reshape(tensor.dims)
+                try:
+                    weights[tensor.name] = np.frombuffer(raw, dtype).copy().reshape(tensor.dims)
+                except MemoryError as error:
+                    raise ModelError(
+                        f"{name}: the tensor {tensor.name!r} of shape {list(tensor.dims)} takes {raw.nbytes:,} bytes, and there is not enough memory for them; load it where there is"
+                    ) from error
     return model, weights
 
 
@@ -97,7 +102,7 @@ def to_array(tensor: TensorProto, name: str) -> Array:
     """
     try:
         return numpy_helper.to_array(tensor)
-    except (KeyError, TypeError, ValueError, onnx.checker.ValidationError) as error:
+    except (KeyError, TypeError, ValueError, MemoryError, onnx.checker.ValidationError) as error:
         raise ModelError(
             f"{name}: the tensor {tensor.name!r} cannot be read: {error}; pass the path of the file if its weights lie beside it, "
             "or export or copy it again"
