@@ -7,8 +7,7 @@ writes them for a file. `external_data.py` reads the files in which exporters pu
 onnxruntime wants a weight that is kept outside to be marked as one in a file: `move_out` makes that mark, after `external_data.py`
 has refused every such mark that the file itself has (issue 13).
 
-Protobuf encodes a message as fields one after another: each a tag (its number and kind), for the kind used here a length, and that
-many bytes. A weight is field 9 (raw_data) of a tensor in field 5 (initializer) of field 7 (graph).
+Protobuf encodes a message as a sequence of fields. Each field of the kind used here is a tag (the field's number and kind), a length, and that many bytes. A weight is field 9 (raw_data) of a tensor in field 5 (initializer) of field 7 (graph).
 """
 
 from __future__ import annotations
