@@ -22,7 +22,7 @@ from decoding.model.passes import normalize
 from decoding.model.passes.fold_embedding import with_folded_step
 from decoding.model.passes.quantize import check_quantize, quantized
 from decoding.model.paths import encoder_files, shipped
-from decoding.model.roles.given import given_roles, json_metadata
+from decoding.model.roles.given import caller_roles, given_roles, special_id, vocabulary
 from decoding.model.roles.infer import Roles
 from decoding.model.runtime.session import Session, full_names
 from decoding.model.stepping import step_program
@@ -78,10 +78,11 @@ def load(
     """
     wanted = full_names(providers)
     check_quantize(quantize, wanted)
+    roles = caller_roles(roles)
     source = shipped(model)
     graph, encoder_graphs = Graph.load(source), [Graph.load(file) for file in encoder_files(source, encoder)]
-    initializers, vocab = graph.initializers, json_metadata(graph, "decoding.vocab", None)
-    roles, encoder_roles = split_roles(roles or {}, graph, encoder_graphs)
+    initializers, vocab = graph.initializers, vocabulary(graph)
+    roles, encoder_roles = split_roles(roles, graph, encoder_graphs)
     given = given_roles(graph, roles)
     declared = {port.name: port.shape for port in graph.inputs}
     normalize.simplify(graph, given.get("constant", {}))
@@ -96,7 +97,7 @@ def load(
             )
         return Generator(graph, open_session(graph), found)
     exported = exported_graph(graph, found, declared)
-    program = _program(exported, open_session, verify, given_window(given, json_metadata(graph, "decoding.pad", None)))
+    program = _program(exported, open_session, verify, given_window(given, special_id(graph, "decoding.pad")))
     if quantize:
         program = quantized(program, open_session, verify)
     elif program.contract.window is None:

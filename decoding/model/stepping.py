@@ -5,8 +5,6 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import replace
 
-import numpy as np
-
 from decoding.errors import ModelError
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.initial_states import make_initial_state_graph
@@ -24,7 +22,7 @@ from decoding.model.passes.dynamic_shapes import (
 )
 from decoding.model.passes.expose_states import expose_states, exposed_states
 from decoding.model.passes.softmax import cut_softmax, with_log
-from decoding.model.roles.given import json_metadata
+from decoding.model.roles.given import initial_value
 from decoding.model.roles.infer import Roles, recurrent_path
 from decoding.model.verify import equivalence, layouts
 from decoding.model.verify.equivalence import NotSteppable
@@ -150,8 +148,7 @@ def _probed(
 def _own_state(graph: Graph, shape: StateShape, axis: int) -> State:
     """A state that is an input and an output of the file; its metadata may hold the initial state."""
     sizes = tuple(1 if i == axis else int(size or 0) for i, size in enumerate(shape.sizes))
-    value = json_metadata(graph, "decoding.initial", {}).get(shape.input)
-    initial = np.zeros(sizes, shape.dtype) if value is None else np.asarray(value, shape.dtype).reshape(sizes)
+    initial = initial_value(graph, shape.input, sizes, shape.dtype)
     return State(shape.input, shape.output, axis, initial, "an input and an output of the file", exposed=True)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from decoding.errors import ModelError
 from decoding.model.graph.types import Array
 
 TokenLayout = Literal["B", "BT", "TB"]
@@ -31,8 +32,8 @@ class Token:
     def batch_and_time(self, shape: Sequence[int | str | None] | None) -> tuple[int | None, int | None]:
         """Batch and time of a declared shape; None where a size is no number."""
         dims = [d if isinstance(d, int) else None for d in shape or (None, None)]
-        batch, time = [*dims, None][:2] if self.layout != "TB" else dims[::-1]
-        return batch, time
+        batch, time = [*dims, None, None][:2]
+        return (time, batch) if self.layout == "TB" else (batch, time)
 
     def shape(self, batch: int) -> tuple[int, ...]:
         """The shape of one step's ids."""
@@ -48,7 +49,16 @@ class Logits:
     vocab_size: int
 
     def arrange(self, array: Array) -> Array:
-        """The output as [B, T, V] (T is 1 where the graph scores only the last position)."""
+        """The output as [B, T, V] (T is 1 where the graph scores only the last position).
+
+        Raises:
+            ModelError: the graph returns another rank for these sizes; one that squeezes its batch of one does.
+        """
+        if array.ndim != len(self.layout):
+            raise ModelError(
+                f"the logits {self.name} come out with the shape {list(array.shape)}, and for other sizes as {', '.join(self.layout)} (batch, time, vocabulary); "
+                "export the graph with outputs of one rank for every batch and time"
+            )
         if self.layout == "BV":
             return array[:, None]
         axes = [self.layout.index(axis) for axis in "BTV"]

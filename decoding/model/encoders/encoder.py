@@ -18,7 +18,7 @@ from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import Array, Port
 from decoding.model.passes import normalize
 from decoding.model.roles.auxiliary_inputs import make_auxiliary_inputs
-from decoding.model.roles.given import json_metadata
+from decoding.model.roles.given import special_id, special_ids, vocabulary
 from decoding.model.roles.latents import find_latents
 from decoding.model.roles.masks import find_kind, find_sources
 from decoding.model.roles.token import embedding_rows
@@ -172,7 +172,7 @@ def load_encoder(graph: Graph, given: Mapping[str, Any], start: Callable[[Graph]
     normalize.inline_decided_ifs(graph)
     normalize.time_major(graph)
     ids = {p.name: rows for p in graph.inputs if (rows := _count_ids(graph, p, given)) is not None}
-    pad = json_metadata(graph, "decoding.pad", None)
+    pad = special_id(graph, "decoding.pad")
     failure: ModelError | None = None
     for axis in (0, 1):
         trial, own_notes = graph.copy(), list(notes)
@@ -262,10 +262,8 @@ def _make_encoder(graph: Graph, found: Probed, ids: Mapping[str, int], notes: li
         auxiliary_inputs = tuple(verified or auxiliary_inputs)
     elif found.alone:
         notes.append("it takes one source a run: its batch is fixed at 1 in the file")
-    vocab = json_metadata(graph, "decoding.vocab", None)
+    vocab = vocabulary(graph)
     tokenizer = None if vocab is None else make_tokenizer(None, vocab, max([len(vocab), *ids.values()]))
-    special = {key: json_metadata(graph, f"decoding.{key}", []) for key in ("bos", "eos")}
-    around = {key: tuple(value) if isinstance(value, list) else (value,) for key, value in special.items()}
     return Encoder(
         graph,
         found.session,
@@ -275,7 +273,7 @@ def _make_encoder(graph: Graph, found: Probed, ids: Mapping[str, int], notes: li
         pads,
         found.alone,
         tokenizer,
-        around["bos"],
-        around["eos"][:1],
+        special_ids(graph, "decoding.bos"),
+        special_ids(graph, "decoding.eos")[:1],
         tuple(notes),
     )

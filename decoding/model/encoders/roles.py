@@ -8,7 +8,7 @@ from typing import Any
 from decoding.errors import OptionError
 from decoding.model.encoders.encoder import ENCODER_ROLES
 from decoding.model.graph.graph import Graph
-from decoding.model.roles.given import json_metadata, names_in
+from decoding.model.roles.given import check_axes, check_names, file_roles, names_in, shown
 
 
 def split_roles(
@@ -17,14 +17,17 @@ def split_roles(
     """The decoder's roles and each encoder's: a role that names an encoder's input goes to that encoder.
 
     Raises:
-        OptionError: an encoder's metadata has an unknown role.
+        OptionError: an encoder's metadata has an unknown role, or names an input or axis that it does not have.
+        ModelError: an encoder's metadata has a role of another kind.
     """
-    mine, theirs = dict(roles), [dict(json_metadata(graph, "decoding.roles", {})) for graph in encoders]
+    mine, theirs = dict(roles), [file_roles(graph) for graph in encoders]
     for graph, given in zip(encoders, theirs, strict=True):
         if unknown := sorted(set(given) - set(ENCODER_ROLES)):
             raise OptionError(
-                f"{graph.name}: metadata 'decoding.roles' has the unknown key {unknown[0]!r}; an encoder's are {', '.join(ENCODER_ROLES)}"
+                f"{graph.name}: metadata 'decoding.roles' has the unknown key {shown(unknown[0])}; an encoder's are {', '.join(ENCODER_ROLES)}"
             )
+        for key in ENCODER_ROLES:
+            check_names(graph, key, names_in(given.get(key)), [p.name for p in graph.inputs])
     inputs = [{p.name for p in graph.inputs} for graph in encoders]
     elsewhere = set().union(*inputs) - {p.name for p in decoder.inputs}
     for key in ENCODER_ROLES:
@@ -35,6 +38,8 @@ def split_roles(
         left = [name for name in named if name not in elsewhere]
         if len(left) < len(named):
             mine[key] = _part(roles[key], left)
+    for graph, given in zip(encoders, theirs, strict=True):
+        check_axes(graph, given.get("batch_axis", {}))
     return mine, theirs
 
 

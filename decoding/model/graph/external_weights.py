@@ -2,8 +2,11 @@
 
 Copies of a graph share them, sessions take them without a copy, and protobuf never reads them: of a file of 100 MB it
 parses a few kilobytes. `cut_weights` finds the large weights in the bytes of a file, `move_out` takes them from a
-message in memory, `put_back` puts them back before the message is written to a file, and `read_data_files` reads the
+message in memory, and `put_back` puts them back before the message is written to a file. `external_data.py` reads the
 files in which exporters put weights beside a model.
+
+onnxruntime wants a weight that is kept outside to be marked as one in a file: `move_out` makes that mark, after
+`external_data.py` has refused every such mark that the file itself has (issue 13).
 
 Protobuf encodes a message as a sequence of fields. Each field of the kind used here is a tag (the field's number and
 kind), a length, and that many bytes. A weight is field 9 (raw_data) of a tensor in field 5 (initializer) of field 7
@@ -16,7 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from mmap import mmap
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -30,8 +32,6 @@ _LARGE = 1024
 _PLAIN = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64, TensorProto.INT8})  # fmt: skip
 
 _GRAPH, _INITIALIZER, _DATA_TYPE, _RAW_DATA = 7, 5, 2, 9
-# Replaces the data: data_location (14) is EXTERNAL, external_data (13) says {"location": "in memory"}.
-_ELSEWHERE = b"\x70\x01" + b"\x6a\x15" + b"\x0a\x08location" + b"\x12\x09in memory"
 
 
 def is_large(data_type: int, dims: Sequence[int]) -> bool:
@@ -50,7 +50,7 @@ def parse(data: bytes | mmap, name: str) -> tuple[onnx.ModelProto, dict[str, Arr
     """The model in a file's bytes and its large weights, which are copied once.
 
     Raises:
-        ModelError: the bytes are no ONNX model, or a weight does not fit its shape.
+        ModelError: the bytes are no ONNX model, or a weight does not fit its shape or the memory.
     """
     with memoryview(data) as view:
         skeleton, slices = cut_weights(view)
@@ -63,28 +63,19 @@ def parse(data: bytes | mmap, name: str) -> tuple[onnx.ModelProto, dict[str, Arr
         weights = {}
         for index, part in slices.items():
             tensor = model.graph.initializer[index]
+            dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
             with view[part] as raw:
-                flat = np.frombuffer(raw, helper.tensor_dtype_to_np_dtype(tensor.data_type)).copy()
-            if flat.size != prod(tensor.dims):
-                raise ModelError(
-                    f"{name}: the tensor {tensor.name!r} cannot be read: {flat.size} numbers for the shape {list(tensor.dims)}; export or copy it again"
-                )
-            weights[tensor.name] = flat.reshape(tensor.dims)
+                if min(tensor.dims, default=0) < 0 or raw.nbytes != prod(tensor.dims) * dtype.itemsize:
+                    raise ModelError(
+                        f"{name}: the tensor {tensor.name!r} cannot be read: {raw.nbytes} bytes for {dtype} numbers of the shape {list(tensor.dims)}; export or copy it again"
+                    )
+                try:
+                    weights[tensor.name] = np.frombuffer(raw, dtype).copy().reshape(tensor.dims)
+                except MemoryError as error:
+                    raise ModelError(
+                        f"{name}: the tensor {tensor.name!r} of shape {list(tensor.dims)} takes {raw.nbytes:,} bytes, and there is not enough memory for them; load it where there is"
+                    ) from error
     return model, weights
-
-
-def read_data_files(model: onnx.ModelProto, folder: Path, outside: Mapping[str, Array]) -> None:
-    """Read the weights that an exporter wrote to files beside the model, those apart that are `outside` already.
-
-    Raises:
-        Exception: a file is missing or damaged, in onnx's words.
-    """
-    stubs = [tensor for tensor in model.graph.initializer if tensor.name in outside]
-    for tensor in stubs:  # onnx would look for a file "in memory"
-        tensor.data_location = TensorProto.DEFAULT
-    onnx.load_external_data_for_model(model, str(folder))
-    for tensor in stubs:
-        tensor.data_location = TensorProto.EXTERNAL
 
 
 def move_out(graph: onnx.GraphProto, name: str, outside: Mapping[str, Array]) -> dict[str, Array]:
@@ -93,6 +84,7 @@ def move_out(graph: onnx.GraphProto, name: str, outside: Mapping[str, Array]) ->
     for tensor in graph.initializer:
         if tensor.name not in outside and is_large(tensor.data_type, tensor.dims):
             weights[tensor.name] = to_array(tensor, name)
+        if tensor.name in weights:
             tensor.CopyFrom(stub(tensor.name, tensor.data_type, tensor.dims))
     return weights
 
@@ -112,7 +104,7 @@ def to_array(tensor: TensorProto, name: str) -> Array:
     """
     try:
         return numpy_helper.to_array(tensor)
-    except (KeyError, TypeError, ValueError, onnx.checker.ValidationError) as error:
+    except (KeyError, TypeError, ValueError, MemoryError, onnx.checker.ValidationError) as error:
         raise ModelError(
             f"{name}: the tensor {tensor.name!r} cannot be read: {error}; pass the path of the file if its weights lie beside it, "
             "or export or copy it again"
@@ -158,16 +150,18 @@ def _without_weights(view: memoryview, graph: _Field) -> tuple[list[bytes | memo
             parts.append(view[field.start : field.end])
         else:
             slices[index - 1] = slice(raw.begin, raw.end)
-            size = raw.start - field.begin + field.end - raw.end + len(_ELSEWHERE)
-            parts += [_tag(_INITIALIZER), _varint(size), view[field.begin : raw.start], view[raw.end : field.end], _ELSEWHERE]  # fmt: skip
+            size = raw.start - field.begin + field.end - raw.end
+            parts += [_tag(_INITIALIZER), _varint(size), view[field.begin : raw.start], view[raw.end : field.end]]
     return parts, slices
 
 
 def _large_data(tensor: Sequence[_Field]) -> _Field | None:
     """The raw data of a tensor that has enough of it to be kept outside."""
-    data_type = next((field.value for field in tensor if field.number == _DATA_TYPE), 0)
-    raws = [field for field in tensor if field.number == _RAW_DATA and field.end - field.begin >= _LARGE * 4]
-    return raws[0] if len(raws) == 1 and data_type in _PLAIN else None
+    data_types = [field.value for field in tensor if field.number == _DATA_TYPE]
+    raws = [field for field in tensor if field.number == _RAW_DATA]
+    if len(data_types) != 1 or len(raws) != 1:  # of a field that is given twice protobuf takes the last
+        return None
+    return raws[0] if raws[0].end - raws[0].begin >= _LARGE * 4 and data_types[0] in _PLAIN else None
 
 
 def _fields(view: memoryview, begin: int, end: int) -> Iterator[_Field]:

@@ -103,6 +103,11 @@ class Graph:
                     return np.asarray(value)
         return None
 
+    def sizes(self, name: str) -> list[int] | None:
+        """The value of a constant that is a list of whole numbers, such as a shape; None for any other tensor."""
+        value = self.constant(name)
+        return value.tolist() if value is not None and value.ndim == 1 and value.dtype.kind in "iu" else None
+
     def producer(self, name: str) -> Node | None:
         """The node that computes the tensor `name`; None for an input or an initializer."""
         return self._edges()[0].get(name)
@@ -197,7 +202,7 @@ class Graph:
 
     def inline(self, node: Node, branch: str) -> None:
         """Replace an If by the nodes of its "then_branch" or "else_branch"."""
-        body, place = node.attribute(branch), self.place(node)
+        body, place = node.body(branch), self.place(node)
         prefix, names = f"{node.label}/", {}
         for proto in (*body.node, *body.initializer):
             for name in [proto.name] if isinstance(proto, onnx.TensorProto) else proto.output:

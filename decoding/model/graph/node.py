@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from decoding.errors import ModelError
 from decoding.model.graph.protobuf import attribute_value, read_port, rename, retain
 
 
@@ -70,6 +71,43 @@ class Node:
                 return value.decode(errors="replace") if isinstance(value, bytes) else value
         return default
 
+    def integer(self, name: str, default: int) -> int:
+        """An attribute that is one whole number.
+
+        Raises:
+            ModelError: it is something else.
+        """
+        return int(self._typed(name, int, "a whole number", default))
+
+    def text(self, name: str, default: str) -> str:
+        """An attribute that is a text.
+
+        Raises:
+            ModelError: it is something else.
+        """
+        return str(self._typed(name, str, "a text", default))
+
+    def body(self, name: str) -> Any:
+        """An attribute that is a graph.
+
+        Raises:
+            ModelError: there is none, or it is something else.
+        """
+        value = self.attribute(name)
+        if not hasattr(value, "node"):
+            raise ModelError(
+                f"the {self.op} {self.label!r} has no graph as its {name!r}; export or copy the file again"
+            )
+        return value
+
+    def _typed(self, name: str, kind: type, expected: str, default: Any) -> Any:
+        value = self.attribute(name, default)
+        if not isinstance(value, kind):
+            raise ModelError(
+                f"the {self.op} {self.label!r} has the attribute {name!r} of type {type(value).__name__}; expected {expected}: export or copy the file again"
+            )
+        return value
+
     def drop_attribute(self, name: str) -> None:
         """Remove an attribute."""
         retain(self._proto.attribute, lambda attribute: attribute.name != name)
@@ -83,14 +121,13 @@ class Node:
 
         TensorFlow's loops also carry their weights; values that the body returns unchanged are left out.
         """
-        body = self.attribute("body")
-        if self.op not in ("Loop", "Scan") or not hasattr(body, "node"):  # a damaged file may have a number there
+        if self.op not in ("Loop", "Scan"):
             return []
+        body = self.body("body")
         skip = 2 if self.op == "Loop" else 0  # Loop: trip count and condition come first
-        count = len(self._proto.input) - (skip or int(self.attribute("num_scan_inputs") or 0))
-        count = min(count, len(body.input) - skip, len(body.output))  # a damaged file may lack some
+        count = len(self._proto.input) - (skip or self.integer("num_scan_inputs", 0))
         sources = {
-            proto.output[0]: proto.input[0] for proto in body.node if proto.op_type == "Identity" and proto.output
+            proto.output[0]: proto.input[0] for proto in body.node if proto.op_type == "Identity" and proto.input
         }
         changed = []
         for k in range(count):

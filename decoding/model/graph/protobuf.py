@@ -17,13 +17,16 @@ _FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "s
 
 
 def read_port(value: Any) -> Port:
-    """A ValueInfoProto as a Port; its dtype is object where NumPy has none for the element type."""
+    """A ValueInfoProto as a Port; its dtype is object where NumPy has none for the element type.
+
+    Some exporters write -1 for a size that they do not know, and onnxruntime reads any size below 0 so.
+    """
     tensor = value.type.tensor_type
     dtype = np.dtype(DTYPES.get(tensor.elem_type, object))
     if not tensor.HasField("shape"):
         return Port(value.name, dtype, None)
     dims = ((d.dim_value if d.HasField("dim_value") else d.dim_param or None) for d in tensor.shape.dim)
-    return Port(value.name, dtype, tuple(dims))
+    return Port(value.name, dtype, tuple(None if isinstance(d, int) and d < 0 else d for d in dims))
 
 
 def attribute_value(attribute: Any) -> Any:

@@ -6,11 +6,13 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import Error as ProtobufError
 
 from decoding.errors import ModelError, OptionError
-from decoding.model.graph.external_weights import move_out, parse, read_data_files
+from decoding.model.graph.external_data import read_external_data
+from decoding.model.graph.external_weights import move_out, parse
 from decoding.model.graph.types import Array
-from decoding.model.graph.validate import check_text, sort_nodes
+from decoding.model.graph.validate import check_structure, check_text, sort_nodes
 
 ModelFile = str | Path | bytes | onnx.ModelProto
 
@@ -22,25 +24,28 @@ def read_model(source: ModelFile) -> tuple[onnx.ModelProto, str, dict[str, Array
         ModelError: there is no such file, or it does not hold an ONNX model.
         OptionError: the source is none of these.
     """
-    weights: dict[str, Array] = {}
+    folder: Path | None = None
     if isinstance(source, onnx.ModelProto):
-        model, name = onnx.ModelProto(), "the ModelProto"
-        model.CopyFrom(source)
+        name = "the ModelProto"
+        model, weights = parse(_serialized(source), name)  # one built in memory may hold what no file can
     elif isinstance(source, bytes):
         name = "the bytes given"
         model, weights = parse(source, name)
     elif isinstance(source, str | Path):
-        name = str(source)
+        name, folder = str(source), Path(source).parent
         model, weights = _read_file(Path(source))
     else:
         raise OptionError(
             f"model or encoder: found {type(source).__name__}; expected the path of an .onnx file, its bytes, an onnx.ModelProto or the name of a "
             "shipped model (decode() takes a model that load() returned as it is)"
         )
+    model.DiscardUnknownFields()  # a newer onnxruntime may know them, and nothing here can check them
     check_text(model, name)
-    sort_nodes(model.graph, name)
     if not model.graph.node:
         raise ModelError(f"{name}: not an ONNX model, or one without any node; pass a file that an ONNX exporter wrote")
+    check_structure(model, name)
+    weights |= read_external_data(model, name, folder, weights)
+    sort_nodes(model.graph, name)
     return model, name, move_out(model.graph, name, weights)
 
 
@@ -53,9 +58,18 @@ def _read_file(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
         if not path.stat().st_size:
             raise ModelError(f"{path}: not an ONNX file, it is empty; export or copy it again")
         with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-            model, weights = parse(data, str(path))
+            return parse(data, str(path))
+
+
+def _serialized(model: onnx.ModelProto) -> bytes:
+    """The bytes of a message.
+
+    Raises:
+        ModelError: it has more than protobuf can write.
+    """
     try:
-        read_data_files(model, path.parent, weights)
-    except Exception as error:
-        raise ModelError(f"{path}: its external data cannot be read: {error}") from error
-    return model, weights
+        return bytes(model.SerializeToString())
+    except (ValueError, ProtobufError, MemoryError) as error:
+        raise ModelError(
+            f"the ModelProto: it cannot be serialized ({error}); write it by onnx.save(..., save_as_external_data=True) and pass that path"
+        ) from error

@@ -27,7 +27,7 @@ from decoding.errors import ModelError
 from decoding.model.contract.io import AuxiliaryInput, Token, TokenLayout
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
-from decoding.model.graph.types import STATE_SLOTS, Array, Shape
+from decoding.model.graph.types import STATE_SLOTS, Shape
 from decoding.model.roles.infer import Roles, data_ancestors
 from decoding.model.runtime.session import Session, constant_values
 from decoding.model.verify.layouts import StateShape
@@ -66,27 +66,27 @@ def make_reshapes_dynamic(
     sizes = _ONE_STEP if one_step else _SIZES
     unjudged = set()
     for node in graph.nodes:
-        target = graph.constant(node.input(1)) if node.op == "Reshape" else None
+        target = graph.sizes(node.input(1)) if node.op == "Reshape" else None
         if target is None or not _may_be_baked(target) or (only is not None and node.outputs[0] not in only):
             continue
         given = _given_shapes(graph, roles, node, states, auxiliary_inputs, sizes)
         if given is None:
             unjudged.add(node.outputs[0])
             continue
-        if 1 not in example and all(_fits(target.tolist(), shape) for shape in given):
+        if 1 not in example and all(_fits(target, shape) for shape in given):
             continue
-        dynamic = dynamic_target(target.tolist(), given)
-        if one_step and target.size == 3:
+        dynamic = dynamic_target(target, given)
+        if one_step and len(target) == 3:
             # Where batch and time are 1, exporters write any Reshape for a Transpose or for a new axis.
             if _feeds_layer(graph, node):
                 dynamic = [1, -1, given[0][-1]]
-            elif dynamic == target.tolist() and dynamic[0] == 1:
+            elif dynamic == target and dynamic[0] == 1:
                 dynamic = [-1, 1, dynamic[2]]
-        if dynamic != target.tolist():
+        if dynamic != target:
             node.set_input(1, graph.add_initializer(f"{node.label}/dynamic_shape", np.array(dynamic, np.int64)))
             node.drop_attribute("allowzero")
             graph.edited()
-            roles.notes.append(f"the shape {target.tolist()} baked into {node.label} became {dynamic}")
+            roles.notes.append(f"the shape {target} baked into {node.label} became {dynamic}")
     return unjudged
 
 
@@ -107,7 +107,9 @@ def turn_loops_once(graph: Graph, path: Sequence[Node], declared: Shape) -> None
     """Make Loops turn once for a single step, where the export baked the example's number of steps into them."""
     for node in path:
         turns = graph.constant(node.input(0)) if node.op == "Loop" else None
-        if turns is not None and int(turns) > 1 and int(turns) in (declared or ())[:2]:
+        if turns is None or turns.size != 1 or turns.dtype.kind != "i":
+            continue
+        if turns.item() > 1 and turns.item() in (declared or ())[:2]:
             node.set_input(0, graph.add_initializer(f"{node.label}/turns", np.ones_like(turns)))
 
 
@@ -123,7 +125,8 @@ def make_spreads_dynamic(graph: Graph, roles: Roles, declared: Shape, axis: int)
     Returns:
         The example's number of steps; None where nothing is repeated.
     """
-    time = None if declared is None or not isinstance(declared[axis], int) else declared[axis]
+    size = None if declared is None or axis >= len(declared) else declared[axis]
+    time = size if isinstance(size, int) else None
     found = None
     for node in graph.nodes:
         if (
@@ -131,7 +134,8 @@ def make_spreads_dynamic(graph: Graph, roles: Roles, declared: Shape, axis: int)
             or not data_ancestors(graph, node.input(0)) & roles.auxiliary_inputs.keys()
         ):
             continue
-        target = (constant_values(graph, [node.input(1)]) or [np.zeros(0)])[0].ravel().tolist()
+        value = (constant_values(graph, [node.input(1)]) or [np.zeros(0)])[0]
+        target = value.ravel().tolist() if isinstance(value, np.ndarray) and value.dtype.kind == "i" else []
         places = [i for i, size in enumerate(target) if size > 1 and size == (time or size)]
         if len(places) != 1:
             continue
@@ -150,8 +154,8 @@ def make_spreads_dynamic(graph: Graph, roles: Roles, declared: Shape, axis: int)
     return found
 
 
-def _may_be_baked(target: Array) -> bool:
-    return target.size > 0 and bool((target[:-1] > 0).any() or (target > 0).all())
+def _may_be_baked(target: Sequence[int]) -> bool:
+    return len(target) > 0 and (any(size > 0 for size in target[:-1]) or all(size > 0 for size in target))
 
 
 def _fits(target: Sequence[int], shape: Sequence[int]) -> bool:

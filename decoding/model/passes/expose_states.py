@@ -119,8 +119,8 @@ def _layer(graph: Graph, node: Node) -> tuple[np.dtype[Any], int]:
     weights = graph.constant(node.input(2))
     if weights is not None and weights.ndim == 3:
         return weights.dtype if weights.dtype.kind == "f" else np.dtype(np.float32), min(weights.shape[1:])
-    size = node.attribute("hidden_size")
-    if weights is not None or not isinstance(size, int):
+    size = node.integer("hidden_size", 0)
+    if weights is not None or not 0 < size <= _LARGEST:
         raise ModelError(
             f"{graph.name}: the {node.op} layer {node.label!r} has no recurrence weights [directions, gates * hidden, hidden] and no hidden_size; export it again"
         )
@@ -154,11 +154,18 @@ def initial_values(
         session = Session(part, threads=1)
         two = _run_part(part, session, tensors, declared, 2)
         for name, value in two.items():
-            if value.size > _LARGEST:
+            if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+                raise ModelError(f"{graph.name}: the initial state {name} holds no numbers: the file is damaged")
+            if not 0 < value.size <= _LARGEST:
                 raise ModelError(
                     f"{graph.name}: the initial state {name} has the shape {list(value.shape)} for 2 rows, which no state has: the file is damaged"
                 )
         three = _run_part(part, session, tensors, declared, 3)
+        for name, value in three.items():
+            if value.ndim != two[name].ndim:
+                raise ModelError(
+                    f"{graph.name}: the initial state {name} has the shapes {list(two[name].shape)} and {list(value.shape)} for 2 and 3 rows, which no state has: the file is damaged"
+                )
     found = []
     for h in hidden:
         context = next(iter(read.get(h.initial, ())), "")

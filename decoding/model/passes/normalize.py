@@ -11,6 +11,7 @@ from decoding.errors import ModelError, OptionError
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import STATE_SLOTS, Array, Shape
+from decoding.model.roles.given import shown
 from decoding.model.roles.infer import Roles, data_ancestors
 from decoding.model.runtime.session import Session
 
@@ -28,11 +29,15 @@ def fix_constants(graph: Graph, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         port = next(p for p in graph.inputs if p.name == name)
         try:
+            if port.dtype.kind not in "fiub":
+                raise TypeError(port.dtype)
             array = np.asarray(value, port.dtype)
             if port.shape is not None and array.ndim != len(port.shape):
                 array = array.reshape([d if isinstance(d, int) else 1 for d in port.shape])
-        except (TypeError, ValueError) as error:
-            raise OptionError(f"roles['constant'][{name!r}]: {value!r} does not fit the input {port}") from error
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise OptionError(
+                f"roles['constant'][{name!r}]: {shown(value)} does not fit the input {port}; give numbers of its shape"
+            ) from error
         graph.fix_input(name, array)
 
 
@@ -77,10 +82,20 @@ def inline_decided_ifs(graph: Graph) -> None:
 
 
 def _decided(graph: Graph, condition: str) -> bool | None:
-    """The condition's value where constants, or shapes that agree for all sizes, decide it; else None."""
+    """The condition's value where constants, or shapes that agree for all sizes, decide it; else None.
+
+    Raises:
+        ModelError: it is not one bool.
+    """
     if data_ancestors(graph, condition) & {p.name for p in graph.inputs}:
         return None
-    values = {bool(value) for (value,) in _for_sizes(graph, [condition])}
+    values = set()
+    for (value,) in _for_sizes(graph, [condition]):
+        if not isinstance(value, np.ndarray) or value.size != 1 or value.dtype.kind != "b":
+            raise ModelError(
+                f"{graph.name}: an If has the condition {condition!r}, {getattr(value, 'dtype', 'no tensor')} of shape {list(getattr(value, 'shape', ()))}; expected one bool: export or copy the file again"
+            )
+        values.add(bool(value.item()))
     return values.pop() if len(values) == 1 else None
 
 
@@ -112,7 +127,8 @@ def fix_sizes_in_weights(graph: Graph) -> None:
         for name in sorted(set().union(*(graph.ancestors(name) for name in weights)) - inputs)
         if inputs & graph.ancestors(name) and not inputs & data_ancestors(graph, name)
     ]
-    for name, *values in zip(tensors, *_for_sizes(graph, tensors) if tensors else [], strict=False):
+    runs = _for_sizes(graph, tensors) if tensors else []
+    for name, *values in zip(tensors, *runs, strict=True) if runs else ():
         if values[0].dtype.kind == "i" and all(np.array_equal(values[0], value) for value in values):
             fixed = graph.add_initializer(f"{name}/fixed", values[0])
             _feed_from(graph, name, fixed)
@@ -121,7 +137,7 @@ def fix_sizes_in_weights(graph: Graph) -> None:
 def time_major(graph: Graph) -> None:
     """Transpose recurrent layers of layout=1 (batch first), which onnxruntime refuses, to layout=0."""
     for node in graph.nodes:
-        if node.op in STATE_SLOTS and node.attribute("layout", 0) == 1:
+        if node.op in STATE_SLOTS and node.integer("layout", 0) == 1:
             _transpose_inputs(graph, node)
             _transpose_outputs(graph, node)
             node.drop_attribute("layout")
@@ -205,7 +221,7 @@ def check_nodes_run_forward(graph: Graph, path: list[Node]) -> None:
     """
     turning = {name for node in graph.nodes if _turns_around(graph, node) for name in node.outputs}
     for node in path:
-        direction = str(node.attribute("direction", "forward")) if node.op in STATE_SLOTS else "forward"
+        direction = node.text("direction", "forward") if node.op in STATE_SLOTS else "forward"
         read = [name for name in (*node.inputs, *node.captures()) if name]
         turned = turning & set().union(*(data_ancestors(graph, name) for name in read))
         if direction != "forward" or turned:
@@ -218,8 +234,8 @@ def check_nodes_run_forward(graph: Graph, path: list[Node]) -> None:
 
 def _turns_around(graph: Graph, node: Node) -> bool:
     """Return whether the node reverses a sequence."""
-    steps = graph.constant(node.input(4)) if node.op == "Slice" else None
-    return node.op == "ReverseSequence" or (steps is not None and bool((steps < 0).any()))
+    steps = graph.sizes(node.input(4)) if node.op == "Slice" else None
+    return node.op == "ReverseSequence" or any(step < 0 for step in steps or ())
 
 
 def batch_first(graph: Graph, name: str, axis: int) -> None:

@@ -32,8 +32,14 @@ def find_token(graph: Graph, given: Mapping[str, Any], notes: list[str]) -> tupl
     ]
     if name := given.get("token"):
         notes.append(f"token is {name}: given by roles")
-        port = next(p for p in ports if p.name == name)
-        return name, _one_hot_width(graph, port) if embedding_rows(graph, name) is None else None
+        port = next(p for p in graph.inputs if p.name == name)
+        width = _one_hot_width(graph, port) if embedding_rows(graph, name) is None else None
+        if port.shape is not None and len(port.shape) not in ((1, 2) if width is None else (2, 3)):
+            raise ModelError(
+                f"{graph.name}: the token {port} has {len(port.shape)} dimensions; expected ids [batch], [batch, time] or [time, batch], or one-hot vectors as wide as an output: "
+                "export it with these, or pass another input as roles={'token': name}"
+            )
+        return name, width
     flat = [p for p in ports if p.shape is None or len(p.shape) in (1, 2)]
     embedded = [p for p in flat if embedding_rows(graph, p.name) is not None]
     integer = [p for p in flat if p.dtype.kind in "iu" and named_kind(p.name) is None]
@@ -72,8 +78,14 @@ def embedding_rows(graph: Graph, name: str) -> int | None:
         for node in graph.consumers(tensor):
             if node.op == "Gather" and node.input(1) == tensor:
                 table = graph.constant(_before_views(graph, node.input(0)))
-                if table is not None and table.ndim >= 2 and table.dtype.kind == "f":
-                    return int(table.shape[node.attribute("axis", 0)])
+                axis = node.integer("axis", 0)
+                if (
+                    table is not None
+                    and table.ndim >= 2
+                    and table.dtype.kind == "f"
+                    and -table.ndim <= axis < table.ndim
+                ):
+                    return int(table.shape[axis])
             elif node.op == "OneHot" and node.input(0) == tensor:
                 return 0
             elif node.op in _INDEX_OPS or (node.op in VIEW_OPS and node.input(0) == tensor):

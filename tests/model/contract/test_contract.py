@@ -1,7 +1,9 @@
 """decoding/model/contract/: what a contract feeds, what it says of itself, and the program around it."""
 
 import numpy as np
+import pytest
 
+from decoding import ModelError
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.io import AuxiliaryInput, Draw, Logits, State, Token, Window
 from decoding.model.contract.program import FoldedStep, StepProgram
@@ -74,3 +76,16 @@ def test_a_program_over_other_sessions_keeps_its_graphs_and_contract():
     assert (again.graph, again.step_graph, again.contract) == (program.graph, program.step_graph, CONTRACT)
     assert program.session_over(graph).threads == 2
     assert program.with_note("more").contract.notes == ("more",)
+
+
+def test_logits_of_another_rank():
+    """A graph that squeezes its batch of one returned them: NumPy's own error came out (issue 13)."""
+    with pytest.raises(ModelError, match=r"the logits scores come out with the shape \[3, 7\], and for other sizes as B, T, V"):  # fmt: skip
+        CONTRACT.logits.arrange(np.zeros((3, 7), np.float32))
+
+
+def test_batch_and_time_of_any_rank():
+    token = Token("ids", "TB")
+    assert token.batch_and_time((3, 4)) == token.batch_and_time((3, 4, 5)) == (4, 3)
+    assert token.batch_and_time((3,)) == (None, 3)
+    assert token.batch_and_time(None) == token.batch_and_time(()) == (None, None)

@@ -330,3 +330,24 @@ def test_an_ambiguous_mask_asks():
         match=r"ambiguous: mask bool\[batch, u\] could tell the padding of the tokens or of memory .*; pass roles=\{'source_mask': 'mask'\}",
     ):
         load(decoder)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "error", "message"),
+    [
+        ("roles", "[1]", ModelError, r"metadata 'decoding.roles': \[1\]: expected a dict"),
+        ("roles", '{"latent": 3}', ModelError, r"metadata 'decoding.roles'\['latent'\]=3: expected"),
+        ("roles", '{"constant": {"nope": 1}}', OptionError, r"roles\['constant'\]: .* has no 'nope' there"),
+        ("roles", '{"batch_axis": {"source": 9}}', OptionError, r"roles\['batch_axis'\]\['source'\]=9: .*expected one of its axes"),
+        ("pad", '"a"', ModelError, r"metadata 'decoding.pad' is 'a'; expected a whole number"),
+        ("pad", "[1, 2]", ModelError, r"metadata 'decoding.pad' holds 2 ids; expected one"),
+        ("bos", "[null]", ModelError, r"metadata 'decoding.bos' is None; expected a whole number"),
+        ("eos", "-1", ModelError, r"metadata 'decoding.eos' is -1; expected a whole number"),
+        ("vocab", "3", ModelError, r"metadata 'decoding.vocab' is 3; expected a list of strings"),
+    ],
+)  # fmt: skip
+def test_metadata_of_wrong_kinds_in_an_encoders_file(key, text, error, message):
+    encoder = ADDITIVE.encoder()
+    encoder.metadata_props.add(key=f"decoding.{key}", value=text)
+    with pytest.raises(error, match=message):
+        load(ADDITIVE.decoder(), encoder=encoder)

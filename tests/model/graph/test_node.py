@@ -4,6 +4,7 @@ import numpy as np
 import onnx.parser
 import pytest
 
+from decoding import ModelError
 from decoding.model.graph.node import Node
 from tests.helpers.text import graph
 
@@ -92,6 +93,24 @@ def test_a_scan_carries_its_first_inputs():
     assert scan.carried() == [(0, 0, np.dtype(np.float32))]
 
 
-@pytest.mark.parametrize("text", ["z = Add(x, y)", "z = Loop<body = 3>(x, y)"])
-def test_other_nodes_and_damaged_loops_carry_nothing(text):
-    assert node(text).carried() == []
+def test_other_nodes_carry_nothing():
+    assert node("z = Add(x, y)").carried() == []
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (lambda found: found.body("body"), r"the Loop 'z' has no graph as its 'body'; export or copy"),
+        (lambda found: found.carried(), r"the Loop 'z' has no graph as its 'body'"),
+        (lambda found: found.integer("axis", 0), r"the attribute 'axis' of type list; expected a whole number"),
+        (lambda found: found.text("body", ""), r"the attribute 'body' of type int; expected a text"),
+    ],
+)
+def test_attributes_of_other_kinds(read, message):
+    with pytest.raises(ModelError, match=message):
+        read(node("z = Loop<body = 3, axis = [1, 2]>(x, y)"))
+
+
+def test_attributes_that_are_left_out():
+    found = node("z = Loop(x, y)")
+    assert (found.integer("axis", 7), found.text("mode", "up")) == (7, "up")
