@@ -220,6 +220,16 @@ class Graph:
         retain(self._graph.input, lambda port: port.name != name)
         self.add_initializer(name, value)
 
+    def feed_weights(self) -> dict[str, Array]:
+        """Turn the large weights into inputs, which a session neither copies nor packs, and return their values."""
+        fed = {name: value for name, value in self._weights.items() if name in self._constants}
+        for name, value in fed.items():
+            self.add_input(name, value.dtype, value.shape)
+        retain(self._graph.initializer, lambda tensor: tensor.name not in fed)
+        self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
+        self._weights = {}
+        return fed
+
     def edited(self) -> None:
         """Find the edges anew: call it after a change of inputs or outputs through `Node`."""
         self._producers = None

@@ -36,6 +36,9 @@ _GRAPH_IDS = itertools.count(1)
 _NO_GRAPH = -1
 # onnxruntime starts them all at once, and waits for ever for those that the system refuses it (issue 13).
 _MOST_THREADS = 1024
+# While load() runs a model of this many bytes of weights, what a run has taken is freed after it: over a large vocabulary that
+# is as much again (issue 13).
+_LARGE = 64 << 20
 # A captured graph and its memory stay until the session ends, and contexts of each new shape add one.
 _MOST_GRAPHS = 128
 
@@ -100,6 +103,10 @@ class Session:
         self.bytes = len(data) + sum(value.nbytes for value in weights.values())
         self._weights = {key: ort.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
         options.add_external_initializers(list(self._weights), list(self._weights.values()))
+        if wanted == [SHORT_NAMES["cpu"]]:
+            # Those are copied; with these the copies go, and all sessions read the same memory (issue 13).
+            for key, value in self._weights.items():
+                options.add_initializer(key, value)
         said = cuda.load_libraries(ort.preload_dlls) if self.device == "cuda" and hasattr(ort, "preload_dlls") else ""
         given = cuda.with_options(wanted, self.captures) if self.device == "cuda" else wanted
         try:
@@ -141,7 +148,10 @@ class Session:
     def _run_within(self, limit: limits.RunLimit, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Run once while `load()` can be interrupted and looks at the clock."""
         options = ort.RunOptions()
-        what = f"{self.name}: a run over {', '.join(f'{name} {list(np.shape(value))}' for name, value in feeds.items()) or 'no inputs'}"
+        if self.bytes > _LARGE:
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        sizes = ", ".join(f"{name} {list(np.shape(value))}" for name, value in feeds.items()) or "no inputs"
+        what = f"{self.name}: a run over {sizes[:200]}"
         seconds = limits.RUN_SECONDS + self.bytes / limits.BYTES_A_SECOND
         return limit.run(lambda own: self._session.run(list(outputs), dict(feeds), own), what, seconds, options)  # type: ignore[no-any-return]
 

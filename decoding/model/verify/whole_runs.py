@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +15,9 @@ from decoding.model.graph.node import Node
 from decoding.model.graph.types import Array
 from decoding.model.runtime.session import Session
 
-# Scores of one piece, in floats (32 MiB). The scores of a verification run over 256,000 words take 340 MiB, and several
+# Scores of one piece, in floats (16 MiB). The scores of a verification run over 256,000 words take 340 MiB, and several
 # times that while onnxruntime computes them (issue 13).
-_PIECE = 1 << 23
+_PIECE = 1 << 22
 
 _POSITIONS, _SIZES = "decoding/positions", "decoding/sizes"
 
@@ -73,10 +73,14 @@ class WholeRuns:
         batch, length = ids.shape
         step = max(1, _PIECE // (batch * self._contract.logits.vocab_size))
         for first in range(0, length, step):
-            scores = self._some.scores(ids, np.arange(first, min(first + step, length)))
-            if scores is None:
-                raise ModelError(f"{self.name}: a second run over the same tokens failed")
-            yield Piece(scores, first, length)
+            # No name for the scores: this frame would hold them during the next run.
+            yield Piece(self._again(ids, np.arange(first, min(first + step, length))), first, length)
+
+    def _again(self, ids: Array, positions: Array) -> Array:
+        scores = None if self._some is None else self._some.scores(ids, positions)
+        if scores is None:
+            raise ModelError(f"{self.name}: a run over tokens {list(ids.shape)}, which succeeded before, failed")
+        return scores
 
     def _run(self, ids: Array) -> Array:
         if self._whole is None:
@@ -89,10 +93,19 @@ _LONGEST = 7 * 48
 
 
 class _SomePositions:
-    """A graph that computes the states of every position and scores some."""
+    """A graph that computes the states of every position and scores some.
 
-    def __init__(self, session: Session, contract: Contract, axis: int, flat: bool, output: str) -> None:
-        self._session, self._contract, self._axis, self._flat, self._output = session, contract, axis, flat, output
+    Args:
+        session: runs it; takes `weights` at each run.
+        axis: counts the positions in the tensor that they are taken from; those of all sequences where `flat`.
+        output: the scores.
+    """
+
+    def __init__(
+        self, session: Session, contract: Contract, weights: Mapping[str, Array], axis: int, flat: bool, output: str
+    ) -> None:
+        self._session, self._contract, self._weights = session, contract, weights
+        self._axis, self._flat, self._output = axis, flat, output
 
     def scores(self, ids: Array, positions: Array) -> Array | None:
         """Scores [B, positions, V] of a run over `ids`; None where the graph does not run so."""
@@ -101,7 +114,7 @@ class _SomePositions:
         if self._flat:
             rows = np.arange(batch)
             wanted = (rows[:, None] * length + positions if layout == "BTV" else positions[:, None] * batch + rows).ravel()  # fmt: skip
-        feeds = {**_feeds(self._contract, ids), _POSITIONS: wanted}
+        feeds = {**self._weights, **_feeds(self._contract, ids), _POSITIONS: wanted}
         try:
             found, sizes = self._session.run(feeds, [self._output, _SIZES])
         except ModelError:
@@ -140,7 +153,8 @@ def some_positions(graph: Graph, contract: Contract, open_session: OpenSession) 
         some.add_output(name, np.float32, [None, None])
     try:
         some.keep_outputs([name, _SIZES])
-        return _SomePositions(open_session(some), contract, axis, flat, name)
+        weights = some.feed_weights()
+        return _SomePositions(open_session(some), contract, weights, axis, flat, name)
     except ModelError:
         return None
 
