@@ -6,8 +6,8 @@ onnxruntime holds the thread that calls it, so Python sees neither Ctrl-C nor th
 
 from __future__ import annotations
 
+import _thread
 import atexit
-import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
@@ -104,7 +104,7 @@ class RunLimit:
             return
         if self.error is None:
             self.error = ModelError(
-                f"{run.what} took more than {run.seconds:.0f} s, so it was stopped: load() runs a file on small inputs to find its layouts and to verify it. "
+                f"{run.what} took more than {run.seconds:.3g} s, so it was stopped: load() runs a file on small inputs to find its layouts and to verify it. "
                 "Look for a Loop without end; a large file on a busy machine may load with verify=False, which leaves out the longest runs"
             )
             self.stop()
@@ -130,28 +130,28 @@ def interruptible(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if run_limit() is not None:
             return function(*args, **kwargs)
-        limit, done, outcome = RunLimit(), threading.Event(), dict[str, Any]()
+        limit, outcome = RunLimit(), dict[str, Any]()
+        # Not threading.Thread and Event: their Python code is not made to be interrupted halfway.
+        working = _thread.allocate_lock()
+        working.acquire()
 
         def work() -> None:
-            _LIMIT.set(limit)
             try:
+                _LIMIT.set(limit)
                 outcome["result"] = function(*args, **kwargs)
             except BaseException as error:
                 outcome["error"] = error
             finally:
-                done.set()
+                working.release()
 
-        worker = threading.Thread(target=copy_context().run, args=(work,), name=f"decoding.{function.__name__}", daemon=True)  # fmt: skip
         try:
-            worker.start()
-            while not done.wait(_TICK):
+            _thread.start_new_thread(copy_context().run, (work,))
+            while not working.acquire(timeout=_TICK):
                 limit.watch()
-            worker.join()
         except BaseException:
             limit.stop()
-            worker.join(_TICK)
-            if worker.is_alive():  # onnxruntime must not be torn down under a run
-                atexit.register(worker.join, _EXIT_PATIENCE)
+            if not working.acquire(timeout=_TICK):  # onnxruntime must not be torn down under a run
+                atexit.register(working.acquire, timeout=_EXIT_PATIENCE)
             raise
         try:
             if limit.error is not None:

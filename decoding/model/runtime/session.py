@@ -153,7 +153,7 @@ class Session:
         sizes = ", ".join(f"{name} {list(np.shape(value))}" for name, value in feeds.items()) or "no inputs"
         what = f"{self.name}: a run over {sizes[:200]}"
         seconds = limits.RUN_SECONDS + self.bytes / limits.BYTES_A_SECOND
-        return limit.run(lambda own: self._session.run(list(outputs), dict(feeds), own), what, seconds, options)  # type: ignore[no-any-return]
+        return limit.run(lambda own: self._session.run(list(outputs), dict(feeds), own), what, seconds, options)
 
     def bind(
         self,
@@ -310,7 +310,9 @@ def checked_threads(threads: Any) -> int | None:
     except TypeError:
         count = 0
     if isinstance(threads, bool) or not 1 <= count <= _MOST_THREADS:
-        raise OptionError(f"threads={reprlib.repr(threads)}: expected a whole number from 1 to {_MOST_THREADS}, or None")
+        raise OptionError(
+            f"threads={reprlib.repr(threads)}: expected a whole number from 1 to {_MOST_THREADS}, or None"
+        )
     return count
 
 
