@@ -51,6 +51,9 @@ def load(
 ) -> Model:
     """Load an exported recurrent model and make it steppable.
 
+    Ctrl-C ends it within a tenth of a second. A run of the file that takes more than 10 s, and a second more for each 5 MB
+    of weights, is stopped.
+
     Args:
         model: path of an ONNX file, its bytes, an onnx.ModelProto, or the name of a shipped model ("shakespeare", "tang", "dates").
         encoder: a model, or several run in turn (a CNN, then an RNN; an utterance RNN, then a history RNN), run once for
