@@ -163,7 +163,7 @@ def _last_product(graph: Graph, name: str, axis: int, rank: int) -> tuple[Node, 
     """The product with weights that the scores are made of one position at a time, and the axis that counts positions there."""
     while (node := graph.producer(name)) is not None:
         if node.op in ("MatMul", "Gemm"):
-            weights = graph.constant(node.input(1))
+            weights = _weights(graph, node.input(1))
             plain = not node.attribute("transA", 0) and weights is not None and weights.ndim == 2
             bias = graph.constant(node.input(2)) if node.op == "Gemm" and node.input(2) else None
             plain = plain and (node.op == "MatMul" or not node.input(2) or (bias is not None and bias.ndim <= 1))
@@ -184,6 +184,13 @@ def _last_product(graph: Graph, name: str, axis: int, rank: int) -> tuple[Node, 
         else:
             return None
     return None
+
+
+def _weights(graph: Graph, name: str) -> Array | None:
+    """The constant that a tensor is, or that it re-arranges: weights that an embedding shares are transposed."""
+    while (node := graph.producer(name)) is not None and node.op in ("Identity", "Transpose", "Cast"):
+        name = node.input(0)
+    return graph.constant(name)
 
 
 def _feeds(contract: Contract, ids: Array) -> dict[str, Array]:

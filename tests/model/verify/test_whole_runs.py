@@ -38,6 +38,15 @@ def transposed():
     return proto
 
 
+def tied():
+    """Scores by the transposed embedding."""
+    proto = build.recurrent("GRU")
+    nodes = {node.output[0]: node for node in proto.graph.node}
+    nodes["product"].input[1] = "table_transposed"
+    proto.graph.node.insert(0, helper.make_node("Transpose", ["table"], ["table_transposed"], perm=[1, 0]))
+    return proto
+
+
 def flat(order=(1, 0, 2)):
     """Rows of all sequences under one another, as torch's view(-1, hidden) has them, before a Gemm."""
     proto = build.recurrent("GRU")
@@ -65,6 +74,7 @@ KINDS = {
     "softmax": lambda: build.recurrent("LSTM", final="Softmax"),
     "both directions": lambda: build.recurrent("LSTM", direction="bidirectional"),
     "time major": time_major,
+    "tied": tied,
     "transposed": transposed,
     "flat": flat,
     "flat, time major": lambda: flat((0, 1, 2)),
