@@ -19,6 +19,12 @@ from decoding.processors import History
 
 # Logits of one run over whole sequences, in floats (64 MiB): longer ones are read in chunks.
 _LOGITS = 1 << 24
+# Products of one run: about 20 ms of one core. Ctrl-C is answered between two runs (issue 13: up to 36 s without).
+_PRODUCTS = 1 << 29
+# What a token of a row takes besides its products with the weights, in products.
+_OVERHEAD = 1 << 14
+# Times that a GPU is faster than a core, at least: a run of a core's size would be over before the next is started.
+_DEVICE = 64
 # Logits of one step, in floats (1 MiB), from which on a run over several tokens gains nothing: they leave the
 # cache before they are scored (bench/test_rollout.py).
 _LARGE_STEP = 1 << 18
@@ -51,10 +57,12 @@ def _by_runs(model: Model, requests: Sequence[Request], latents: Latents | None)
     names = [c.logits.name, *(s.output for s in c.states)]
     states = initial_states(c, requests)
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
+    cost = model.session.bytes // 4 + _OVERHEAD
+    most = _PRODUCTS * (_DEVICE if model.on_device else 1)
     read, longest = 0, len(sequences[0]) - 1
     while read < longest:
         live = sum(len(s) - 1 > read for s in sequences)
-        chunk = max(1, _LOGITS // (live * c.logits.vocab_size))
+        chunk = max(1, min(_LOGITS // (live * c.logits.vocab_size), most // (live * cost)))
         end = min(len(sequences[live - 1]) - 1, read + chunk)
         ids = np.stack([s[read : end + 1] for s in sequences[:live]])
         context = pad_together(c.row_inputs, [r.context for r in requests[:live]])

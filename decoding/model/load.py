@@ -24,7 +24,8 @@ from decoding.model.passes.quantize import check_quantize, quantized
 from decoding.model.paths import encoder_files, shipped
 from decoding.model.roles.given import caller_roles, given_roles, special_id, vocabulary
 from decoding.model.roles.infer import Roles
-from decoding.model.runtime.session import Session, full_names
+from decoding.model.runtime.limits import interruptible
+from decoding.model.runtime.session import Session, checked_threads, full_names
 from decoding.model.stepping import step_program
 from decoding.model.verify.equivalence import NotSteppable, same_step
 from decoding.model.verify.window import given_window
@@ -36,6 +37,7 @@ from decoding.tokenizers import make_tokenizer
 _OTHER_HARDWARE = 1e-2
 
 
+@interruptible
 def load(
     model: ModelFile,
     *,
@@ -48,6 +50,9 @@ def load(
     verify: bool = True,
 ) -> Model:
     """Load an exported recurrent model and make it steppable.
+
+    Ctrl-C ends it within a tenth of a second. A run of the file that takes more than 10 s, and a second more for each 5 MB
+    of weights, is stopped.
 
     Args:
         model: path of an ONNX file, its bytes, an onnx.ModelProto, or the name of a shipped model ("shakespeare", "tang", "dates").
@@ -67,7 +72,7 @@ def load(
         tokenizer: a list of token strings, a Hugging Face `tokenizers` or SentencePiece object, or the path of
             one of their files; default: the vocabulary in the file's metadata (``decoding.vocab``).
         providers: onnxruntime's providers, or "cpu" and "cuda"; default the CPU. docs/cuda.md says what a GPU needs and does.
-        threads: intra-op threads of onnxruntime; None leaves the choice to it.
+        threads: intra-op threads of onnxruntime, at most 1024; None leaves the choice to it.
         quantize: "int8" turns the weights of LSTM layers, products and embeddings into int8, after verification, for
             onnxruntime's int8 products; `Model.describe()` says which, which could not be, and how far that moves the logits.
         verify: run the graph on random prefixes, and refuse it where stepping differs from the original's whole-sequence run.
@@ -76,7 +81,7 @@ def load(
         ModelError: the file cannot be used; the message says which input or output, what was expected and what to pass.
         OptionError: an argument is wrong.
     """
-    wanted = full_names(providers)
+    wanted, threads = full_names(providers), checked_threads(threads)
     check_quantize(quantize, wanted)
     roles = caller_roles(roles)
     source = shipped(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 from decoding.errors import ModelError
 from decoding.model.contract.contract import Contract
@@ -28,6 +29,7 @@ from decoding.model.verify import equivalence, layouts
 from decoding.model.verify.equivalence import NotSteppable
 from decoding.model.verify.layouts import StateShape
 from decoding.model.verify.padding import with_padding
+from decoding.model.verify.whole_runs import WholeRuns
 
 
 def step_program(exported: ExportedGraph, open_session: OpenSession, verify: bool) -> StepProgram:
@@ -181,7 +183,8 @@ def _verified(program: StepProgram, exported: ExportedGraph, kind: str, open_ses
     )
     tolerance = equivalence.tolerance(original, contract.states)
     fixed = contract.token.batch_and_time(exported.token_shape)
-    runs = equivalence.verify_stepping(program.session, contract, open_session(original), whole, kind, fixed, tolerance)
+    runs_of_whole = WholeRuns(original, whole, open_session, partial(program.session_over, brief=True))
+    runs = equivalence.verify_stepping(program.session, contract, runs_of_whole, kind, fixed, tolerance)
     if not runs:
         return program.with_note("not verified: the logits are NaN whatever the tokens are; check the weights")
     sizes = ", ".join(f"{batch}x{length}" for batch, length in runs)

@@ -1,5 +1,8 @@
 """engine/scoring.py: log-probabilities of given sequences, by runs of many tokens and by steps."""
 
+import signal
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -70,3 +73,47 @@ def test_a_beginning_is_read_once(monkeypatch):
     monkeypatch.setattr(model.step_session, "bind", counting)
     score(model, [[1, 2, 3, 4, i] for i in range(100)] + [[1, 2, 9, i, i] for i in range(28)])
     assert sorted(set(rows)) == [1, 2, 29]  # 1, 2; 3 and 9; 4 and 28 of them after 9
+
+
+def test_a_run_does_bounded_work(monkeypatch):
+    """One run over all of 2,000 tokens of 128 rows answered Ctrl-C after 16 s (issue 13)."""
+    model = load(build.recurrent("LSTM", hidden=64), threads=1)
+    monkeypatch.setattr(scoring, "_PRODUCTS", 1 << 24)
+    sizes = []
+    run = model.session.run
+    monkeypatch.setattr(model.session, "run", lambda feeds, names: (sizes.append(feeds["tokens"].size), run(feeds, names))[1])  # fmt: skip
+    ids = np.random.default_rng(0).integers(0, 11, (20, 100))
+    found = score(model, ids)
+    assert 20 <= max(sizes) <= max(20, (1 << 24) / (model.session.bytes / 4))
+    assert len(sizes) > 1
+    monkeypatch.setattr(scoring, "_PRODUCTS", 1 << 60)
+    np.testing.assert_allclose(found, score(model, ids), atol=1e-5)
+
+
+def test_every_run_takes_a_token_however_large_the_model_is(monkeypatch):
+    model = load(build.recurrent("GRU"), threads=1)
+    monkeypatch.setattr(scoring, "_PRODUCTS", 1)
+    assert np.isfinite(score(model, [[1, 2, 3, 4], [1, 2]])[0][1:]).all()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that sends a signal")
+def test_score_answers_an_interrupt_at_once():
+    model = load(build.recurrent("LSTM", hidden=512), threads=1)
+    ids = np.random.default_rng(0).integers(0, 11, (128, 4000))
+
+    sent = []
+
+    def handler(*_):
+        sent.append(time.perf_counter())
+        raise KeyboardInterrupt
+
+    began, before = time.perf_counter(), signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            score(model, ids)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    # Of the handler's call: onnxruntime held the thread until then. About 0.02 s where the machine is idle.
+    assert sent[0] - began < 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from decoding import load
-from decoding.model.verify import equivalence
+from decoding.model.verify import equivalence, whole_runs
 from tests.helpers.exports import MODELS, fixture, fixtures, outcome
 
 
@@ -30,7 +30,7 @@ def windowed(model, ids):
     for end in range(1, len(ids) + 1):
         shown = contract.window.shown(end)
         cut = np.array([contract.window.cut(ids[:end].tolist(), shown)])
-        scores = equivalence.whole_run(model.session, contract, cut)
+        scores = whole_runs.whole_run(model.session, contract, cut)
         rows.append(scores[0, contract.window.end(end, scores.shape[1])])
     return np.stack(rows)
 

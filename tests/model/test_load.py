@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+import time
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from decoding import ModelError, OptionError, load
+from decoding.model.graph.graph import Graph
 from decoding.model.verify import equivalence
 from tests.helpers import build
 
@@ -323,9 +325,43 @@ def test_a_provider_that_is_not_there():
         load(build.recurrent(), providers=["TensorrtExecutionProvider"])
 
 
-def test_wrong_thread_counts():
-    with pytest.raises(OptionError, match=r"threads=0: expected a whole number of at least 1"):
-        load(build.recurrent(), threads=0)
+@pytest.mark.parametrize("threads", [0, -1, 1025, 5000, 2**40, True, 1.0, "2", [1], np.array([1, 2])])
+def test_wrong_thread_counts(threads):
+    with pytest.raises(OptionError, match=r"threads=.*: expected a whole number from 1 to 1024, or None"):
+        load(build.recurrent(), threads=threads)
+
+
+@pytest.mark.parametrize("providers", [1, [], (), {"cpu": {}}, [1], [None], [("cpu",)], [("cpu", 1)], [("cpu", {1: 2})], np.array(["cpu", "cpu"]), np.int64(3)])  # fmt: skip
+def test_providers_that_are_no_names(providers):
+    with pytest.raises(OptionError, match=r"providers=.*: expected 'cpu', 'cuda', or a list of onnxruntime's names"):
+        load(build.recurrent(), providers=providers)
+
+
+def test_a_provider_with_options():
+    assert load(build.recurrent(), providers=[("cpu", {})]).session.providers == ["CPUExecutionProvider"]
+
+
+def test_a_chain_of_many_nodes_loads_as_quickly_as_onnxruntime_alone():
+    """Sizes of inputs without names made onnxruntime's sessions quadratic: 20 s for 4,000 nodes (issue 13)."""
+    proto = build.recurrent("GRU")
+    last, count = proto.graph.node[-1], 4000
+    end, last.output[0] = last.output[0], "link0"
+    for i in range(count):
+        proto.graph.node.append(helper.make_node("Neg", [f"link{i}"], [f"link{i + 1}" if i < count - 1 else end]))
+    began = time.perf_counter()
+    load(proto, threads=1)
+    assert time.perf_counter() - began < 5
+
+
+def test_a_session_gets_names_for_all_sizes_and_the_graph_stays():
+    graph = Graph.load(build.recurrent("GRU", exposed=True))
+    for port in graph.inputs:
+        graph.set_shape(port.name, [None] * len(port.shape))
+    data, _ = graph.skeleton()
+    sizes = [d.dim_param for port in onnx.load_model_from_string(data).graph.input for d in port.type.tensor_type.shape.dim]  # fmt: skip
+    assert all(sizes)
+    assert len(set(sizes)) == len(sizes) == 5
+    assert all(port.shape == (None,) * len(port.shape) for port in graph.inputs)
 
 
 def test_metadata_that_is_no_json():

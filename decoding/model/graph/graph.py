@@ -225,6 +225,16 @@ class Graph:
         retain(self._graph.input, lambda port: port.name != name)
         self.add_initializer(name, value)
 
+    def feed_weights(self) -> dict[str, Array]:
+        """Turn the large weights into inputs, which a session neither copies nor packs, and return their values."""
+        fed = {name: value for name, value in self._weights.items() if name in self._constants}
+        for name, value in fed.items():
+            self.add_input(name, value.dtype, value.shape)
+        retain(self._graph.initializer, lambda tensor: tensor.name not in fed)
+        self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
+        self._weights = {}
+        return fed
+
     def edited(self) -> None:
         """Find the edges anew: call it after a change of inputs or outputs through `Node`."""
         self._producers = None
@@ -300,9 +310,25 @@ class Graph:
         return copy
 
     def skeleton(self) -> tuple[bytes, dict[str, Array]]:
-        """The model's bytes without its large weights, and those weights by name."""
+        """The model's bytes without its large weights, and those weights by name.
+
+        Every size of an input that has neither a number nor a name gets a name of its own in the bytes: onnxruntime makes
+        one up at every node after it, in time that grows with the square of their number (issue 13).
+        """
         weights = {name: value for name, value in self._weights.items() if name in self._constants}
-        return bytes(self._model.SerializeToString()), weights
+        unnamed = [
+            (dim, f"decoding/{port.name}/{axis}")
+            for port in self._graph.input
+            for axis, dim in enumerate(port.type.tensor_type.shape.dim)
+            if dim.WhichOneof("value") is None
+        ]
+        for dim, name in unnamed:
+            dim.dim_param = name
+        try:
+            return bytes(self._model.SerializeToString()), weights
+        finally:
+            for dim, _ in unnamed:
+                dim.ClearField("dim_param")
 
     def serialize(self) -> bytes:
         """The whole model as bytes.

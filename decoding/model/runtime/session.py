@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import operator
 import re
+import reprlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +19,7 @@ import onnxruntime as ort
 from decoding.errors import ModelError, OptionError
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import Array
-from decoding.model.runtime import cuda
+from decoding.model.runtime import cuda, limits
 
 SHORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": cuda.PROVIDER}
 
@@ -32,6 +34,11 @@ _SOURCE_PLACE = re.compile(r"(?:/\S*)?onnxruntime\S*/\S+\.(?:cc|h):\d+ (?:.*?\)(
 # The caller numbers CUDA graphs; -1 stands for none, 0 for the one without a number.
 _GRAPH_IDS = itertools.count(1)
 _NO_GRAPH = -1
+# onnxruntime starts them all at once, and waits for ever for those that the system refuses it (issue 13).
+_MOST_THREADS = 1024
+# While load() runs a model of this many bytes of weights, what a run has taken is freed after it: over a large vocabulary that
+# is as much again (issue 13).
+_LARGE = 64 << 20
 # A captured graph and its memory stay until the session ends, and contexts of each new shape add one.
 _MOST_GRAPHS = 128
 
@@ -53,8 +60,10 @@ class Session:
         threads: intra-op threads; None leaves the choice to onnxruntime.
         captures: on a CUDA device, capture runs over device arrays as CUDA graphs and replay them.
         profile: record for `profiled()` which provider ran which operator.
+        brief: it ends soon, so its weights are not packed and it keeps no memory between runs.
 
     Attributes:
+        bytes: size of the weights.
         wanted: onnxruntime's names of the providers asked for, with their options.
         graphs: number of CUDA graphs asked for so far.
         device: "cuda" if the preferred provider keeps its memory there, else "cpu".
@@ -68,13 +77,18 @@ class Session:
         threads: int | None = None,
         captures: bool = False,
         profile: bool = False,
+        brief: bool = False,
     ) -> None:
+        if (limit := limits.run_limit()) is not None:
+            limit.check()
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors are raised as exceptions with the model's name
+        threads = checked_threads(threads)
         if threads is not None:
-            if threads < 1:
-                raise OptionError(f"threads={threads}: expected a whole number of at least 1, or None")
             options.intra_op_num_threads = threads
+        if brief:
+            options.enable_cpu_mem_arena = False
+            options.add_session_config_entry("session.disable_prepacking", "1")
         self._folder = tempfile.TemporaryDirectory() if profile else None
         if self._folder is not None:
             options.enable_profiling = True
@@ -86,8 +100,13 @@ class Session:
         self.captures = captures and self.device == "cuda"
         self.graphs = 0
         data, weights = graph.skeleton()
+        self.bytes = len(data) + sum(value.nbytes for value in weights.values())
         self._weights = {key: ort.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
         options.add_external_initializers(list(self._weights), list(self._weights.values()))
+        if wanted == [SHORT_NAMES["cpu"]]:
+            # Those are copied; with these the copies go, and all sessions read the same memory (issue 13).
+            for key, value in self._weights.items():
+                options.add_initializer(key, value)
         said = cuda.load_libraries(ort.preload_dlls) if self.device == "cuda" and hasattr(ort, "preload_dlls") else ""
         given = cuda.with_options(wanted, self.captures) if self.device == "cuda" else wanted
         try:
@@ -118,10 +137,23 @@ class Session:
         Raises:
             ModelError: onnxruntime reported an error; its message is kept.
         """
+        limit = limits.run_limit()
         try:
-            return self._session.run(list(outputs), dict(feeds), _ONLY_FETCHED if only_fetched else None)  # type: ignore[no-any-return]
+            if limit is None:
+                return self._session.run(list(outputs), dict(feeds), _ONLY_FETCHED if only_fetched else None)  # type: ignore[no-any-return]
+            return self._run_within(limit, feeds, outputs)
         except Exception as error:
             raise _failed(self, "run", error) from error
+
+    def _run_within(self, limit: limits.RunLimit, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Run once while `load()` can be interrupted and looks at the clock."""
+        options = ort.RunOptions()
+        if self.bytes > _LARGE:
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        sizes = ", ".join(f"{name} {list(np.shape(value))}" for name, value in feeds.items()) or "no inputs"
+        what = f"{self.name}: a run over {sizes[:200]}"
+        seconds = limits.RUN_SECONDS + self.bytes / limits.BYTES_A_SECOND
+        return limit.run(lambda own: self._session.run(list(outputs), dict(feeds), own), what, seconds, options)
 
     def bind(
         self,
@@ -233,20 +265,55 @@ def full_names(providers: str | Sequence[Any] | None) -> list[Any]:
 
     Raises:
         ModelError: this onnxruntime does not have one of them.
+        OptionError: they are no names.
     """
     if providers is None:
         providers = ["cpu"]
     elif isinstance(providers, str):
         providers = [providers]
-    names = [SHORT_NAMES.get(p, p) if isinstance(p, str) else p for p in providers]
+    if not isinstance(providers, list | tuple) or not providers or not all(map(_is_provider, providers)):
+        raise OptionError(f"providers={reprlib.repr(providers)}: expected 'cpu', 'cuda', or a list of onnxruntime's names, each alone or as (name, {{option: value}})")  # fmt: skip
+    names = [SHORT_NAMES.get(p, p) if isinstance(p, str) else (SHORT_NAMES.get(p[0], p[0]), dict(p[1])) for p in providers]  # fmt: skip
     known = ort.get_available_providers()
     for name in names:
         plain = name if isinstance(name, str) else name[0]
         if plain not in known:
             how = cuda.INSTALL if plain == cuda.PROVIDER else "install the onnxruntime build that has it"
-            raise ModelError(f"providers: {plain} is not in this onnxruntime ({ort.__version__}), which has {', '.join(known)}. "
+            raise ModelError(f"providers: {plain[:100]} is not in this onnxruntime ({ort.__version__}), which has {', '.join(known)}. "
                              f"Pass providers='cpu', or {how}")  # fmt: skip
     return names
+
+
+def _is_provider(value: Any) -> bool:
+    """Return whether it is a name, or a pair of a name and options."""
+    if isinstance(value, str):
+        return True
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], Mapping)
+        and all(isinstance(key, str) for key in value[1])
+    )
+
+
+def checked_threads(threads: Any) -> int | None:
+    """The number of intra-op threads; None leaves it to onnxruntime.
+
+    Raises:
+        OptionError: it is no whole number from 1 to 1,024.
+    """
+    if threads is None:
+        return None
+    try:
+        count = operator.index(threads)
+    except TypeError:
+        count = 0
+    if isinstance(threads, bool) or not 1 <= count <= _MOST_THREADS:
+        raise OptionError(
+            f"threads={reprlib.repr(threads)}: expected a whole number from 1 to {_MOST_THREADS}, or None"
+        )
+    return count
 
 
 def first_line(error: Exception) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from decoding.model.contract.io import State
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import INT8_OPS, Array
 from decoding.model.runtime.session import Session
+from decoding.model.verify.whole_runs import WholeRuns, whole_run
 
 
 class NotSteppable(ModelError):
@@ -23,6 +25,8 @@ class NotSteppable(ModelError):
 VERIFICATION_RUNS = ((1, 1), (1, 2), (2, 7), (7, 48))
 # For graphs that have only a few positions.
 _SHORT = 16
+# Scores that are compared at once: in float64, with what comparing takes, 50 MiB.
+_BLOCK = 1 << 20
 
 
 def gives_probabilities(session: Session, contract: Contract) -> bool:
@@ -32,22 +36,20 @@ def gives_probabilities(session: Session, contract: Contract) -> bool:
     return bool((scores >= 0).all() and np.allclose(scores.sum(-1), 1, atol=1e-2))
 
 
-def whole_run(session: Session, contract: Contract, ids: Array) -> Array:
-    """Logits [B, T or 1, V] of one run over whole sequences `ids` [B, T], from the initial states."""
-    feeds = {**contract.feeds(ids), **contract.initial_states(len(ids), contract.probe_contexts(len(ids)))}
-    return contract.logits.arrange(session.run(feeds, [contract.logits.name])[0])
-
-
 def stepped_run(session: Session, contract: Contract, ids: Array) -> Array:
     """Logits [B, T, V] of single steps over `ids` [B, T], the states carried from each to the next."""
+    return np.stack(list(steps_of(session, contract, ids)), axis=1)
+
+
+def steps_of(session: Session, contract: Contract, ids: Array) -> Iterator[Array]:
+    """The logits [B, V] of each step over `ids` [B, T], one after the other."""
     states = contract.initial_states(len(ids), contract.probe_contexts(len(ids)))
     names = [contract.logits.name, *(s.output for s in contract.states)]
-    steps = []
     for t in range(ids.shape[1]):
-        scores, *after = session.run({**contract.feeds(ids[:, t : t + 1], t), **states}, names)
-        states = {s.input: value for s, value in zip(contract.states, after, strict=True)}
-        steps.append(contract.logits.arrange(scores)[:, -1])
-    return np.stack(steps, axis=1)
+        found = session.run({**contract.feeds(ids[:, t : t + 1], t), **states}, names)
+        states = {s.input: value for s, value in zip(contract.states, found[1:], strict=True)}
+        # Out of the list: this frame would hold the scores during the next run.
+        yield contract.logits.arrange(found.pop(0))[:, -1]
 
 
 def same_step(a: Session, b: Session, contract: Contract, within: float = 1e-4) -> bool:
@@ -82,15 +84,16 @@ def change(session: Session, original: Session, contract: Contract) -> float:
     """The largest difference between the logits of two graphs of one contract on random prefixes, as `difference` measures it."""
     length = (contract.window and contract.window.size) or _SHORT
     ids = np.random.default_rng(0).integers(0, contract.logits.vocab_size, (2, length))
-    run = stepped_run if contract.window is None else whole_run
-    return difference(run(session, contract, ids), run(original, contract, ids))
+    if contract.window is not None:
+        return difference(whole_run(session, contract, ids), whole_run(original, contract, ids))
+    steps = zip(steps_of(session, contract, ids), steps_of(original, contract, ids), strict=True)
+    return max(difference(found, expected) for found, expected in steps)
 
 
 def verify_stepping(
     session: Session,
     contract: Contract,
-    original: Session,
-    whole: Contract,
+    whole: WholeRuns,
     kind: str,
     fixed: tuple[int | None, int | None],
     tolerance: float,
@@ -99,8 +102,7 @@ def verify_stepping(
 
     Args:
         session: the prepared step graph, with its `contract`.
-        original: the exported graph, with dynamic shapes and an int64 token.
-        whole: the original's contract: the same without the states that it hides.
+        whole: runs of the exported graph, with dynamic shapes and an int64 token.
         kind: the original's scores: "logits", "probs" or "logprobs".
         fixed: batch and time that the export declares as numbers. Where the original runs with nothing else
             (its zeros have these sizes), they are the sizes that it is compared with.
@@ -114,25 +116,40 @@ def verify_stepping(
         ModelError: the original cannot be run over whole sequences.
     """
     rng = np.random.default_rng(0)
-    runs = _runs_that_work(original, whole, fixed)
+    runs = _runs_that_work(whole, fixed)
     for batch, length in runs:
         ids = rng.integers(0, contract.logits.vocab_size, (batch, length))
-        expected = whole_run(original, whole, ids).astype(np.float64)
-        found = as_kind(stepped_run(session, contract, ids)[:, -expected.shape[1] :].astype(np.float64), kind)
-        if found.shape != expected.shape:
-            raise NotSteppable(
-                f"{session.name}: for {batch} sequences of {length} tokens the whole-sequence run returns {list(expected.shape)} where "
-                f"{list(found.shape)} was expected; the number of time steps seems fixed in the file: export it with a dynamic time axis"
-            )
-        if np.isnan(expected).any(axis=-1).all():
+        steps, off, undefined = steps_of(session, contract, ids), 0.0, True
+        for piece in whole.pieces(ids):
+            expected, shape = piece.scores, (batch, min(piece.total, length) or length, contract.logits.vocab_size)
+            if (expected.shape[0], piece.total, *expected.shape[2:]) != shape:
+                raise NotSteppable(
+                    f"{session.name}: for {batch} sequences of {length} tokens the whole-sequence run returns {[len(expected), piece.total, *expected.shape[2:]]} where "
+                    f"{list(shape)} was expected; the number of time steps seems fixed in the file: export it with a dynamic time axis"
+                )
+            skipped = length - piece.total if piece.first == 0 else 0  # it scores the last tokens alone
+            scores = list(islice(steps, skipped, skipped + expected.shape[1]))
+            found = np.stack(scores, axis=1) if len(scores) > 1 else scores[0][:, None]
+            off = max(off, _differ(found, expected, kind))
+            undefined = undefined and bool(np.isnan(expected).any(axis=-1).all())
+            del piece, expected, scores, found  # before the next run
+        if undefined:
             return ()  # decode() will say at which step
-        off = difference(found, expected)
         if not off <= tolerance:
             raise NotSteppable(
                 f"{session.name}: stepping differs from the whole-sequence run by {off:.1e} (relative) on {batch} random sequences of {length} tokens, more than "
                 f"{tolerance:.0e}: the network mixes time steps otherwise than through the states {', '.join(s.input for s in contract.states)}"
             )
     return runs
+
+
+def _differ(found: Array, expected: Array, kind: str) -> float:
+    """The largest difference between logits and scores of a kind, in float64, a few positions at a time."""
+    vocab = expected.shape[-1]
+    found, expected = found.reshape(-1, vocab), expected.reshape(-1, vocab)
+    rows = max(1, _BLOCK // vocab)
+    blocks = [slice(at, at + rows) for at in range(0, len(found), rows)]
+    return max(difference(as_kind(found[b].astype(np.float64), kind), expected[b].astype(np.float64)) for b in blocks)
 
 
 def difference(found: Array, expected: Array) -> float:
@@ -147,9 +164,7 @@ def difference(found: Array, expected: Array) -> float:
     return float(np.nan_to_num(off, nan=np.inf).max(initial=0))
 
 
-def _runs_that_work(
-    original: Session, whole: Contract, fixed: tuple[int | None, int | None]
-) -> tuple[tuple[int, int], ...]:
+def _runs_that_work(whole: WholeRuns, fixed: tuple[int | None, int | None]) -> tuple[tuple[int, int], ...]:
     """VERIFICATION_RUNS; shorter ones, or those of the declared batch and time, where the original takes no others."""
     batch, time = fixed
     candidates = (
@@ -162,13 +177,13 @@ def _runs_that_work(
         runs = tuple(dict.fromkeys(candidate))
         try:
             for b, t in runs:
-                whole_run(original, whole, np.zeros((b, t), np.int64))
+                whole.check(np.zeros((b, t), np.int64))
         except ModelError as error:
             failure = error
         else:
             return runs
     raise ModelError(
-        f"{original.name}: the original cannot be run over whole sequences, so stepping cannot be verified: {failure}; pass verify=False to load it unverified"
+        f"{whole.name}: the original cannot be run over whole sequences, so stepping cannot be verified: {failure}; pass verify=False to load it unverified"
     ) from failure
 
 

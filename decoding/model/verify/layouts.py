@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from decoding.model.runtime.session import Session
 
 # Distinct, so that an output's dimensions say which of them it follows; the batch differs from usual layer counts.
 _BATCH, _TIME = 5, 3
+# Combinations of batch axes that are all tried. Each layer of fixed-shape LSTM states has nine times as many: with more
+# than these, only the likely ones are tried, whose number grows with that of the states (issue 13).
+_EVERY_COMBINATION = 27
 
 
 @dataclass(frozen=True)
@@ -98,12 +102,50 @@ def probe(
     for time, layout in product(times, layouts):
         if layout == "B" and time > 1:
             continue
-        for axes in product(*(s.axes for s in states)):
+        for axes in _combinations(states):
             try:
                 return _try_layout(session, Token(token, layout), logits, states, auxiliary_inputs, axes, time)
             except ModelError as error:
                 failures.append(str(error))
-    raise ModelError(failures[0])
+    raise ModelError(failures[0] + _advice_on_axes(states))
+
+
+def _combinations(states: Sequence[StateShape]) -> Iterator[tuple[int, ...]]:
+    """Batch axes to try, one a state: every combination where there are few, else the likely ones, the most usual first.
+
+    The likely ones: every state on its first axis; all states of one shape on another one; one state on another one.
+    """
+    if _count_combinations(states) <= _EVERY_COMBINATION:
+        yield from product(*(s.axes for s in states))
+        return
+    usual = tuple(s.axes[0] for s in states)
+    seen = {usual}
+    yield usual
+    alike = [[i for i, s in enumerate(states) if (s.sizes, s.axes) == kind] for kind in dict.fromkeys((s.sizes, s.axes) for s in states)]  # fmt: skip
+    alone = [[i] for i in range(len(states))]
+    for places in (list(range(len(states))), *alike, *alone):
+        for choice in range(1, max(len(states[i].axes) for i in places)):
+            axes = list(usual)
+            for i in places:
+                axes[i] = states[i].axes[min(choice, len(states[i].axes) - 1)]
+            if tuple(axes) not in seen:
+                seen.add(tuple(axes))
+                yield tuple(axes)
+
+
+def _count_combinations(states: Sequence[StateShape]) -> int:
+    return prod(len(s.axes) for s in states)
+
+
+def _advice_on_axes(states: Sequence[StateShape]) -> str:
+    """What to add to a failure where not every combination of batch axes was tried; else nothing."""
+    if _count_combinations(states) <= _EVERY_COMBINATION:
+        return ""
+    open_states = [s.input for s in states if len(s.axes) > 1]
+    return (
+        f" ({len(open_states)} states have more than one axis that may count rows: only the likely of {_count_combinations(states)} combinations were tried; "
+        f"say which with roles={{'batch_axis': {{{open_states[0]!r}: axis, ...}}}}, or export the states with a dynamic batch)"
+    )
 
 
 def _try_layout(

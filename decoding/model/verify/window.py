@@ -15,6 +15,7 @@ from decoding.model.graph.types import Array, Shape
 from decoding.model.roles.infer import Roles
 from decoding.model.runtime.session import Session
 from decoding.model.verify import equivalence, layouts
+from decoding.model.verify.whole_runs import whole_run
 
 _LENGTHS = (1, 2, 7)
 
@@ -81,12 +82,12 @@ def _check_length(session: Session, contract: Contract, length: int, tolerance: 
     """
     rng = np.random.default_rng(length)
     ids = rng.integers(0, contract.logits.vocab_size, (6, length))
-    scores = equivalence.whole_run(session, contract, ids)
+    scores = whole_run(session, contract, ids)
     if scores.shape[1] not in (1, length) or (scores.shape[1] == 1 < length and contract.logits.layout != "BV"):
         raise ModelError(
             f"{session.name}: for {length} tokens it returns scores of shape {list(scores.shape)}; {_ADVICE}"
         )
-    alone = np.concatenate([equivalence.whole_run(session, contract, row[None]) for row in ids])
+    alone = np.concatenate([whole_run(session, contract, row[None]) for row in ids])
     if not equivalence.difference(alone, scores) <= tolerance:
         raise ModelError(
             f"{session.name}: the scores of a row depend on the other rows of its batch, so rows cannot be decoded together"
@@ -111,6 +112,6 @@ def _unused(session: Session, contract: Contract, ids: Array, scores: Array, pla
     for shift in range(1, min(contract.logits.vocab_size, 4)):
         other = ids.copy()
         other[:, place] = (other[:, place] + shift) % contract.logits.vocab_size
-        if not np.array_equal(equivalence.whole_run(session, contract, other)[:, -1], scores[:, -1]):
+        if not np.array_equal(whole_run(session, contract, other)[:, -1], scores[:, -1]):
             return False
     return True

@@ -1,14 +1,17 @@
 """decoding/model/verify/layouts.py: which axis is which, found by running graphs of every layout."""
 
+import itertools
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from decoding import ModelError
+from decoding import ModelError, load
 from decoding.model.graph.graph import Graph
 from decoding.model.roles.infer import Roles
 from decoding.model.runtime.session import Session
-from decoding.model.verify.layouts import StateShape, declared_state_shape, probe
+from decoding.model.verify.layouts import StateShape, _combinations, declared_state_shape, probe
+from tests.helpers import build
 
 VOCAB, SIZE = 7, 4
 FLOAT = np.dtype(np.float32)
@@ -116,3 +119,51 @@ def test_a_state_without_a_shape_is_refused():
         ModelError, match="the state input h declares no shape; export it with its shape, batch dynamic"
     ):
         declared_state_shape(graph, Roles("ids", "logits", {}, {}), "h", "next")
+
+
+def fixed_states(count, sizes=(1, 1, 8)):
+    return [StateShape(f"s{i}", f"s{i}_out", sizes, (1, 0, 2), FLOAT) for i in range(count)]
+
+
+def test_few_states_are_tried_on_every_combination_of_axes():
+    assert list(_combinations(fixed_states(2))) == list(itertools.product((1, 0, 2), repeat=2))
+
+
+@pytest.mark.parametrize("count", [4, 8, 12, 40])
+def test_combinations_of_axes_grow_with_the_number_of_states(count):
+    """Two states a layer: five layers had 59,049 combinations, 86 s (issue 13)."""
+    tried = list(_combinations(fixed_states(count)))
+    assert len(tried) == len(set(tried)) == 3 + 2 * count
+    assert tried[:3] == [(1,) * count, (0,) * count, (2,) * count]
+    assert (1,) * (count - 1) + (0,) in tried
+
+
+def test_states_of_one_shape_share_an_axis():
+    states = [*fixed_states(3), *fixed_states(3, (1, 1, 4))]
+    tried = list(_combinations(states))
+    assert (0, 0, 0, 1, 1, 1) in tried
+    assert (1, 1, 1, 0, 0, 0) in tried
+
+
+def test_where_no_likely_axes_fit_the_message_says_what_to_pass():
+    graph = accumulator(["b", "t"], [0, 1, 2])
+    with pytest.raises(
+        ModelError, match=r"only the likely of 729 combinations were tried.*roles=\{'batch_axis': \{'s0': axis"
+    ):
+        layout(graph, fixed_states(6))
+
+
+@pytest.mark.parametrize("layers", [1, 4, 6])
+def test_runs_of_a_model_with_fixed_states_grow_with_its_layers(monkeypatch, layers):
+    proto = build.recurrent("LSTM", layers=layers, exposed=True)
+    for port in (*proto.graph.input, *proto.graph.output):
+        for size in port.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_value = 1
+    merge = next(t for t in proto.graph.initializer if t.name == "merge")
+    merge.CopyFrom(numpy_helper.from_array(np.array([1, 3, 8]), "merge"))  # runs with no size that is tried at first
+    runs = []
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda *args, **options: (runs.append(1), run(*args, **options))[1])
+    load(proto, threads=1, verify=False)
+    assert len(runs) < 60 + 20 * layers
