@@ -53,7 +53,7 @@ class ContextRows:
         """Write the contexts of these requests, of which `read` ids are in the states, into these slots."""
         self._owners[slots] = [r.key for r in requests]
         self._positions[slots] = read
-        given = set[str]().union(*(r.context for r in requests))
+        given = {name for r in requests for name in r.context}
         self._ends = [f for f in self._ends if f.name not in given]
         for name in self._inputs.keys() & given:
             rows = [row for row, r in enumerate(requests) if name in r.context]

@@ -46,6 +46,9 @@ cdef class Stopping:
 
     def stops(self, output):
         """Return whether this output, which did not stop before its last token, ends with a stop sequence or a stop string."""
+        cdef int64_t last = output[len(output) - 1]
+        if self._is_eos[last]:  # ends the sequence by itself, and may be no token of the tokenizer
+            return False
         if any(len(output) >= len(s) and np.array_equal(output[len(output) - len(s):], s) for s in self._stop):
             return True
         if not self._stop_strings:

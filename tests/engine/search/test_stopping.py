@@ -77,6 +77,11 @@ def test_the_output_is_looked_at_only_where_there_are_stops():
     assert rules().finish_reasons(np.array([1]), np.array([1]), np.array([10]), None).tolist() == [GOES_ON]
 
 
+def test_eos_is_not_read_as_text():
+    assert reason(rules(eos=(3,), stop_strings=("c",)), [0, 3]) == "eos"
+    assert not rules(eos=(3,), stop_strings=("c",)).stops(np.array([0, 3]))
+
+
 def test_a_stop_string_may_begin_long_before_the_last_token():
     assert reason(rules(stop_strings=("aaaa",)), [1, 0, 5, 5, 0, 5, 5, 0, 5, 5, 0], 20) == "stop"
 
