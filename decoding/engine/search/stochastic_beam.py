@@ -9,7 +9,7 @@ import numpy as np
 
 from decoding import kernels
 from decoding.engine.batch.batch import make_batch
-from decoding.engine.request import FinishedSequence, Request, RequestQueue, Settings
+from decoding.engine.request import FinishedSequence, Request, RowSource, Settings
 from decoding.engine.search.prefill import RequestRows
 from decoding.engine.search.stopping import FINISH_REASONS, Stopping
 from decoding.model.graph.types import Array
@@ -46,7 +46,7 @@ class StochasticBeamSearch:
     draws from, in the order of their perturbed log-probabilities.
     """
 
-    def __init__(self, model: Model, settings: Settings, queue: RequestQueue, rows: int) -> None:
+    def __init__(self, model: Model, settings: Settings, queue: RowSource, rows: int) -> None:
         assert isinstance(settings.strategy, Sample)
         self._model, self._settings, self._queue, self._sample = model, settings, queue, settings.strategy
         self._width = settings.outputs
