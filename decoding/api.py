@@ -21,7 +21,7 @@ from decoding.engine.request import FinishedSequence, Request, Settings
 from decoding.engine.rollout import Reward, action_values
 from decoding.engine.score import score_sequences
 from decoding.engine.search.sampling import SamplingSearch
-from decoding.errors import OptionError
+from decoding.errors import OptionError, check_flag, shown
 from decoding.inputs.latents import with_latents
 from decoding.inputs.options import Options, check_names, make_settings
 from decoding.inputs.requests import (
@@ -34,6 +34,7 @@ from decoding.inputs.requests import (
     requests_of_iterable,
     with_teacher,
 )
+from decoding.inputs.sizes import check_memory
 from decoding.inputs.workers import check_workers, choose_workers
 from decoding.model.discriminator import Discriminator
 from decoding.model.graph.graph import ModelFile
@@ -119,6 +120,7 @@ def decode(
         DecodeError: logits are NaN or leave no token to choose; names the sequence and the step.
     """
     model = _loaded(model)
+    check_flag("progress", progress)
     settings = make_settings(
         model,
         strategy,
@@ -136,13 +138,15 @@ def decode(
     )
     ids, sources = read_prompts(model, prompts, prefix, context)
     requests = make_requests(model, settings, ids, sources, context)
+    workers = choose_workers(model, settings, workers, len(requests))
+    check_memory(model, settings, workers, len(requests), taught=teacher is not None)
     settings = with_latents(model, settings, latents, len(requests))
     settings, requests = with_teacher(model, settings, requests, teacher, teacher_ratio)
-    finished = decode_requests(model, settings, requests, choose_workers(model, settings, workers, len(requests)))
-    shown: Iterable[FinishedSequence] = finished
+    finished = decode_requests(model, settings, requests, workers)
+    watched: Iterable[FinishedSequence] = finished
     if progress:
-        shown = with_bar(finished, len(requests) * settings.outputs)
-    groups = sorted(by_prompt(model, settings, shown), key=lambda group: group[0].prompt_index)
+        watched = with_bar(finished, len(requests) * settings.outputs)
+    groups = sorted(by_prompt(model, settings, watched), key=lambda group: group[0].prompt_index)
     return Decoded([hypothesis for group in groups for hypothesis in group])
 
 
@@ -166,9 +170,12 @@ def stream(
     check_names("stream", options)
     settings = make_settings(model, strategy, **options)
     if strategy.searches_together:
-        raise OptionError(f"strategy={strategy!r}: it knows no token before the end; use decode(), or another strategy")
+        raise OptionError(
+            f"strategy={shown(strategy)}: it knows no token before the end; use decode(), or another strategy"
+        )
     ids, sources = read_prompts(model, prompts, prefix, context)
     requests = make_requests(model, settings, ids, sources, context)
+    check_memory(model, settings, 1, len(requests))
     settings = with_latents(model, settings, latents, len(requests))
     return Outputs("stream", _token_events(model, settings, requests))
 
@@ -196,8 +203,10 @@ def decode_iter(
     check_names("decode_iter", options)
     settings = make_settings(model, strategy, **options)
     requests = requests_of_iterable(model, settings, prompts, prefix)
+    workers = check_workers(model, workers)
+    check_memory(model, settings, workers, None)
     settings = with_latents(model, settings, None, 0)
-    finished = decode_requests(model, settings, requests, check_workers(model, workers), callers=True)
+    finished = decode_requests(model, settings, requests, workers, callers=True)
     return Outputs("decode_iter", _hypotheses(model, settings, finished))
 
 
@@ -320,8 +329,22 @@ def rollout(
     requests = [r for _, r in with_latents_of(own, enumerate(requests), model.contract)]
     episodes = make_episodes(model, settings, requests, max_new_tokens, pad_token_id)
     settings = replace(settings, outputs=check_completions(settings, n))
-    workers = choose_workers(model, settings, workers, episodes.length * len(ids))
-    return action_values(model, settings, episodes, reward if callable(reward) else Discriminator(reward), workers)
+    prefixes = episodes.length * len(ids)
+    workers = choose_workers(model, settings, workers, prefixes)
+    check_memory(model, settings, workers, prefixes, ids=8 * episodes.width * min(len(ids), 128))
+    return action_values(model, settings, episodes, _reward(reward), workers)
+
+
+def _reward(reward: Reward | ModelFile) -> Reward:
+    """Return the function that rewards, or the discriminator of a file.
+
+    Raises:
+        OptionError: it is a class, as one that was not called is.
+        ModelError: it is neither a function nor a file.
+    """
+    if isinstance(reward, type):
+        raise OptionError(f"reward: {reward.__name__} is a class; pass a function of ids, or an object that is called")
+    return reward if callable(reward) else Discriminator(reward)
 
 
 def _loaded(model: Model | str | Path) -> Model:

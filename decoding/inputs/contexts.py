@@ -10,7 +10,7 @@ import numpy as np
 
 from decoding._types import StepInputs
 from decoding.arguments import named_values, numbers
-from decoding.errors import OptionError
+from decoding.errors import OptionError, shown
 from decoding.model.contract.io import AuxiliaryInput, State
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
@@ -66,7 +66,7 @@ def check_step_inputs(model: Model, step_inputs: Any) -> StepInputs | None:
         return None
     if not callable(step_inputs):
         raise OptionError(
-            f"step_inputs={step_inputs!r}: expected a function from a History to a dict of arrays [rows, ...]"
+            f"step_inputs={shown(step_inputs)}: expected a function from a History to a dict of arrays [rows, ...]"
         )
     inputs = {f.name: f for f in model.contract.row_inputs if f.kind != "latent"}
 
@@ -78,7 +78,7 @@ def check_step_inputs(model: Model, step_inputs: Any) -> StepInputs | None:
             )
         if unknown := [name for name in given if name not in inputs]:
             raise OptionError(
-                f"step_inputs returned {unknown[0]!r}: the model's contexts are {', '.join(inputs) or 'none'}"
+                f"step_inputs returned {shown(unknown[0])}: the model's contexts are {', '.join(inputs) or 'none'}"
             )
         rows = len(history)
         return {
