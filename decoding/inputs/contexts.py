@@ -82,11 +82,16 @@ def check_step_inputs(model: Model, step_inputs: Any) -> StepInputs | None:
             )
         rows = len(history)
         return {
-            name: np.asarray(_context(inputs[name], np.asarray(value), rows, "step_inputs"))
+            name: np.asarray(_context(inputs[name], _array(name, value, inputs[name].dtype), rows, "step_inputs"))
             for name, value in given.items()
         }
 
     return checked
+
+
+def _array(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
+    """Return what `step_inputs` computed for a context as one array: the rows of a step are equally long."""
+    return value if isinstance(value, np.ndarray) else numbers(f"step_inputs[{name!r}]", value, dtype)
 
 
 def _context(aux: AuxiliaryInput, value: Any, rows: int, option: str) -> list[Array] | Array:
