@@ -1,6 +1,6 @@
 """Checks of arguments that every part of the package shares: values by input name, numbers, seeds.
 
-They lie below the models, as `Model.run()` reads its inputs by them just as `decoding.inputs` reads contexts and latents.
+`Model.run()` and `decoding.inputs` both use them, so they lie below the models.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What several commands do: read prompts, write pictures."""
+"""Code that several commands share: reading prompts, writing pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`decoding inspect`: what was found out about a model."""
+"""`decoding inspect`: print the contract of a model."""
 
 from __future__ import annotations
 

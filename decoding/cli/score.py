@@ -1,4 +1,4 @@
-"""`decoding score`: how probable a model finds a text."""
+"""`decoding score`: print how probable a text is under a model."""
 
 from __future__ import annotations
 

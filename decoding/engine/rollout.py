@@ -1,4 +1,4 @@
-"""Monte-Carlo action values: completes every prefix of given sequences many times, rewards and averages them."""
+"""Monte-Carlo action values: completes every prefix of given sequences many times, and averages the rewards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of decode() and its kin: checked, with defaults filled in, before the first step."""
+"""Checks the options of decode() and similar functions, and fills in defaults."""
 
 from __future__ import annotations
 

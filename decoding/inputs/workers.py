@@ -1,4 +1,4 @@
-"""How many threads a call decodes in."""
+"""Chooses the number of workers: the threads in which a call decodes."""
 
 from __future__ import annotations
 

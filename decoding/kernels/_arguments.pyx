@@ -1,4 +1,4 @@
-"""From Python arguments to C, and from status codes to exceptions: every kernel's arguments are checked here."""
+"""Checks every kernel's arguments, passes them to C, and turns status codes into exceptions."""
 
 from libc.stdlib cimport malloc
 

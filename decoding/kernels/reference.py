@@ -1,7 +1,7 @@
-"""The kernels again, in plain NumPy float64: their specification, meant to be read, and slow.
+"""The specification of the kernels, in plain NumPy float64: easy to read, and slow.
 
 Names, arguments and results are those of decoding.kernels; the dtypes here are float64 and int64. Rows are
-handled one by one. Arguments are taken to be right: what wrong ones raise is in decoding.kernels alone.
+handled one by one. Arguments are not checked here; decoding.kernels does that.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""`load()`: make an exported file a `Model` that can be stepped. The stages that it calls are in the files that it imports."""
+"""`load()` turns an exported file into a `Model`. Each stage is a function in another file."""
 
 from __future__ import annotations
 

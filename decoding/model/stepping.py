@@ -1,4 +1,4 @@
-"""Make an exported graph a step program: its states exposed, its layouts found, and stepping verified."""
+"""Turns an exported graph into a step program: exposes its states, finds its layouts, verifies stepping."""
 
 from __future__ import annotations
 

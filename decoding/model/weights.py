@@ -1,4 +1,4 @@
-"""Other weights for a loaded model: which of the file's initializers the prepared graph and its initial states hold."""
+"""Replaces weights of a loaded model: finds the file's initializers in the prepared graph and in its initial states."""
 
 from __future__ import annotations
 

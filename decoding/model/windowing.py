@@ -1,4 +1,4 @@
-"""Make an exported graph that cannot be stepped a program over windows: the graph stays whole, only its softmax goes."""
+"""Turns an exported graph that cannot be stepped into a program over windows. Only its final softmax is cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds fonts that have the characters of a text: matplotlib draws a box, and warns, for each that its font lacks."""
+"""Finds fonts that have the characters of a text: matplotlib draws a box, and warns, for each character that its font lacks."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_scores_are_the_modules_own(name):
 def test_a_saved_model_finds_its_encoders_again(name, tmp_path):
     model, sources, *_ = system(name)
     if name in ("caption_start", "show_attend"):
-        with pytest.raises(ModelError, match=r"it computes its first states from (image|annotations)"):
+        with pytest.raises(ModelError, match=r"it computes its initial states from (image|annotations)"):
             model.save(tmp_path / "copy.onnx")
         return
     model.save(tmp_path / "copy.onnx")

@@ -1,4 +1,4 @@
-"""Which part of a step's logits comes down from a device: all, the best, or one token drawn there."""
+"""Which of a step's logits are copied from a device: all, the best, or only a token drawn there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The batch of a graph that cannot be stepped: the part of the prefix that it needs is run anew at every step."""
+"""The batch of a graph that cannot be stepped: every step runs the end of each prefix again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Initial states that a graph computes from contexts or latents, by a part of it that is run once a request or sequence."""
+"""Initial states that depend on contexts or latents: runs the part of the graph that computes them, once for each sequence."""
 
 from __future__ import annotations
 

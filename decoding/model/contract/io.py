@@ -1,4 +1,4 @@
-"""The roles of a step graph's inputs and outputs: `Token`, `Logits`, `State`, `AuxiliaryInput`, and the `Window` of one without states."""
+"""The roles of a step graph's inputs and outputs: `Token`, `Logits`, `State`, `AuxiliaryInput`, and `Window`, for graphs that cannot be stepped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading an ONNX model: from a file, from bytes or from a ModelProto, refused where it is damaged."""
+"""Reading an ONNX model: from a file, from bytes or from a ModelProto. A damaged one is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Types of a graph's edges (`Port`, `Array`, `Shape`) and tables of the operators that keep states, re-arrange or round."""
+"""Types of a graph's edges (`Port`, `Array`, `Shape`) and tables of operators: those that keep states, only re-arrange values, or round."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Rewritings of a graph, one a file. Each takes a graph that onnxruntime can run and leaves one that it can run."""
+"""The rewritings of a graph, one in each file."""

@@ -1,6 +1,6 @@
-"""The step graph for a device: states read through row indices, few numbers in and few out.
+"""The step graph for a device: states are read through row indices, and few numbers are copied in and out.
 
-What the graph of a single step becomes:
+The graph of a single step changes in these ways:
 
 - the token and the positions come in one int64 array with the row indices: one copy to the device at each step;
 - every state is read through a Gather by the row indices: beams are reordered and rows moved where the states are;

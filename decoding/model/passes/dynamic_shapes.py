@@ -4,7 +4,7 @@ Why a Reshape with a baked batch is refused: the 5 in ``Reshape(x, [5, -1, 6])``
 size of the network, and the file does not say which. So `make_reshapes_dynamic` runs the part of the graph before the Reshape at
 several sizes, and `dynamic_target` writes one target that fits every shape that arrives. Two kinds of Reshape stay baked:
 
-- the part before it runs at the example's sizes alone (an initial state of exactly 5 rows, say), so nothing can be seen;
+- the part before it runs at the example's sizes alone (an initial state of exactly 5 rows, say), so no other shape can be observed;
 - it does more than drop dimensions of 1 or merge the first ones: several targets would fit, and a wrong one mixes rows.
 
 Such a graph still loads if it can be stepped. Else `verify/layouts.py` cannot run it with another number of rows, and `load()`

@@ -1,6 +1,6 @@
-"""Weights to int8 when a model is loaded: `load(..., quantize="int8")`.
+"""Quantizes the weights of a model to int8: `load(..., quantize="int8")`.
 
-A product's weights become int8 with a scale for each output; what it is given becomes uint8 at every run, with a scale for
+A product's weights become int8 with a scale for each output; its input becomes uint8 at every run, with a scale for
 each row. The product itself is onnxruntime's (MatMulIntegerToFloat): sums of whole numbers, so a row gets the same bits in
 every batch. onnxruntime's own dynamic quantization has one scale for the whole batch, and one operator for the whole LSTM
 (DynamicQuantizeLSTM) but none for GRU and RNN; here layers are written as plain operators for one token

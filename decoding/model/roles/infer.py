@@ -1,4 +1,4 @@
-"""Finding the role of every input and output of a graph. What is given counts first, then structure, names, dtypes and shapes."""
+"""Finding the role of every input and output of a graph. Given roles come first, then structure, names, dtypes and shapes."""
 
 from __future__ import annotations
 

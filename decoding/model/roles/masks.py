@@ -1,4 +1,4 @@
-"""Finding masks, lengths and positions, of decoders and of encoders, and the context whose padding a mask or length tells."""
+"""Finding masks, lengths and positions, of decoders and of encoders, and the context that a mask or length belongs to."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Pairing each state input with the output that has its next value.
 
-The evidence, strongest first: both belong to one recurrent layer; names that differ only in the side of the step
+The evidence, strongest first: both belong to one recurrent layer; names that differ only in a word for before or after the step
 (past_key_values.0.key and present.0.key, h_in and h_out); the output is computed from the input by sums and products; no other pair is
 possible.
 """

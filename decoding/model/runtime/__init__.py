@@ -1,1 +1,1 @@
-"""Running graphs by onnxruntime: sessions, bound buffers and CUDA. Only this folder imports onnxruntime."""
+"""Runs graphs with onnxruntime: sessions, bound buffers and CUDA. Only this folder imports onnxruntime."""

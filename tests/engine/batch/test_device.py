@@ -293,7 +293,7 @@ def test_a_step_may_run_more_than_once(models, on_device, monkeypatch, strategy)
 def test_buffers_are_used_again(models, on_device):
     model = models["RNN"]
     decode(model, [[1], [2]], Greedy(), max_new_tokens=3, eos_token_id=None)
-    (step,) = [s for r, s in model._device_steps.items() if r is not None and r.count == 2]
+    (step,) = [s for r, s in model._device_steps._made.items() if r is not None and r.count == 2]
     held = {key: [id(b) for b in idle] for key, idle in step.idle.items()}
     decode(model, [[3], [4], [5]][:2], Greedy(), max_new_tokens=3, eos_token_id=None)
     assert {key: [id(b) for b in idle] for key, idle in step.idle.items()} == held
@@ -308,7 +308,7 @@ def test_contexts_of_ever_other_shapes_do_not_pile_up(on_device):
         assert_same(*both(on_device, lambda: decode(model, [[1, 2], [3]], **options)))  # noqa: B023
         on_device()
     held = [buffers for idle in model.device_step(None).idle.values() for buffers in idle]
-    held += [buffers for step in model._device_steps.values() for idle in step.idle.values() for buffers in idle]
+    held += [buffers for step in model._device_steps._made.values() for idle in step.idle.values() for buffers in idle]
     assert all(len(buffers._bound) <= 16 for buffers in held)
 
 
