@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -14,12 +14,14 @@ import numpy.typing as npt
 from decoding._types import Context, FromModel, Latents, Prompts, Sources, StepInputs
 from decoding.engine.collect import by_prompt, with_bar
 from decoding.engine.encode import alike, with_latents_of
+from decoding.engine.forks import check_usable, using
 from decoding.engine.loop import decode_requests, queue_requests
-from decoding.engine.request import Request, Settings
+from decoding.engine.outputs import Outputs
+from decoding.engine.request import FinishedSequence, Request, Settings
 from decoding.engine.rollout import Reward, action_values
 from decoding.engine.score import score_sequences
 from decoding.engine.search.sampling import SamplingSearch
-from decoding.errors import OptionError
+from decoding.errors import OptionError, check_flag, shown
 from decoding.inputs.latents import with_latents
 from decoding.inputs.options import Options, check_names, make_settings
 from decoding.inputs.requests import (
@@ -32,6 +34,7 @@ from decoding.inputs.requests import (
     requests_of_iterable,
     with_teacher,
 )
+from decoding.inputs.sizes import check_memory
 from decoding.inputs.workers import check_workers, choose_workers
 from decoding.model.discriminator import Discriminator
 from decoding.model.graph.graph import ModelFile
@@ -117,6 +120,7 @@ def decode(
         DecodeError: logits are NaN or leave no token to choose; names the sequence and the step.
     """
     model = _loaded(model)
+    check_flag("progress", progress)
     settings = make_settings(
         model,
         strategy,
@@ -134,12 +138,15 @@ def decode(
     )
     ids, sources = read_prompts(model, prompts, prefix, context)
     requests = make_requests(model, settings, ids, sources, context)
+    workers = choose_workers(model, settings, workers, len(requests))
+    check_memory(model, settings, workers, len(requests), taught=teacher is not None)
     settings = with_latents(model, settings, latents, len(requests))
     settings, requests = with_teacher(model, settings, requests, teacher, teacher_ratio)
-    finished = decode_requests(model, settings, requests, choose_workers(model, settings, workers, len(requests)))
+    finished = decode_requests(model, settings, requests, workers)
+    watched: Iterable[FinishedSequence] = finished
     if progress:
-        finished = with_bar(finished, len(requests) * settings.outputs)
-    groups = sorted(by_prompt(model, settings, finished), key=lambda group: group[0].prompt_index)
+        watched = with_bar(finished, len(requests) * settings.outputs)
+    groups = sorted(by_prompt(model, settings, watched), key=lambda group: group[0].prompt_index)
     return Decoded([hypothesis for group in groups for hypothesis in group])
 
 
@@ -152,21 +159,25 @@ def stream(
     context: Context = None,
     latents: Latents = None,
     **options: Unpack[Options],
-) -> Iterator[TokenEvent]:
+) -> Outputs[TokenEvent]:
     """Continue every prompt as `decode()` does, and yield each token as soon as it is chosen.
 
     Takes the arguments of `decode()` but teacher, teacher_ratio, workers and progress. `Beam` and `Sample(replacement=False)`
-    are refused: they know no token before the end. Errors are those of `decode()`.
+    are refused: they know no token before the end. Errors are those of `decode()`. The iterator has `close()` and is a context
+    manager; a next() while another one runs is a DecodeError.
     """
     model = _loaded(model)
     check_names("stream", options)
     settings = make_settings(model, strategy, **options)
     if strategy.searches_together:
-        raise OptionError(f"strategy={strategy!r}: it knows no token before the end; use decode(), or another strategy")
+        raise OptionError(
+            f"strategy={shown(strategy)}: it knows no token before the end; use decode(), or another strategy"
+        )
     ids, sources = read_prompts(model, prompts, prefix, context)
     requests = make_requests(model, settings, ids, sources, context)
+    check_memory(model, settings, 1, len(requests))
     settings = with_latents(model, settings, latents, len(requests))
-    return _token_events(model, settings, requests)
+    return Outputs("stream", _token_events(model, settings, requests))
 
 
 def decode_iter(
@@ -177,21 +188,26 @@ def decode_iter(
     prefix: str | Sequence[int] | None = None,
     workers: int = 1,
     **options: Unpack[Options],
-) -> Iterator[Hypothesis]:
+) -> Outputs[Hypothesis]:
     """Continue the prompts of an iterable, which may be endless, in the memory of `batch_size` rows.
 
     A prompt is taken when a row of the batch gets free; with an encoder prompts are sources, encoded a few at a time as they are
     taken, and `prefix` holds for all of them. The hypotheses of a prompt come when all of them are finished, best
     first, and `prompt_index` is the prompt's number. Takes the arguments of `decode()` but context, latents, teacher,
     teacher_ratio and progress; a temperature is one number, and `workers` is 1 unless given. Errors are those of `decode()`.
+
+    The iterator has `close()`, which stops all threads, and is a context manager. `prompts` is read in the thread that calls next(),
+    also with several workers, and never from inside another next(): that is a DecodeError.
     """
     model = _loaded(model)
     check_names("decode_iter", options)
     settings = make_settings(model, strategy, **options)
     requests = requests_of_iterable(model, settings, prompts, prefix)
+    workers = check_workers(model, workers)
+    check_memory(model, settings, workers, None)
     settings = with_latents(model, settings, None, 0)
-    finished = decode_requests(model, settings, requests, check_workers(model, workers))
-    return itertools.chain.from_iterable(by_prompt(model, settings, finished))
+    finished = decode_requests(model, settings, requests, workers, callers=True)
+    return Outputs("decode_iter", _hypotheses(model, settings, finished))
 
 
 def score(
@@ -230,7 +246,8 @@ def score(
     requests = make_requests(model, settings, [np.concatenate([bos, own]) for own in ids], sources, context)
     settings = with_latents(model, settings, latents, len(requests))
     requests = [r for _, r in with_latents_of(settings.latents, enumerate(requests), model.contract)]
-    scores = score_sequences(model, requests, settings.batch_size, settings.latents)
+    with using(model):
+        scores = score_sequences(model, requests, settings.batch_size, settings.latents)
     first = np.array([] if len(bos) else [np.nan], np.float32)  # nothing comes before a first token without BOS
     return [np.concatenate([first, scores[i]]) for i in range(len(ids))]
 
@@ -312,23 +329,50 @@ def rollout(
     requests = [r for _, r in with_latents_of(own, enumerate(requests), model.contract)]
     episodes = make_episodes(model, settings, requests, max_new_tokens, pad_token_id)
     settings = replace(settings, outputs=check_completions(settings, n))
-    workers = choose_workers(model, settings, workers, episodes.length * len(ids))
-    return action_values(model, settings, episodes, reward if callable(reward) else Discriminator(reward), workers)
+    prefixes = episodes.length * len(ids)
+    workers = choose_workers(model, settings, workers, prefixes)
+    check_memory(model, settings, workers, prefixes, ids=8 * episodes.width * min(len(ids), 128))
+    return action_values(model, settings, episodes, _reward(reward), workers)
+
+
+def _reward(reward: Reward | ModelFile) -> Reward:
+    """Return the function that rewards, or the discriminator of a file.
+
+    Raises:
+        OptionError: it is a class, as one that was not called is.
+        ModelError: it is neither a function nor a file.
+    """
+    if isinstance(reward, type):
+        raise OptionError(f"reward: {reward.__name__} is a class; pass a function of ids, or an object that is called")
+    return reward if callable(reward) else Discriminator(reward)
 
 
 def _loaded(model: Model | str | Path) -> Model:
     """Return the model, loaded where a path or a name stands for it.
 
     Raises:
-        ModelError: it cannot be loaded, or is a plain generator, which has no contract to decode by.
+        ModelError: it cannot be loaded, is a plain generator, which has no contract to decode by, or was in use at a fork.
     """
     loaded = model if isinstance(model, Model) else load(model)
     _ = loaded.contract
+    check_usable(loaded)
     return loaded
 
 
-def _token_events(model: Model, settings: Settings, requests: list[Request]) -> Iterator[TokenEvent]:
+def _hypotheses(model: Model, settings: Settings, finished: Generator[FinishedSequence]) -> Generator[Hypothesis]:
+    """Yield the hypotheses of each prompt; closing this closes the search, whoever else holds it."""
+    with closing(finished):
+        for group in by_prompt(model, settings, finished):
+            yield from group
+
+
+def _token_events(model: Model, settings: Settings, requests: list[Request]) -> Generator[TokenEvent]:
     """Decode the requests in one thread and yield every token as it is chosen."""
+    with using(model):
+        yield from _choices(model, settings, requests)
+
+
+def _choices(model: Model, settings: Settings, requests: list[Request]) -> Generator[TokenEvent]:
     for group in alike(model.contract, requests, len(requests)):
         own = list(group)
         rows = min(settings.batch_size, len(own) * settings.outputs)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from decoding.errors import OptionError, whole_number
+from decoding.errors import OptionError, shown, whole_number
 
 
 def named_values(
@@ -38,7 +38,7 @@ def named_values(
             )
         return {next(iter(names)): value}
     if unknown := [name for name in value if name not in names and name not in others]:
-        raise OptionError(f"{option}: {owner} has no {unknown[0]!r}; {takes}")
+        raise OptionError(f"{option}: {owner} has no {shown(unknown[0])}; {takes}")
     return dict(value)
 
 
@@ -50,7 +50,7 @@ def numbers(name: str, value: Any, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """
     try:
         return np.asarray(value).astype(dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise OptionError(f"{name}: expected {np.dtype(dtype)} numbers: {error}") from error
 
 
@@ -62,6 +62,4 @@ def seed_of(seed: int | None) -> int:
     """
     if seed is None:
         return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
-    if whole_number("seed", seed, 0) >= 2**64:
-        raise OptionError(f"seed={seed}: expected a whole number below 2**64")
-    return int(seed)
+    return whole_number("seed", seed, 0, below=2**64)

@@ -1,7 +1,11 @@
 """The three classes of errors. Every message names the option, input or file at fault, says what was found, and says what to do."""
 
+import math
 import operator
 from typing import Any
+
+# Whole numbers beyond this are no sizes or counts of anything, and do not fit the integers of the kernels.
+LIMIT = 2**62
 
 
 class DecodingError(Exception):
@@ -30,8 +34,17 @@ class DecodeError(DecodingError, RuntimeError):
         self.step = step
 
 
-def whole_number(name: str, value: Any, low: int, *, close: str = "") -> int:
-    """Return `value` as an int of at least `low`.
+def shown(value: Any) -> str:
+    """Return a value as messages show it: its repr, cut where it is long, and its type where it has none."""
+    try:
+        text = repr(value)
+    except Exception:  # nested too deep, an int of more digits than Python prints, a repr of the caller's that fails
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def whole_number(name: str, value: Any, low: int, *, below: int = LIMIT, close: str = "") -> int:
+    """Return `value` as an int of at least `low`, and below a power of two.
 
     Raises:
         OptionError: it is not; the message starts with ``name=value`` and then `close`.
@@ -41,5 +54,31 @@ def whole_number(name: str, value: Any, low: int, *, close: str = "") -> int:
     except TypeError:
         number = low - 1
     if isinstance(value, bool) or number < low:
-        raise OptionError(f"{name}={value!r}{close}: expected a whole number of at least {low}")
+        raise OptionError(f"{name}={shown(value)}{close}: expected a whole number of at least {low}")
+    if number >= below:
+        raise OptionError(f"{name}={shown(value)}{close}: expected a whole number below 2**{below.bit_length() - 1}")
     return number
+
+
+def finite_number(value: Any) -> float | None:
+    """Return a real number that is no bool, as a float; None for anything else, infinities and what no float can hold."""
+    try:
+        number = float(value) if isinstance(value, int | float) or _is_numpy_number(value) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) and not isinstance(value, bool) else None
+
+
+def _is_numpy_number(value: Any) -> bool:
+    return getattr(value, "shape", None) == () and getattr(getattr(value, "dtype", None), "kind", "") in ("i", "u", "f")
+
+
+def check_flag(name: str, value: Any, *, close: str = "") -> bool:
+    """Return `value`, which is True or False.
+
+    Raises:
+        OptionError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise OptionError(f"{name}={shown(value)}{close}: expected True or False")
+    return value

@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from decoding import kernels
-from decoding.errors import OptionError, whole_number
+from decoding.errors import OptionError, finite_number, shown, whole_number
 
 Logits = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class History(Sequence[Ids]):
@@ -128,7 +130,7 @@ class NoRepeatNgram:
     n: int
 
     def __post_init__(self) -> None:
-        whole_number("NoRepeatNgram(n", self.n, 1, close=")")
+        object.__setattr__(self, "n", whole_number("NoRepeatNgram(n", self.n, 1, close=")"))
 
     def __call__(self, history: History, logits: Logits) -> None:
         """Edit the logits in place."""
@@ -143,10 +145,16 @@ class LogitBias:
     """
 
     def __init__(self, bias: Mapping[int, float]) -> None:
+        if not isinstance(bias, Mapping):
+            raise OptionError(f"LogitBias(bias={shown(bias)}): expected a dict from ids to numbers")
         self.ids = _ids("LogitBias(bias", list(bias))
-        self.values = np.array(list(bias.values()), np.float32)
-        if np.isnan(self.values).any() or (self.values == math.inf).any():
-            raise OptionError(f"LogitBias(bias={dict(bias)}): expected finite numbers or -inf")
+        for token, value in bias.items():
+            forbids = isinstance(value, float | np.floating) and value == -math.inf
+            if not forbids and (finite_number(value) is None or abs(value) > _LARGEST):
+                raise OptionError(
+                    f"LogitBias(bias={{{token}: {shown(value)}}}): expected finite numbers or -inf, which float32 holds"
+                )
+        self.values = np.array([float(value) for value in bias.values()], np.float32)
 
     def __repr__(self) -> str:
         return f"LogitBias({{{_listed(f'{i}: {b:g}' for i, b in zip(self.ids, self.values, strict=True))}}})"
@@ -202,6 +210,8 @@ class ForcedTokens:
     """
 
     def __init__(self, tokens: Mapping[int, int]) -> None:
+        if not isinstance(tokens, Mapping):
+            raise OptionError(f"ForcedTokens(tokens={shown(tokens)}): expected a dict from positions to ids")
         self.tokens = {
             whole_number("ForcedTokens(position", position, 0, close=")"): int(_ids("ForcedTokens(id", [token])[0])
             for position, token in tokens.items()
@@ -225,8 +235,8 @@ class PrefixAllowed:
     """
 
     def __init__(self, function: Callable[[Ids], Iterable[int]]) -> None:
-        if not callable(function):
-            raise OptionError(f"PrefixAllowed({function!r}): expected a function from ids to allowed ids")
+        if not callable(function) or isinstance(function, type):
+            raise OptionError(f"PrefixAllowed({shown(function)}): expected a function from ids to allowed ids")
         self.function = function
 
     def __repr__(self) -> str:
@@ -240,10 +250,12 @@ class PrefixAllowed:
 
 def _finite(processor: Any, name: str, *, above_zero: bool = False) -> None:
     value = getattr(processor, name)
-    number = isinstance(value, int | float | np.floating) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or (above_zero and value <= 0):
+    number = finite_number(value)
+    if number is None or abs(number) > _LARGEST or (above_zero and np.float32(number) <= 0):
         expected = "a finite number above 0" if above_zero else "a finite number"
-        raise OptionError(f"{type(processor).__name__}({name}={value!r}): expected {expected}")
+        raise OptionError(
+            f"{type(processor).__name__}({name}={shown(value)}): expected {expected}, which float32 holds"
+        )
 
 
 def _listed(items: Iterable[Any]) -> str:
@@ -252,5 +264,17 @@ def _listed(items: Iterable[Any]) -> str:
     return ", ".join(shown if len(shown) <= 10 else [*shown[:10], f"... {len(shown) - 10} more"])
 
 
-def _ids(name: str, ids: Iterable[int]) -> Ids:
-    return np.array([whole_number(name, i, 0, close=")") for i in ids], np.int64)
+def _ids(name: str, ids: Any) -> Ids:
+    """Return token ids as an array.
+
+    Raises:
+        OptionError: they are no whole numbers, or none of any vocabulary; `name` is the option in the message.
+    """
+    if isinstance(ids, str | bytes | Mapping) or not _is_iterable(ids):
+        raise OptionError(f"{name}={shown(ids)}): expected a list of token ids")
+    return np.array([whole_number(name, i, 0, below=2**31, close=")") for i in ids], np.int64)
+
+
+def _is_iterable(value: Any) -> bool:
+    """Return whether a value has items: an array without axes says that it is iterable, and is not."""
+    return isinstance(value, Iterable) and not isinstance(value, type) and getattr(value, "ndim", 1) > 0

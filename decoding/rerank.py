@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from decoding.errors import OptionError
+from decoding.errors import OptionError, shown
 from decoding.results import Decoded, Hypothesis
 
 Values = npt.NDArray[np.float64]
@@ -38,6 +38,8 @@ def rerank(hypotheses: Decoded | list[Hypothesis], reward: Reward) -> Decoded | 
         OptionError: the reward does not return a number for each, or returns NaN.
     """
     batch = _batch(hypotheses)
+    if isinstance(reward, type):
+        raise OptionError(f"reward: {reward.__name__} is a class; pass a function, or an object that is called")
     if not callable(reward):
         raise OptionError(
             f"reward: {type(reward).__name__} is not a function of a Decoded that returns a number for each output"
@@ -78,8 +80,12 @@ def mbr(
     Raises:
         OptionError: `weights` is neither, or a similarity is not a finite number.
     """
-    if weights not in ("uniform", "probability"):
-        raise OptionError(f"weights={weights!r}: expected 'uniform' or 'probability'")
+    if not callable(similarity) or isinstance(similarity, type):
+        raise OptionError(
+            f"similarity: {shown(similarity)} is not a function of two hypotheses that returns a number, greater for more alike ones"
+        )
+    if not isinstance(weights, str) or weights not in ("uniform", "probability"):
+        raise OptionError(f"weights={shown(weights)}: expected 'uniform' or 'probability'")
     batch = _batch(hypotheses)
     expected = np.zeros(len(batch))
     for members in _members(batch):
@@ -131,7 +137,7 @@ def _numbers(name: str, given: Any, batch: Decoded) -> Values:
     """
     try:
         values = np.asarray(given, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise OptionError(f"{name} returned {type(given).__name__}: expected a number for each hypothesis") from error
     if values.shape != (len(batch),):
         raise OptionError(
@@ -148,11 +154,11 @@ def _number(similarity: Similarity, candidate: Hypothesis, reference: Hypothesis
     value: Any = similarity(candidate, reference)
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         number = np.nan
     if not np.isfinite(number):
         raise OptionError(
-            f"similarity returned {value!r} for outputs {candidate.rank} and {reference.rank} of prompt {candidate.prompt_index}: "
+            f"similarity returned {shown(value)} for outputs {candidate.rank} and {reference.rank} of prompt {candidate.prompt_index}: "
             "expected a finite number"
         )
     return number

@@ -11,6 +11,7 @@ from typing import Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
+from decoding.errors import whole_number
 from decoding.tokenizers import Tokenizer, token_texts
 
 FinishReason = Literal["eos", "stop", "length"]
@@ -145,7 +146,12 @@ class Decoded(Sequence[Hypothesis]):
         return list(groups.values())
 
     def padded(self, fill: int) -> npt.NDArray[np.int64]:
-        """New ids as one array [len(self), longest], short rows filled up with `fill`."""
+        """New ids as one array [len(self), longest], short rows filled up with `fill`, any int64.
+
+        Raises:
+            OptionError: `fill` is no such number.
+        """
+        fill = whole_number("fill", fill, -(2**63), below=2**63)
         out = np.full((len(self), max((h.ids.size for h in self), default=0)), fill, np.int64)
         for row, hypothesis in zip(out, self, strict=True):
             row[: hypothesis.ids.size] = hypothesis.ids

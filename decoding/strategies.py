@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from decoding.errors import OptionError, whole_number
+from decoding.errors import OptionError, check_flag, finite_number, shown, whole_number
 from decoding.filters import FILTERS
 
 
@@ -54,10 +54,10 @@ class Sample:
         _check_temperature(self.temperature)
         for name, one in FILTERS.items():
             if one.whole:
-                whole_number(f"Sample({name}", getattr(self, name), int(one.low), close=")")
+                _store(self, name, whole_number(f"Sample({name}", getattr(self, name), int(one.low), close=")"))
             else:
                 _check_number(self, name, one.expected, one.allows)
-        _check_flag(self, "replacement")
+        check_flag("Sample(replacement", self.replacement, close=")")
 
     @property
     def filters(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class TopN:
     n: int
 
     def __post_init__(self) -> None:
-        whole_number("TopN(n", self.n, 1, close=")")
+        _store(self, "n", whole_number("TopN(n", self.n, 1, close=")"))
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Beam:
 
     Args:
         num_beams: hypotheses kept for each prompt.
-        length_penalty: above 0 favours long outputs, below 0 short ones.
+        length_penalty: above 0 favours long outputs, below 0 short ones; from -1000 to 1000.
         early_stopping: True stops as soon as num_beams hypotheses are closed; False when the best open one, scored at its
             present length, is no better than the worst closed one; "never" when no open one can become better.
         num_beam_groups: groups that search apart, each penalised for the tokens that earlier groups chose at the same
@@ -116,13 +116,13 @@ class Beam:
     coverage_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        whole_number("Beam(num_beams", self.num_beams, 1, close=")")
-        whole_number("Beam(num_beam_groups", self.num_beam_groups, 1, close=")")
-        _check_number(self, "length_penalty", "a finite number", math.isfinite)
+        for name in ("num_beams", "num_beam_groups"):
+            _store(self, name, whole_number(f"Beam({name}", getattr(self, name), 1, below=2**31, close=")"))
+        _check_number(self, "length_penalty", "a finite number from -1000 to 1000", lambda x: -1000 <= x <= 1000)
         _check_number(self, "diversity_penalty", "a finite number of at least 0", lambda x: 0 <= x < math.inf)
         _check_number(self, "coverage_penalty", "a finite number of at least 0", lambda x: 0 <= x < math.inf)
-        if self.early_stopping not in (True, False, "never"):
-            raise OptionError(f"Beam(early_stopping={self.early_stopping!r}): expected True, False or 'never'")
+        if not isinstance(self.early_stopping, bool | str) or self.early_stopping not in (True, False, "never"):
+            raise OptionError(f"Beam(early_stopping={shown(self.early_stopping)}): expected True, False or 'never'")
         if self.num_beams % self.num_beam_groups:
             raise OptionError(
                 f"Beam(num_beam_groups={self.num_beam_groups}): expected a divisor of num_beams={self.num_beams}"
@@ -140,9 +140,9 @@ Strategy = Greedy | Sample | TopN | Beam
 def _check_temperature(temperature: Any) -> None:
     try:
         values = np.asarray(temperature, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise OptionError(
-            f"Sample(temperature={temperature!r}): expected a number above 0, or an array of them"
+            f"Sample(temperature={shown(temperature)}): expected a number above 0, or an array of them"
         ) from error
     if values.ndim > 1 or values.size == 0:
         raise OptionError(
@@ -159,14 +159,13 @@ def _check_temperature(temperature: Any) -> None:
             raise OptionError(f"Sample(temperature={value}): expected a number that float32 can hold; use Greedy()")
 
 
+def _store(strategy: Any, name: str, value: int) -> None:
+    """Keep a whole number as an int: what was given may be anything with `__index__`, which native code does not take."""
+    object.__setattr__(strategy, name, value)
+
+
 def _check_number(strategy: Any, name: str, expected: str, allowed: Any) -> None:
     value = getattr(strategy, name)
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not (number and allowed(value)):
-        raise OptionError(f"{type(strategy).__name__}({name}={value!r}): expected {expected}")
-
-
-def _check_flag(strategy: Any, name: str) -> None:
-    value = getattr(strategy, name)
-    if not isinstance(value, bool):
-        raise OptionError(f"{type(strategy).__name__}({name}={value!r}): expected True or False")
+    number = finite_number(value)
+    if number is None or not allowed(number):
+        raise OptionError(f"{type(strategy).__name__}({name}={shown(value)}): expected {expected}")

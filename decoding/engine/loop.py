@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from decoding.engine.encode import alike, encoded_rows, with_latents_of
-from decoding.engine.request import FinishedSequence, Request, RequestQueue, Row, Settings
+from decoding.engine.forks import using
+from decoding.engine.request import FinishedSequence, Request, RequestQueue, Row, RowSource, Settings
 from decoding.engine.search.beam import BeamSearch
 from decoding.engine.search.sampling import SamplingSearch
 from decoding.engine.search.stochastic_beam import StochasticBeamSearch
+from decoding.engine.workers import Workers
 from decoding.model.model import Model
 from decoding.strategies import Beam
 
@@ -18,22 +18,24 @@ Search = SamplingSearch | BeamSearch | StochasticBeamSearch
 
 
 def decode_requests(
-    model: Model, settings: Settings, requests: Iterable[Request], workers: int
-) -> Iterator[FinishedSequence]:
+    model: Model, settings: Settings, requests: Iterable[Request], workers: int, *, callers: bool = False
+) -> Generator[FinishedSequence]:
     """Decode all requests, yielding sequences as they finish.
 
     Args:
         workers: threads, each with a batch of its own, which take requests from one queue and share one session
             of one intra-op thread.
+        callers: whether `requests` runs code of the caller, who may block, raise or take results in it. Then it is read in
+            the caller's thread alone; see `decoding.engine.workers`.
     """
     for group in alike(model.contract, requests, settings.batch_size):
         rows = _rows(group, settings, workers)
         queue = queue_requests(model, settings, group, rows)
         if workers == 1:
-            yield from choose_search(model, settings, queue, rows).run()
+            with using(model):
+                yield from choose_search(model, settings, queue, rows).run()
         else:
-            alone = model.single_threaded()
-            yield from _in_threads([choose_search(alone, settings, queue, rows) for _ in range(workers)], queue.stopped)
+            yield from _in_threads(model, settings, queue, rows, workers, callers)
 
 
 def queue_requests(model: Model, settings: Settings, requests: Iterable[Request], rows: int) -> RequestQueue:
@@ -46,7 +48,7 @@ def queue_requests(model: Model, settings: Settings, requests: Iterable[Request]
     return RequestQueue(requests, settings.searches_per_request, prepare)
 
 
-def choose_search(model: Model, settings: Settings, queue: RequestQueue, rows: int) -> Search:
+def choose_search(model: Model, settings: Settings, queue: RowSource, rows: int) -> Search:
     """Return the search that the strategy asks for, over `rows` rows."""
     if not settings.strategy.searches_together:
         return SamplingSearch(model, settings, queue, rows)
@@ -63,36 +65,16 @@ def _rows(requests: Iterable[Request], settings: Settings, workers: int) -> int:
     return max(1, min(settings.batch_size, share))
 
 
-def _in_threads(searches: Sequence[Search], stopped: threading.Event) -> Iterator[FinishedSequence]:
-    """Run each search in a thread of its own. An error in one of them is raised here, after the others have stopped.
-
-    Leaving early (an exception here, Ctrl-C, a closed generator) stops every thread within one step.
-    """
-    results: queue.SimpleQueue[FinishedSequence | BaseException | None] = queue.SimpleQueue()
-
-    def work(search: Search) -> None:
-        try:
-            for finished in search.run():
-                results.put(finished)
-        except BaseException as error:  # handed to the caller's thread
-            results.put(error)
-        finally:
-            results.put(None)
-
-    threads = [threading.Thread(target=work, args=(search,), daemon=True) for search in searches]
-    for thread in threads:
-        thread.start()
+def _in_threads(
+    model: Model, settings: Settings, queue: RequestQueue, rows: int, workers: int, callers: bool
+) -> Iterator[FinishedSequence]:
+    """Run a search in each of several threads. Leaving early (an error, Ctrl-C, a closed iterator) stops them all."""
+    alone, group = model.single_threaded(), Workers(model, queue, bound=workers * rows, callers=callers)
     try:
-        running = len(threads)
-        while running:
-            match results.get():
-                case None:
-                    running -= 1
-                case BaseException() as error:
-                    raise error
-                case FinishedSequence() as finished:
-                    yield finished
+        group.start(choose_search(alone, settings, source, rows).run() for source in group.sources(workers))
+        yield from group.results()
     finally:
-        stopped.set()
-        for thread in threads:
-            thread.join()
+        try:
+            group.stop()
+        finally:
+            group.stop()  # Ctrl-C may have cut the first one short; a second time costs nothing

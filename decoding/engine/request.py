@@ -6,7 +6,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from decoding.engine.latents import Latents
 from decoding.model.graph.types import Array
@@ -137,6 +137,37 @@ class Choice:
     finish_reason: FinishReason | None
 
 
+class StopFlag:
+    """Says that the caller has left. It is set without a lock.
+
+    `threading.Event` has a lock in Python code: Ctrl-C between its acquire and release leaves it locked for good (issue 13).
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        """Tell every search to end at its next step."""
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        """Return whether searches are to end."""
+        return self._is_set
+
+
+class RowSource(Protocol):
+    """What a search takes its rows from.
+
+    Attributes:
+        stopped: set when the caller has left: searches end at their next step.
+    """
+
+    stopped: StopFlag
+
+    def take(self, count: int) -> list[Row]:
+        """Return the next `count` rows, or those that are left."""
+
+
 @dataclass
 class RequestQueue:
     """The requests of a call that wait to be decoded; several searches, in several threads, may take from one queue.
@@ -150,7 +181,7 @@ class RequestQueue:
     requests: Iterable[Request]
     searches: int
     prepare: Callable[[Iterator[Row]], Iterator[Row]] = iter
-    stopped: threading.Event = field(init=False, default_factory=threading.Event)
+    stopped: StopFlag = field(init=False, default_factory=StopFlag)
     _rows: Iterator[Row] = field(init=False)
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from decoding._types import StepInputs
 from decoding.arguments import named_values, numbers
-from decoding.errors import OptionError
+from decoding.errors import OptionError, shown
 from decoding.model.contract.io import AuxiliaryInput, State
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
@@ -66,7 +66,7 @@ def check_step_inputs(model: Model, step_inputs: Any) -> StepInputs | None:
         return None
     if not callable(step_inputs):
         raise OptionError(
-            f"step_inputs={step_inputs!r}: expected a function from a History to a dict of arrays [rows, ...]"
+            f"step_inputs={shown(step_inputs)}: expected a function from a History to a dict of arrays [rows, ...]"
         )
     inputs = {f.name: f for f in model.contract.row_inputs if f.kind != "latent"}
 
@@ -78,15 +78,20 @@ def check_step_inputs(model: Model, step_inputs: Any) -> StepInputs | None:
             )
         if unknown := [name for name in given if name not in inputs]:
             raise OptionError(
-                f"step_inputs returned {unknown[0]!r}: the model's contexts are {', '.join(inputs) or 'none'}"
+                f"step_inputs returned {shown(unknown[0])}: the model's contexts are {', '.join(inputs) or 'none'}"
             )
         rows = len(history)
         return {
-            name: np.asarray(_context(inputs[name], np.asarray(value), rows, "step_inputs"))
+            name: np.asarray(_context(inputs[name], _array(name, value, inputs[name].dtype), rows, "step_inputs"))
             for name, value in given.items()
         }
 
     return checked
+
+
+def _array(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
+    """Return what `step_inputs` computed for a context as one array: the rows of a step are equally long."""
+    return value if isinstance(value, np.ndarray) else numbers(f"step_inputs[{name!r}]", value, dtype)
 
 
 def _context(aux: AuxiliaryInput, value: Any, rows: int, option: str) -> list[Array] | Array:

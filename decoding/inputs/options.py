@@ -10,7 +10,7 @@ import numpy as np
 from decoding._types import FromModel, Ids, StepInputs
 from decoding.arguments import seed_of
 from decoding.engine.request import Settings
-from decoding.errors import OptionError, whole_number
+from decoding.errors import OptionError, check_flag, shown, whole_number
 from decoding.inputs.contexts import check_step_inputs
 from decoding.inputs.prompts import checked_ids
 from decoding.model.model import Model
@@ -46,12 +46,12 @@ def make_settings(model: Model, strategy: Strategy, **options: Unpack[Options]) 
     """
     if not isinstance(strategy, Greedy | Sample | TopN | Beam):
         raise OptionError(
-            f"strategy={strategy!r}: expected a strategy object such as Greedy() or Sample(temperature=0.8)"
+            f"strategy={shown(strategy)}: expected a strategy object such as Greedy() or Sample(temperature=0.8)"
         )
     stop_ids, stop_strings = _stops(model, options.get("stop", ()))
     settings = Settings(
         strategy=strategy,
-        outputs=whole_number("num_return_sequences", options.get("num_return_sequences", 1), 1),
+        outputs=whole_number("num_return_sequences", options.get("num_return_sequences", 1), 1, below=2**31),
         seed=seed_of(options.get("seed")),
         eos=_eos(model, options.get("eos_token_id", "model")),
         stop=stop_ids,
@@ -63,7 +63,7 @@ def make_settings(model: Model, strategy: Strategy, **options: Unpack[Options]) 
         teacher_ratio=None,
         batch_size=_batch_size(options.get("batch_size")),
         step_inputs=check_step_inputs(model, options.get("step_inputs")),
-        return_attention=bool(options.get("return_attention", False)),
+        return_attention=check_flag("return_attention", options.get("return_attention", False)),
     )
     _check_outputs(settings)
     _check_lengths(settings)
@@ -75,7 +75,9 @@ def make_settings(model: Model, strategy: Strategy, **options: Unpack[Options]) 
 def check_names(function: str, options: Mapping[str, Any]) -> None:
     """Refuse keyword arguments that the function does not have."""
     if unknown := sorted(set(options) - set(Options.__annotations__)):
-        raise OptionError(f"{function}() has no option {unknown[0]!r}; it has {', '.join(Options.__annotations__)}")
+        raise OptionError(
+            f"{function}() has no option {shown(unknown[0])}; it has {', '.join(Options.__annotations__)}"
+        )
 
 
 def _check_outputs(settings: Settings) -> None:
@@ -126,13 +128,11 @@ def _longest(model: Model, max_new_tokens: Any) -> int:
     """Return the longest output: the caller's, else the model's own, else a default."""
     if max_new_tokens is None:
         return model.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
-    if whole_number("max_new_tokens", max_new_tokens, 1) >= 2**31:
-        raise OptionError(f"max_new_tokens={max_new_tokens}: expected a whole number below 2**31")
-    return int(max_new_tokens)
+    return whole_number("max_new_tokens", max_new_tokens, 1, below=2**31)
 
 
 def _batch_size(batch_size: Any) -> int:
-    return DEFAULT_BATCH_SIZE if batch_size is None else whole_number("batch_size", batch_size, 1)
+    return DEFAULT_BATCH_SIZE if batch_size is None else whole_number("batch_size", batch_size, 1, below=2**31)
 
 
 def _eos(model: Model, eos_token_id: Any) -> tuple[int, ...]:
@@ -141,7 +141,9 @@ def _eos(model: Model, eos_token_id: Any) -> tuple[int, ...]:
         return ()
     if isinstance(eos_token_id, str) and eos_token_id == "model":
         return model.eos_token_id
-    ids = tuple(eos_token_id) if np.ndim(eos_token_id) else (eos_token_id,)
+    is_array = hasattr(eos_token_id, "__array__") and not isinstance(eos_token_id, type)
+    many = np.ndim(eos_token_id) > 0 if is_array else isinstance(eos_token_id, list | tuple | range)
+    ids = tuple(eos_token_id) if many else (eos_token_id,)
     for token in ids:
         if whole_number("eos_token_id", token, 0) >= model.vocab_size:
             raise OptionError(f"eos_token_id={token}: the model's ids go from 0 to {model.vocab_size - 1}")
@@ -151,15 +153,19 @@ def _eos(model: Model, eos_token_id: Any) -> tuple[int, ...]:
 def _stops(model: Model, stop: Any) -> tuple[tuple[Ids, ...], tuple[str, ...]]:
     """Return the stop sequences of ids, and the stop strings."""
     stops = [stop] if isinstance(stop, str) else stop
-    if isinstance(stops, bytes) or not isinstance(stops, Iterable):
-        raise OptionError(f"stop={stop!r}: expected a string, or a list of strings and id sequences")
+    if isinstance(stops, bytes | type) or not isinstance(stops, Iterable) or getattr(stops, "ndim", 1) == 0:
+        raise OptionError(f"stop={shown(stop)}: expected a string, or a list of strings and id sequences")
     stops = list(stops)
     texts = tuple(s for s in stops if isinstance(s, str))
     if texts and model.tokenizer is None:
         raise OptionError(
             f"stop={texts[0]!r}: {model.name} has no vocabulary; give stops as ids, or load(..., tokenizer=...)"
         )
-    ids = tuple(checked_ids(model, [s] if np.ndim(s) == 0 else s, "stop") for s in stops if not isinstance(s, str))
+    ids = tuple(
+        checked_ids(model, [s] if isinstance(s, int | np.integer) else s, "stop")
+        for s in stops
+        if not isinstance(s, str)
+    )
     if "" in texts or any(not len(i) for i in ids):
         raise OptionError("stop: an empty stop sequence would end every output at once; leave it out")
     return ids, texts
@@ -167,11 +173,11 @@ def _stops(model: Model, stop: Any) -> tuple[tuple[Ids, ...], tuple[str, ...]]:
 
 def _processors(processors: Any) -> tuple[Callable[..., None], ...]:
     """Return the processors, each a callable; a class that was not called is the usual mistake."""
-    if callable(processors) or not isinstance(processors, Iterable):
-        raise OptionError(f"processors={processors!r}: expected a list of callables f(history, logits)")
+    if callable(processors) or not isinstance(processors, Iterable) or getattr(processors, "ndim", 1) == 0:
+        raise OptionError(f"processors={shown(processors)}: expected a list of callables f(history, logits)")
     for processor in processors:
         if not callable(processor):
-            raise OptionError(f"processors: {processor!r} is not a callable f(history, logits)")
+            raise OptionError(f"processors: {shown(processor)} is not a callable f(history, logits)")
         if isinstance(processor, type):
             raise OptionError(
                 f"processors: {processor.__name__} is a class; pass an object of it, {processor.__name__}(...)"

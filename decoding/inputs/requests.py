@@ -11,7 +11,7 @@ import numpy as np
 from decoding._types import Ids
 from decoding.engine.request import Request, Settings
 from decoding.engine.rollout import Episodes
-from decoding.errors import OptionError, whole_number
+from decoding.errors import OptionError, finite_number, shown, whole_number
 from decoding.inputs.contexts import check_contexts
 from decoding.inputs.prompts import checked_ids, encode_prompts
 from decoding.inputs.sources import encode_sources
@@ -52,7 +52,9 @@ def requests_of_iterable(model: Model, settings: Settings, prompts: Any, prefix:
         OptionError: there is no iterable, or an option needs the number of prompts.
     """
     if isinstance(prompts, str) or not isinstance(prompts, Iterable):
-        raise OptionError(f"prompts={prompts!r}: expected an iterable of prompts, each a string or a sequence of ids")
+        raise OptionError(
+            f"prompts={shown(prompts)}: expected an iterable of prompts, each a string or a sequence of ids"
+        )
     if isinstance(settings.strategy, Sample) and np.ndim(settings.strategy.temperature):
         raise OptionError("Sample(temperature=array): the prompts of an iterable cannot be counted; pass one number")
     check_contexts(model, None, settings.step_inputs, 0)  # an iterable has no context=
@@ -139,9 +141,9 @@ def with_teacher(
     Raises:
         OptionError: the ratio is no probability, the teacher has ids for more or fewer prompts, or the strategy searches.
     """
-    number = isinstance(ratio, int | float | np.floating) and not isinstance(ratio, bool)
-    if not (number and 0 <= ratio <= 1):
-        raise OptionError(f"teacher_ratio={ratio!r}: expected a probability in [0, 1]")
+    number = finite_number(ratio)
+    if number is None or not 0 <= number <= 1:
+        raise OptionError(f"teacher_ratio={shown(ratio)}: expected a probability in [0, 1]")
     if teacher is None:
         if ratio:
             raise OptionError(
@@ -167,9 +169,9 @@ def check_completions(settings: Settings, n: Any) -> int:
     Raises:
         OptionError: `n` is no whole number of at least 1, or the strategy does not draw that many one by one.
     """
-    count, strategy = whole_number("n", n, 1), settings.strategy
+    count, strategy = whole_number("n", n, 1, below=2**31), settings.strategy
     if settings.strategy.searches_together:
-        raise OptionError(f"strategy={strategy!r}: completions are drawn one by one; use Sample() or TopN()")
+        raise OptionError(f"strategy={shown(strategy)}: completions are drawn one by one; use Sample() or TopN()")
     if isinstance(strategy, Greedy) and count > 1:
         raise OptionError(f"n={count}: Greedy() has one completion of a prefix; pass n=1, or use Sample()")
     return count
@@ -193,9 +195,8 @@ def make_episodes(
     cut = [replace(r, ids=np.concatenate([bos, ids])) for r, ids in zip(requests, whole, strict=True)]
     if pad_token_id is None:
         pad_token_id = next((i for i in (model.pad_token_id, *settings.eos) if i is not None), 0)
-    elif isinstance(pad_token_id, bool) or not isinstance(pad_token_id, int | np.integer):
-        raise OptionError(f"pad_token_id={pad_token_id!r}: expected a whole number")
-    return Episodes(cut, len(bos), max(len(r.ids) for r in requests), longest, int(pad_token_id))
+    pad = whole_number("pad_token_id", pad_token_id, -(2**63), below=2**63)
+    return Episodes(cut, len(bos), max(len(r.ids) for r in requests), longest, pad)
 
 
 def _temperatures(strategy: Strategy, prompts: int) -> list[float]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from decoding.arguments import named_values
-from decoding.errors import OptionError
+from decoding.errors import OptionError, shown
 from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.encoders.chain import Encoders
 from decoding.model.encoders.encoder import Encoder
@@ -111,7 +111,7 @@ class _Reader:
     def _one(self, value: Any, name: str, level: int) -> Any:
         if level:
             if isinstance(value, str) or not len(value):
-                raise OptionError(f"{name}: {value!r}: expected a list of turns, at least one")
+                raise OptionError(f"{name}: {shown(value)}: expected a list of turns, at least one")
             return [self._one(turn, f"{name}[{i}]", level - 1) for i, turn in enumerate(value)]
         return self._ids(value, name) if self._takes_ids else self._numbers(value, name)
 
@@ -134,7 +134,7 @@ class _Reader:
             ids, width = self._encode(value, name), self._input.sizes[-1]
             if width is None or max(ids, default=0) >= width:
                 raise OptionError(
-                    f"{name}: the encoder's input {self._input.name} takes vectors of {width} numbers, too few for the ids of {value!r} as one-hot vectors"
+                    f"{name}: the encoder's input {self._input.name} takes vectors of {width} numbers, too few for the ids of {shown(value)} as one-hot vectors"
                 )
             return np.eye(width, dtype=self._input.dtype)[ids]
         return [self._one_hot(one, name) for one in value] if isinstance(value, list | tuple) else value

@@ -12,6 +12,9 @@ from decoding.model.model import Model
 # memory at every step of every worker; both measured in docs/benchmarks/decode.md.
 ROWS_OF_A_WORKER, LARGE_NETWORK = 64, 40 << 20
 
+# Each has a batch and a thread of its own: 2**31 of them were made one after the other until the machine was full.
+MOST_WORKERS = 1024
+
 
 def choose_workers(model: Model, settings: Settings, workers: int | None, prompts: int) -> int:
     """Return the number of workers: the caller's, else one that suits the number of prompts and the network.
@@ -36,8 +39,11 @@ def check_workers(model: Model, workers: int) -> int:
     """Return the number of workers that was given; a device runs one batch after the other, so that more would only wait.
 
     Raises:
-        OptionError: it is no whole number of at least 1, or more than one on a device.
+        OptionError: it is no whole number from 1 to `MOST_WORKERS`, or more than one on a device.
     """
-    if whole_number("workers", workers, 1) > 1 and model.on_device:
-        raise OptionError(f"workers={workers}: expected 1 on a GPU; pass a larger batch_size")
-    return workers
+    count = whole_number("workers", workers, 1)
+    if count > MOST_WORKERS:
+        raise OptionError(f"workers={count}: expected at most {MOST_WORKERS:,}; more threads than cores only wait")
+    if count > 1 and model.on_device:
+        raise OptionError(f"workers={count}: expected 1 on a GPU; pass a larger batch_size")
+    return count

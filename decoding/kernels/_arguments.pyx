@@ -7,16 +7,43 @@ from decoding.kernels._library cimport (
 )
 
 import math
+import operator
 
 import numpy as np
 
-from decoding.errors import DecodeError, OptionError
+from decoding.errors import DecodeError, OptionError, shown
 
 cnp.import_array()
 
 
+# What NumPy raises where a value is no array: ragged, nested too deep, or with a conversion that fails.
+_NO_ARRAY = (TypeError, ValueError, OverflowError, RuntimeError)
+
+
+cdef object read_array(object values, str name):
+    try:
+        return np.asarray(values)
+    except _NO_ARRAY as error:
+        raise OptionError(f"{name} is {shown(values)}: expected an array: {error}") from None
+
+
+cdef double read_number(object value, str name) except? -1.0:
+    cdef double number
+    try:
+        number = value
+    except _NO_ARRAY:
+        raise OptionError(f"{name} is {shown(value)}: expected a number") from None
+    return number
+
+
+cdef bint read_flag(object value, str name) except? -1:
+    if not isinstance(value, bool | np.bool_):
+        raise OptionError(f"{name} is {shown(value)}: expected True or False")
+    return bool(value)
+
+
 cdef cnp.ndarray as_float32(object values, str name):
-    array = np.asarray(values)
+    array = read_array(values, name)
     if array.dtype.kind not in "fiub":
         raise OptionError(f"{name} has dtype {array.dtype}: expected real numbers (float32, or what converts to it)")
     # beyond float32 lies infinity, and infinities mean something here: no warning
@@ -63,7 +90,11 @@ cdef cnp.ndarray new_array(int64_t rows, int64_t columns, int dtype):
     cdef cnp.npy_intp shape[2]
     shape[0] = rows
     shape[1] = columns
-    return cnp.PyArray_EMPTY(2 if columns >= 0 else 1, shape, dtype, 0)
+    try:
+        return cnp.PyArray_EMPTY(2 if columns >= 0 else 1, shape, dtype, 0)
+    except (MemoryError, ValueError):
+        wanted = [rows, columns] if columns >= 0 else [rows]
+        raise OptionError(f"the result would have the shape {wanted}: there is no memory for it; ask for less") from None
 
 
 cdef void *lend(size_t size) except NULL:
@@ -88,7 +119,10 @@ cdef float to_float(double temperature) noexcept:
 
 
 cdef cnp.ndarray read_temperatures(object temperature, int64_t rows):
-    values = np.asarray(temperature, dtype=np.float64)
+    try:
+        values = np.asarray(temperature, dtype=np.float64)
+    except _NO_ARRAY:
+        raise OptionError(f"temperature is {shown(temperature)}: expected a number, or one per row") from None
     if values.ndim > 1 or (values.ndim == 1 and values.shape[0] != rows):
         raise OptionError(f"temperature has shape {values.shape}: expected one number, or one per row ([{rows}])")
     for value in np.atleast_1d(values):
@@ -98,11 +132,11 @@ cdef cnp.ndarray read_temperatures(object temperature, int64_t rows):
 
 cdef int64_t read_count(object value, str name, int64_t least) except? -1:
     try:
-        number = value.__index__()
-    except AttributeError:
-        raise OptionError(f"{name} is {value!r}: expected an integer") from None
+        number = operator.index(value)
+    except TypeError:
+        raise OptionError(f"{name} is {shown(value)}: expected an integer") from None
     if not least <= number < 2**62:
-        raise OptionError(f"{name} is {number}: expected an integer >= {least}")
+        raise OptionError(f"{name} is {shown(number)}: expected an integer >= {least}, below 2 ** 62")
     return number
 
 
@@ -110,9 +144,9 @@ cdef int64_t read_count(object value, str name, int64_t least) except? -1:
 cdef int read_stream(dec_stream *stream, object seed, object rows, object step, int64_t count, list keep) except -1:
     cdef cnp.ndarray a
     try:
-        stream.seed = seed
+        stream.seed = operator.index(seed)
     except (OverflowError, TypeError):
-        raise OptionError(f"seed is {seed!r}: expected an integer, 0 <= seed < 2 ** 64") from None
+        raise OptionError(f"seed is {shown(seed)}: expected an integer, 0 <= seed < 2 ** 64") from None
     stream.rows = NULL
     stream.steps = NULL
     stream.step = 0
@@ -130,11 +164,11 @@ cdef int read_stream(dec_stream *stream, object seed, object rows, object step, 
 
 
 cdef int64_t _bad_step(object step) except -1:
-    raise OptionError(f"step is {step}: expected an integer, 0 <= step < 2 ** 63")
+    raise OptionError(f"step is {shown(step)}: expected an integer, 0 <= step < 2 ** 63")
 
 
 cdef cnp.ndarray read_integers(object values, str name, object dtype, int64_t count):
-    array = np.asarray(values)
+    array = read_array(values, name)
     if array.ndim == 0:
         array = np.broadcast_to(array, (count,))
     if array.shape != (count,) or (array.dtype.kind not in "iu" and array.size):
@@ -143,11 +177,23 @@ cdef cnp.ndarray read_integers(object values, str name, object dtype, int64_t co
         )
     if array.size and array.dtype.kind == "i" and array.min() < 0:
         raise OptionError(f"{name} has {array.min()}: expected no negative numbers")
+    if dtype is np.int64:
+        check_signed(array, name)
     return np.ascontiguousarray(array, dtype=dtype)
 
 
-cdef int read_filter(dec_filter *f, object top_k, double top_p, double min_p, double typical_p, double epsilon_cutoff,
-                 double eta_cutoff) except -1:
+# Conversion would make negative numbers of these, without a word.
+cdef int check_signed(object array, str name) except -1:
+    if array.dtype.kind == "u" and array.size and array.max() >= 2**63:
+        raise OptionError(f"{name} has {array.max()}: expected integers below 2 ** 63")
+    return 0
+
+
+cdef int read_filter(dec_filter *f, object top_k, object p, object least, object typical, object epsilon,
+                     object eta) except -1:
+    cdef double top_p = read_number(p, "top_p"), min_p = read_number(least, "min_p")
+    cdef double typical_p = read_number(typical, "typical_p"), epsilon_cutoff = read_number(epsilon, "epsilon_cutoff")
+    cdef double eta_cutoff = read_number(eta, "eta_cutoff")
     f.top_k = top_k if type(top_k) is int and 0 <= top_k < 2**31 else read_count(top_k, "top_k", 0)
     f.top_p = top_p
     f.min_p = min_p
@@ -184,7 +230,8 @@ cdef raise_status(dec_status status, int64_t bad, str name):
 
 
 cdef cnp.ndarray read_ids(object ids, str name):
-    array = np.atleast_1d(np.asarray(ids))
+    array = np.atleast_1d(read_array(ids, name))
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise OptionError(f"{name} has shape {array.shape} and dtype {array.dtype}: expected integers [N]")
+    check_signed(array, name)
     return np.ascontiguousarray(array, dtype=np.int64)

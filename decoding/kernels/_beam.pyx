@@ -5,23 +5,24 @@ from libc.stdlib cimport free
 from libc.stdint cimport int64_t
 
 from decoding.kernels._arguments cimport (
-    as_float32, is_plain, lend, new_array, raise_status, read_count, read_ids, read_rows, shape_of,
+    as_float32, is_plain, lend, new_array, raise_status, read_array, read_count, read_flag, read_ids, read_number, read_rows,
+    shape_of,
 )
 from decoding.kernels._library cimport (
     DEC_OK, beam_scratch_size, c_beam_prune, c_gather_rows, dec_beam, dec_rows, dec_status,
 )
 
 import math
+import operator
 
 import numpy as np
 
-from decoding.errors import OptionError
+from decoding.errors import OptionError, shown
 
 cnp.import_array()
 
 
-def beam_prune(logits, scores, num_beams, *, groups=1, double diversity_penalty=0.0, eos_token_id=(),
-               bint normalize=True):
+def beam_prune(logits, scores, num_beams, *, groups=1, diversity_penalty=0.0, eos_token_id=(), normalize=True):
     """One step of beam search: the 2 * num_beams best continuations of every prompt.
 
     Log-softmax, running scores and selection are one pass; the [K, V] log-probabilities are never written.
@@ -65,13 +66,13 @@ def beam_prune(logits, scores, num_beams, *, groups=1, double diversity_penalty=
             f"groups is {beam.groups}: expected a divisor of num_beams ({beam.num_beams}) and of the beams in logits "
             f"({beam.beams})"
         )
-    beam.diversity_penalty = diversity_penalty
-    if not 0.0 <= diversity_penalty < math.inf:
-        raise OptionError(f"diversity_penalty is {diversity_penalty}: expected a finite number >= 0")
+    beam.diversity_penalty = read_number(diversity_penalty, "diversity_penalty")
+    if not 0.0 <= beam.diversity_penalty < math.inf:
+        raise OptionError(f"diversity_penalty is {beam.diversity_penalty}: expected a finite number >= 0")
     eos = read_ids(eos_token_id, "eos_token_id")
     beam.eos = <const int64_t *>cnp.PyArray_DATA(eos)
     beam.eos_count = len(eos)
-    beam.logits_are_logprobs = not normalize
+    beam.logits_are_logprobs = not read_flag(normalize, "normalize")
     flat = read_rows(a.reshape((beam.prompts * beam.beams, cnp.PyArray_DIM(a, 2))), "logits", &r)
     best = new_array(beam.prompts, 2 * beam.num_beams, cnp.NPY_FLOAT32)
     parents = new_array(beam.prompts, 2 * beam.num_beams, cnp.NPY_INT64)
@@ -101,14 +102,19 @@ def gather_rows(array, index, axis=0, out=None):
     Raises:
         OptionError: a wrong argument.
     """
-    cdef cnp.ndarray a = np.ascontiguousarray(array), result
+    source = read_array(array, "array")
+    cdef cnp.ndarray a = np.ascontiguousarray(source), result
     cdef cnp.ndarray ids = read_ids(index, "index")
     cdef int64_t outer = 1, bad = 0, where
     cdef size_t row_bytes = cnp.PyArray_ITEMSIZE(a)
     cdef dec_status status
-    shape = np.shape(array)
+    shape = source.shape
+    try:
+        axis = operator.index(axis)
+    except TypeError:
+        raise OptionError(f"axis is {shown(axis)}: expected an integer") from None
     if not shape or not -len(shape) <= axis < len(shape):
-        raise OptionError(f"axis is {axis}: expected an axis of an array of shape {shape}")
+        raise OptionError(f"axis is {shown(axis)}: expected an axis of an array of shape {shape}")
     if a.dtype.hasobject:
         raise OptionError(f"array has dtype {a.dtype}: expected one without Python objects")
     where = axis + len(shape) if axis < 0 else axis
@@ -123,7 +129,7 @@ def gather_rows(array, index, axis=0, out=None):
     elif not (isinstance(out, np.ndarray) and out.shape == wanted and out.dtype == a.dtype
               and out.flags.c_contiguous and out.flags.writeable):
         raise OptionError(f"out does not fit: expected a writeable C-contiguous array of {a.dtype} of shape {wanted}")
-    elif np.may_share_memory(out, array):
+    elif np.may_share_memory(out, source):
         raise OptionError("out overlaps array: expected another array")
     else:
         result = out

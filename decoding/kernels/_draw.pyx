@@ -5,7 +5,7 @@ from libc.stdlib cimport free
 from libc.stdint cimport int64_t
 
 from decoding.kernels._arguments cimport (
-    check_temperature, lend, new_array, raise_status, read_count, read_filter, read_rows, read_stream,
+    check_temperature, lend, new_array, raise_status, read_count, read_filter, read_flag, read_rows, read_stream,
     read_temperatures, to_float,
 )
 from decoding.kernels._library cimport (
@@ -17,13 +17,13 @@ import math
 
 import numpy as np
 
-from decoding.errors import OptionError
+from decoding.errors import OptionError, shown
 
 cnp.import_array()
 
 
-def draw(logits, *, temperature=1.0, top_k=0, double top_p=1.0, double min_p=0.0, double typical_p=1.0,
-         double epsilon_cutoff=0.0, double eta_cutoff=0.0, seed, rows=None, step=0, int threads=1):
+def draw(logits, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.0, epsilon_cutoff=0.0,
+         eta_cutoff=0.0, seed, rows=None, step=0, threads=1):
     """Draws one token a row from softmax(logits / temperature), filtered.
 
     The filters apply in the order of the arguments, each on what the one before left, renormalised; at least one
@@ -59,6 +59,7 @@ def draw(logits, *, temperature=1.0, top_k=0, double top_p=1.0, double min_p=0.0
     cdef cnp.ndarray a, tokens, logprobs, temperatures = None
     cdef dec_status status
     cdef int64_t bad = 0, i
+    cdef int used
     cdef float t = 1.0
     cdef float *per_row
     cdef size_t lent
@@ -71,12 +72,10 @@ def draw(logits, *, temperature=1.0, top_k=0, double top_p=1.0, double min_p=0.0
         t = to_float(temperature)
     else:
         temperatures = read_temperatures(temperature, r.rows)
-    if threads < 1:
-        raise OptionError(f"threads is {threads}: expected an integer >= 1")
-    threads = min(threads, 64)
+    used = min(read_count(threads, "threads", 1), 64)
     tokens = new_array(r.rows, -1, cnp.NPY_INT64)
     logprobs = new_array(r.rows, -1, cnp.NPY_FLOAT32)
-    lent = threads * scratch_size(r.width)
+    lent = used * scratch_size(r.width)
     scratch = lend(lent + r.rows * sizeof(float))
     if temperatures is None:
         per_row = <float *>(<char *>scratch + lent)
@@ -85,7 +84,7 @@ def draw(logits, *, temperature=1.0, top_k=0, double top_p=1.0, double min_p=0.0
     else:
         per_row = <float *>cnp.PyArray_DATA(temperatures)
     with nogil:
-        status = c_draw(&r, &stream, per_row, &f, threads, <int64_t *>cnp.PyArray_DATA(tokens),
+        status = c_draw(&r, &stream, per_row, &f, used, <int64_t *>cnp.PyArray_DATA(tokens),
                         <float *>cnp.PyArray_DATA(logprobs), scratch, &bad)
         free(scratch)
     if status != DEC_OK:
@@ -122,7 +121,7 @@ def greedy(logits):
     return tokens, logprobs
 
 
-def multinomial(probs, num_samples=1, *, bint replacement=True, seed, rows=None, step=0):
+def multinomial(probs, num_samples=1, *, replacement=True, seed, rows=None, step=0):
     """Draws tokens with given weights.
 
     Args:
@@ -146,13 +145,14 @@ def multinomial(probs, num_samples=1, *, bint replacement=True, seed, rows=None,
     cdef cnp.ndarray a, tokens
     cdef dec_status status
     cdef int64_t bad = 0, n = read_count(num_samples, "num_samples", 1)
+    cdef bint again = read_flag(replacement, "replacement")
     cdef list keep = []
     a = read_rows(probs, "probs", &r)
     read_stream(&stream, seed, rows, step, r.rows, keep)
     tokens = new_array(r.rows, n, cnp.NPY_INT64)
     scratch = lend(scratch_size(r.width))
     with nogil:
-        status = c_multinomial(&r, &stream, n, replacement, <int64_t *>cnp.PyArray_DATA(tokens), scratch, &bad)
+        status = c_multinomial(&r, &stream, n, again, <int64_t *>cnp.PyArray_DATA(tokens), scratch, &bad)
         free(scratch)
     if status != DEC_OK:
         raise_status(status, bad, "probs")
@@ -194,8 +194,8 @@ def top_n(logits, n, *, seed, rows=None, step=0):
     return tokens, logprobs
 
 
-def gumbel_top_k(logits, k, *, temperature=1.0, top_k=0, double top_p=1.0, double min_p=0.0, double typical_p=1.0,
-                 double epsilon_cutoff=0.0, double eta_cutoff=0.0, seed, rows=None, step=0, scores=None, maxima=None):
+def gumbel_top_k(logits, k, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.0,
+                 epsilon_cutoff=0.0, eta_cutoff=0.0, seed, rows=None, step=0, scores=None, maxima=None):
     """Draws k distinct tokens a row by Gumbel-top-k (Kool et al. 2019), for stochastic beam search.
 
     Every log-probability gets Gumbel noise and the k greatest win; for temperature and filters see draw().
@@ -249,7 +249,10 @@ def gumbel_top_k(logits, k, *, temperature=1.0, top_k=0, double top_p=1.0, doubl
 
 
 cdef cnp.ndarray _doubles(object values, str name, int64_t count):
-    array = np.asarray(values, np.float64)
+    try:
+        array = np.asarray(values, np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise OptionError(f"{name} is {shown(values)}: expected numbers, one for each of {count} rows") from None
     if array.shape not in ((), (count,)) or np.isnan(array).any():
         raise OptionError(f"{name} has shape {array.shape} or a NaN: expected one number for each of {count} rows")
     return np.ascontiguousarray(np.broadcast_to(array, (count,)))

@@ -7,7 +7,7 @@ cimport numpy as cnp
 from libc.stdlib cimport calloc, free
 from libc.stdint cimport int32_t, int64_t
 
-from decoding.kernels._arguments cimport as_float32, check_width, is_plain, read_count, read_ids
+from decoding.kernels._arguments cimport as_float32, check_width, is_plain, read_count, read_ids, read_number
 from decoding.kernels._library cimport (
     DEC_OK, c_allow_tokens, c_logit_bias, c_no_repeat_ngram, c_presence_frequency_penalty, c_repetition_penalty,
     c_suppress_tokens, dec_edit, dec_history, dec_status,
@@ -17,7 +17,7 @@ import math
 
 import numpy as np
 
-from decoding.errors import OptionError
+from decoding.errors import OptionError, shown
 
 cnp.import_array()
 
@@ -40,9 +40,13 @@ cdef int _editable(object logits, dec_edit *edit) except -1:
 
 cdef int _ragged(object sequences, int64_t rows, dec_history *history, list keep) except -1:
     cdef cnp.ndarray flat, start, length
-    if len(sequences) != rows:
-        raise OptionError(f"history has {len(sequences)} sequences: expected one for each of {rows} rows")
-    parts = [read_ids(sequence, "history") for sequence in sequences]
+    try:
+        given = list(sequences)
+    except TypeError:
+        raise OptionError(f"history is {shown(sequences)}: expected a sequence of ids for each of {rows} rows") from None
+    if len(given) != rows:
+        raise OptionError(f"history has {len(given)} sequences: expected one for each of {rows} rows")
+    parts = [read_ids(sequence, "history") for sequence in given]
     length = np.array([len(part) for part in parts], np.int64)
     start = np.cumsum(length) - length
     flat = np.concatenate([np.empty(0, np.int64), *parts])
@@ -79,7 +83,7 @@ cdef _penalize(object logits, object history, float repetition, float presence, 
     _raise_id(status, bad, "history of row", edit.width)
 
 
-def repetition_penalty(logits, history, double penalty):
+def repetition_penalty(logits, history, penalty):
     """Divides the positive logits of tokens in the history by `penalty` and multiplies negative ones, in place.
 
     Once a distinct token (Keskar et al. 2019, "CTRL", as in Hugging Face).
@@ -92,12 +96,13 @@ def repetition_penalty(logits, history, double penalty):
     Raises:
         OptionError: a wrong argument.
     """
-    if not 0.0 < penalty < math.inf:
-        raise OptionError(f"penalty is {penalty}: expected a finite number > 0 (1 is off)")
-    _penalize(logits, history, penalty, 0.0, 0.0)
+    cdef double factor = read_number(penalty, "penalty")
+    if not 0.0 < factor < math.inf:
+        raise OptionError(f"penalty is {factor}: expected a finite number > 0 (1 is off)")
+    _penalize(logits, history, factor, 0.0, 0.0)
 
 
-def presence_penalty(logits, history, double penalty):
+def presence_penalty(logits, history, penalty):
     """Subtracts `penalty` from the logit of every token that occurs in the history, in place.
 
     Args:
@@ -108,11 +113,10 @@ def presence_penalty(logits, history, double penalty):
     Raises:
         OptionError: a wrong argument.
     """
-    _check_finite(penalty)
-    _penalize(logits, history, 1.0, penalty, 0.0)
+    _penalize(logits, history, 1.0, _finite(penalty), 0.0)
 
 
-def frequency_penalty(logits, history, double penalty):
+def frequency_penalty(logits, history, penalty):
     """Subtracts `penalty` times the number of occurrences from the logit of every token in the history, in place.
 
     Args:
@@ -123,14 +127,14 @@ def frequency_penalty(logits, history, double penalty):
     Raises:
         OptionError: a wrong argument.
     """
-    _check_finite(penalty)
-    _penalize(logits, history, 1.0, 0.0, penalty)
+    _penalize(logits, history, 1.0, 0.0, _finite(penalty))
 
 
-cdef int _check_finite(double penalty) except -1:
+cdef double _finite(object value) except? -1.0:
+    cdef double penalty = read_number(value, "penalty")
     if not -math.inf < penalty < math.inf:
         raise OptionError(f"penalty is {penalty}: expected a finite number (0 is off)")
-    return 0
+    return penalty
 
 
 def no_repeat_ngram(logits, history, n):

@@ -3,15 +3,17 @@
 cimport numpy as cnp
 from libc.stdint cimport uint64_t
 
-from decoding.kernels._arguments cimport new_array, read_count, read_stream
+from decoding.kernels._arguments cimport new_array, read_array, read_count, read_stream
 from decoding.kernels._library cimport (
     DEC_DRAW, DEC_GUMBEL, DEC_LATENT, DEC_MULTINOMIAL, DEC_TEACHER, c_normal, c_philox, c_uniform, dec_purpose,
     dec_stream,
 )
 
+import operator
+
 import numpy as np
 
-from decoding.errors import OptionError
+from decoding.errors import OptionError, shown
 
 cnp.import_array()
 
@@ -40,23 +42,23 @@ def philox(key, counter, n):
 
 cdef cnp.ndarray _words(object values, str name, int count):
     try:
-        words = np.array([int(value) for value in values], dtype=np.uint64)
+        words = np.array([operator.index(value) for value in values], dtype=np.uint64)
     except (OverflowError, TypeError, ValueError):
         words = None
     if words is None or len(words) != count:
-        raise OptionError(f"{name} is {values!r}: expected {count} integers, 0 <= k < 2 ** 64")
+        raise OptionError(f"{name} is {shown(values)}: expected {count} integers, 0 <= k < 2 ** 64")
     return words
 
 
-cdef cnp.ndarray _random(bint gaussian, object seed, object rows, object step, object n, str purpose):
+cdef cnp.ndarray _random(bint gaussian, object seed, object rows, object step, object n, object purpose):
     cdef dec_stream stream
     cdef cnp.ndarray out
     cdef list keep = []
     cdef dec_purpose which
-    if purpose not in _PURPOSES:
-        raise OptionError(f"purpose is {purpose!r}: expected one of {', '.join(_PURPOSES)}")
+    if not isinstance(purpose, str) or purpose not in _PURPOSES:
+        raise OptionError(f"purpose is {shown(purpose)}: expected one of {', '.join(_PURPOSES)}")
     which = _PURPOSES[purpose]
-    ids = np.atleast_1d(rows)
+    ids = np.atleast_1d(read_array(rows, "rows"))
     read_stream(&stream, seed, ids, step, len(ids), keep)
     out = new_array(len(ids), read_count(n, "n", 0), cnp.NPY_FLOAT64)
     if gaussian:

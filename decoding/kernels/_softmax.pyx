@@ -5,7 +5,7 @@ from libc.stdlib cimport free
 from libc.stdint cimport int64_t
 
 from decoding.kernels._arguments cimport (
-    as_float32, check_temperature, check_width, is_plain, lend, raise_status, read_rows, shape_of, to_float,
+    as_float32, check_temperature, check_width, is_plain, lend, raise_status, read_number, read_rows, shape_of, to_float,
 )
 from decoding.kernels._library cimport (
     DEC_OK, c_log_softmax, c_softmax, c_temper, dec_rows, dec_status, scratch_size,
@@ -24,13 +24,14 @@ ctypedef enum whole_row:
     TEMPER
 
 
-cdef _whole_rows(whole_row kind, object values, str name, double temperature, object out):
+cdef _whole_rows(whole_row kind, object values, str name, object given, object out):
     cdef cnp.ndarray a, result
     cdef dec_rows rows
     cdef dec_status status = DEC_OK
     cdef int64_t bad = 0, out_stride, width
     cdef float *to
     cdef void *scratch
+    cdef double temperature = read_number(given, "temperature")
     cdef float t = to_float(temperature)
     check_temperature(temperature)
     a = values if cnp.PyArray_Check(values) and is_plain(values) else as_float32(values, name)
@@ -69,7 +70,7 @@ cdef _whole_rows(whole_row kind, object values, str name, double temperature, ob
     return result
 
 
-def softmax(logits, double temperature=1.0, out=None):
+def softmax(logits, temperature=1.0, out=None):
     """exp(logits / temperature), normalised over the last axis.
 
     Args:
@@ -87,12 +88,12 @@ def softmax(logits, double temperature=1.0, out=None):
     return _whole_rows(SOFTMAX, logits, "logits", temperature, out)
 
 
-def log_softmax(logits, double temperature=1.0, out=None):
+def log_softmax(logits, temperature=1.0, out=None):
     """Logarithm of softmax(logits, temperature); arguments, result and errors are the same."""
     return _whole_rows(LOG_SOFTMAX, logits, "logits", temperature, out)
 
 
-def temper(probs, double temperature, out=None):
+def temper(probs, temperature, out=None):
     """probs ** (1 / temperature), normalised over the last axis: zeros stay zero, without a warning.
 
     Args:

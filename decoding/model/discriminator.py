@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from decoding.errors import ModelError, OptionError, whole_number
+from decoding.arguments import numbers
+from decoding.errors import ModelError, OptionError, shown, whole_number
 from decoding.model.graph.graph import Graph, ModelFile
 from decoding.model.graph.types import Array, Port, listing
 from decoding.model.runtime.session import Session
@@ -54,17 +55,21 @@ class Discriminator:
         """Scores float64 [N] of ids [N, T].
 
         Raises:
+            OptionError: they are no array of numbers [N, T].
             ModelError: the file does not run with them, or returns something else than scores.
         """
-        (scores,) = self._session.run({self._token.name: ids.astype(self._token.dtype)}, [self._score.name])
+        given = numbers("ids", ids, self._token.dtype)
+        if given.ndim != 2:
+            raise OptionError(f"ids: shape {list(given.shape)}: expected [N, T], one sequence in each row")
+        (scores,) = self._session.run({self._token.name: given}, [self._score.name])
         if scores.ndim == 2 and scores.shape[1] > 1:
             return self._of_label(scores)
-        if scores.size != len(ids) or scores.ndim not in (1, 2):
+        if scores.size != len(given) or scores.ndim not in (1, 2):
             raise ModelError(
-                f"{self.name}: the output {self._score.name} has shape {list(scores.shape)} for {len(ids)} sequences; "
+                f"{self.name}: the output {self._score.name} has shape {list(scores.shape)} for {len(given)} sequences; "
                 "expected [N], [N, 1] or [N, classes]"
             )
-        return scores.reshape(len(ids)).astype(np.float64)
+        return scores.reshape(len(given)).astype(np.float64)
 
     def _of_label(self, scores: Array) -> Array:
         if self._label is None or self._label >= scores.shape[1]:
@@ -83,6 +88,8 @@ def _the_one(model: str, option: str, kind: str, ports: list[Port], name: str | 
         ModelError: there are several.
     """
     if name is not None:
+        if not isinstance(name, str):
+            raise OptionError(f"{option}={shown(name)}: expected the name of an {kind}; {model} has {listing(ports)}")
         found = [p for p in ports if p.name == name]
         if not found:
             raise OptionError(f"{option}={name!r}: {model} has no such {kind}; it has {listing(ports)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy.typing as npt
 
-from decoding.errors import ModelError
+from decoding.errors import ModelError, OptionError, shown
 from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.contract.program import FoldedStep, StepProgram
 from decoding.model.device_steps import DeviceSteps
@@ -208,8 +209,11 @@ class Model:
         several) for NAME.onnx, where `load(path)` finds them.
 
         Raises:
-            ModelError: the graph computes its initial states from a context or a latent.
+            OptionError: `path` is no path.
+            ModelError: the graph computes its initial states from a context or a latent, or a file cannot be written.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise OptionError(f"path={shown(path)}: expected the path of the file to write")
         save_model(self._program, self.encoders, Path(path))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from decoding.errors import ModelError
+from decoding.errors import ModelError, shown
 from decoding.model.graph.graph import ModelFile
 
 
@@ -17,15 +17,22 @@ def shipped(model: ModelFile) -> ModelFile:
     Raises:
         ModelError: it is a bare name, and neither a file nor a shipped model.
     """
-    if isinstance(model, str) and not Path(model).exists() and "/" not in model and "." not in model:
+    if isinstance(model, str) and "/" not in model and "." not in model and not _exists(model):
         folder = resources.files("decoding") / "pretrained"
         names = sorted(f.name.removesuffix(".onnx") for f in folder.iterdir() if re.fullmatch(r"[^.]+\.onnx", f.name))
         if model not in names:
             raise ModelError(
-                f"{model}: no such file, and no shipped model of that name; shipped are {', '.join(names)}"
+                f"{shown(model)[1:-1]}: no such file, and no shipped model of that name; shipped are {', '.join(names)}"
             )
         return str(folder / f"{model}.onnx")
     return model
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # a name that no file has: too long, or with a null character
+        return False
 
 
 def encoder_files(model: ModelFile, encoder: ModelFile | Sequence[ModelFile] | None) -> list[ModelFile]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from decoding.errors import ModelError
+from decoding.errors import ModelError, shown
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.program import StepProgram
 from decoding.model.encoders.chain import Encoders
@@ -39,7 +39,10 @@ def save_model(program: StepProgram, encoders: Encoders | None, path: Path) -> N
     stages = list(encoders or ())
     for stage, place in zip(stages, encoder_paths(path, len(stages)), strict=True):
         stage.save(place)
-    path.write_bytes(graph.serialize())
+    try:
+        path.write_bytes(graph.serialize())
+    except (OSError, ValueError) as error:  # a folder, a name that the file system does not take
+        raise ModelError(f"{shown(str(path))} cannot be written: {error}") from error
 
 
 def roles_of(contract: Contract) -> dict[str, Any]:

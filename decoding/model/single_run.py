@@ -66,6 +66,8 @@ def feeds_of(contract: Contract, given: Mapping[str, Array], seed: int | None, n
     if missing := [key for key in needed if key not in given]:
         raise OptionError(f"inputs: {name} needs {missing[0]!r} too; it takes {', '.join(needed)}, [batch, ...] each")
     ids = given[c.token.name].astype(np.int64)
+    if not ids.ndim or not ids.size:
+        raise OptionError(f"inputs[{c.token.name!r}]: shape {list(ids.shape)}: expected ids [batch] or [batch, time]")
     ids = ids.reshape(len(ids), -1)
     own = {f.name: given[f.name] for f in c.all_auxiliary_inputs if f.of_rows and f.name in given}
     count_rows({c.token.name: ids, **own}, None)

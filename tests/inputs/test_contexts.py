@@ -43,6 +43,10 @@ def test_without_prompts_every_context_has_one():
         ({"step_inputs": 3}, r"step_inputs=3: expected a function"),
         ({"step_inputs": lambda history: 3}, r"step_inputs returned int: expected a dict"),
         ({"step_inputs": lambda history: {"x": 3}}, r"step_inputs returned 'x': the model's contexts are context"),
+        (
+            {"step_inputs": lambda history: {"context": [[1, 2], [3]]}},
+            r"step_inputs\['context'\]: expected float32 numbers",
+        ),
         ({"step_inputs": lambda history: {"context": np.zeros(3)}}, r"step_inputs\['context'\] has shape \[3\]"),
     ],
 )

@@ -10,7 +10,7 @@ import numpy as np
 from decoding import kernels
 from decoding.engine.batch.batch import make_batch
 from decoding.engine.batch.reduction import beam_candidates
-from decoding.engine.request import FinishedSequence, Request, RequestQueue, Settings
+from decoding.engine.request import FinishedSequence, Request, RowSource, Settings
 from decoding.engine.search.prefill import RequestRows
 from decoding.engine.search.stopping import FINISH_REASONS, GOES_ON, Stopping
 from decoding.model.graph.types import Array
@@ -43,7 +43,7 @@ class BeamSearch:
     Each group of beams searches, closes and stops by itself. Arrays are [requests, beams, ...].
     """
 
-    def __init__(self, model: Model, settings: Settings, queue: RequestQueue, rows: int) -> None:
+    def __init__(self, model: Model, settings: Settings, queue: RowSource, rows: int) -> None:
         assert isinstance(settings.strategy, Beam)
         self._model, self._settings, self._queue, self._beam = model, settings, queue, settings.strategy
         self._needs_attention = settings.return_attention or settings.strategy.coverage_penalty != 0

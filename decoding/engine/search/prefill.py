@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from decoding.engine.batch.batch import Batch, States
-from decoding.engine.request import Request, RequestQueue, Row, Settings
+from decoding.engine.request import Request, Row, RowSource, Settings
 from decoding.model.contract.pad import pad_together
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
@@ -147,7 +147,7 @@ class RequestRows:
     The methods that return requests return those whose prompts are read. Their rows come after all that already write.
     """
 
-    def __init__(self, model: Model, batch: Batch, settings: Settings, queue: RequestQueue, width: int) -> None:
+    def __init__(self, model: Model, batch: Batch, settings: Settings, queue: RowSource, width: int) -> None:
         self._batch, self._queue, self._width = batch, queue, width
         self._prefill = Prefill(model, batch, settings)
         self._ready: list[Ready] = []

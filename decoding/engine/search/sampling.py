@@ -9,7 +9,7 @@ import numpy as np
 
 from decoding.engine.batch.batch import Batch, make_batch
 from decoding.engine.batch.device import DeviceBatch
-from decoding.engine.request import Choice, FinishedSequence, RequestQueue, Row, Settings
+from decoding.engine.request import Choice, FinishedSequence, Row, RowSource, Settings
 from decoding.engine.search.prefill import Prefill, Ready
 from decoding.engine.search.row_sampler import RowSampler
 from decoding.engine.search.stopping import Stopping
@@ -26,7 +26,7 @@ class SamplingSearch:
         rows: how many run together.
     """
 
-    def __init__(self, model: Model, settings: Settings, queue: RequestQueue, rows: int) -> None:
+    def __init__(self, model: Model, settings: Settings, queue: RowSource, rows: int) -> None:
         self._model, self._settings, self._queue = model, settings, queue
         self._batch = make_batch(model, rows, settings, latents=settings.latents, attention=settings.return_attention)
         self._prefill = Prefill(model, self._batch, settings)

@@ -9,7 +9,7 @@ import numpy as np
 
 from decoding import kernels
 from decoding.engine.batch.batch import make_batch
-from decoding.engine.request import FinishedSequence, Request, RequestQueue, Settings
+from decoding.engine.request import FinishedSequence, Request, RowSource, Settings
 from decoding.engine.search.prefill import RequestRows
 from decoding.engine.search.stopping import FINISH_REASONS, Stopping
 from decoding.model.graph.types import Array
@@ -46,7 +46,7 @@ class StochasticBeamSearch:
     draws from, in the order of their perturbed log-probabilities.
     """
 
-    def __init__(self, model: Model, settings: Settings, queue: RequestQueue, rows: int) -> None:
+    def __init__(self, model: Model, settings: Settings, queue: RowSource, rows: int) -> None:
         assert isinstance(settings.strategy, Sample)
         self._model, self._settings, self._queue, self._sample = model, settings, queue, settings.strategy
         self._width = settings.outputs
@@ -98,7 +98,7 @@ class StochasticBeamSearch:
         edited = self._edited(live, logits)
         tokens, perturbed, scores, _ = kernels.gumbel_top_k(
             logits if edited is None else edited,
-            self._width,
+            min(self._width, logits.shape[1]),  # a row has no more candidates than tokens
             temperature=np.array([requests[i].temperature for i, _, _ in live], np.float32),
             **self._sample.filters,
             seed=self._settings.seed,
@@ -107,16 +107,24 @@ class StochasticBeamSearch:
             scores=np.array([b.logprob for _, _, b in live]),
             maxima=np.array([b.perturbed for _, _, b in live]),
         )
-        pools = [[b for b in own if b.finish_reason is not None] for own in branches]
         best, logprob = kernels.greedy(logits)
         normalizer = logits[np.arange(len(live)), best] - logprob
-        for row, (i, j, b) in enumerate(live):
-            for token, g, score in zip(tokens[row], perturbed[row], scores[row], strict=True):
-                if token >= 0:
-                    own = float(logits[row, token] - normalizer[row])
-                    child = Branch(j, float(score), float(g), [*b.tokens, int(token)], [*b.logprobs, own])
-                    pools[i].append(child)
-        kept = [sorted(pool, key=lambda b: -b.perturbed)[: self._width] for pool in pools]
+        ends = np.cumsum([sum(b.finish_reason is None for b in own) for own in branches])
+        kept: list[list[Branch]] = []
+        for own, start, end in zip(branches, [0, *ends[:-1]], ends, strict=True):
+            closed = [b for b in own if b.finish_reason is not None]
+            pool = np.concatenate([[b.perturbed for b in closed], perturbed[start:end].ravel()])
+            kept.append([])
+            for place in _greatest(pool, self._width):
+                if place < len(closed):
+                    kept[-1].append(closed[place])
+                    continue
+                row, column = divmod(place - len(closed), tokens.shape[1])
+                row, token = start + row, int(tokens[start + row, column])
+                _, j, b = live[row]
+                logprobs = [*b.logprobs, float(logits[row, token] - normalizer[row])]
+                child = Branch(j, float(scores[row, column]), float(pool[place]), [*b.tokens, token], logprobs)
+                kept[-1].append(child)
         self._finish(kept)
         return kept
 
@@ -172,3 +180,15 @@ class StochasticBeamSearch:
         self._batch.tokens[: len(last)] = last
         self._branches = branches
         self._begin(read)
+
+
+def _greatest(values: Array, count: int) -> list[int]:
+    """Return where the greatest values are, in descending order, of equal ones the first; without those that are -inf."""
+    if count < len(values):
+        # Only what may be among them is sorted: there are V candidates for each of `count` rows (issue 13).
+        least = np.partition(values, len(values) - count)[len(values) - count]
+        places = np.flatnonzero((values >= least) & (values > -np.inf))
+    else:
+        places = np.flatnonzero(values > -np.inf)
+    found: list[int] = places[np.argsort(-values[places], kind="stable")][:count].tolist()
+    return found

@@ -1,0 +1,54 @@
+"""Models that another thread was using when the process was forked: the child has the model, but not that thread.
+
+What the thread held in onnxruntime stays held, so that the child's first step may wait for ever (5 of 60, issue 13).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from decoding.errors import ModelError
+from decoding.model.model import Model
+
+# Calls that run: the model, and the thread that steps it; None for threads of our own.
+_calls: dict[object, tuple[Model, int | None]] = {}
+_lost: weakref.WeakSet[Model] = weakref.WeakSet()
+
+
+@contextmanager
+def using(model: Model, *, in_threads: bool = False) -> Iterator[None]:
+    """Mark the model as in use by this thread, or by threads of our own, while the block runs."""
+    call = object()
+    _calls[call] = model, None if in_threads else threading.get_ident()
+    try:
+        yield
+    finally:
+        _calls.pop(call, None)
+
+
+def check_usable(model: Model) -> None:
+    """Refuse a model that another thread was using when this process was forked.
+
+    Raises:
+        ModelError: it was.
+    """
+    if model in _lost:
+        raise ModelError(
+            f"{model.name}: another thread was decoding with this model when the process was forked, so that its session may "
+            "be locked for good in the child; load the model in the child, or start processes by 'spawn'"
+        )
+
+
+def _after_fork() -> None:
+    for call, (model, thread) in list(_calls.items()):
+        if thread != threading.get_ident():
+            _lost.add(model)
+            del _calls[call]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
