@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.fuzz import odd, pool, structure  # noqa: E402
+from scripts.fuzz import odd, pool, ports, structure  # noqa: E402
 from scripts.fuzz.pool import Result  # noqa: E402
 
 KINDS = ("bytes", "structure", "roles")
@@ -58,11 +59,11 @@ def roles_of(seed: int, number: int) -> tuple[bytes, Any]:
     rng = np.random.default_rng((seed, number, 2))
     seeds = structure.seeds()
     data = seeds[rng.integers(len(seeds))]
-    graph = structure.onnx.load_model_from_string(data).graph
+    graph = onnx.load_model_from_string(data).graph
     names = [port.name for port in (*graph.input, *graph.output)]
     if rng.random() < 0.1:
         return data, odd.anything(rng)
-    roles: dict[Any, Any] = structure.odd_roles(rng, names)
+    roles: dict[Any, Any] = ports.odd_roles(rng, names)
     for key in list(roles):
         if rng.random() < 0.3:
             roles[key] = odd.anything(rng)

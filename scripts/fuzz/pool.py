@@ -39,7 +39,7 @@ MEMORY = 3 << 30  # a damaged shape may ask for all there is
 _FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
 
 
-class WronglyAccepted(Exception):  # noqa: N818 - it is raised by the fuzzer, about what did not raise
+class WronglyAccepted(Exception):
     """What must be refused was not."""
 
 
