@@ -1,43 +1,41 @@
-"""Load damaged ONNX files and check that only our own errors come out.
+"""Load damaged ONNX files and see that only our own errors come out.
 
-    python scripts/fuzz_models.py --cases 10000 --seed 0 --workers 2
+    python scripts/fuzz_models.py --kind structure --count 10000 --seed 0 --jobs 2
 
-Each case is a file of tests/models/ with bytes flipped, overwritten, cut out, doubled or truncated; the seed and the
-number of a case make it again (`--only N` loads one, here, with its traceback). Cases are loaded in child processes,
-many in each for speed. What a case ended as is counted:
+There are three kinds of cases, all made from the files of tests/models/:
 
-    loaded, refused   load() returned a model, or raised a DecodingError
-    crashed           the process died: inside onnxruntime or onnx, since load() calls no native code of ours
-    hung              nothing happened for 10 s
-    bug               any other exception: ours to fix
+    bytes       bytes flipped, overwritten, cut out, doubled or truncated
+    structure   a file that protobuf reads, with parts that are wrong (scripts/fuzz/structure.py), as a path, bytes or ModelProto
+    roles       a good file, loaded with roles of wrong kinds
+
+The kind, the seed and the number of a case make it again; `--only N` loads one, here, with its traceback. How cases end is
+in scripts/fuzz/pool.py. What the process died of is onnxruntime's or onnx's, for nothing of ours that load() calls is native.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import resource
-import select
-import subprocess
 import sys
-import traceback
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 
 ROOT = Path(__file__).resolve().parents[1]
-SEEDS = sorted((ROOT / "tests" / "models").glob("*.onnx"))
-SECONDS = 10
-MEMORY = 8 << 30  # a damaged shape may ask for all there is
+sys.path.insert(0, str(ROOT))
+
+from scripts.fuzz import odd, pool, ports, structure  # noqa: E402
+from scripts.fuzz.pool import Result  # noqa: E402
+
+KINDS = ("bytes", "structure", "roles")
 
 
 def damaged(seed: int, number: int) -> bytes:
     """The bytes of one case."""
     rng = np.random.default_rng((seed, number))
-    data = bytearray(SEEDS[rng.integers(len(SEEDS))].read_bytes())
+    seeds = structure.seeds()
+    data = bytearray(seeds[rng.integers(len(seeds))])
     if rng.random() < 0.15:
         return bytes(data[: rng.integers(len(data))])
     for _ in range(rng.geometric(0.4)):
@@ -56,109 +54,81 @@ def damaged(seed: int, number: int) -> bytes:
     return bytes(data)
 
 
-@dataclass
-class Result:
-    """How many cases ended how, and what to look at."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    bugs: list[str] = field(default_factory=list)
-    crashed: list[int] = field(default_factory=list)
-    hung: list[int] = field(default_factory=list)
-
-
-def fuzz(seed: int, numbers: range, workers: int = 1) -> Result:
-    """Load these cases in child processes."""
-    result = Result()
-    shares = [numbers[start::workers] for start in range(workers)]
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda share: _watch(seed, share, result), shares))
-    return result
-
-
-def _watch(seed: int, numbers: range, result: Result) -> None:
-    """Start a child on the cases, and a new one after each case that ends the last."""
-    while numbers:
-        command = [sys.executable, __file__, "--seed", str(seed), "--child", *map(str, (numbers.start, numbers.stop, numbers.step))]  # fmt: skip
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
-            done = _listen(child, result)
-            if done == len(numbers):
-                return
-            number = numbers[done]
-            end = result.hung if child.poll() is None else result.crashed
-            child.kill()
-        end.append(number)
-        result.counts["hung" if end is result.hung else "crashed"] += 1
-        numbers = numbers[done + 1 :]
+def roles_of(seed: int, number: int) -> tuple[bytes, Any]:
+    """A good file, and the roles to load it with."""
+    rng = np.random.default_rng((seed, number, 2))
+    seeds = structure.seeds()
+    data = seeds[rng.integers(len(seeds))]
+    graph = onnx.load_model_from_string(data).graph
+    names = [port.name for port in (*graph.input, *graph.output)]
+    if rng.random() < 0.1:
+        return data, odd.anything(rng)
+    roles: dict[Any, Any] = ports.odd_roles(rng, names)
+    for key in list(roles):
+        if rng.random() < 0.3:
+            roles[key] = odd.anything(rng)
+        elif isinstance(roles[key], dict) and roles[key] and rng.random() < 0.3:
+            roles[key][next(iter(roles[key]))] = odd.anything(rng)
+    if rng.random() < 0.05:
+        roles[(None, 1, 2.5, (), b"token")[rng.integers(5)]] = 1
+    return data, roles
 
 
-def _listen(child: subprocess.Popen[bytes], result: Result) -> int:
-    """Count the outcomes that the child reports, one line a case, until it ends or is silent for too long."""
-    assert child.stdout is not None
-    done, patience, rest = 0, SECONDS + 20, b""  # importing takes a while too
-    while select.select([child.stdout], [], [], patience)[0]:
-        if not (read := os.read(child.stdout.fileno(), 65536)):
-            child.wait()
-            break
-        *lines, rest = (rest + read).split(b"\n")
-        for line in lines:
-            mark, outcome, *detail = [*line.decode(errors="replace").split(" ", 2), ""][:3]
-            if mark != "case":  # onnxruntime and onnx may have something to say too
-                continue
-            patience = SECONDS
-            if outcome == "ready":
-                continue
-            result.counts[outcome] += 1
-            result.bugs += filter(None, detail)
-            done += 1
-    return done
+def load_case(kind: str, seed: int, number: int) -> Any:
+    """Load one case in this process.
 
-
-def _be_child(seed: int, numbers: range) -> None:
-    """Load the cases in this process and print a line for each."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    sys.path.insert(0, str(ROOT))
+    Raises:
+        WronglyAccepted: it was loaded, though it has data in files that it may not read.
+    """
     from decoding import load
-    from decoding.errors import DecodingError
 
-    print("case ready", flush=True)
-    for number in numbers:
-        try:
-            load(damaged(seed, number), threads=1)
-        except DecodingError:
-            print("case refused", flush=True)
-        except Exception as error:
-            frames = traceback.extract_tb(error.__traceback__)
-            ours = next(f for f in reversed(frames) if "decoding" in f.filename)
-            text = " ".join(str(error).split())[:200]
-            place = f"{Path(ours.filename).name}:{ours.lineno}"
-            print(f"case bug {number} {place} {type(error).__name__}: {text}", flush=True)
-        else:
-            print("case loaded", flush=True)
+    if kind == "bytes":
+        return load(damaged(seed, number), threads=1)
+    if kind == "roles":
+        data, roles = roles_of(seed, number)
+        return load(data, threads=1, roles=roles)
+    case = structure.mutant(seed, number)
+    with pool.scratch() as folder:
+        source = case.written(folder)
+        model = load(source, threads=1)
+        if places := case.reads_elsewhere(folder):
+            raise pool.WronglyAccepted(f"as {case.form}: data in files that it may not read: {places}")
+    return model
+
+
+def fuzz(seed: int, numbers: range, workers: int = 1, kind: str = "bytes") -> Result:
+    """Load these cases in child processes."""
+    return pool.run(Path(__file__).resolve(), kind, seed, numbers, workers)
 
 
 def main() -> int:
     """Run the cases that the command line asks for; 1 where one was a bug or a hang."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--kind", choices=KINDS, default="bytes")
+    parser.add_argument("--count", "--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--jobs", "--workers", type=int, default=1)
     parser.add_argument("--only", type=int, help="load one case in this process")
     parser.add_argument("--child", type=int, nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    kind, seed = options.kind, options.seed
     if options.child:
-        _be_child(options.seed, range(*options.child))
+
+        def case(number: int) -> str:
+            load_case(kind, seed, number)
+            return "loaded"
+
+        pool.be_child(range(*options.child), case)
         return 0
     if options.only is not None:
-        sys.path.insert(0, str(ROOT))
-        from decoding import load
-
-        print(load(damaged(options.seed, options.only), threads=1).describe())
+        if kind == "structure":
+            print(structure.mutant(seed, options.only).notes)
+        elif kind == "roles":
+            print(roles_of(seed, options.only)[1])
+        model = load_case(kind, seed, options.only)
+        print(getattr(model, "describe", lambda: model)())
         return 0
-    result = fuzz(options.seed, range(options.cases), options.workers)
-    print(", ".join(f"{count} {outcome}" for outcome, count in sorted(result.counts.items())))
-    print(*sorted(result.bugs), sep="\n")
-    print(f"crashed: {sorted(result.crashed)}; hung: {sorted(result.hung)}")
-    return 1 if result.bugs or result.hung else 0
+    return pool.report(fuzz(seed, range(options.count), options.jobs, kind))
 
 
 if __name__ == "__main__":
