@@ -189,28 +189,27 @@ cdef int check_signed(object array, str name) except -1:
     return 0
 
 
+# The values that switch the filters off: a filter that is off, the usual case, is not looked up in Python.
+cdef double _TOP_P = FILTERS["top_p"].off, _MIN_P = FILTERS["min_p"].off, _TYPICAL_P = FILTERS["typical_p"].off
+cdef double _EPSILON = FILTERS["epsilon_cutoff"].off, _ETA = FILTERS["eta_cutoff"].off
+
+
 cdef int read_filter(dec_filter *f, object top_k, object p, object least, object typical, object epsilon,
                      object eta) except -1:
-    cdef double top_p = read_number(p, "top_p"), min_p = read_number(least, "min_p")
-    cdef double typical_p = read_number(typical, "typical_p"), epsilon_cutoff = read_number(epsilon, "epsilon_cutoff")
-    cdef double eta_cutoff = read_number(eta, "eta_cutoff")
     f.top_k = top_k if type(top_k) is int and 0 <= top_k < 2**31 else read_count(top_k, "top_k", 0)
-    f.top_p = top_p
-    f.min_p = min_p
-    f.typical_p = typical_p
-    f.epsilon_cutoff = epsilon_cutoff
-    f.eta_cutoff = eta_cutoff
-    if not 0.0 < top_p <= 1.0:
-        raise OptionError(f"top_p is {top_p}: expected 0 < top_p <= 1 (1 is off)")
-    if not 0.0 <= min_p <= 1.0:
-        raise OptionError(f"min_p is {min_p}: expected 0 <= min_p <= 1 (0 is off)")
-    if not 0.0 < typical_p <= 1.0:
-        raise OptionError(f"typical_p is {typical_p}: expected 0 < typical_p <= 1 (1 is off)")
-    if not 0.0 <= epsilon_cutoff < 1.0:
-        raise OptionError(f"epsilon_cutoff is {epsilon_cutoff}: expected 0 <= epsilon_cutoff < 1 (0 is off)")
-    if not 0.0 <= eta_cutoff < 1.0:
-        raise OptionError(f"eta_cutoff is {eta_cutoff}: expected 0 <= eta_cutoff < 1 (0 is off)")
+    f.top_p = _in_range(p, "top_p", _TOP_P)
+    f.min_p = _in_range(least, "min_p", _MIN_P)
+    f.typical_p = _in_range(typical, "typical_p", _TYPICAL_P)
+    f.epsilon_cutoff = _in_range(epsilon, "epsilon_cutoff", _EPSILON)
+    f.eta_cutoff = _in_range(eta, "eta_cutoff", _ETA)
     return 0
+
+
+cdef double _in_range(object value, str name, double off) except? -1.0:
+    cdef double number = read_number(value, name)
+    if number != off and not FILTERS[name].allows(number):
+        raise OptionError(f"{name} is {number}: expected a number {FILTERS[name].expected} ({off:g} is off)")
+    return number
 
 
 cdef raise_status(dec_status status, int64_t bad, str name):
