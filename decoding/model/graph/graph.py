@@ -106,7 +106,7 @@ class Graph:
     def sizes(self, name: str) -> list[int] | None:
         """The value of a constant that is a list of whole numbers, such as a shape; None for any other tensor."""
         value = self.constant(name)
-        return value.tolist() if value is not None and value.ndim == 1 and value.dtype.kind in "iu" else None
+        return value.tolist() if value is not None and value.ndim == 1 and value.dtype.kind == "i" else None
 
     def producer(self, name: str) -> Node | None:
         """The node that computes the tensor `name`; None for an input or an initializer."""

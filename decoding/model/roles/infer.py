@@ -71,9 +71,15 @@ def find_roles(graph: Graph, given: Mapping[str, Any]) -> Roles:
     draws = find_latents(graph, given, left, token, notes)
     kinds, sources = find_kinds(graph, given, left, token, draws, notes)
     attention = find_attention(graph, given, states, notes)
+    logits = find_logits(graph, given, token, {*states.values(), attention}, notes)
+    if not any(token in data_ancestors(graph, name) for name in (logits, *states.values())):
+        raise ModelError(
+            f"{graph.name}: neither the logits {logits} nor a state depend on the values of the token {token}; export the network again, or pass "
+            "other roles={'token': name, 'logits': name}"
+        )
     return Roles(
         token=token,
-        logits=find_logits(graph, given, token, {*states.values(), attention}, notes),
+        logits=logits,
         states=states,
         auxiliary_inputs=kinds,
         attention=attention,

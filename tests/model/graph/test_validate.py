@@ -194,3 +194,21 @@ def test_a_message_nested_deeper_than_a_file_can_be():
         body = node.attribute.add(name="then_branch", type=5).g
     with pytest.raises(ModelError, match=r"^the ModelProto: "):
         Graph.load(model)
+
+
+@pytest.mark.parametrize(
+    ("value", "sizes"),
+    [
+        (np.array([2, -1]), [2, -1]),
+        (np.zeros(0, np.int64), []),
+        (np.array(3), None),
+        (np.ones((1, 2), np.int64), None),
+        (np.ones(2, np.float32), None),
+        (np.array([2**63], np.uint64), None),
+    ],
+)
+def test_a_constant_that_is_a_list_of_sizes(value, sizes):
+    graph = Graph.load(proto(PLAIN))
+    graph.add_initializer("target", value)
+    assert graph.sizes("target") == sizes
+    assert graph.sizes("no such tensor") is None

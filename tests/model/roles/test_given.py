@@ -157,3 +157,19 @@ def test_special_ids_of_wrong_kinds(key, text):
 def test_a_vocabulary_is_a_list_or_a_dict(text):
     with pytest.raises(ModelError, match=r"metadata 'decoding.vocab' is .*; expected a list of strings"):
         load(with_metadata(text, "vocab"))
+
+
+def test_logits_that_do_not_depend_on_the_token():
+    """Only their shape does: after the states were exposed, no node was left that reads the token."""
+    proto = build.recurrent("GRU")
+    layer = next(node for node in proto.graph.node if node.op_type == "GRU")
+    start = [
+        helper.make_node("Shape", ["x"], ["size"]),
+        helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+    ]
+    layer.input[0] = "zeros"
+    place = list(proto.graph.node).index(layer)
+    for node in reversed(start):
+        proto.graph.node.insert(place, node)
+    with pytest.raises(ModelError, match=r"neither the logits logits nor a state depend on the values of the token tokens"):  # fmt: skip
+        load(proto)
