@@ -158,10 +158,17 @@ def difference(found: Array, expected: Array) -> float:
     A score that is infinite or NaN in `expected` does not count; NaN or infinity where `expected` has a number does.
     """
     known = np.isfinite(expected)
-    scale = 1 + np.abs(np.where(known, expected, 0)).max(axis=-1, keepdims=True, initial=0)
+    # One array of the scores' size, written again and again: a position may have a million of them.
+    off = np.where(known, expected, 0).astype(np.result_type(found, expected), copy=False)
+    np.abs(off, out=off)
+    scale = 1 + off.max(axis=-1, keepdims=True, initial=0)
     with np.errstate(invalid="ignore"):
-        off = np.where(known, np.abs(found - expected) / scale, 0)
-    return float(np.nan_to_num(off, nan=np.inf).max(initial=0))
+        np.subtract(found, expected, out=off)
+        np.abs(off, out=off)
+        off /= scale
+    off[~known] = 0
+    off[np.isnan(off)] = np.inf
+    return float(off.max(initial=0))
 
 
 def _runs_that_work(whole: WholeRuns, fixed: tuple[int | None, int | None]) -> tuple[tuple[int, int], ...]:
