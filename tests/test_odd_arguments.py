@@ -240,3 +240,9 @@ def test_decode_iter(model):
     ):
         with pytest.raises(OptionError, match=message):
             decode_iter(model, [[1]], Sample(), **options)
+
+
+def test_quantize():
+    for value in (np.array([]), np.array(["int8", "int8"]), 8, True):
+        with pytest.raises(OptionError, match="quantize=.*expected 'int8'"):
+            decoding.load(recurrent(), threads=1, quantize=value)
