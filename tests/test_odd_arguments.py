@@ -244,5 +244,5 @@ def test_decode_iter(model):
 
 def test_quantize():
     for value in (np.array([]), np.array(["int8", "int8"]), 8, True):
-        with pytest.raises(OptionError, match="quantize=.*expected 'int8'"):
+        with pytest.raises(OptionError, match=r"quantize=.*expected 'int8'"):
             decoding.load(recurrent(), threads=1, quantize=value)
