@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-from decoding.errors import ModelError
+from decoding.errors import ModelError, check_flag
 from decoding.model.contract.io import Window
 from decoding.model.contract.program import OpenSession, StepProgram
 from decoding.model.encoders.chain import Encoders
@@ -76,6 +76,7 @@ def load(
         ModelError: the file cannot be used; the message says which input or output, what was expected and what to pass.
         OptionError: an argument is wrong.
     """
+    check_flag("verify", verify)
     wanted = full_names(providers)
     check_quantize(quantize, wanted)
     source = shipped(model)
