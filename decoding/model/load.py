@@ -76,7 +76,6 @@ def load(
         ModelError: the file cannot be used; the message says which input or output, what was expected and what to pass.
         OptionError: an argument is wrong.
     """
-    check_flag("verify", verify)
     wanted = full_names(providers)
     check_quantize(quantize, wanted)
     source = shipped(model)
@@ -88,6 +87,7 @@ def load(
     normalize.simplify(graph, given.get("constant", {}))
     # Facts that running tells about a graph hold for every provider, and the CPU computes them exactly.
     open_session = partial(Session, threads=threads)
+    check_flag("verify", verify)
 
     found = roles_or_latents(graph, given)
     if not isinstance(found, Roles):
