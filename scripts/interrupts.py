@@ -67,8 +67,8 @@ def child(seed: int, count: int) -> None:
     """Make cases in this process, and print a line for each."""
     found, rng = calls(), random.Random(seed)
     for function in found.values():  # once before, so that sessions exist
-        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
+            threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
             function()
             time.sleep(10)
         except KeyboardInterrupt:

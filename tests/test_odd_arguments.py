@@ -240,3 +240,12 @@ def test_decode_iter(model):
     ):
         with pytest.raises(OptionError, match=message):
             decode_iter(model, [[1]], Sample(), **options)
+
+
+def test_quantize_and_verify():
+    for value in (np.array([]), np.array(["int8", "int8"]), 8, True):
+        with pytest.raises(OptionError, match=r"quantize=.*expected 'int8'"):
+            decoding.load(recurrent(), threads=1, quantize=value)
+    for value in (np.array([True, False]), 1, "yes"):
+        with pytest.raises(OptionError, match=r"verify=.*expected True or False"):
+            decoding.load(recurrent(), threads=1, verify=value)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-from decoding.errors import ModelError
+from decoding.errors import ModelError, check_flag
 from decoding.model.contract.io import Window
 from decoding.model.contract.program import OpenSession, StepProgram
 from decoding.model.encoders.chain import Encoders
@@ -93,6 +93,7 @@ def load(
     normalize.simplify(graph, given.get("constant", {}))
     # Facts that running tells about a graph hold for every provider, and the CPU computes them exactly.
     open_session = partial(Session, threads=threads)
+    check_flag("verify", verify)
 
     found = roles_or_latents(graph, given)
     if not isinstance(found, Roles):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from decoding.errors import ModelError, OptionError
+from decoding.errors import ModelError, OptionError, shown
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.program import OpenSession, StepProgram
 from decoding.model.graph.graph import Graph
@@ -43,8 +43,10 @@ class _Left(Exception):
 
 def check_quantize(quantize: str | None, providers: Sequence[Any]) -> None:
     """Raise OptionError for an unknown value of `quantize`, and for providers without int8 products."""
-    if quantize not in (None, "int8"):
-        raise OptionError(f"quantize={quantize!r}: expected 'int8', or None for the weights as they are in the file")
+    if quantize is not None and (not isinstance(quantize, str) or quantize != "int8"):
+        raise OptionError(
+            f"quantize={shown(quantize)}: expected 'int8', or None for the weights as they are in the file"
+        )
     if quantize and device_of(providers)[0] != "cpu":
         raise OptionError("quantize='int8': onnxruntime has its int8 products on the CPU alone; load it without quantize=, or with providers='cpu'")  # fmt: skip
 
