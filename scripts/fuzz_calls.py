@@ -48,10 +48,10 @@ class Call:
 @cache
 def _models() -> dict[str, Any]:
     """Small models: one with text, one with a context, one with a latent, one with an encoder."""
-    from tests.build import recurrent
     from tests.seq2seq import AdditiveModel
 
     import decoding
+    from tests.helpers.build import recurrent
 
     text = {"decoding.vocab": [chr(97 + i) for i in range(V)], "decoding.bos": 0, "decoding.eos": 1, "decoding.pad": 2}
     seq2seq = AdditiveModel(metadata={"decoding.bos": 0, "decoding.eos": 1})
@@ -69,7 +69,8 @@ def _models() -> dict[str, Any]:
 
 def _with_latent() -> Any:
     from onnx import TensorProto, helper
-    from tests.build import recurrent
+
+    from tests.helpers.build import recurrent
 
     proto = recurrent("RNN", vocab=V, hidden=4, metadata={"decoding.bos": 0})
     first = next(node for node in proto.graph.node if node.op_type == "Gather")
@@ -83,7 +84,8 @@ def _with_latent() -> Any:
 
 def _discriminator() -> bytes:
     from onnx import TensorProto, helper
-    from tests.build import model
+
+    from tests.helpers.build import model
 
     nodes = [
         helper.make_node("Cast", ["ids"], ["floats"], to=1),

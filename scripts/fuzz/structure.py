@@ -25,7 +25,7 @@ def seeds() -> list[bytes]:
 @cache
 def large() -> list[bytes]:
     """Models with weights so large that they are kept apart from the rest, which the files are too small for."""
-    from tests.build import recurrent
+    from tests.helpers.build import recurrent
 
     kinds = (("GRU", False), ("LSTM", True), ("RNN", False))
     return [recurrent(cell, vocab=300, exposed=exposed).SerializeToString() for cell, exposed in kinds]
