@@ -12,6 +12,7 @@ import operator
 import numpy as np
 
 from decoding.errors import DecodeError, OptionError, shown
+from decoding.filters import FILTERS
 
 cnp.import_array()
 
