@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from decoding.errors import OptionError
+from decoding.errors import OptionError, shown
 from decoding.model.encoders.encoder import ENCODER_ROLES
 from decoding.model.graph.graph import Graph
-from decoding.model.roles.given import check_axes, check_names, file_roles, names_in, shown
+from decoding.model.roles.given import check_axes, check_names, file_roles, names_in
 
 
 def split_roles(

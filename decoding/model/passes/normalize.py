@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from decoding.errors import ModelError, OptionError
+from decoding.errors import ModelError, OptionError, shown
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import STATE_SLOTS, Array, Shape
-from decoding.model.roles.given import shown
 from decoding.model.roles.infer import Roles, data_ancestors
 from decoding.model.runtime.session import Session
 

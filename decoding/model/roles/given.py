@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from reprlib import Repr
 from typing import Any
 
 import numpy as np
 
-from decoding.errors import DecodingError, ModelError, OptionError
+from decoding.errors import DecodingError, ModelError, OptionError, shown
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import Array
 
@@ -21,9 +20,6 @@ from decoding.model.graph.types import Array
 _RANK, _DEPTH = 32, 40
 # Tokens of the longest window. At every step a graph runs over all of them.
 _WINDOW = 2**20
-_shown = Repr()
-_shown.maxstring = _shown.maxother = 100
-shown = _shown.repr  # for messages: the start of a value of any size and depth
 
 
 def _text(value: Any) -> bool:
