@@ -1,0 +1,186 @@
+/* Linear layers: weights packed in panels, and the product of many rows with them. */
+#include "native_internal.h"
+
+enum {
+    K_BLOCK = 64, /* inputs of a panel that stay in the first-level cache while rows pass: 16 KiB of floats */
+};
+
+/* ---- packing ------------------------------------------------------------------------------------ */
+
+static int64_t padded_inputs(int64_t inputs, dec_number number) {
+    return number == DEC_INT8 ? dec_round_up(inputs, 4) : inputs;
+}
+
+static int64_t padded_outputs(int64_t outputs) {
+    return dec_round_up(outputs, DEC_LANES);
+}
+
+size_t dec_linear_size(int64_t inputs, int64_t outputs, dec_number number) {
+    const size_t wide = (size_t)padded_outputs(outputs);
+    const size_t cells = wide * (size_t)padded_inputs(inputs, number);
+    return 63 + (number == DEC_INT8 ? (cells + 63) / 64 * 64 + 3 * 4 * wide : 4 * cells + 4 * wide);
+}
+
+/* Outputs of a panel, in whole vectors. */
+static int64_t panel_width(int64_t outputs, int64_t panel) {
+    const int64_t left = padded_outputs(outputs) - panel * DEC_PANEL;
+    return left < DEC_PANEL ? left : DEC_PANEL;
+}
+
+static void pack_float(const dec_linear *linear, const float *weights, int64_t output_stride,
+                       int64_t input_stride) {
+    const int64_t inputs = linear->inputs, outputs = linear->outputs;
+    for (int64_t p = 0; p < dec_panels(outputs); p++) {
+        const int64_t width = panel_width(outputs, p), first = p * DEC_PANEL;
+        float *panel = (float *)linear->weights + first * inputs;
+        for (int64_t k = 0; k < inputs; k++)
+            for (int64_t j = 0; j < width; j++)
+                panel[k * width + j] =
+                    first + j < outputs ? weights[(first + j) * output_stride + k * input_stride] : 0.0f;
+    }
+}
+
+static float scale_of(const float *weights, int64_t inputs, int64_t input_stride, int largest) {
+    float top = 0.0f;
+    for (int64_t k = 0; k < inputs; k++) {
+        const float magnitude = fabsf(weights[k * input_stride]);
+        top = magnitude > top || isnan(magnitude) ? magnitude : top;
+    }
+    const float scale = top / (float)largest;
+    return scale == 0.0f ? 1.0f : scale; /* a NaN stays: it shows in every product */
+}
+
+static void pack_int8(const dec_linear *linear, const float *weights, int64_t output_stride,
+                      int64_t input_stride, int largest) {
+    const int64_t inputs = linear->inputs, outputs = linear->outputs, padded = dec_round_up(inputs, 4);
+    for (int64_t p = 0; p < dec_panels(outputs); p++) {
+        const int64_t width = panel_width(outputs, p), first = p * DEC_PANEL;
+        int8_t *panel = (int8_t *)linear->weights + first * padded;
+        memset(panel, 0, (size_t)(width * padded));
+        for (int64_t j = 0; j < width && first + j < outputs; j++) {
+            const float *from = weights + (first + j) * output_stride;
+            const float scale = scale_of(from, inputs, input_stride, largest);
+            int32_t sum = 0;
+            for (int64_t k = 0; k < inputs; k++) {
+                float number = rintf(from[k * input_stride] / scale);
+                number = number >= (float)-largest ? number : (float)-largest; /* NaN, too */
+                number = number <= (float)largest ? number : (float)largest;
+                panel[(k / 4 * width + j) * 4 + k % 4] = (int8_t)number;
+                sum += (int32_t)number;
+            }
+            ((float *)linear->scale)[first + j] = scale;
+            ((int32_t *)linear->correction)[first + j] = -128 * sum;
+        }
+    }
+}
+
+void dec_linear_pack(dec_linear *linear, int64_t inputs, int64_t outputs, dec_number number,
+                     const float *weights, int64_t output_stride, int64_t input_stride, const float *bias,
+                     int largest, void *memory) {
+    const int64_t wide = padded_outputs(outputs);
+    char *panels = dec_align(memory);
+    size_t bytes = (size_t)(wide * padded_inputs(inputs, number)) * (number == DEC_INT8 ? 1 : 4);
+    float *after = (float *)(panels + (bytes + 63) / 64 * 64);
+    *linear = (dec_linear){.inputs = inputs, .outputs = outputs, .number = number, .weights = panels};
+    linear->bias = after;
+    memset(after, 0, (size_t)wide * (number == DEC_INT8 ? 3 : 1) * 4);
+    if (bias)
+        memcpy(after, bias, (size_t)outputs * sizeof *bias);
+    if (number == DEC_INT8) {
+        linear->scale = after + wide;
+        linear->correction = (const int32_t *)(after + 2 * wide);
+        pack_int8(linear, weights, output_stride, input_stride, largest);
+    } else {
+        pack_float(linear, weights, output_stride, input_stride);
+    }
+}
+
+/* ---- products ----------------------------------------------------------------------------------- */
+
+static int64_t byte_stride(int64_t inputs) {
+    return dec_round_up(inputs, DEC_LANES);
+}
+
+size_t dec_linear_scratch_size(const dec_linear *linear, int64_t rows) {
+    if (linear->number != DEC_INT8)
+        return 0;
+    return 63 + (size_t)dec_round_up(rows * byte_stride(linear->inputs), 64) + (size_t)rows * sizeof(float);
+}
+
+void dec_operand_make(const dec_linear *linear, const float *x, int64_t x_stride, int64_t rows, void *scratch,
+                      dec_operand *operand) {
+    *operand = (dec_operand){.x = x, .x_stride = x_stride, .rows = rows};
+    if (linear->number != DEC_INT8)
+        return;
+    operand->bytes = dec_align(scratch);
+    operand->byte_stride = byte_stride(linear->inputs);
+    operand->scale = (float *)(operand->bytes + dec_round_up(rows * operand->byte_stride, 64));
+    for (int64_t r = 0; r < rows; r++)
+        operand->scale[r] = dec_native_active->quantise(x + r * x_stride, linear->inputs,
+                                                        operand->bytes + r * operand->byte_stride);
+}
+
+/* Inputs [from, to) of a panel; in int8 always all, because the sums are integers until the end. */
+static void add_panel(const dec_linear *linear, const dec_operand *operand, int64_t panel, int64_t from,
+                      int64_t to, int64_t row, int rows, float *y, int64_t y_stride) {
+    const dec_native *native = dec_native_active;
+    const int64_t first = panel * DEC_PANEL, width = panel_width(linear->outputs, panel);
+    const dec_tile tile = {(int)(width / DEC_LANES), rows, y, y_stride};
+    if (linear->number == DEC_INT8) {
+        const int64_t padded = dec_round_up(linear->inputs, 4);
+        native->product_int8((const int8_t *)linear->weights + first * padded, padded / 4,
+                             linear->correction + first, linear->scale + first,
+                             operand->bytes + row * operand->byte_stride, operand->byte_stride,
+                             operand->scale + row, &tile);
+    } else {
+        native->product((const float *)linear->weights + first * linear->inputs + from * width, width,
+                        to - from, operand->x + row * operand->x_stride + from, operand->x_stride, &tile);
+    }
+}
+
+void dec_panel_product(const dec_linear *linear, const dec_operand *operand, int64_t panel, int64_t row,
+                       int rows, float *y, int64_t y_stride) {
+    add_panel(linear, operand, panel, 0, linear->inputs, row, rows, y, y_stride);
+}
+
+/* The last panel may be wider than y: it is computed aside. */
+static void add_narrow(const dec_linear *linear, const dec_operand *operand, int64_t panel, int64_t row,
+                       int rows, float *y, int64_t y_stride) {
+    float aside[DEC_TILE_ROWS * DEC_PANEL];
+    const size_t bytes = (size_t)(linear->outputs - panel * DEC_PANEL) * sizeof *y;
+    memset(aside, 0, sizeof aside);
+    for (int r = 0; r < rows; r++)
+        memcpy(aside + r * DEC_PANEL, y + r * y_stride, bytes);
+    dec_panel_product(linear, operand, panel, row, rows, aside, DEC_PANEL);
+    for (int r = 0; r < rows; r++)
+        memcpy(y + r * y_stride, aside + r * DEC_PANEL, bytes);
+}
+
+static int tile_rows(int64_t rows, int64_t row) {
+    const int most = dec_native_active->max_rows;
+    return rows - row < most ? (int)(rows - row) : most;
+}
+
+void dec_linear_product(const dec_linear *linear, const float *x, int64_t x_stride, int64_t rows, float *y,
+                        int64_t y_stride, int add, void *scratch) {
+    const int64_t outputs = linear->outputs, inputs = linear->inputs;
+    /* a chain of sums may stop and go on anywhere: blocks of inputs change no bits */
+    const int64_t step = linear->number == DEC_INT8 || rows <= dec_native_active->max_rows ? inputs : K_BLOCK;
+    dec_operand operand;
+    dec_operand_make(linear, x, x_stride, rows, scratch, &operand);
+    for (int64_t p = 0; p < dec_panels(outputs); p++) {
+        const int64_t first = p * DEC_PANEL, left = outputs - first;
+        const size_t bytes = (size_t)(left < DEC_PANEL ? left : DEC_PANEL) * sizeof *y;
+        for (int64_t r = 0; r < rows && !add; r++)
+            memcpy(y + r * y_stride + first, linear->bias + first, bytes);
+        if (left < panel_width(outputs, p)) {
+            for (int64_t r = 0; r < rows; r += dec_native_active->max_rows)
+                add_narrow(linear, &operand, p, r, tile_rows(rows, r), y + r * y_stride + first, y_stride);
+            continue;
+        }
+        for (int64_t from = 0; from < inputs; from += step)
+            for (int64_t r = 0; r < rows; r += dec_native_active->max_rows)
+                add_panel(linear, &operand, p, from, from + step < inputs ? from + step : inputs, r,
+                          tile_rows(rows, r), y + r * y_stride + first, y_stride);
+    }
+}
