@@ -180,8 +180,10 @@ static inline vi madd_dot(vi sum, signed_bytes x, vw w) {
 #pragma GCC target("avx512vnni")
 #endif
 
+/* Around the intrinsic, GCC 12 copies every sum twice: 177 Gop/s, where this gives 400. */
 static inline vi vnni_dot(vi sum, __m512i x, vw w) {
-    return _mm512_dpbusd_epi32(sum, x, w);
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+    return sum;
 }
 
 #define vx __m512i
