@@ -4,20 +4,21 @@
 
 Builds csrc/ into a shared object with the flags of setup.py and calls it through ctypes: a loop in C, so that no call from
 Python is in the figures. onnxruntime runs the same network with one thread, through `run_with_iobinding` on buffers that
-were bound once, and chooses nothing. Columns: microseconds a step; native over onnxruntime; the limit is the greater of the
-weights' bytes over the bandwidth of a sum over as many bytes, and the operations over the peak that a product of the
-first-level cache reaches.
+were bound once, and chooses nothing. Columns: microseconds a step; native over onnxruntime; the limit is the greater of
+the time that a sum over as many bytes as the weights have takes, in the same turns, and the operations over the peak that a
+product of the first-level cache reaches.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import mmap
 import statistics
 import subprocess
 import tempfile
 import time
-from ctypes import POINTER, Structure, byref, c_double, c_float, c_int, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, Structure, byref, c_float, c_int, c_int64, c_size_t, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+TURN = 3e-3  # seconds: shorter than what the system gives a process at once
+HUGE = 1 << 21
 ROOT = Path(__file__).parent.parent
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unused-function", "-shared", "-fPIC"]
 LOOP = r"""
@@ -162,9 +165,15 @@ class Weights:
 
 
 def aligned(size: int) -> np.ndarray:
-    """Memory on a 2 MiB boundary, so that the system may use huge pages."""
-    raw = np.zeros(size + (1 << 21), np.uint8)
-    start = -raw.ctypes.data % (1 << 21)
+    """Zeroed memory; in huge pages, where the system gives them, from 2 MiB on."""
+    if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        raw = np.zeros(size + 64, np.uint8)
+        start = -raw.ctypes.data % 64
+        return raw[start : start + size]
+    area = mmap.mmap(-1, size + 2 * HUGE)
+    area.madvise(mmap.MADV_HUGEPAGE)
+    raw = np.frombuffer(area, np.uint8)
+    start = -raw.ctypes.data % HUGE
     return raw[start : start + size]
 
 
@@ -303,37 +312,37 @@ class Bare:
 
 
 def measure(runs: dict, seconds: float) -> dict[str, float]:
-    """Microseconds a step of each, medians of turns that follow each other."""
-    turn, turns = seconds / 10, {name: [] for name in runs}
-    counts = {}
+    """Microseconds a step of each: short turns that follow each other, and of each the quarter below which others disturb."""
+    counts, took = {}, {name: [] for name in runs}
     for name, run in runs.items():
         run(3)
         start = time.perf_counter()
-        run(5)
-        counts[name] = max(1, int(turn / ((time.perf_counter() - start) / 5)))
-    for _ in range(11):
+        run(3)
+        counts[name] = max(1, int(TURN / ((time.perf_counter() - start) / 3)))
+    end = time.perf_counter() + seconds * len(runs)
+    while time.perf_counter() < end or len(took[name]) < 7:
         for name, run in runs.items():
+            run(2)  # its weights back into the caches
             start = time.perf_counter()
             run(counts[name])
-            turns[name].append((time.perf_counter() - start) / counts[name] * 1e6)
-    return {name: statistics.median(values) for name, values in turns.items()}
+            took[name].append((time.perf_counter() - start) / counts[name] * 1e6)
+    return {name: statistics.quantiles(values, n=4)[0] for name, values in took.items()}
 
 
-def bandwidth(lib: ctypes.CDLL, size: float) -> float:
-    """Bytes a microsecond of reading a buffer of that size again and again."""
-    data = aligned(max(int(size), 4096)).view(np.float32)
-    times = max(1, int(2e7 / size))
-    best = 0.0
-    for _ in range(5):
-        start = time.perf_counter()
-        lib.bench_read(data.ctypes.data, data.size, times)
-        best = max(best, data.nbytes * times / (time.perf_counter() - start) / 1e6)
-    return best
+class Reads:
+    """Reading that many bytes again and again: what the weights cost at least."""
+
+    def __init__(self, lib: ctypes.CDLL, size: float) -> None:
+        self.lib, self.data = lib, aligned(int(size)).view(np.float32)
+
+    def steps(self, n: int) -> None:
+        self.lib.bench_read(self.data.ctypes.data, self.data.size, n)
 
 
 def peak(lib: ctypes.CDLL, number: int) -> float:
     """Multiply-adds a microsecond: six rows by a panel of the first-level cache."""
-    inputs, rows = 96, np.ones((64, 96), np.float32)
+    inputs = 384 if number else 96
+    rows = np.ones((64, inputs), np.float32)
     linear, memory = Linear(), aligned(lib.dec_linear_size(inputs, 64, number))
     lib.dec_linear_pack(byref(linear), inputs, 64, number, rows.ctypes.data, inputs, 1, None, 63, memory.ctypes.data)
     x, y = np.zeros((6, inputs), np.float32), np.zeros((6, 64), np.float32)
@@ -369,11 +378,10 @@ def main() -> None:
         bare, native, int8 = Bare(case, weights), Native(lib, case, weights, False), Native(lib, case, weights, True)
         expected, found = bare.logits(), native.logits()
         error = float(np.abs(found - expected).max() / np.abs(expected).max())
-        took = measure({"ort": bare.steps, "f32": native.steps, "int8": int8.steps}, options.seconds)
-        limits = []
-        for net in (native, int8):
-            size, cells = net.work()
-            limits.append(max(size / bandwidth(lib, size), cells * case.batch / peaks[net.number]))
+        reads = [Reads(lib, net.work()[0]) for net in (native, int8)]
+        took = measure({"ort": bare.steps, "f32": native.steps, "int8": int8.steps, "read32": reads[0].steps, "read8": reads[1].steps}, options.seconds)  # fmt: skip
+        cells = native.work()[1] * case.batch
+        limits = [max(took["read32"], cells / peaks[0]), max(took["read8"], cells / peaks[1])]
         print(
             f"{case.name:24}{took['ort']:9.1f}{took['f32']:9.1f}{took['f32'] / took['ort']:7.2f}{limits[0]:9.1f}"
             f"{took['int8']:9.1f}{took['int8'] / took['ort']:7.2f}{limits[1]:9.1f}{error:9.1e}",
