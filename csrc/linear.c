@@ -120,67 +120,73 @@ void dec_operand_make(const dec_linear *linear, const float *x, int64_t x_stride
                                                         operand->bytes + r * operand->byte_stride);
 }
 
-/* Inputs [from, to) of a panel; in int8 always all, because the sums are integers until the end. */
-static void add_panel(const dec_linear *linear, const dec_operand *operand, int64_t panel, int64_t from,
-                      int64_t to, int64_t row, int rows, float *y, int64_t y_stride) {
+/* Inputs [begin, end) of a panel; in int8 always all, because the sums are integers until the end. */
+static void add_panel(const dec_linear *linear, const dec_operand *operand, int64_t panel, int64_t begin,
+                      int64_t end, int64_t row, const dec_tile *tile) {
     const dec_native *native = dec_native_active;
-    const int64_t first = panel * DEC_PANEL, width = panel_width(linear->outputs, panel);
-    const dec_tile tile = {(int)(width / DEC_LANES), rows, y, y_stride};
+    const int64_t first = panel * DEC_PANEL, width = tile->vectors * DEC_LANES;
     if (linear->number == DEC_INT8) {
         const int64_t padded = dec_round_up(linear->inputs, 4);
         native->product_int8((const int8_t *)linear->weights + first * padded, padded / 4,
                              linear->correction + first, linear->scale + first,
                              operand->bytes + row * operand->byte_stride, operand->byte_stride,
-                             operand->scale + row, &tile);
+                             operand->scale + row, tile);
     } else {
-        native->product((const float *)linear->weights + first * linear->inputs + from * width, width,
-                        to - from, operand->x + row * operand->x_stride + from, operand->x_stride, &tile);
+        native->product((const float *)linear->weights + first * linear->inputs + begin * width, width,
+                        end - begin, operand->x + row * operand->x_stride + begin, operand->x_stride, tile);
     }
+}
+
+static dec_tile tile_of(const dec_linear *linear, int64_t panel, int rows, int add, float *y,
+                        int64_t y_stride) {
+    dec_tile tile = {.vectors = (int)(panel_width(linear->outputs, panel) / DEC_LANES), .rows = rows};
+    tile.y = y;
+    tile.y_stride = y_stride;
+    tile.from = add ? y : linear->bias + panel * DEC_PANEL;
+    tile.from_stride = add ? y_stride : 0;
+    return tile;
 }
 
 void dec_panel_product(const dec_linear *linear, const dec_operand *operand, int64_t panel, int64_t row,
                        int rows, float *y, int64_t y_stride) {
-    add_panel(linear, operand, panel, 0, linear->inputs, row, rows, y, y_stride);
+    const dec_tile tile = tile_of(linear, panel, rows, 0, y, y_stride);
+    add_panel(linear, operand, panel, 0, linear->inputs, row, &tile);
 }
 
 /* The last panel may be wider than y: it is computed aside. */
 static void add_narrow(const dec_linear *linear, const dec_operand *operand, int64_t panel, int64_t row,
-                       int rows, float *y, int64_t y_stride) {
-    float aside[DEC_TILE_ROWS * DEC_PANEL];
+                       int rows, int add, float *y, int64_t y_stride) {
+    float aside[DEC_TILE_ROWS * DEC_PANEL] = {0};
     const size_t bytes = (size_t)(linear->outputs - panel * DEC_PANEL) * sizeof *y;
-    memset(aside, 0, sizeof aside);
-    for (int r = 0; r < rows; r++)
+    const dec_tile tile = tile_of(linear, panel, rows, add, aside, DEC_PANEL);
+    for (int r = 0; add && r < rows; r++)
         memcpy(aside + r * DEC_PANEL, y + r * y_stride, bytes);
-    dec_panel_product(linear, operand, panel, row, rows, aside, DEC_PANEL);
+    add_panel(linear, operand, panel, 0, linear->inputs, row, &tile);
     for (int r = 0; r < rows; r++)
         memcpy(y + r * y_stride, aside + r * DEC_PANEL, bytes);
-}
-
-static int tile_rows(int64_t rows, int64_t row) {
-    const int most = dec_native_active->max_rows;
-    return rows - row < most ? (int)(rows - row) : most;
 }
 
 void dec_linear_product(const dec_linear *linear, const float *x, int64_t x_stride, int64_t rows, float *y,
                         int64_t y_stride, int add, void *scratch) {
     const int64_t outputs = linear->outputs, inputs = linear->inputs;
+    const int most = dec_native_active->max_rows;
     /* a chain of sums may stop and go on anywhere: blocks of inputs change no bits */
-    const int64_t step = linear->number == DEC_INT8 || rows <= dec_native_active->max_rows ? inputs : K_BLOCK;
+    const int64_t step = linear->number == DEC_INT8 || rows <= most ? inputs : K_BLOCK;
     dec_operand operand;
     dec_operand_make(linear, x, x_stride, rows, scratch, &operand);
     for (int64_t p = 0; p < dec_panels(outputs); p++) {
-        const int64_t first = p * DEC_PANEL, left = outputs - first;
-        const size_t bytes = (size_t)(left < DEC_PANEL ? left : DEC_PANEL) * sizeof *y;
-        for (int64_t r = 0; r < rows && !add; r++)
-            memcpy(y + r * y_stride + first, linear->bias + first, bytes);
-        if (left < panel_width(outputs, p)) {
-            for (int64_t r = 0; r < rows; r += dec_native_active->max_rows)
-                add_narrow(linear, &operand, p, r, tile_rows(rows, r), y + r * y_stride + first, y_stride);
-            continue;
-        }
-        for (int64_t from = 0; from < inputs; from += step)
-            for (int64_t r = 0; r < rows; r += dec_native_active->max_rows)
-                add_panel(linear, &operand, p, from, from + step < inputs ? from + step : inputs, r,
-                          tile_rows(rows, r), y + r * y_stride + first, y_stride);
+        float *panel = y + p * DEC_PANEL;
+        const int narrow = outputs - p * DEC_PANEL < panel_width(outputs, p);
+        for (int64_t k = 0; k < inputs; k += narrow ? inputs : step)
+            for (int64_t r = 0; r < rows; r += most) {
+                const int count = rows - r < most ? (int)(rows - r) : most;
+                if (narrow) {
+                    add_narrow(linear, &operand, p, r, count, add, panel + r * y_stride, y_stride);
+                } else {
+                    const dec_tile tile =
+                        tile_of(linear, p, count, add || k > 0, panel + r * y_stride, y_stride);
+                    add_panel(linear, &operand, p, k, k + step < inputs ? k + step : inputs, r, &tile);
+                }
+            }
     }
 }

@@ -11,7 +11,8 @@
  */
 ALWAYS_INLINE void NAMED(tile)(const int8_t *w, int64_t width, int64_t groups, const int32_t *correction,
                                const float *scale, const uint8_t *x, int64_t x_stride, const float *x_scale,
-                               const int rows, const int vectors, float *y, int64_t y_stride) {
+                               const int rows, const int vectors, const float *from, int64_t from_stride,
+                               float *y, int64_t y_stride) {
     vi sum[DEC_TILE_ROWS][4];
     UNROLLED for (int r = 0; r < rows; r++) UNROLLED for (int v = 0; v < vectors; v++) sum[r][v] =
         DOT_ZERO ? vi_load(correction + v * DEC_LANES) : vi_zero();
@@ -26,9 +27,9 @@ ALWAYS_INLINE void NAMED(tile)(const int8_t *w, int64_t width, int64_t groups, c
     UNROLLED for (int r = 0; r < rows; r++) {
         const vf row_scale = vsplat(x_scale[r]);
         UNROLLED for (int v = 0; v < vectors; v++) {
-            float *out = y + r * y_stride + v * DEC_LANES;
             const vf both = vmul(row_scale, vload(scale + v * DEC_LANES));
-            vstore(out, vfma(vi_float(sum[r][v]), both, vload(out)));
+            const vf before = vload(from + r * from_stride + v * DEC_LANES);
+            vstore(y + r * y_stride + v * DEC_LANES, vfma(vi_float(sum[r][v]), both, before));
         }
     }
 }
@@ -41,13 +42,16 @@ ALWAYS_INLINE void NAMED(tiles)(const int8_t *w, int64_t groups, const int32_t *
     int v = 0;
     for (; v + most <= tile->vectors; v += most)
         NAMED(tile)(w + v * 4 * DEC_LANES, width, groups, correction + v * DEC_LANES, scale + v * DEC_LANES,
-                    x, x_stride, x_scale, rows, most, tile->y + v * DEC_LANES, tile->y_stride);
+                    x, x_stride, x_scale, rows, most, tile->from + v * DEC_LANES, tile->from_stride,
+                    tile->y + v * DEC_LANES, tile->y_stride);
     for (; most == 4 && v + 2 <= tile->vectors; v += 2)
         NAMED(tile)(w + v * 4 * DEC_LANES, width, groups, correction + v * DEC_LANES, scale + v * DEC_LANES,
-                    x, x_stride, x_scale, rows, 2, tile->y + v * DEC_LANES, tile->y_stride);
+                    x, x_stride, x_scale, rows, 2, tile->from + v * DEC_LANES, tile->from_stride,
+                    tile->y + v * DEC_LANES, tile->y_stride);
     for (; most > 1 && v < tile->vectors; v++)
         NAMED(tile)(w + v * 4 * DEC_LANES, width, groups, correction + v * DEC_LANES, scale + v * DEC_LANES,
-                    x, x_stride, x_scale, rows, 1, tile->y + v * DEC_LANES, tile->y_stride);
+                    x, x_stride, x_scale, rows, 1, tile->from + v * DEC_LANES, tile->from_stride,
+                    tile->y + v * DEC_LANES, tile->y_stride);
 }
 
 static void NAMED(row_product)(const int8_t *w, int64_t groups, const int32_t *correction, const float *scale,

@@ -10,9 +10,12 @@ enum {
     DEC_TILE_ROWS = 6, /* at most that many rows share one read of a panel */
 };
 
-/* The operands of one panel's product for 1 .. max_rows rows. y [rows, 16 * vectors] is added to. */
+/* One panel's product for 1 .. max_rows rows: y [rows, 16 * vectors] = from + product. `from` is the bias
+ * (stride 0), or y itself. */
 typedef struct dec_tile {
     int vectors, rows;
+    const float *from;
+    int64_t from_stride;
     float *y;
     int64_t y_stride;
 } dec_tile;
@@ -74,8 +77,7 @@ typedef struct dec_operand {
 
 void dec_operand_make(const dec_linear *linear, const float *x, int64_t x_stride, int64_t rows, void *scratch,
                       dec_operand *operand);
-/* Adds the product of rows [row, row + rows), rows <= max_rows, with one panel to y [rows, padded width of the
- * panel]. */
+/* y [rows, padded width of the panel] = the bias + the product of rows [row, row + rows), rows <= max_rows. */
 void dec_panel_product(const dec_linear *linear, const dec_operand *operand, int64_t panel, int64_t row,
                        int rows, float *y, int64_t y_stride);
 

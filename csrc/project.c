@@ -51,9 +51,7 @@ static int64_t block_length(const dec_linear *output, int64_t block) {
 /* Logits [rows, DEC_BLOCK] of a block, the chain of dec_linear_product. */
 static void compute_block(const dec_linear *output, const dec_operand *operand, int64_t block, int64_t row,
                           int rows, float *logits) {
-    const int64_t length = dec_round_up(block_length(output, block), DEC_LANES), panels = dec_panels(length);
-    for (int r = 0; r < rows; r++)
-        memcpy(logits + r * DEC_BLOCK, output->bias + block * DEC_BLOCK, (size_t)length * sizeof *logits);
+    const int64_t panels = dec_panels(block_length(output, block));
     for (int64_t p = 0; p < panels; p++)
         dec_panel_product(output, operand, block * PANELS + p, row, rows, logits + p * DEC_PANEL, DEC_BLOCK);
 }
