@@ -42,14 +42,33 @@ static void pack_float(const dec_linear *linear, const float *weights, int64_t o
     }
 }
 
+/* The greatest magnitude divided by largest. Bits without the sign order magnitudes, NaN above all. */
 static float scale_of(const float *weights, int64_t inputs, int64_t input_stride, int largest) {
-    float top = 0.0f;
+    int32_t top = 0;
     for (int64_t k = 0; k < inputs; k++) {
-        const float magnitude = fabsf(weights[k * input_stride]);
-        top = magnitude > top || isnan(magnitude) ? magnitude : top;
+        int32_t bits;
+        memcpy(&bits, weights + k * input_stride, sizeof bits);
+        bits &= 0x7fffffff;
+        top = bits > top ? bits : top;
     }
-    const float scale = top / (float)largest;
+    float greatest;
+    memcpy(&greatest, &top, sizeof greatest);
+    const float scale = greatest / (float)largest;
     return scale == 0.0f ? 1.0f : scale; /* a NaN stays: it shows in every product */
+}
+
+/* n <= 64 weights to whole numbers. Adding and subtracting 1.5 * 2 ** 23 rounds, and loops of it become vector
+ * code, which calls of rintf do not. */
+static void round_weights(const float *weights, int64_t n, int64_t input_stride, float scale, float largest,
+                          int32_t *numbers) {
+    float x[64];
+    for (int64_t i = 0; i < n; i++)
+        x[i] = weights[i * input_stride];
+    for (int64_t i = 0; i < n; i++) {
+        float number = (x[i] / scale + 12582912.0f) - 12582912.0f;
+        number = number >= -largest ? number : -largest; /* NaN, too */
+        numbers[i] = (int32_t)(number <= largest ? number : largest);
+    }
 }
 
 static void pack_int8(const dec_linear *linear, const float *weights, int64_t output_stride,
@@ -62,13 +81,15 @@ static void pack_int8(const dec_linear *linear, const float *weights, int64_t ou
         for (int64_t j = 0; j < width && first + j < outputs; j++) {
             const float *from = weights + (first + j) * output_stride;
             const float scale = scale_of(from, inputs, input_stride, largest);
-            int32_t sum = 0;
-            for (int64_t k = 0; k < inputs; k++) {
-                float number = rintf(from[k * input_stride] / scale);
-                number = number >= (float)-largest ? number : (float)-largest; /* NaN, too */
-                number = number <= (float)largest ? number : (float)largest;
-                panel[(k / 4 * width + j) * 4 + k % 4] = (int8_t)number;
-                sum += (int32_t)number;
+            int32_t sum = 0, numbers[64];
+            for (int64_t start = 0; start < inputs; start += 64) {
+                const int64_t n = inputs - start < 64 ? inputs - start : 64;
+                round_weights(from + start * input_stride, n, input_stride, scale, (float)largest, numbers);
+                for (int64_t i = 0; i < n; i++) {
+                    const int64_t k = start + i;
+                    panel[(k / 4 * width + j) * 4 + k % 4] = (int8_t)numbers[i];
+                    sum += numbers[i];
+                }
             }
             ((float *)linear->scale)[first + j] = scale;
             ((int32_t *)linear->correction)[first + j] = -128 * sum;

@@ -57,7 +57,7 @@ static size_t carve(const dec_network *network, int64_t rows, int64_t time, char
         at = at ? at + size : NULL;
         used += size;
     }
-    if (memory)
+    if (w)
         *w = (work){parts[0], parts[1], parts[2], parts[3], parts[4]};
     return used;
 }

@@ -1,8 +1,10 @@
 /* The output product and a choice in one: DEC_BLOCK logits of a few rows at a time are computed, scanned while
- * they are in the first-level cache, and forgotten. */
+ * they are in the first-level cache, and forgotten. Only a draw looks at logits again, in one block of each
+ * row. Rows of up to KEPT logits it keeps; of longer ones it computes that block again, which adds at most
+ * DEC_BLOCK / KEPT to the product. (64 rows of 256 logits: 136 us with computing again, 57 without.) */
 #include "native_internal.h"
 
-enum { PANELS = DEC_BLOCK / DEC_PANEL };
+enum { PANELS = DEC_BLOCK / DEC_PANEL, KEPT = 8192 };
 
 typedef struct row_scan {
     dec_scan scan;
@@ -12,9 +14,15 @@ typedef struct row_scan {
 typedef struct work {
     row_scan *rows;
     double *cumulative; /* [blocks] */
-    float *lane_max;    /* [DEC_BLOCKs of a row, DEC_LANES]: nobody reads it */
+    float *lane_max;    /* [blocks, DEC_LANES]: nobody reads it */
+    float *logits;      /* [rows, kept_stride]; kept_stride 0: none */
+    int64_t kept_stride;
     void *operand;
 } work;
+
+static int64_t kept_stride(const dec_linear *output) {
+    return output->outputs <= KEPT ? dec_round_up(output->outputs, DEC_LANES) : 0;
+}
 
 static size_t row_bytes(int64_t blocks) {
     return (size_t)blocks * (sizeof(double) + 2 * sizeof(float));
@@ -24,7 +32,7 @@ size_t dec_choose_scratch_size(const dec_linear *output, int64_t rows) {
     const int64_t blocks = dec_blocks(output->outputs);
     return 63 + (size_t)rows * (sizeof(row_scan) + row_bytes(blocks)) +
            (size_t)blocks * (sizeof(double) + DEC_LANES * sizeof(float)) +
-           dec_linear_scratch_size(output, rows);
+           (size_t)(rows * kept_stride(output)) * sizeof(float) + dec_linear_scratch_size(output, rows);
 }
 
 static void carve(const dec_linear *output, int64_t rows, void *scratch, work *w) {
@@ -34,7 +42,9 @@ static void carve(const dec_linear *output, int64_t rows, void *scratch, work *w
     double *sums = w->cumulative + blocks;
     float *floats = (float *)(sums + rows * blocks);
     w->lane_max = floats + 2 * rows * blocks;
-    w->operand = w->lane_max + blocks * DEC_LANES;
+    w->logits = w->lane_max + blocks * DEC_LANES;
+    w->kept_stride = kept_stride(output);
+    w->operand = w->logits + rows * w->kept_stride;
     for (int64_t r = 0; r < rows; r++)
         w->rows[r] = (row_scan){.scan = {.max = -INFINITY,
                                          .block_sum = sums + r * blocks,
@@ -48,12 +58,12 @@ static int64_t block_length(const dec_linear *output, int64_t block) {
     return left < DEC_BLOCK ? left : DEC_BLOCK;
 }
 
-/* Logits [rows, DEC_BLOCK] of a block, the chain of dec_linear_product. */
+/* Logits of a block, [rows, stride], the chain of dec_linear_product. */
 static void compute_block(const dec_linear *output, const dec_operand *operand, int64_t block, int64_t row,
-                          int rows, float *logits) {
+                          int rows, float *logits, int64_t stride) {
     const int64_t panels = dec_panels(block_length(output, block));
     for (int64_t p = 0; p < panels; p++)
-        dec_panel_product(output, operand, block * PANELS + p, row, rows, logits + p * DEC_PANEL, DEC_BLOCK);
+        dec_panel_product(output, operand, block * PANELS + p, row, rows, logits + p * DEC_PANEL, stride);
 }
 
 /* Every row, block by block: the weights of a block are read once from far away. */
@@ -61,15 +71,18 @@ static void scan_rows(const dec_linear *output, const dec_operand *operand, cons
                       work *w) {
     const int most = dec_native_active->max_rows;
     const float log2e = (float)DEC_LOG2E;
-    float logits[DEC_TILE_ROWS * DEC_BLOCK] __attribute__((aligned(64)));
+    const int64_t stride = temperature && w->kept_stride ? w->kept_stride : DEC_BLOCK;
+    float forgotten[DEC_TILE_ROWS * DEC_BLOCK] __attribute__((aligned(64)));
     for (int64_t b = 0; b < dec_blocks(output->outputs); b++) {
         const int64_t length = block_length(output, b);
         for (int64_t row = 0; row < operand->rows; row += most) {
             const int rows = operand->rows - row < most ? (int)(operand->rows - row) : most;
-            compute_block(output, operand, b, row, rows, logits);
+            float *logits =
+                temperature && w->kept_stride ? w->logits + row * stride + b * DEC_BLOCK : forgotten;
+            compute_block(output, operand, b, row, rows, logits, stride);
             for (int r = 0; r < rows; r++) {
                 row_scan *at = w->rows + row + r;
-                const float before = at->scan.max, *x = logits + r * DEC_BLOCK;
+                const float before = at->scan.max, *x = logits + r * stride;
                 const float c = temperature ? dec_scale_of(temperature[row + r]) : log2e;
                 dec_active->scan_block(x, length, c, c != log2e, b, &at->scan);
                 if (!temperature && at->scan.max > before)
@@ -105,7 +118,7 @@ dec_status dec_linear_draw(const dec_linear *output, const float *x, int64_t x_s
                            float *logprobs, void *scratch, int64_t *bad) {
     work w;
     dec_operand operand;
-    float logits[DEC_BLOCK] __attribute__((aligned(64)));
+    float again[DEC_BLOCK] __attribute__((aligned(64)));
     carve(output, rows, scratch, &w);
     dec_operand_make(output, x, x_stride, rows, w.operand, &operand);
     scan_rows(output, &operand, temperature, &w);
@@ -122,7 +135,11 @@ dec_status dec_linear_draw(const dec_linear *output, const float *x, int64_t x_s
         double within;
         const double u = dec_uniform_at(stream, DEC_DRAW, r, 0);
         const int64_t b = dec_draw_block(scan, dec_blocks(output->outputs), c, u, w.cumulative, &within);
-        compute_block(output, &operand, b, r, 1, logits);
+        const float *logits = w.logits + r * w.kept_stride + b * DEC_BLOCK;
+        if (!w.kept_stride) {
+            compute_block(output, &operand, b, r, 1, again, DEC_BLOCK);
+            logits = again;
+        }
         const int64_t i = dec_draw_within(logits, block_length(output, b), scan->block_ref[b], c, within);
         tokens[r] = b * DEC_BLOCK + i;
         logprobs[r] = (float)dec_logprob(logits[i], scan->max, scan->raw);

@@ -26,7 +26,7 @@ static size_t carve(const dec_network *network, const dec_linear *output, int64_
         at = at ? at + size : NULL;
         used += size;
     }
-    if (memory)
+    if (w)
         *w = (work){parts[0], parts[1], parts[2], parts[3], parts[4], parts[5]};
     return used;
 }

@@ -553,7 +553,8 @@ static void check_choice(int64_t width, int64_t rows, dec_number number) {
 }
 
 static void check_choices(void) {
-    static const int64_t WIDTHS[] = {1, 15, 16, 17, 63, 64, 65, 255, 256, 257, 320, 511, 513, 1000, 5000};
+    static const int64_t WIDTHS[] = {1,   15,  16,  17,  63,   64,   65,   255, 256,
+                                     257, 320, 511, 513, 1000, 5000, 8192, 8193};
     static const int64_t ROW_COUNTS[] = {1, 5, 6, 7, 13};
     for (size_t w = 0; w < sizeof WIDTHS / sizeof *WIDTHS; w++)
         for (size_t r = 0; r < sizeof ROW_COUNTS / sizeof *ROW_COUNTS; r++)
