@@ -471,6 +471,33 @@ static void check_lengths(const net *n) {
     free_memory(&all, n);
 }
 
+/* Vectors in place of ids: the same as their embedding. */
+static void check_vectors(net *n) {
+    const int64_t tokens[2 * TIME] = {1, 2, 3, 4, 5, 6}, width = n->network.embedding_width;
+    const size_t bytes = (size_t)(2 * TIME * dec_network_width(&n->network)) * sizeof(float);
+    memory from_ids, from_vectors;
+    make_memory(&from_ids, n, 2, 0);
+    make_memory(&from_vectors, n, 2, 0);
+    float *vectors = take((size_t)(2 * TIME * width) * sizeof *vectors), *top = take(bytes),
+          *other = take(bytes);
+    for (int t = 0; t < TIME; t++)
+        for (int r = 0; r < 2; r++)
+            memcpy(vectors + (t * 2 + r) * width, n->embedding + tokens[r * TIME + t] * width,
+                   (size_t)width * sizeof *vectors);
+    void *scratch = take(dec_network_scratch_size(&n->network, 2, TIME));
+    dec_feed feed = {.rows = 2, .time = TIME, .tokens = tokens, .token_stride = TIME};
+    int64_t bad = -1;
+    CHECK(dec_network_read(&n->network, &feed, from_ids.state, top, scratch, &bad) == DEC_OK, "read");
+    feed = (dec_feed){.rows = 2, .time = TIME, .vectors = vectors};
+    n->network.embedding = NULL;
+    CHECK(dec_network_read(&n->network, &feed, from_vectors.state, other, scratch, &bad) == DEC_OK, "read");
+    n->network.embedding = n->embedding;
+    CHECK(memcmp(top, other, bytes) == 0 && same_row(n, &from_ids, 1, &from_vectors, 1),
+          "%s: vectors are not their ids", n->plan.name);
+    free(vectors), free(top), free(other), free(scratch);
+    free_memory(&from_ids, n), free_memory(&from_vectors, n);
+}
+
 static void check_networks(void) {
     const plan plans[] = {
         {"lstm", DEC_LSTM, 17, .layers = 2, .table = 1},
@@ -494,6 +521,8 @@ static void check_networks(void) {
             check_values(&n, context, number ? 0.1 : 3e-6);
             check_bits(&n, context, i == 0 ? 1 : 17);
             check_lengths(&n);
+            if (!plans[i].table)
+                check_vectors(&n);
             free(context);
             free_net(&n);
         }
