@@ -1,9 +1,8 @@
-"""The native step, step and greedy choice, beside onnxruntime's bare loop and what the processor allows.
+"""The native step, step and choice, beside onnxruntime's bare loop and what the processor allows.
 
-    python bench/native_prototype.py [--isa avx2] [--seconds 0.3] [name ...]
+    python bench/native_prototype.py [--draw] [--isa avx2] [--seconds 0.3] [name ...]
 
-Builds csrc/ into a shared object with the flags of setup.py and calls it through ctypes: a loop in C, so that no call from
-Python is in the figures. onnxruntime runs the same network with one thread, through `run_with_iobinding` on buffers that
+Builds csrc/ into a shared object with the flags of setup.py and calls dec_network_run through ctypes, 64 steps a call. onnxruntime runs the same network with one thread, through `run_with_iobinding` on buffers that
 were bound once, and chooses nothing. Columns: microseconds a step; native over onnxruntime; the limit is the greater of
 the time that a sum over as many bytes as the weights have takes, in the same turns, and the operations over the peak that a
 product of the first-level cache reaches.
@@ -18,7 +17,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from ctypes import POINTER, Structure, byref, c_float, c_int, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, Structure, byref, c_float, c_int, c_int64, c_size_t, c_uint64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 TURN = 3e-3  # seconds: shorter than what the system gives a process at once
 HUGE = 1 << 21
+STEPS = 64  # of a call
 ROOT = Path(__file__).parent.parent
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unused-function", "-shared", "-fPIC"]
 LOOP = r"""
@@ -36,19 +36,6 @@ LOOP = r"""
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
-
-dec_status bench_steps(const dec_network *network, const dec_linear *output, dec_feed *feed, const dec_state *states,
-                       float *top, float *logprobs, void *scratch, void *choose, int64_t steps) {
-    int64_t bad = -1;
-    for (int64_t i = 0; i < steps; i++) {
-        dec_status status = dec_network_read(network, feed, states, top, scratch, &bad);
-        if (!status)
-            status = dec_linear_greedy(output, top, output->inputs, feed->rows, (int64_t *)feed->tokens, logprobs, choose, &bad);
-        if (status)
-            return status;
-    }
-    return DEC_OK;
-}
 
 /* The sum of the floats of a buffer, many times: its bandwidth. */
 __attribute__((target("avx512f"))) float bench_read(const float *data, int64_t n, int64_t times) {
@@ -98,6 +85,15 @@ class Feed(Structure):
                 ("vectors", c_void_p), ("lengths", c_void_p), ("context", c_void_p), ("context_stride", c_int64)]  # fmt: skip
 
 
+class Stream(Structure):
+    _fields_ = [("seed", c_uint64), ("rows", c_void_p), ("steps", c_void_p), ("step", c_int64)]
+
+
+class Run(Structure):
+    _fields_ = [("output", POINTER(Linear)), ("steps", c_int64), ("stream", POINTER(Stream)), ("temperature", c_void_p),
+                ("ends", c_void_p), ("end_count", c_int64), ("stop", c_void_p), ("tokens", c_void_p), ("logprobs", c_void_p)]  # fmt: skip
+
+
 def build(folder: str) -> ctypes.CDLL:
     """csrc/ and the loops of this file as one library."""
     loop, library = Path(folder) / "loop.c", Path(folder) / "native.so"
@@ -105,7 +101,12 @@ def build(folder: str) -> ctypes.CDLL:
     sources = [str(path) for path in sorted((ROOT / "csrc").glob("*.c"))]
     subprocess.run(["cc", *FLAGS, f"-I{ROOT / 'csrc'}", *sources, str(loop), "-o", str(library), "-lm", "-lpthread"], check=True)  # fmt: skip
     lib = ctypes.CDLL(str(library))
-    for name in ("dec_linear_size", "dec_linear_scratch_size", "dec_choose_scratch_size", "dec_network_scratch_size"):
+    for name in (
+        "dec_linear_size",
+        "dec_linear_scratch_size",
+        "dec_network_run_scratch_size",
+        "dec_network_scratch_size",
+    ):
         getattr(lib, name).restype = c_size_t
     lib.dec_native_name.restype = ctypes.c_char_p
     lib.bench_read.restype = c_float
@@ -114,10 +115,10 @@ def build(folder: str) -> ctypes.CDLL:
     lib.dec_linear_pack.argtypes = [POINTER(Linear), c_int64, c_int64, c_int, c_void_p, c_int64, c_int64, c_void_p, c_int, c_void_p]  # fmt: skip
     lib.dec_linear_scratch_size.argtypes = [POINTER(Linear), c_int64]
     lib.dec_linear_product.argtypes = [POINTER(Linear), c_void_p, c_int64, c_int64, c_void_p, c_int64, c_int, c_void_p]
-    lib.dec_choose_scratch_size.argtypes = [POINTER(Linear), c_int64]
+    lib.dec_network_run_scratch_size.argtypes = [POINTER(Network), POINTER(Linear), c_int64]
     lib.dec_network_scratch_size.argtypes = [POINTER(Network), c_int64, c_int64]
     lib.dec_network_read.argtypes = [POINTER(Network), POINTER(Feed), POINTER(State), c_void_p, c_void_p, POINTER(c_int64)]  # fmt: skip
-    lib.bench_steps.argtypes = [POINTER(Network), POINTER(Linear), POINTER(Feed), POINTER(State), *[c_void_p] * 4, c_int64]  # fmt: skip
+    lib.dec_network_run.argtypes = [POINTER(Network), POINTER(Feed), POINTER(State), POINTER(Run), c_void_p, POINTER(c_int64), POINTER(c_int64)]  # fmt: skip
     lib.bench_peak.argtypes = [POINTER(Linear), c_void_p, c_void_p, c_void_p, c_int64]
     return lib
 
@@ -180,9 +181,9 @@ def aligned(size: int) -> np.ndarray:
 class Native:
     """A case packed for the library, with states for its batch."""
 
-    def __init__(self, lib: ctypes.CDLL, case: Case, weights: Weights, int8: bool, batch: int | None = None) -> None:
+    def __init__(self, lib: ctypes.CDLL, case: Case, weights: Weights, int8: bool, draw: bool = False) -> None:
         self.lib, self.case, self.keep = lib, case, []
-        self.number, self.batch = int(int8), batch or case.batch
+        self.number, self.batch = int(int8), case.batch
         hidden, lstm = case.hidden, case.cell == "LSTM"
         self.layers = (Layer * case.layers)()
         self.states = (State * case.layers)()
@@ -209,11 +210,18 @@ class Native:
             self.states[i] = State(self.h[i].ctypes.data, self.c[i].ctypes.data, hidden, hidden)
         self.output = self.pack(weights.out, weights.out_bias)
         self.tokens = np.zeros(self.batch, np.int64)
-        self.logprobs = np.zeros(self.batch, np.float32)
         self.top = np.zeros((self.batch, hidden), np.float32)
         self.feed = Feed(self.batch, 1, self.tokens.ctypes.data, 1, None, None, None, 0)
         self.scratch = aligned(lib.dec_network_scratch_size(byref(self.network), self.batch, 1))
-        self.choose = aligned(lib.dec_choose_scratch_size(byref(self.output), self.batch))
+        self.run_scratch = aligned(
+            lib.dec_network_run_scratch_size(byref(self.network), byref(self.output), self.batch)
+        )
+        self.chosen = np.zeros((self.batch, STEPS), np.int64)
+        self.logprobs = np.zeros((self.batch, STEPS), np.float32)
+        self.temperature = np.full(self.batch, 0.8, np.float32)
+        self.stream = Stream(1, None, None, 0)
+        self.run = Run(ctypes.pointer(self.output), STEPS, ctypes.pointer(self.stream) if draw else None, self.temperature.ctypes.data,
+                       None, 0, None, self.chosen.ctypes.data, self.logprobs.ctypes.data)  # fmt: skip
 
     def held(self, array: np.ndarray) -> int:
         self.keep.append(array)
@@ -227,8 +235,13 @@ class Native:
         return linear
 
     def steps(self, n: int) -> None:
-        status = self.lib.bench_steps(byref(self.network), byref(self.output), byref(self.feed), self.states, self.top.ctypes.data, self.logprobs.ctypes.data, self.scratch.ctypes.data, self.choose.ctypes.data, n)  # fmt: skip
-        assert status == 0, status
+        done, bad = c_int64(), c_int64(-1)
+        for start in range(0, n, STEPS):
+            self.run.steps = min(n - start, STEPS)
+            status = self.lib.dec_network_run(byref(self.network), byref(self.feed), self.states, byref(self.run), self.run_scratch.ctypes.data, byref(done), byref(bad))  # fmt: skip
+            assert status == 0, status
+            self.tokens[:] = self.chosen.reshape(-1)[self.run.steps - 1 :: self.run.steps][: self.batch]
+            self.stream.step += done.value
 
     def logits(self) -> np.ndarray:
         """One step, and its logits."""
@@ -359,6 +372,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*")
+    parser.add_argument("--draw", action="store_true", help="draw at temperature 0.8 instead of taking the best")
     parser.add_argument("--isa")
     parser.add_argument("--native")
     parser.add_argument("--seconds", type=float, default=0.5)
@@ -375,7 +389,11 @@ def main() -> None:
         if options.names and not any(name in case.name for name in options.names):
             continue
         weights = Weights(case)
-        bare, native, int8 = Bare(case, weights), Native(lib, case, weights, False), Native(lib, case, weights, True)
+        bare, native, int8 = (
+            Bare(case, weights),
+            Native(lib, case, weights, False, options.draw),
+            Native(lib, case, weights, True, options.draw),
+        )
         expected, found = bare.logits(), native.logits()
         error = float(np.abs(found - expected).max() / np.abs(expected).max())
         reads = [Reads(lib, net.work()[0]) for net in (native, int8)]
