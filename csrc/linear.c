@@ -9,6 +9,10 @@ enum {
 
 /* ---- packing ------------------------------------------------------------------------------------ */
 
+/* A panel of floats lies vector after vector, a panel of bytes input after input. Floats beyond the caches are
+ * read 15 % faster so, and at five rows AVX2, which takes a vector at a time, is twice as fast; bytes, whose
+ * vectors are short, are read 15 % faster the other way. */
+
 static int64_t padded_inputs(int64_t inputs, dec_number number) {
     return number == DEC_INT8 ? dec_round_up(inputs, 4) : inputs;
 }
@@ -37,7 +41,7 @@ static void pack_float(const dec_linear *linear, const float *weights, int64_t o
         float *panel = (float *)linear->weights + first * inputs;
         for (int64_t k = 0; k < inputs; k++)
             for (int64_t j = 0; j < width; j++)
-                panel[k * width + j] =
+                panel[(j / DEC_LANES * inputs + k) * DEC_LANES + j % DEC_LANES] =
                     first + j < outputs ? weights[(first + j) * output_stride + k * input_stride] : 0.0f;
     }
 }
@@ -147,7 +151,7 @@ void dec_operand_make(const dec_linear *linear, const float *x, int64_t x_stride
 static void add_panel(const dec_linear *linear, const dec_operand *operand, int64_t panel, int64_t begin,
                       int64_t end, int64_t row, const dec_tile *tile) {
     const dec_native *native = dec_native_active;
-    const int64_t first = panel * DEC_PANEL, width = tile->vectors * DEC_LANES;
+    const int64_t first = panel * DEC_PANEL;
     if (linear->number == DEC_INT8) {
         const int64_t padded = dec_round_up(linear->inputs, 4);
         native->product_int8((const int8_t *)linear->weights + first * padded, padded / 4,
@@ -155,8 +159,9 @@ static void add_panel(const dec_linear *linear, const dec_operand *operand, int6
                              operand->bytes + row * operand->byte_stride, operand->byte_stride,
                              operand->scale + row, tile);
     } else {
-        native->product((const float *)linear->weights + first * linear->inputs + begin * width, width,
-                        end - begin, operand->x + row * operand->x_stride + begin, operand->x_stride, tile);
+        native->product((const float *)linear->weights + first * linear->inputs + begin * DEC_LANES,
+                        linear->inputs * DEC_LANES, end - begin, operand->x + row * operand->x_stride + begin,
+                        operand->x_stride, tile);
     }
 }
 

@@ -34,8 +34,8 @@ typedef enum dec_number {
     DEC_INT8 /* weights int8 with a scale for each output; each row of x int8 with a scale of its own */
 } dec_number;
 
-/* Packed weights: panels of 64 outputs, each [inputs, 64] (int8: [inputs / 4, 64, 4]), the last one as wide as
- * it needs, in steps of 16. dec_linear_pack fills this; nobody else writes it. */
+/* Packed weights: panels of 64 outputs, float32 [4, inputs, 16], int8 [inputs / 4, 64, 4], the last one with as
+ * many 16 outputs as it needs. dec_linear_pack fills this; nobody else writes it. */
 typedef struct dec_linear {
     int64_t inputs, outputs;
     dec_number number;

@@ -24,8 +24,8 @@ typedef struct dec_native {
     const char *name;
     const dec_isa *isa; /* the set that it belongs to */
     int max_rows;
-    /* w [inputs, width], width in floats from one input to the next; x [rows, inputs] */
-    void (*product)(const float *w, int64_t width, int64_t inputs, const float *x, int64_t x_stride,
+    /* w [vectors, inputs, 16], `apart` floats from one vector of outputs to the next; x [rows, inputs] */
+    void (*product)(const float *w, int64_t apart, int64_t inputs, const float *x, int64_t x_stride,
                     const dec_tile *tile);
     /* w [groups, 16 * vectors, 4]; x [rows, 4 * groups] as quantise wrote it */
     void (*product_int8)(const int8_t *w, int64_t groups, const int32_t *correction, const float *scale,

@@ -14,15 +14,15 @@
 
 /* One chain for each output and row, k ascending: rows and vectors only say how many chains run side by side.
  */
-ALWAYS_INLINE void float_tile(const float *w, int64_t width, int64_t inputs, const float *x, int64_t x_stride,
+ALWAYS_INLINE void float_tile(const float *w, int64_t apart, int64_t inputs, const float *x, int64_t x_stride,
                               const int rows, const int vectors, const float *from, int64_t from_stride,
                               float *y, int64_t y_stride) {
     vf sum[DEC_TILE_ROWS][4];
     UNROLLED for (int r = 0; r < rows; r++) UNROLLED for (int v = 0; v < vectors; v++) sum[r][v] =
         vload(from + r * from_stride + v * DEC_LANES);
-    for (int64_t k = 0; k < inputs; k++, w += width) {
+    for (int64_t k = 0; k < inputs; k++, w += DEC_LANES) {
         vf weight[4];
-        UNROLLED for (int v = 0; v < vectors; v++) weight[v] = vload(w + v * DEC_LANES);
+        UNROLLED for (int v = 0; v < vectors; v++) weight[v] = vload(w + v * apart);
         UNROLLED for (int r = 0; r < rows; r++) {
             const vf factor = vsplat(x[r * x_stride + k]);
             UNROLLED for (int v = 0; v < vectors; v++) sum[r][v] = vfma(factor, weight[v], sum[r][v]);
@@ -32,27 +32,27 @@ ALWAYS_INLINE void float_tile(const float *w, int64_t width, int64_t inputs, con
         vstore(y + r * y_stride + v * DEC_LANES, sum[r][v]);
 }
 
-ALWAYS_INLINE void float_tiles(const float *w, int64_t width, int64_t inputs, const float *x,
+ALWAYS_INLINE void float_tiles(const float *w, int64_t apart, int64_t inputs, const float *x,
                                int64_t x_stride, const int rows, const dec_tile *tile) {
     const int most = TILE_VECTORS(rows);
     int v = 0;
     for (; v + most <= tile->vectors; v += most)
-        float_tile(w + v * DEC_LANES, width, inputs, x, x_stride, rows, most, tile->from + v * DEC_LANES,
+        float_tile(w + v * apart, apart, inputs, x, x_stride, rows, most, tile->from + v * DEC_LANES,
                    tile->from_stride, tile->y + v * DEC_LANES, tile->y_stride);
     for (; most == 4 && v + 2 <= tile->vectors; v += 2)
-        float_tile(w + v * DEC_LANES, width, inputs, x, x_stride, rows, 2, tile->from + v * DEC_LANES,
+        float_tile(w + v * apart, apart, inputs, x, x_stride, rows, 2, tile->from + v * DEC_LANES,
                    tile->from_stride, tile->y + v * DEC_LANES, tile->y_stride);
     for (; most > 1 && v < tile->vectors; v++)
-        float_tile(w + v * DEC_LANES, width, inputs, x, x_stride, rows, 1, tile->from + v * DEC_LANES,
+        float_tile(w + v * apart, apart, inputs, x, x_stride, rows, 1, tile->from + v * DEC_LANES,
                    tile->from_stride, tile->y + v * DEC_LANES, tile->y_stride);
 }
 
-static void row_product(const float *w, int64_t width, int64_t inputs, const float *x, int64_t x_stride,
+static void row_product(const float *w, int64_t apart, int64_t inputs, const float *x, int64_t x_stride,
                         const dec_tile *tile) {
     switch (tile->rows) {
 #define CASE(n)                                                                                              \
     case n:                                                                                                  \
-        float_tiles(w, width, inputs, x, x_stride, n, tile);                                                 \
+        float_tiles(w, apart, inputs, x, x_stride, n, tile);                                                 \
         break;
         CASE(1)
 #if TILE_ROWS >= 2
