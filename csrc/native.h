@@ -6,9 +6,10 @@
  *   Each output is one chain: it starts from the bias (or from what it is added to) and takes k = 0, 1, 2, ...
  *   in turn. The chain is the same for one row and for many, at every place in the batch, on every thread:
  *   a row has the same bits in every batch. Reading a chunk gives the bits of stepping through it.
- *   float32: a product and a sum are fused (one rounding), but not in "portable" (two roundings). avx512, avx2
- *   and neon give equal products; activations differ among instruction sets by a rounding or two.
- *   int8: the sums are of whole numbers, exact and equal everywhere.
+ *   float32: a product and a sum are fused (one rounding), but in "portable" they are not. int8: the sums are
+ *   of whole numbers, exact and equal everywhere; what they are scaled to has the fused product again.
+ *   So dec_linear_product gives equal bits in all instruction sets but "portable". Activations, and with them
+ *   states and logits, may differ between instruction sets by a rounding or two.
  *
  * Memory
  *   Nothing here allocates or keeps a pointer beyond a call, but for the structs that the caller fills: weights
