@@ -1,6 +1,6 @@
 """The native step, step and choice, beside onnxruntime's bare loop and what the processor allows.
 
-    python bench/native_prototype.py [--draw] [--isa avx2] [--seconds 0.3] [name ...]
+    python bench/native_prototype.py [--draw 0.8] [--isa avx2] [--seconds 0.3] [name ...]
 
 Builds csrc/ into a shared object with the flags of setup.py and calls dec_network_run through ctypes, 64 steps a call. onnxruntime runs the same network with one thread, through `run_with_iobinding` on buffers that
 were bound once, and chooses nothing. Columns: microseconds a step; native over onnxruntime; the limit is the greater of
@@ -181,7 +181,7 @@ def aligned(size: int) -> np.ndarray:
 class Native:
     """A case packed for the library, with states for its batch."""
 
-    def __init__(self, lib: ctypes.CDLL, case: Case, weights: Weights, int8: bool, draw: bool = False) -> None:
+    def __init__(self, lib: ctypes.CDLL, case: Case, weights: Weights, int8: bool, draw: float | None = None) -> None:
         self.lib, self.case, self.keep = lib, case, []
         self.number, self.batch = int(int8), case.batch
         hidden, lstm = case.hidden, case.cell == "LSTM"
@@ -218,7 +218,7 @@ class Native:
         )
         self.chosen = np.zeros((self.batch, STEPS), np.int64)
         self.logprobs = np.zeros((self.batch, STEPS), np.float32)
-        self.temperature = np.full(self.batch, 0.8, np.float32)
+        self.temperature = np.full(self.batch, draw or 1, np.float32)
         self.stream = Stream(1, None, None, 0)
         self.run = Run(ctypes.pointer(self.output), STEPS, ctypes.pointer(self.stream) if draw else None, self.temperature.ctypes.data,
                        None, 0, None, self.chosen.ctypes.data, self.logprobs.ctypes.data)  # fmt: skip
@@ -361,10 +361,10 @@ def peak(lib: ctypes.CDLL, number: int) -> float:
     x, y = np.zeros((6, inputs), np.float32), np.zeros((6, 64), np.float32)
     scratch = aligned(lib.dec_linear_scratch_size(byref(linear), 6) + 64)
     best = 0.0
-    for _ in range(5):
+    for _ in range(100):
         start = time.perf_counter()
-        lib.bench_peak(byref(linear), x.ctypes.data, y.ctypes.data, scratch.ctypes.data, 20000)
-        best = max(best, 6 * 64 * inputs * 20000 / (time.perf_counter() - start) / 1e6)
+        lib.bench_peak(byref(linear), x.ctypes.data, y.ctypes.data, scratch.ctypes.data, 1000)
+        best = max(best, 6 * 64 * inputs * 1000 / (time.perf_counter() - start) / 1e6)
     return best
 
 
@@ -372,7 +372,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--draw", action="store_true", help="draw at temperature 0.8 instead of taking the best")
+    parser.add_argument("--draw", type=float, metavar="TEMPERATURE", help="draw, instead of taking the best")
     parser.add_argument("--isa")
     parser.add_argument("--native")
     parser.add_argument("--seconds", type=float, default=0.5)
