@@ -97,7 +97,9 @@ def load(
     found = roles_or_latents(graph, given)
     if not isinstance(found, Roles):
         if executor == "native":
-            raise ModelError(f"{graph.name}: executor='native': a plain generator, which has no steps; load it without executor=")
+            raise ModelError(
+                f"{graph.name}: executor='native': a plain generator, which has no steps; load it without executor="
+            )
         if encoder_graphs:
             raise ModelError(
                 f"{graph.name}: a plain generator, which has no contexts or states for the encoder {encoder_graphs[0].name} to feed; load it with encoder=[]"

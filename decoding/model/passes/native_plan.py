@@ -7,19 +7,22 @@ a graph is understood exactly or not at all: what is not understood is refused b
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
-from decoding.kernels.native_layers import Activation, NativeArrays, NativeLayer
+from decoding.kernels.native_layers import NativeArrays, NativeLayer
 from decoding.model.contract.contract import Contract
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import STATE_SLOTS, Array
+from decoding.model.passes.native_cell import NotNative, native_layer, what
+from decoding.model.passes.native_vectors import TOKEN, Source, Vector, block, equal, over, times, width
 from decoding.model.passes.native_views import VIEWS
-from decoding.model.passes.recurrent_cells import Layer, activation_parameters, read_layer, why_not_plain
+from decoding.model.passes.recurrent_cells import Layer, read_layer, why_not_plain
 from decoding.model.runtime.native import NativePlan, NativeState
 from decoding.model.runtime.session import Session
 
@@ -29,51 +32,6 @@ _ROWS = 3
 _BITS = 32
 _PLACE = (1 << _BITS) - 1
 
-_ACTIVATIONS = {"sigmoid": "sigmoid", "tanh": "tanh", "relu": "relu", "affine": "affine", "hardsigmoid": "hard_sigmoid",
-                "leakyrelu": "leaky_relu", "scaledtanh": "scaled_tanh", "softsign": "softsign"}  # fmt: skip
-
-# What a vector is a linear function of: the token's one-hot vector, a context, or what a layer gives.
-Source = tuple[str, Any]
-TOKEN: Source = ("token", None)
-
-
-class NotNative(Exception):
-    """What in a graph the native step does not have."""
-
-
-@dataclass
-class _Vector:
-    """A vector of each row: ``sum of matrix @ source + bias``; a matrix that is None is the identity.
-
-    Attributes:
-        kind: "linear", or what is no linear function and only moved: "ids", "state", "c".
-        of: the state's name, or the layer's number, where the kind is "state" or "c".
-        product: the vector, the weights and the bias that it was computed from, where it is a product.
-    """
-
-    size: int
-    kind: str = "linear"
-    of: Any = None
-    known: dict[Source, Array | None] | None = None
-    constant: Array | None = None
-    product: tuple[_Vector, Array, Array] | None = None
-
-    @property
-    def terms(self) -> dict[Source, Array | None]:
-        if self.known is None and self.product is not None:
-            x, weights, _ = self.product
-            self.known = {s: weights if m is None else _times(weights, m) for s, m in x.terms.items()}
-        return self.known or {}
-
-    @property
-    def bias(self) -> Array:
-        if self.constant is None:
-            if self.product is None:
-                return np.zeros(self.size)
-            x, weights, bias = self.product
-            self.constant = weights.astype(np.float64) @ x.bias + bias
-        return self.constant
-
 
 @dataclass
 class _Read:
@@ -81,7 +39,7 @@ class _Read:
 
     layer: Layer
     native: NativeLayer
-    entry: _Vector  # what the native layer reads, before its input weights
+    entry: Vector  # what the native layer reads, before its input weights
     states: list[tuple[str, int]] = field(default_factory=list)
 
 
@@ -93,15 +51,16 @@ def native_plan(graph: Graph, contract: Contract) -> NativePlan:
     """
     if contract.window is not None:
         raise NotNative("it runs whole windows, no steps")
+    plan = _Reader(graph, contract).plan()
     if contract.attention is not None:
-        raise NotNative(f"the attention {contract.attention}")
-    return _Reader(graph, contract).plan()
+        raise NotNative(f"the attention {contract.attention}, which nothing but onnxruntime computes")
+    return plan
 
 
 class _Reader:
     def __init__(self, graph: Graph, contract: Contract) -> None:
         self._graph, self._contract = graph, contract
-        self._vectors: list[_Vector] = []
+        self._vectors: list[Vector] = []
         self._labels: dict[str, Array] = {}  # of tensors that depend on numbers of an input
         self._layers: list[_Read] = []
         self._contexts: list[str] = []
@@ -127,18 +86,23 @@ class _Reader:
 
     def _inputs(self) -> None:
         c = self._contract
-        self._labels[c.token.name] = self._new(_Vector(1, "ids"))[:, 0].reshape(c.token.shape(_ROWS))
+        self._labels[c.token.name] = self._new(Vector(1, "ids"))[:, 0].reshape(c.token.shape(_ROWS))
         for state in c.states:
             if state.dtype != np.float32:
                 raise NotNative(f"the state {state.input} is {state.dtype}")
-            labels = self._new(_Vector(state.initial.size, "state", state.input))
+            labels = self._new(Vector(state.initial.size, "state", state.input))
             shape = np.moveaxis(np.empty(state.shape(_ROWS)), state.batch_axis, 0).shape
             self._labels[state.input] = np.moveaxis(labels.reshape(shape), 0, state.batch_axis)
         for aux in c.auxiliary_inputs:
-            if aux.kind in ("context", "latent") and not aux.timed and None not in aux.sizes and aux.dtype == np.float32:
-                size = int(np.prod(aux.sizes))
-                labels = self._new(_Vector(size, known={("context", aux.name): None}))
-                self._labels[aux.name] = labels.reshape(_ROWS, *aux.sizes)  # type: ignore[arg-type]
+            if (
+                aux.kind in ("context", "latent")
+                and not aux.timed
+                and None not in aux.sizes
+                and aux.dtype == np.float32
+            ):
+                size = math.prod(size or 0 for size in aux.sizes)
+                labels = self._new(Vector(size, known={("context", aux.name): None}))
+                self._labels[aux.name] = labels.reshape(_ROWS, *(size or 0 for size in aux.sizes))
             else:
                 self._labels[aux.name] = np.zeros(0, np.int64)  # whatever reads it is refused
 
@@ -174,32 +138,46 @@ class _Reader:
         for name in node.inputs:
             if name in self._labels and not self._labels[name].size:
                 aux = next((a for a in self._contract.auxiliary_inputs if a.name == name), None)
-                raise NotNative(f"{_what(node)} reads {name}" + (f", a {aux.kind}" if aux is not None else ""))
+                raise NotNative(f"{what(node)} reads {name}" + (f", a {aux.kind}" if aux is not None else ""))
         if node.op in VIEWS:
             values = [self._labels.get(name, self._constants.get(name)) if name else None for name in node.inputs]
-            moved = VIEWS[node.op](node, values, [name in self._labels for name in node.inputs])
+            labelled = [name in self._labels for name in node.inputs]
+            if node.op == "Concat" and any(labelled):
+                self._label_constants(node, values, labelled)
+            moved = VIEWS[node.op](node, values, labelled)
             if moved is None:
-                raise NotNative(f"{_what(node)} {self._why(node)}")
+                raise NotNative(f"{what(node)} mixes constants with what is computed")
             self._labels |= {name: value for name, value in zip(node.outputs, moved, strict=False) if name}
         elif node.op in _OPERATORS:
             _OPERATORS[node.op](self, node)
         else:
-            raise NotNative(_what(node))
+            raise NotNative(what(node))
 
-    def _why(self, node: Node) -> str:
-        return "mixes constants with what is computed"
+    def _label_constants(self, node: Node, values: list[Array | None], labelled: list[bool]) -> None:
+        """Give the constants of a Concat labels of the rows that they stand beside, where all rows have the same."""
+        beside = next(v for v, known in zip(values, labelled, strict=True) if known)
+        if beside is None or node.attribute("axis", 0) not in (-1, beside.ndim - 1):
+            return
+        rows = (beside[..., 0] >> _BITS) % _ROWS
+        for i, value in enumerate(values):
+            if labelled[i] or value is None or value.shape[:-1] != rows.shape:
+                continue
+            flat = value.reshape(-1, value.shape[-1])
+            if (flat == flat[:1]).all():
+                labels = self._new(Vector(flat.shape[1], known={}, constant=flat[0].astype(np.float64)))
+                values[i], labelled[i] = labels[rows.ravel()].reshape(value.shape), True
 
     def gather(self, node: Node) -> None:
         """An embedding, or a choice among positions."""
         if node.input(0) in self._labels:
             if node.input(1) in self._labels:
-                raise NotNative(_what(node))
+                raise NotNative(what(node))
             index = np.asarray(self._constants[node.input(1)])
             self._labels[node.outputs[0]] = np.take(self._labels[node.input(0)], index, node.attribute("axis", 0))
             return
         table, ids = self._weights(node, 0), self._labels[node.input(1)]
         if node.attribute("axis", 0) != 0 or self._whose(ids).kind != "ids":
-            raise NotNative(_what(node))
+            raise NotNative(what(node))
         self._token_vector(node, table.T, ids, len(table))
 
     def one_hot(self, node: Node) -> None:
@@ -207,23 +185,23 @@ class _Reader:
         ids, depth = self._labels[node.input(0)], int(np.asarray(self._constants[node.input(1)]).reshape(-1)[0])
         off, on = np.asarray(self._constants[node.input(2)], np.float64)
         if node.attribute("axis", -1) not in (-1, ids.ndim) or self._whose(ids).kind != "ids":
-            raise NotNative(_what(node))
+            raise NotNative(what(node))
         plain = off == 0 and on == 1
         matrix = None if plain else (np.eye(depth) * (on - off) + off).astype(np.float32)
         self._token_vector(node, matrix, ids, depth)
 
     def _token_vector(self, node: Node, matrix: Array | None, ids: Array, count: int) -> None:
         if self._ids not in (0, count):
-            raise NotNative(f"{_what(node)} takes {count} ids where another takes {self._ids}")
+            raise NotNative(f"{what(node)} takes {count} ids where another takes {self._ids}")
         self._ids = count
-        vector = _Vector(count if matrix is None else len(matrix), known={TOKEN: matrix})
+        vector = Vector(count if matrix is None else len(matrix), known={TOKEN: matrix})
         labels = self._new(vector)[(ids.ravel() >> _BITS) % _ROWS]
         self._labels[node.outputs[0]] = labels.reshape(*ids.shape, vector.size)
 
     def mat_mul(self, node: Node) -> None:
         """A product with constant weights on the right."""
         if node.input(0) not in self._labels or node.input(1) in self._labels:
-            raise NotNative(f"{_what(node)}, whose weights are not on the right or no constants")
+            raise NotNative(f"{what(node)}, whose weights are not on the right or no constants")
         weights = self._weights(node, 1)
         self._product(node, weights.T, np.zeros(weights.shape[1]))
 
@@ -231,21 +209,23 @@ class _Reader:
         """A product with constant weights and a bias."""
         a, b, bias = (*node.inputs, "")[:3]
         if a not in self._labels or b in self._labels or bias in self._labels or node.attribute("transA", 0):
-            raise NotNative(f"{_what(node)}, whose weights are no constants")
+            raise NotNative(f"{what(node)}, whose weights are no constants")
         weights = self._weights(node, 1)
         weights = weights if node.attribute("transB", 0) else weights.T
         added = np.asarray(self._constants[bias], np.float64) * node.attribute("beta", 1.0) if bias else np.zeros(1)
         if added.size not in (1, len(weights)):
-            raise NotNative(f"{_what(node)}, whose third input is no vector")
+            raise NotNative(f"{what(node)}, whose third input is no vector")
         alpha = node.attribute("alpha", 1.0)
-        self._product(node, weights if alpha == 1 else weights * np.float32(alpha), added.ravel() + np.zeros(len(weights)))
+        self._product(
+            node, weights if alpha == 1 else weights * np.float32(alpha), added.ravel() + np.zeros(len(weights))
+        )
 
     def _product(self, node: Node, weights: Array, bias: Array) -> None:
         x, rows = self._vector(node, node.input(0))
         if x.size != weights.shape[1]:
-            raise NotNative(f"{_what(node)} does not multiply whole rows")
+            raise NotNative(f"{what(node)} does not multiply whole rows")
         shape = (*self._labels[node.input(0)].shape[:-1], len(weights))
-        self._labels[node.outputs[0]] = self._new(_Vector(len(weights), product=(x, weights, bias)))[rows].reshape(shape)
+        self._labels[node.outputs[0]] = self._new(Vector(len(weights), product=(x, weights, bias)))[rows].reshape(shape)
 
     def add(self, node: Node) -> None:
         """A bias, or a residual connection."""
@@ -254,16 +234,16 @@ class _Reader:
             self._with_constant(node)
             return
         if left.shape != right.shape or node.op != "Add":
-            raise NotNative(_what(node))
+            raise NotNative(what(node))
         (a, rows), (b, others) = (self._vector(node, node.input(k)) for k in (0, 1))
         if not np.array_equal(rows, others):
-            raise NotNative(f"{_what(node)} adds one row to another")
+            raise NotNative(f"{what(node)} adds one row to another")
         terms = dict(a.terms)
         for source, matrix in b.terms.items():
             if source in terms:
-                raise NotNative(f"{_what(node)} adds what comes from one source twice")
+                raise NotNative(f"{what(node)} adds what comes from one source twice")
             terms[source] = matrix
-        total = _Vector(a.size, known=terms, constant=a.bias + b.bias)
+        total = Vector(a.size, known=terms, constant=a.bias + b.bias)
         self._labels[node.outputs[0]] = self._new(total)[rows].reshape(left.shape)
 
     def _with_constant(self, node: Node) -> None:
@@ -272,9 +252,9 @@ class _Reader:
         labels, value = self._labels[node.input(side)], np.asarray(self._constants[node.input(1 - side)], np.float64)
         x, rows = self._vector(node, node.input(side))
         if value.size not in (1, x.size) or value.ndim > labels.ndim or (side == 1 and node.op in ("Sub", "Div")):
-            raise NotNative(_what(node))
+            raise NotNative(what(node))
         if value.size > 1 and value.shape[-1] != x.size:
-            raise NotNative(_what(node))
+            raise NotNative(what(node))
         value = value.ravel() + np.zeros(x.size)
         scale = {"Mul": value, "Div": 1 / value if node.op == "Div" else value}.get(node.op)
         inner, weights, bias = x.product or (x, None, x.bias)
@@ -284,44 +264,49 @@ class _Reader:
         else:
             bias = bias + (value if node.op == "Add" else -value)
         if weights is None:
-            result = _Vector(x.size, known=x.terms, constant=bias)
+            result = Vector(x.size, known=x.terms, constant=bias)
         else:
-            result = _Vector(x.size, product=(inner, weights.astype(np.float32), bias))
+            result = Vector(x.size, product=(inner, weights.astype(np.float32), bias))
         self._labels[node.outputs[0]] = self._new(result)[rows].reshape(labels.shape)
 
     def recurrent(self, node: Node) -> None:
         """An LSTM, GRU or RNN layer."""
         if reason := why_not_plain(self._graph, node):
-            raise NotNative(f"{_what(node)} has {reason}")
+            raise NotNative(f"{what(node)} has {reason}")
         layer = read_layer(self._graph, node)
         if layer is None or layer.R.dtype != np.float32 or layer.W.dtype != np.float32:
-            raise NotNative(f"{_what(node)}, whose weights are no float32 constants")
+            raise NotNative(f"{what(node)}, whose weights are no float32 constants")
         x, rows = self._vector(node, node.input(0))
         if not np.array_equal(rows, np.arange(_ROWS)) or x.size != layer.W.shape[1]:
-            raise NotNative(f"{_what(node)} reads rows in another order")
+            raise NotNative(f"{what(node)} reads rows in another order")
         number = len(self._layers)
         read = self._entered(node, layer, x)
         for slot, _ in STATE_SLOTS[node.op].values():
             labels = self._labels.get(node.input(slot))
             if labels is None:
-                raise NotNative(f"{_what(node)} starts from a constant")
+                raise NotNative(f"{what(node)} starts from a constant")
             vectors, rows, places = self._parts(node, labels)
             state = self._vectors[vectors[0]]
             together = np.array_equal(places, np.arange(places[0], places[0] + layer.hidden))
-            if state.kind != "state" or len(set(vectors.tolist())) > 1 or not together or not np.array_equal(rows, np.arange(_ROWS)):
-                raise NotNative(f"{_what(node)} reads a state in another order")
+            if (
+                state.kind != "state"
+                or len(set(vectors.tolist())) > 1
+                or not together
+                or not np.array_equal(rows, np.arange(_ROWS))
+            ):
+                raise NotNative(f"{what(node)} reads a state in another order")
             self._check_together(state.of, int(places[0]), layer.hidden)
             read.states.append((state.of, int(places[0])))
         self._layers.append(read)
-        h = self._new(_Vector(layer.hidden, known={("layer", number): None}))
-        c = self._new(_Vector(layer.hidden, "c", number)) if node.op == "LSTM" else h
+        h = self._new(Vector(layer.hidden, known={("layer", number): None}))
+        c = self._new(Vector(layer.hidden, "c", number)) if node.op == "LSTM" else h
         for name, labels, shape in zip((*node.outputs, "", "")[:3], (h, h, c), ((1, 1), (1,), (1,)), strict=True):
             if name:
                 self._labels[name] = labels.reshape(*shape, _ROWS, layer.hidden)
 
     # -- layers -------------------------------------------------------------------------------------------
 
-    def _entered(self, node: Node, layer: Layer, x: _Vector) -> _Read:
+    def _entered(self, node: Node, layer: Layer, x: Vector) -> _Read:
         """The layer with its input weights over what the native step feeds it."""
         number = len(self._layers)
         weights, terms = layer.W, x.terms
@@ -333,31 +318,31 @@ class _Reader:
                 if source[0] == "context":
                     self._contexts.append(source[1])
             if TOKEN not in terms or any(source[0] not in ("token", "context") for source in terms):
-                raise NotNative(f"{_what(node)}, the first layer, does not read the token")
+                raise NotNative(f"{what(node)}, the first layer, does not read the token")
             matrix = terms[TOKEN]
             if matrix is not None and not (own := matrix.any(axis=1)).all():
                 weights, matrix = weights[:, own], matrix[own]
-            entry = _Vector(weights.shape[1], known={TOKEN: matrix})
-            self._context_weights = [_over(layer.W, terms["context", name]) for name in self._contexts]
+            entry = Vector(weights.shape[1], known={TOKEN: matrix})
+            self._context_weights = [over(layer.W, terms["context", name]) for name in self._contexts]
             self._rest = len(terms) > 1 or bool(x.bias.any())
-        return _Read(layer, _native_layer(layer, weights, offset), entry)
+        return _Read(layer, native_layer(layer, weights, offset), entry)
 
-    def _over_top(self, node: Node, weights: Array, x: _Vector) -> tuple[Array, _Vector]:
+    def _over_top(self, node: Node, weights: Array, x: Vector) -> tuple[Array, Vector]:
         """Weights over x as weights over what the last layer gives: its h, or h plus what entered it."""
         last = len(self._layers) - 1
         source = ("layer", last)
         inner, outer = x, weights
         if x.product is not None and len(x.terms) > 1:
-            inner, outer = x.product[0], _times(weights, x.product[1])
+            inner, outer = x.product[0], times(weights, x.product[1])
         if set(inner.terms) == {source}:
-            return _over(outer, inner.terms[source]), _Vector(self._layers[last].native.hidden, known={source: None})
+            return over(outer, inner.terms[source]), Vector(self._layers[last].native.hidden, known={source: None})
         below = self._layers[last].entry
         expected = {source: None, **below.terms}
-        same = set(inner.terms) == set(expected) and all(_equal(inner.terms[s], m) for s, m in expected.items())
+        same = set(inner.terms) == set(expected) and all(equal(inner.terms[s], m) for s, m in expected.items())
         if not same or below.size != inner.size or (last == 0 and self._rest):
-            raise NotNative(f"{_what(node)} reads more than the layer before it")
+            raise NotNative(f"{what(node)} reads more than the layer before it")
         self._layers[last].native = replace(self._layers[last].native, residual=True)
-        return outer, _Vector(inner.size, known=inner.terms)
+        return outer, Vector(inner.size, known=inner.terms)
 
     # -- the end -----------------------------------------------------------------------------------------
 
@@ -368,11 +353,11 @@ class _Reader:
             raise NotNative("the logits are not computed from the token")
         labels = self._labels[c.logits.name]
         if labels.shape != c.logits.shape(_ROWS):
-            raise NotNative(f"{_what(maker)} gives logits of shape {list(labels.shape)}")
+            raise NotNative(f"{what(maker)} gives logits of shape {list(labels.shape)}")
         axes = [c.logits.layout.index(axis) for axis in ("BV" if c.logits.layout == "BV" else "BTV")]
         logits, rows = self._vector_of(maker, np.ascontiguousarray(labels.transpose(axes)))
         if not np.array_equal(rows, np.arange(_ROWS)):
-            raise NotNative(f"{_what(maker)} gives the logits of rows in another order")
+            raise NotNative(f"{what(maker)} gives the logits of rows in another order")
         x, weights, bias = logits.product or (logits, np.eye(logits.size, dtype=np.float32), np.zeros(logits.size))
         offset = bias + (weights.astype(np.float64) @ x.bias if x.bias.any() else 0)
         weights, _ = self._over_top(maker, weights, x)
@@ -387,7 +372,7 @@ class _Reader:
             self._context_weights,
         )
         if first is None and self._layers[0].native.residual:
-            raise NotNative(f"{_what(self._layers[0].layer.node)}: a residual connection over one-hot vectors")
+            raise NotNative(f"{what(self._layers[0].layer.node)}: a residual connection over one-hot vectors")
         states = {s.input: s for s in c.states}
         where = [
             [NativeState(name, states[name].output, states[name].batch_axis, place) for name, place in read.states]
@@ -418,25 +403,29 @@ class _Reader:
                 own = np.moveaxis(labels, state.batch_axis, 0).reshape(_ROWS, -1)[:, place : place + hidden]
                 vector = self._vectors[int(own[0, 0] >> _BITS) // _ROWS]
                 right = vector.of == number if part else vector.known == {("layer", number): None}
-                if not right or vector.kind != ("c" if part else "linear") or not np.array_equal(own, self._labelled(vector)):
+                if (
+                    not right
+                    or vector.kind != ("c" if part else "linear")
+                    or not np.array_equal(own, self._labelled(vector))
+                ):
                     raise NotNative(f"the state {state.output} is not what the layer of {name} gives")
         if not all(mask.all() for mask in covered.values()):
             raise NotNative("a state that no layer reads")
 
     # -- labels -------------------------------------------------------------------------------------------
 
-    def _new(self, vector: _Vector) -> Array:
+    def _new(self, vector: Vector) -> Array:
         """Labels [rows, size] of a new vector."""
         self._vectors.append(vector)
         return self._labelled(vector)
 
-    def _labelled(self, vector: _Vector) -> Array:
+    def _labelled(self, vector: Vector) -> Array:
         number = next(i for i, v in enumerate(self._vectors) if v is vector)
         rows = np.arange(number * _ROWS, (number + 1) * _ROWS, dtype=np.int64)
         labels: Array = (rows[:, None] << _BITS) + np.arange(vector.size)
         return labels
 
-    def _whose(self, labels: Array) -> _Vector:
+    def _whose(self, labels: Array) -> Vector:
         return self._vectors[int(labels.flat[0] >> _BITS) // _ROWS]
 
     def _parts(self, node: Node, labels: Array) -> tuple[Array, Array, Array]:
@@ -445,93 +434,34 @@ class _Reader:
         whose = flat >> _BITS
         vectors, rows, places = whose // _ROWS, whose % _ROWS, flat & _PLACE
         if (rows != rows[:, :1]).any() or (vectors != vectors[0]).any() or (places != places[0]).any():
-            raise NotNative(f"{_what(node)} mixes rows")
+            raise NotNative(f"{what(node)} mixes rows")
         return vectors[0], rows[:, 0], places[0]
 
-    def _vector(self, node: Node, name: str) -> tuple[_Vector, Array]:
+    def _vector(self, node: Node, name: str) -> tuple[Vector, Array]:
         return self._vector_of(node, self._labels[name])
 
-    def _vector_of(self, node: Node, labels: Array) -> tuple[_Vector, Array]:
+    def _vector_of(self, node: Node, labels: Array) -> tuple[Vector, Array]:
         """The vector that the last axis holds, and the row of each position before it."""
         vectors, rows, places = self._parts(node, labels)
         ends = [0, *(np.flatnonzero((np.diff(vectors) != 0) | (np.diff(places) != 1)) + 1).tolist(), len(vectors)]
-        found = [(self._vectors[vectors[a]], places[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+        found = [(self._vectors[vectors[a]], places[a:b]) for a, b in itertools.pairwise(ends)]
         if any(vector.kind != "linear" for vector, _ in found):
-            raise NotNative(f"{_what(node)} reads a state or ids as numbers")
+            raise NotNative(f"{what(node)} reads a state or ids as numbers")
         if len(found) == 1 and len(found[0][1]) == found[0][0].size:
             return found[0][0], rows
         terms: dict[Source, Array | None] = {}
-        sizes = {s: _width(v, s) for v, _ in found for s in v.terms}
+        sizes = {s: width(v, s) for v, _ in found for s in v.terms}
         for source, size in sizes.items():
-            blocks = [_block(v.terms, source, own, size) for v, own in found]
+            blocks = [block(v.terms, source, own, size) for v, own in found]
             terms[source] = np.concatenate(blocks)
         bias = np.concatenate([v.bias[own] for v, own in found])
-        return _Vector(len(vectors), known=terms, constant=bias), rows
+        return Vector(len(vectors), known=terms, constant=bias), rows
 
     def _weights(self, node: Node, slot: int) -> Array:
         value = self._constants[node.input(slot)]
         if value.ndim != 2 or value.dtype != np.float32:
-            raise NotNative(f"{_what(node)}, whose weights are {value.dtype} of rank {value.ndim}")
+            raise NotNative(f"{what(node)}, whose weights are {value.dtype} of rank {value.ndim}")
         return value
-
-
-def _width(vector: _Vector, source: Source) -> int:
-    matrix = vector.terms[source]
-    return vector.size if matrix is None else matrix.shape[1]
-
-
-def _block(terms: dict[Source, Array | None], source: Source, rows: Array, width: int) -> Array:
-    if source not in terms:
-        return np.zeros((len(rows), width), np.float32)
-    matrix = terms[source]
-    return np.eye(width, dtype=np.float32)[rows] if matrix is None else matrix[rows]
-
-
-def _times(a: Array, b: Array) -> Array:
-    return (a.astype(np.float64) @ b.astype(np.float64)).astype(np.float32)
-
-
-def _over(weights: Array, matrix: Array | None) -> Array:
-    return weights if matrix is None else _times(weights, matrix)
-
-
-def _equal(a: Array | None, b: Array | None) -> bool:
-    return a is b or (a is not None and b is not None and np.array_equal(a, b))
-
-
-def _what(node: Node) -> str:
-    return f"{node.op} {node.label}"
-
-
-def _native_layer(layer: Layer, weights: Array, offset: Array) -> NativeLayer:
-    """The layer as the kernels take it; `offset` is added to the gates."""
-    node, hidden = layer.node, layer.hidden
-    activations = []
-    for name, parameters in activation_parameters(node):
-        if name not in _ACTIVATIONS:
-            raise NotNative(f"{_what(node)} has the activation {name}")
-        activations.append(Activation(_ACTIVATIONS[name], parameters.get("alpha", 0.0), parameters.get("beta", 0.0)))
-    bias, whole = layer.bias.astype(np.float64), bool(node.attribute("linear_before_reset", 0))
-    total, state, candidate, candidate_bias = bias.sum(0) + offset, layer.R, None, None
-    if node.op == "GRU":
-        state, candidate = layer.R[: 2 * hidden], layer.R[2 * hidden :]
-        if whole:
-            total, candidate_bias = total - np.r_[np.zeros(2 * hidden), bias[1, 2 * hidden :]], bias[1, 2 * hidden :]
-            total[2 * hidden :] = bias[0, 2 * hidden :] + offset[2 * hidden :]
-    return NativeLayer(
-        cell=node.op,  # type: ignore[arg-type]
-        hidden=hidden,
-        input=weights,
-        bias=total,
-        state=state,
-        activations=activations,
-        candidate=candidate,
-        candidate_bias=candidate_bias,
-        peepholes=layer.peepholes,
-        clip=float(node.attribute("clip", 0.0)),
-        coupled=bool(node.attribute("input_forget", 0)),
-        linear_before_reset=whole,
-    )
 
 
 _OPERATORS: dict[str, Callable[[_Reader, Node], None]] = {

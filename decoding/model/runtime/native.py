@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from decoding.errors import ModelError
 from decoding.kernels import NativeNetwork, NativeRun
@@ -106,7 +104,7 @@ class NativeSession:
     ) -> NativeRun:
         """A run that updates `states` in place."""
         pairs = [
-            (_rows(states, h, layer.hidden, len(ids)), c and _rows(states, c, layer.hidden, len(ids)))
+            (_rows(states, h, layer.hidden, len(ids)), None if c is None else _rows(states, c, layer.hidden, len(ids)))
             for (h, c), layer in zip(self._plan.states, self._plan.arrays.layers, strict=True)
         ]
         contexts = [feeds[name].reshape(len(ids), -1) for name in self._plan.contexts]
@@ -128,10 +126,5 @@ def _rows(states: Mapping[str, Array], where: NativeState, hidden: int, rows: in
 def _arranged(logits: Array, layout: str) -> Array:
     """Logits [time, rows, V] in the graph's layout."""
     if layout == "BV":
-        return logits[-1]
+        return np.ascontiguousarray(logits[-1])
     return np.ascontiguousarray(logits.transpose(["TBV".index(axis) for axis in layout]))
-
-
-def as_float32(values: npt.NDArray[Any]) -> Array:
-    """Values as float32, without a copy where they are."""
-    return values.astype(np.float32, copy=False)
