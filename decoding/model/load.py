@@ -18,9 +18,9 @@ from decoding.model.exported import ExportedGraph, exported_graph
 from decoding.model.generator import Generator, roles_or_latents
 from decoding.model.graph.graph import Graph, ModelFile
 from decoding.model.model import Model
+from decoding.model.native.step import check_executor, with_native_step
 from decoding.model.passes import normalize
 from decoding.model.passes.fold_embedding import with_folded_step
-from decoding.model.passes.native_step import check_executor, with_native_step
 from decoding.model.passes.quantize import check_quantize, quantized
 from decoding.model.paths import encoder_files, shipped
 from decoding.model.roles.given import given_roles, json_metadata

@@ -18,10 +18,10 @@ from decoding.model.device_steps import DeviceSteps
 from decoding.model.encoders.chain import Encoders
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import Array
+from decoding.model.native.step import native_session
 from decoding.model.passes.device_step import DeviceStep, Reduction, can_reduce
 from decoding.model.passes.fold_embedding import fold_embedding
 from decoding.model.passes.lower_recurrent import left_to_the_cpu
-from decoding.model.passes.native_step import native_session
 from decoding.model.roles.given import json_metadata
 from decoding.model.runtime.session import NodeRun, Session
 from decoding.model.save import save_model

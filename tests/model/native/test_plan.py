@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from decoding import Greedy, ModelError, OptionError, decode, load, score
-from decoding.model.passes import native_step
-from decoding.model.passes.native_step import largest_difference
+from decoding.model.native import step as native_step
+from decoding.model.native.step import largest_difference
 from decoding.model.verify import equivalence
 from tests.helpers import build
 from tests.helpers.exports import MANIFEST, MODELS, fixture, fixtures

@@ -19,9 +19,9 @@ from decoding.model.contract.contract import Contract
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import STATE_SLOTS, Array
-from decoding.model.passes.native_cell import NotNative, native_layer, what
-from decoding.model.passes.native_vectors import TOKEN, Source, Vector, block, equal, over, times, width
-from decoding.model.passes.native_views import VIEWS
+from decoding.model.native.cell import NotNative, native_layer, what
+from decoding.model.native.vectors import TOKEN, Source, Vector, block, equal, over, times, width
+from decoding.model.native.views import VIEWS
 from decoding.model.passes.recurrent_cells import Layer, read_layer, why_not_plain
 from decoding.model.runtime.native import NativePlan, NativeState
 from decoding.model.runtime.session import Session

@@ -12,8 +12,8 @@ from decoding.errors import ModelError, OptionError
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.program import StepProgram
 from decoding.model.graph.graph import Graph
-from decoding.model.passes.native_cell import NotNative
-from decoding.model.passes.native_plan import native_plan
+from decoding.model.native.cell import NotNative
+from decoding.model.native.plan import native_plan
 from decoding.model.runtime.native import NativeSession
 from decoding.model.runtime.session import SHORT_NAMES, Session
 from decoding.model.verify import equivalence

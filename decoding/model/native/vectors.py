@@ -1,4 +1,4 @@
-"""Vectors as linear functions of the token, the contexts and the layers: what native_plan.py computes with."""
+"""Vectors as linear functions of the token, the contexts and the layers: what plan.py computes with."""
 
 from __future__ import annotations
 

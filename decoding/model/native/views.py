@@ -1,4 +1,4 @@
-"""Operators that only move numbers, over arrays of labels: the part of native_plan.py that knows ONNX's attributes of shape."""
+"""Operators that only move numbers, over arrays of labels: the part of plan.py that knows ONNX's attributes of shape."""
 
 from __future__ import annotations
 
