@@ -7,7 +7,6 @@ a graph is understood exactly or not at all: what is not understood is refused b
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,17 +19,12 @@ from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import STATE_SLOTS, Array
 from decoding.model.native.cell import NotNative, native_layer, what
-from decoding.model.native.vectors import TOKEN, Source, Vector, block, equal, over, times, width
+from decoding.model.native.labels import BITS, ROWS, Labels
+from decoding.model.native.vectors import TOKEN, Vector, equal, over, times
 from decoding.model.native.views import VIEWS
 from decoding.model.passes.recurrent_cells import Layer, read_layer, why_not_plain
 from decoding.model.runtime.native import NativePlan, NativeState
 from decoding.model.runtime.session import Session
-
-# Rows of the step that is followed: more than one, so that a row is told from the whole batch.
-_ROWS = 3
-# A label: which vector, which row, which number of the vector.
-_BITS = 32
-_PLACE = (1 << _BITS) - 1
 
 
 @dataclass
@@ -57,11 +51,10 @@ def native_plan(graph: Graph, contract: Contract) -> NativePlan:
     return plan
 
 
-class _Reader:
+class _Reader(Labels):
     def __init__(self, graph: Graph, contract: Contract) -> None:
+        super().__init__()
         self._graph, self._contract = graph, contract
-        self._vectors: list[Vector] = []
-        self._labels: dict[str, Array] = {}  # of tensors that depend on numbers of an input
         self._layers: list[_Read] = []
         self._contexts: list[str] = []
         self._constants: dict[str, Array] = {}
@@ -86,13 +79,13 @@ class _Reader:
 
     def _inputs(self) -> None:
         c = self._contract
-        self._labels[c.token.name] = self._new(Vector(1, "ids"))[:, 0].reshape(c.token.shape(_ROWS))
+        self.labels[c.token.name] = self.new(Vector(1, "ids"))[:, 0].reshape(c.token.shape(ROWS))
         for state in c.states:
             if state.dtype != np.float32:
                 raise NotNative(f"the state {state.input} is {state.dtype}")
-            labels = self._new(Vector(state.initial.size, "state", state.input))
-            shape = np.moveaxis(np.empty(state.shape(_ROWS)), state.batch_axis, 0).shape
-            self._labels[state.input] = np.moveaxis(labels.reshape(shape), 0, state.batch_axis)
+            labels = self.new(Vector(state.initial.size, "state", state.input))
+            shape = np.moveaxis(np.empty(state.shape(ROWS)), state.batch_axis, 0).shape
+            self.labels[state.input] = np.moveaxis(labels.reshape(shape), 0, state.batch_axis)
         for aux in c.auxiliary_inputs:
             if (
                 aux.kind in ("context", "latent")
@@ -101,16 +94,16 @@ class _Reader:
                 and aux.dtype == np.float32
             ):
                 size = math.prod(size or 0 for size in aux.sizes)
-                labels = self._new(Vector(size, known={("context", aux.name): None}))
-                self._labels[aux.name] = labels.reshape(_ROWS, *(size or 0 for size in aux.sizes))
+                labels = self.new(Vector(size, known={("context", aux.name): None}))
+                self.labels[aux.name] = labels.reshape(ROWS, *(size or 0 for size in aux.sizes))
             else:
-                self._labels[aux.name] = np.zeros(0, np.int64)  # whatever reads it is refused
+                self.labels[aux.name] = np.zeros(0, np.int64)  # whatever reads it is refused
 
     def _depends(self, node: Node) -> bool:
         """Whether numbers of an input enter the operator, rather than sizes alone; its outputs then have labels to come."""
-        if node.op in ("Shape", "Size") or not any(n in self._labels for n in (*node.inputs, *node.captures())):
+        if node.op in ("Shape", "Size") or not any(n in self.labels for n in (*node.inputs, *node.captures())):
             return False
-        self._labels |= {name: np.zeros(0, np.int64) for name in node.outputs if name}
+        self.labels |= {name: np.zeros(0, np.int64) for name in node.outputs if name}
         return True
 
     def _find_constants(self, nodes: Sequence[Node]) -> None:
@@ -118,7 +111,7 @@ class _Reader:
         graph, computed = self._graph, dict[str, None]()
         for node in nodes:
             for name in node.inputs:
-                if name and name not in self._labels and name not in self._constants:
+                if name and name not in self.labels and name not in self._constants:
                     value = graph.constant(name)
                     if value is None:
                         computed[name] = None
@@ -126,8 +119,8 @@ class _Reader:
                         self._constants[name] = value
         if computed:
             c, part = self._contract, graph.part(computed)
-            feeds = c.feeds(np.zeros((_ROWS, 1), np.int64))
-            feeds |= {s.input: s.initial_rows(_ROWS) for s in c.states}
+            feeds = c.feeds(np.zeros((ROWS, 1), np.int64))
+            feeds |= {s.input: s.initial_rows(ROWS) for s in c.states}
             wanted = {port.name for port in part.inputs}
             found = Session(part, threads=1).run({n: v for n, v in feeds.items() if n in wanted}, list(computed))
             self._constants |= dict(zip(computed, found, strict=True))
@@ -136,18 +129,18 @@ class _Reader:
 
     def _follow(self, node: Node) -> None:
         for name in node.inputs:
-            if name in self._labels and not self._labels[name].size:
+            if name in self.labels and not self.labels[name].size:
                 aux = next((a for a in self._contract.auxiliary_inputs if a.name == name), None)
                 raise NotNative(f"{what(node)} reads {name}" + (f", a {aux.kind}" if aux is not None else ""))
         if node.op in VIEWS:
-            values = [self._labels.get(name, self._constants.get(name)) if name else None for name in node.inputs]
-            labelled = [name in self._labels for name in node.inputs]
+            values = [self.labels.get(name, self._constants.get(name)) if name else None for name in node.inputs]
+            labelled = [name in self.labels for name in node.inputs]
             if node.op == "Concat" and any(labelled):
                 self._label_constants(node, values, labelled)
             moved = VIEWS[node.op](node, values, labelled)
             if moved is None:
                 raise NotNative(f"{what(node)} mixes constants with what is computed")
-            self._labels |= {name: value for name, value in zip(node.outputs, moved, strict=False) if name}
+            self.labels |= {name: value for name, value in zip(node.outputs, moved, strict=False) if name}
         elif node.op in _OPERATORS:
             _OPERATORS[node.op](self, node)
         else:
@@ -158,33 +151,33 @@ class _Reader:
         beside = next(v for v, known in zip(values, labelled, strict=True) if known)
         if beside is None or node.attribute("axis", 0) not in (-1, beside.ndim - 1):
             return
-        rows = (beside[..., 0] >> _BITS) % _ROWS
+        rows = (beside[..., 0] >> BITS) % ROWS
         for i, value in enumerate(values):
             if labelled[i] or value is None or value.shape[:-1] != rows.shape:
                 continue
             flat = value.reshape(-1, value.shape[-1])
             if (flat == flat[:1]).all():
-                labels = self._new(Vector(flat.shape[1], known={}, constant=flat[0].astype(np.float64)))
+                labels = self.new(Vector(flat.shape[1], known={}, constant=flat[0].astype(np.float64)))
                 values[i], labelled[i] = labels[rows.ravel()].reshape(value.shape), True
 
     def gather(self, node: Node) -> None:
         """An embedding, or a choice among positions."""
-        if node.input(0) in self._labels:
-            if node.input(1) in self._labels:
+        if node.input(0) in self.labels:
+            if node.input(1) in self.labels:
                 raise NotNative(what(node))
             index = np.asarray(self._constants[node.input(1)])
-            self._labels[node.outputs[0]] = np.take(self._labels[node.input(0)], index, node.attribute("axis", 0))
+            self.labels[node.outputs[0]] = np.take(self.labels[node.input(0)], index, node.attribute("axis", 0))
             return
-        table, ids = self._weights(node, 0), self._labels[node.input(1)]
-        if node.attribute("axis", 0) != 0 or self._whose(ids).kind != "ids":
+        table, ids = self._weights(node, 0), self.labels[node.input(1)]
+        if node.attribute("axis", 0) != 0 or self.whose(ids).kind != "ids":
             raise NotNative(what(node))
         self._token_vector(node, table.T, ids, len(table))
 
     def one_hot(self, node: Node) -> None:
         """Ids as vectors."""
-        ids, depth = self._labels[node.input(0)], int(np.asarray(self._constants[node.input(1)]).reshape(-1)[0])
+        ids, depth = self.labels[node.input(0)], int(np.asarray(self._constants[node.input(1)]).reshape(-1)[0])
         off, on = np.asarray(self._constants[node.input(2)], np.float64)
-        if node.attribute("axis", -1) not in (-1, ids.ndim) or self._whose(ids).kind != "ids":
+        if node.attribute("axis", -1) not in (-1, ids.ndim) or self.whose(ids).kind != "ids":
             raise NotNative(what(node))
         plain = off == 0 and on == 1
         matrix = None if plain else (np.eye(depth) * (on - off) + off).astype(np.float32)
@@ -195,12 +188,12 @@ class _Reader:
             raise NotNative(f"{what(node)} takes {count} ids where another takes {self._ids}")
         self._ids = count
         vector = Vector(count if matrix is None else len(matrix), known={TOKEN: matrix})
-        labels = self._new(vector)[(ids.ravel() >> _BITS) % _ROWS]
-        self._labels[node.outputs[0]] = labels.reshape(*ids.shape, vector.size)
+        labels = self.new(vector)[(ids.ravel() >> BITS) % ROWS]
+        self.labels[node.outputs[0]] = labels.reshape(*ids.shape, vector.size)
 
     def mat_mul(self, node: Node) -> None:
         """A product with constant weights on the right."""
-        if node.input(0) not in self._labels or node.input(1) in self._labels:
+        if node.input(0) not in self.labels or node.input(1) in self.labels:
             raise NotNative(f"{what(node)}, whose weights are not on the right or no constants")
         weights = self._weights(node, 1)
         self._product(node, weights.T, np.zeros(weights.shape[1]))
@@ -208,7 +201,7 @@ class _Reader:
     def gemm(self, node: Node) -> None:
         """A product with constant weights and a bias."""
         a, b, bias = (*node.inputs, "")[:3]
-        if a not in self._labels or b in self._labels or bias in self._labels or node.attribute("transA", 0):
+        if a not in self.labels or b in self.labels or bias in self.labels or node.attribute("transA", 0):
             raise NotNative(f"{what(node)}, whose weights are no constants")
         weights = self._weights(node, 1)
         weights = weights if node.attribute("transB", 0) else weights.T
@@ -221,21 +214,21 @@ class _Reader:
         )
 
     def _product(self, node: Node, weights: Array, bias: Array) -> None:
-        x, rows = self._vector(node, node.input(0))
+        x, rows = self.vector(node, node.input(0))
         if x.size != weights.shape[1]:
             raise NotNative(f"{what(node)} does not multiply whole rows")
-        shape = (*self._labels[node.input(0)].shape[:-1], len(weights))
-        self._labels[node.outputs[0]] = self._new(Vector(len(weights), product=(x, weights, bias)))[rows].reshape(shape)
+        shape = (*self.labels[node.input(0)].shape[:-1], len(weights))
+        self.labels[node.outputs[0]] = self.new(Vector(len(weights), product=(x, weights, bias)))[rows].reshape(shape)
 
     def add(self, node: Node) -> None:
         """A bias, or a residual connection."""
-        left, right = (self._labels.get(node.input(k)) for k in (0, 1))
+        left, right = (self.labels.get(node.input(k)) for k in (0, 1))
         if left is None or right is None:
             self._with_constant(node)
             return
         if left.shape != right.shape or node.op != "Add":
             raise NotNative(what(node))
-        (a, rows), (b, others) = (self._vector(node, node.input(k)) for k in (0, 1))
+        (a, rows), (b, others) = (self.vector(node, node.input(k)) for k in (0, 1))
         if not np.array_equal(rows, others):
             raise NotNative(f"{what(node)} adds one row to another")
         terms = dict(a.terms)
@@ -244,13 +237,13 @@ class _Reader:
                 raise NotNative(f"{what(node)} adds what comes from one source twice")
             terms[source] = matrix
         total = Vector(a.size, known=terms, constant=a.bias + b.bias)
-        self._labels[node.outputs[0]] = self._new(total)[rows].reshape(left.shape)
+        self.labels[node.outputs[0]] = self.new(total)[rows].reshape(left.shape)
 
     def _with_constant(self, node: Node) -> None:
         """Add, Sub, Mul or Div with a constant vector or number."""
-        side = 0 if node.input(0) in self._labels else 1
-        labels, value = self._labels[node.input(side)], np.asarray(self._constants[node.input(1 - side)], np.float64)
-        x, rows = self._vector(node, node.input(side))
+        side = 0 if node.input(0) in self.labels else 1
+        labels, value = self.labels[node.input(side)], np.asarray(self._constants[node.input(1 - side)], np.float64)
+        x, rows = self.vector(node, node.input(side))
         if value.size not in (1, x.size) or value.ndim > labels.ndim or (side == 1 and node.op in ("Sub", "Div")):
             raise NotNative(what(node))
         if value.size > 1 and value.shape[-1] != x.size:
@@ -267,7 +260,7 @@ class _Reader:
             result = Vector(x.size, known=x.terms, constant=bias)
         else:
             result = Vector(x.size, product=(inner, weights.astype(np.float32), bias))
-        self._labels[node.outputs[0]] = self._new(result)[rows].reshape(labels.shape)
+        self.labels[node.outputs[0]] = self.new(result)[rows].reshape(labels.shape)
 
     def recurrent(self, node: Node) -> None:
         """An LSTM, GRU or RNN layer."""
@@ -276,33 +269,33 @@ class _Reader:
         layer = read_layer(self._graph, node)
         if layer is None or layer.R.dtype != np.float32 or layer.W.dtype != np.float32:
             raise NotNative(f"{what(node)}, whose weights are no float32 constants")
-        x, rows = self._vector(node, node.input(0))
-        if not np.array_equal(rows, np.arange(_ROWS)) or x.size != layer.W.shape[1]:
+        x, rows = self.vector(node, node.input(0))
+        if not np.array_equal(rows, np.arange(ROWS)) or x.size != layer.W.shape[1]:
             raise NotNative(f"{what(node)} reads rows in another order")
         number = len(self._layers)
         read = self._entered(node, layer, x)
         for slot, _ in STATE_SLOTS[node.op].values():
-            labels = self._labels.get(node.input(slot))
+            labels = self.labels.get(node.input(slot))
             if labels is None:
                 raise NotNative(f"{what(node)} starts from a constant")
-            vectors, rows, places = self._parts(node, labels)
-            state = self._vectors[vectors[0]]
+            vectors, rows, places = self.parts(node, labels)
+            state = self.vectors[vectors[0]]
             together = np.array_equal(places, np.arange(places[0], places[0] + layer.hidden))
             if (
                 state.kind != "state"
                 or len(set(vectors.tolist())) > 1
                 or not together
-                or not np.array_equal(rows, np.arange(_ROWS))
+                or not np.array_equal(rows, np.arange(ROWS))
             ):
                 raise NotNative(f"{what(node)} reads a state in another order")
             self._check_together(state.of, int(places[0]), layer.hidden)
             read.states.append((state.of, int(places[0])))
         self._layers.append(read)
-        h = self._new(Vector(layer.hidden, known={("layer", number): None}))
-        c = self._new(Vector(layer.hidden, "c", number)) if node.op == "LSTM" else h
+        h = self.new(Vector(layer.hidden, known={("layer", number): None}))
+        c = self.new(Vector(layer.hidden, "c", number)) if node.op == "LSTM" else h
         for name, labels, shape in zip((*node.outputs, "", "")[:3], (h, h, c), ((1, 1), (1,), (1,)), strict=True):
             if name:
-                self._labels[name] = labels.reshape(*shape, _ROWS, layer.hidden)
+                self.labels[name] = labels.reshape(*shape, ROWS, layer.hidden)
 
     # -- layers -------------------------------------------------------------------------------------------
 
@@ -349,14 +342,14 @@ class _Reader:
     def _assembled(self) -> NativePlan:
         graph, c = self._graph, self._contract
         maker = graph.producer(c.logits.name)
-        if maker is None or not self._labels[c.logits.name].size:
+        if maker is None or not self.labels[c.logits.name].size:
             raise NotNative("the logits are not computed from the token")
-        labels = self._labels[c.logits.name]
-        if labels.shape != c.logits.shape(_ROWS):
+        labels = self.labels[c.logits.name]
+        if labels.shape != c.logits.shape(ROWS):
             raise NotNative(f"{what(maker)} gives logits of shape {list(labels.shape)}")
         axes = [c.logits.layout.index(axis) for axis in ("BV" if c.logits.layout == "BV" else "BTV")]
-        logits, rows = self._vector_of(maker, np.ascontiguousarray(labels.transpose(axes)))
-        if not np.array_equal(rows, np.arange(_ROWS)):
+        logits, rows = self.vector_of(maker, np.ascontiguousarray(labels.transpose(axes)))
+        if not np.array_equal(rows, np.arange(ROWS)):
             raise NotNative(f"{what(maker)} gives the logits of rows in another order")
         x, weights, bias = logits.product or (logits, np.eye(logits.size, dtype=np.float32), np.zeros(logits.size))
         offset = bias + (weights.astype(np.float64) @ x.bias if x.bias.any() else 0)
@@ -395,67 +388,22 @@ class _Reader:
         for number, read in enumerate(self._layers):
             for part, (name, place) in enumerate(read.states):
                 state = next(s for s in self._contract.states if s.input == name)
-                labels = self._labels.get(state.output)
+                labels = self.labels.get(state.output)
                 hidden = read.native.hidden
-                if labels is None or labels.shape != state.shape(_ROWS) or covered[name][place : place + hidden].any():
+                if labels is None or labels.shape != state.shape(ROWS) or covered[name][place : place + hidden].any():
                     raise NotNative(f"the state {state.output} has another shape than {name}")
                 covered[name][place : place + hidden] = True
-                own = np.moveaxis(labels, state.batch_axis, 0).reshape(_ROWS, -1)[:, place : place + hidden]
-                vector = self._vectors[int(own[0, 0] >> _BITS) // _ROWS]
+                own = np.moveaxis(labels, state.batch_axis, 0).reshape(ROWS, -1)[:, place : place + hidden]
+                vector = self.vectors[int(own[0, 0] >> BITS) // ROWS]
                 right = vector.of == number if part else vector.known == {("layer", number): None}
                 if (
                     not right
                     or vector.kind != ("c" if part else "linear")
-                    or not np.array_equal(own, self._labelled(vector))
+                    or not np.array_equal(own, self.labelled(vector))
                 ):
                     raise NotNative(f"the state {state.output} is not what the layer of {name} gives")
         if not all(mask.all() for mask in covered.values()):
             raise NotNative("a state that no layer reads")
-
-    # -- labels -------------------------------------------------------------------------------------------
-
-    def _new(self, vector: Vector) -> Array:
-        """Labels [rows, size] of a new vector."""
-        self._vectors.append(vector)
-        return self._labelled(vector)
-
-    def _labelled(self, vector: Vector) -> Array:
-        number = next(i for i, v in enumerate(self._vectors) if v is vector)
-        rows = np.arange(number * _ROWS, (number + 1) * _ROWS, dtype=np.int64)
-        labels: Array = (rows[:, None] << _BITS) + np.arange(vector.size)
-        return labels
-
-    def _whose(self, labels: Array) -> Vector:
-        return self._vectors[int(labels.flat[0] >> _BITS) // _ROWS]
-
-    def _parts(self, node: Node, labels: Array) -> tuple[Array, Array, Array]:
-        """The vector and place of each number along the last axis, and the row of each position before it."""
-        flat = labels.reshape(-1, labels.shape[-1])
-        whose = flat >> _BITS
-        vectors, rows, places = whose // _ROWS, whose % _ROWS, flat & _PLACE
-        if (rows != rows[:, :1]).any() or (vectors != vectors[0]).any() or (places != places[0]).any():
-            raise NotNative(f"{what(node)} mixes rows")
-        return vectors[0], rows[:, 0], places[0]
-
-    def _vector(self, node: Node, name: str) -> tuple[Vector, Array]:
-        return self._vector_of(node, self._labels[name])
-
-    def _vector_of(self, node: Node, labels: Array) -> tuple[Vector, Array]:
-        """The vector that the last axis holds, and the row of each position before it."""
-        vectors, rows, places = self._parts(node, labels)
-        ends = [0, *(np.flatnonzero((np.diff(vectors) != 0) | (np.diff(places) != 1)) + 1).tolist(), len(vectors)]
-        found = [(self._vectors[vectors[a]], places[a:b]) for a, b in itertools.pairwise(ends)]
-        if any(vector.kind != "linear" for vector, _ in found):
-            raise NotNative(f"{what(node)} reads a state or ids as numbers")
-        if len(found) == 1 and len(found[0][1]) == found[0][0].size:
-            return found[0][0], rows
-        terms: dict[Source, Array | None] = {}
-        sizes = {s: width(v, s) for v, _ in found for s in v.terms}
-        for source, size in sizes.items():
-            blocks = [block(v.terms, source, own, size) for v, own in found]
-            terms[source] = np.concatenate(blocks)
-        bias = np.concatenate([v.bias[own] for v, own in found])
-        return Vector(len(vectors), known=terms, constant=bias), rows
 
     def _weights(self, node: Node, slot: int) -> Array:
         value = self._constants[node.input(slot)]
