@@ -1,4 +1,4 @@
-"""The three classes of errors. Every message names the thing, what was found and what to do."""
+"""The three classes of errors. Every message names the option, input or file at fault, says what was found, and says what to do."""
 
 import operator
 from typing import Any

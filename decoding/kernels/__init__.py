@@ -1,11 +1,12 @@
 """Sampling and search kernels on NumPy arrays: everything that happens between two network steps.
 
-Logits are float32 arrays [B, V], one row per sequence; other real dtypes are converted, and rows may lie any
-distance apart. -inf forbids a token. A row with a NaN, with +inf or with nothing but -inf raises DecodeError, which
-names it. Log-probabilities are natural logarithms. Among equal values the lowest id wins.
+Logits are float32 arrays [B, V], one row per sequence; other real dtypes are converted, and the stride between rows
+may be any. -inf forbids a token. A row with a NaN, with +inf or with nothing but -inf raises DecodeError, which names it.
+Log-probabilities are natural logarithms. Among equal values the lowest id wins.
 
-A draw depends only on (seed, row, step) and that row's logits: not on the batch, the order or the threads. The
-specification, in plain NumPy float64, is decoding.reference. Calls release the GIL and never abort the process.
+A draw depends only on (seed, row, step) and that row's logits: not on the batch, the order or the threads.
+The specification, in plain NumPy float64, is decoding.kernels.reference. Calls release the GIL and never abort the
+process.
 
 The fastest instruction set that the processor has is chosen on import; the environment variable DECODING_ISA
 (portable, avx2, avx512, neon) forces one.

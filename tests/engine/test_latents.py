@@ -290,7 +290,9 @@ def test_steps_of_the_example_that_cannot_be_freed_are_named():
 
 
 def test_a_latent_of_every_step_starts_no_state():
-    with pytest.raises(ModelError, match=r"starts from the latent z, which is drawn anew at every step; an initial state needs"):
+    with pytest.raises(
+        ModelError, match=r"starts from the latent z, which is drawn anew at every step; an initial state needs"
+    ):
         load(Started("GRU").model(), roles={"latent": {"z": {"distribution": "normal", "every": "step"}}})
 
 

@@ -1,4 +1,4 @@
-"""The batch of a model on the CPU: buffers that keep their addresses, and the network run over them."""
+"""The batch of a model on the CPU: it keeps buffers at fixed addresses and runs the network over them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One encoder: its inputs and outputs found, and sources run through it in batches."""
+"""One encoder: finds its inputs and outputs, and runs sources through it in batches."""
 
 from __future__ import annotations
 

@@ -4,8 +4,7 @@ Copies of a graph share them, sessions take them without a copy, and protobuf ne
 kilobytes. `cut_weights` finds the large weights in the bytes of a file, `move_out` takes them from a message in memory, `put_back`
 writes them for a file, and `read_data_files` reads the files in which exporters put weights beside a model.
 
-Protobuf encodes a message as fields one after another: each a tag (its number and kind), for the kind used here a length, and that
-many bytes. A weight is field 9 (raw_data) of a tensor in field 5 (initializer) of field 7 (graph).
+Protobuf encodes a message as a sequence of fields. Each field of the kind used here is a tag (the field's number and kind), a length, and that many bytes. A weight is field 9 (raw_data) of a tensor in field 5 (initializer) of field 7 (graph).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lower the recurrent layers of a step graph to plain operators, which devices and int8 run.
+"""Lower the recurrent layers of a step graph to plain operators, for devices and for int8.
 
 onnxruntime's CUDA kernels of LSTM, GRU and RNN are cuDNN's. These have no peepholes, no `clip`, no other activations and no
 `linear_before_reset=0`, so that such a layer would run on the CPU with a copy of the states each way at every step; and they

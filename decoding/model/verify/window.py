@@ -1,4 +1,4 @@
-"""Window mode: the contract of a graph that cannot be stepped, checked to read the whole window, and each row by itself."""
+"""Window mode: the contract of a graph that cannot be stepped, and the checks that it reads the whole window and computes each row independently."""
 
 from __future__ import annotations
 
