@@ -12,7 +12,7 @@ import numpy as np
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-TOPICS = ("_arguments", "_beam", "_draw", "_processors", "_random", "_softmax", "_top_k")
+TOPICS = ("_arguments", "_beam", "_draw", "_native", "_processors", "_random", "_softmax", "_top_k")
 
 if sys.platform == "win32":
     FLAGS = ["/O2", "/std:c11"]

@@ -57,12 +57,26 @@ static void cumulate_scan(const dec_scan *scan, int64_t blocks, float c, double 
     }
 }
 
+int64_t dec_draw_block(const dec_scan *scan, int64_t blocks, float c, double u, double *cumulative,
+                       double *within) {
+    cumulate_scan(scan, blocks, c, cumulative);
+    double target = u * cumulative[blocks - 1];
+    int64_t b = dec_locate(cumulative, blocks, target);
+    *within = (target - (b ? cumulative[b - 1] : 0.0)) / block_factor(scan, b, c);
+    return b;
+}
+
+int64_t dec_draw_within(const float *x, int64_t length, float ref, float c, double within) {
+    float weights[DEC_BLOCK];
+    dec_active->exponentials(x, length, ref, c, weights);
+    return dec_active->pick(weights, length, within);
+}
+
 /* The plain draw: one pass over the row, then the exponentials of a single block again. */
 static dec_status draw_plain(const float *x, int64_t width, float c, double u, dec_work *work, int64_t *token,
                              float *logprob) {
     const dec_isa *isa = dec_active;
     const float log2e = (float)DEC_LOG2E;
-    const int64_t blocks = dec_blocks(width);
     dec_scan *scan = &work->scan;
     if (c == log2e) {
         isa->scan(x, width, c, scan);
@@ -73,13 +87,10 @@ static dec_status draw_plain(const float *x, int64_t width, float c, double u, d
     dec_status status = dec_row_status(scan, scan->raw);
     if (status)
         return status;
-    cumulate_scan(scan, blocks, c, work->cumulative);
-    double target = u * work->cumulative[blocks - 1];
-    int64_t b = dec_locate(work->cumulative, blocks, target), length = block_length(width, b);
-    double before = b ? work->cumulative[b - 1] : 0.0;
-    float weights[DEC_BLOCK];
-    isa->exponentials(x + b * DEC_BLOCK, length, scan->block_ref[b], c, weights);
-    *token = b * DEC_BLOCK + isa->pick(weights, length, (target - before) / block_factor(scan, b, c));
+    double within;
+    int64_t b = dec_draw_block(scan, dec_blocks(width), c, u, work->cumulative, &within);
+    *token = b * DEC_BLOCK +
+             dec_draw_within(x + b * DEC_BLOCK, block_length(width, b), scan->block_ref[b], c, within);
     *logprob = (float)dec_logprob(x[*token], scan->max, scan->raw);
     return DEC_OK;
 }

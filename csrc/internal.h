@@ -40,6 +40,8 @@ typedef struct dec_isa {
     const char *name;
     void (*scan)(const float *x, int64_t n, float c, dec_scan *scan);
     void (*scan_both)(const float *x, int64_t n, float c, dec_scan *scan);
+    /* block b of a row, x its values; scan and scan_both are this on every block from max -inf, sums 0 */
+    void (*scan_block)(const float *x, int64_t length, float c, int both, int64_t b, dec_scan *scan);
     void (*scan_max)(const float *x, int64_t n, dec_scan *scan); /* only the maxima; sum is 0, or NaN */
     float (*max)(const float *x, int64_t n);
     int64_t (*find)(const float *x, int64_t n, float value); /* first index of value, n if absent */
@@ -121,6 +123,12 @@ dec_status dec_keep(const float *x, int64_t width, float temperature, const dec_
 /* draw.c */
 double dec_cumulate(const double *sums, int64_t blocks, double *cumulative);
 int64_t dec_locate(const double *cumulative, int64_t blocks, double target);
+
+/* The plain draw in two steps: the block of a scanned row that u in [0, 1) falls into, and where in its sum;
+ * then the index within the block whose logits are x. Uses up `cumulative` [blocks]. */
+int64_t dec_draw_block(const dec_scan *scan, int64_t blocks, float c, double u, double *cumulative,
+                       double *within);
+int64_t dec_draw_within(const float *x, int64_t length, float ref, float c, double within);
 
 /* threads.c: runs job on [0, rows) in `threads` parts; part i gets worker number i */
 void dec_split_rows(void (*job)(void *context, int worker, int64_t begin, int64_t end), void *context,

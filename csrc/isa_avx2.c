@@ -1,6 +1,6 @@
 /* AVX2 + FMA: two registers are one logical vector. */
 #include "bits.h"
-#include "internal.h"
+#include "native_internal.h"
 
 #if defined(__x86_64__)
 #if defined(__clang__)
@@ -167,10 +167,102 @@ static inline void compress(float *out, vf v, uint32_t mask) {
 
 static const dec_isa table = DEC_TABLE("avx2");
 
+/* Of 16 registers at most 12 hold sums: two for each row and vector. */
+#define TILE_ROWS 6
+#define TILE_VECTORS(rows) ((rows) == 1 ? 4 : (rows) == 2 ? 2 : 1)
+#include "native_lanes.h"
+
+typedef struct vi {
+    __m256i a, b;
+} vi;
+typedef vi vw;
+
+static inline vi vi_load(const int32_t *p) {
+    return (vi){_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 8))};
+}
+
+static inline vi vi_zero(void) {
+    return (vi){_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+
+static inline vf vi_float(vi v) {
+    return (vf){_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)};
+}
+
+static inline vw vw_load(const int8_t *p) {
+    return vi_load((const int32_t *)p);
+}
+
+static inline void bytes_store(uint8_t *out, vf v) {
+    const __m256i low = _mm256_set1_epi32(0xff);
+    __m256i words = _mm256_packus_epi32(_mm256_and_si256(_mm256_castps_si256(v.a), low),
+                                        _mm256_and_si256(_mm256_castps_si256(v.b), low));
+    words = _mm256_permute4x64_epi64(words, 0xd8); /* packing works within halves */
+    _mm_storeu_si128((__m128i *)out,
+                     _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+
+static inline __m256i four_bytes(const uint8_t *p) {
+    int32_t bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    return _mm256_set1_epi32(bytes);
+}
+
+/* |x| times (w with x's sign), whose pairs fit 16 bits, as 2 * 127 * 127 does. */
+static inline __m256i madd_half(__m256i sum, __m256i x, __m256i w) {
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(w, x));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+static inline vi madd_dot(vi sum, __m256i x, vw w) {
+    return (vi){madd_half(sum.a, x, w.a), madd_half(sum.b, x, w.b)};
+}
+
+#define vx __m256i
+#define vx_splat four_bytes
+#define NAMED(name) madd_##name
+#define DOT_ZERO 0
+#define NATIVE_NAME "avx2"
+#include "native_dots.h"
+
+/* AVX-VNNI came to compilers with GCC 11 and Clang 12. */
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define HAS_AVXVNNI
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi,popcnt,avxvnni"))), apply_to = function)
+#else
+#pragma GCC target("avxvnni")
+#endif
+
+/* In assembly for the reason given in isa_avx512.c. */
+static inline vi vnni_dot(vi sum, __m256i x, vw w) {
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum.a) : "x"(x), "x"(w.a));
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum.b) : "x"(x), "x"(w.b));
+    return sum;
+}
+
+#define NAMED(name) vnni_##name
+#define DOT_ZERO 128
+#define NATIVE_NAME "avxvnni"
+#include "native_dots.h"
+#endif
+
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
 #pragma GCC reset_options
+#endif
+
+#if defined(HAS_AVXVNNI)
+#include <cpuid.h>
+
+/* __builtin_cpu_supports does not know the name in every compiler: leaf 7, subleaf 1, EAX bit 4. That the
+ * system keeps the registers is what AVX2's own check has answered. */
+static int has_avxvnni(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
 #endif
 
 const dec_isa *dec_isa_avx2(void) {
@@ -180,8 +272,28 @@ const dec_isa *dec_isa_avx2(void) {
     return &table;
 }
 
+const dec_native *dec_native_avx2(void) {
+    return dec_isa_avx2() ? &madd_native : NULL;
+}
+
+const dec_native *dec_native_avxvnni(void) {
+#if defined(HAS_AVXVNNI)
+    return dec_isa_avx2() && has_avxvnni() ? &vnni_native : NULL;
+#else
+    return NULL;
+#endif
+}
+
 #else
 const dec_isa *dec_isa_avx2(void) {
+    return NULL;
+}
+
+const dec_native *dec_native_avx2(void) {
+    return NULL;
+}
+
+const dec_native *dec_native_avxvnni(void) {
     return NULL;
 }
 #endif

@@ -1,6 +1,6 @@
 /* AVX-512 (F, DQ, BW, VL): one register is one logical vector. */
 #include "bits.h"
-#include "internal.h"
+#include "native_internal.h"
 
 #if defined(__x86_64__)
 #if defined(__clang__)
@@ -113,6 +113,86 @@ static inline void compress(float *out, vf v, uint32_t mask) {
 
 static const dec_isa table = DEC_TABLE("avx512");
 
+#define TILE_ROWS 6 /* 24 sums, 4 weights and a factor: 29 of 32 registers */
+#define TILE_VECTORS(rows) 4
+#include "native_lanes.h"
+
+typedef __m512i vi, vw;
+
+static inline vi vi_load(const int32_t *p) {
+    return _mm512_loadu_si512(p);
+}
+
+static inline vi vi_zero(void) {
+    return _mm512_setzero_si512();
+}
+
+static inline vf vi_float(vi v) {
+    return _mm512_cvtepi32_ps(v);
+}
+
+static inline vw vw_load(const int8_t *p) {
+    return _mm512_loadu_si512(p);
+}
+
+static inline void bytes_store(uint8_t *out, vf v) {
+    _mm_storeu_si128((__m128i *)out, _mm512_cvtepi32_epi8(_mm512_castps_si512(v)));
+}
+
+static inline __m512i four_bytes(const uint8_t *p) {
+    int32_t bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    return _mm512_set1_epi32(bytes);
+}
+
+/* Without VNNI: |x| times (w with x's sign), whose pairs fit 16 bits, as 2 * 127 * 127 does. */
+typedef struct signed_bytes {
+    __m512i magnitude;
+    __mmask64 negative;
+} signed_bytes;
+
+static inline signed_bytes signed_splat(const uint8_t *p) {
+    const __m512i x = four_bytes(p);
+    return (signed_bytes){_mm512_abs_epi8(x), _mm512_movepi8_mask(x)};
+}
+
+static inline vi madd_dot(vi sum, signed_bytes x, vw w) {
+    w = _mm512_mask_sub_epi8(w, x.negative, _mm512_setzero_si512(), w);
+    const __m512i pairs = _mm512_maddubs_epi16(x.magnitude, w);
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
+
+#define vx signed_bytes
+#define vx_splat signed_splat
+#define NAMED(name) madd_##name
+#define DOT_ZERO 0
+#define NATIVE_NAME "avx512"
+#include "native_dots.h"
+#undef vx
+#undef vx_splat
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(                                                                                \
+    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma,bmi,popcnt,avx512vnni"))),                 \
+    apply_to = function)
+#else
+#pragma GCC target("avx512vnni")
+#endif
+
+/* Around the intrinsic, GCC 12 copies every sum twice: 177 Gop/s, where this gives 400. */
+static inline vi vnni_dot(vi sum, __m512i x, vw w) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+    return sum;
+}
+
+#define vx __m512i
+#define vx_splat four_bytes
+#define NAMED(name) vnni_##name
+#define DOT_ZERO 128
+#define NATIVE_NAME "avx512vnni"
+#include "native_dots.h"
+
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -125,8 +205,24 @@ const dec_isa *dec_isa_avx512(void) {
     return has ? &table : NULL;
 }
 
+const dec_native *dec_native_avx512(void) {
+    return dec_isa_avx512() ? &madd_native : NULL;
+}
+
+const dec_native *dec_native_avx512vnni(void) {
+    return dec_isa_avx512() && __builtin_cpu_supports("avx512vnni") ? &vnni_native : NULL;
+}
+
 #else
 const dec_isa *dec_isa_avx512(void) {
+    return NULL;
+}
+
+const dec_native *dec_native_avx512(void) {
+    return NULL;
+}
+
+const dec_native *dec_native_avx512vnni(void) {
     return NULL;
 }
 #endif

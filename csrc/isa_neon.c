@@ -1,6 +1,6 @@
 /* NEON on arm64, where every processor has it: four registers are one logical vector. */
 #include "bits.h"
-#include "internal.h"
+#include "native_internal.h"
 
 #if defined(__aarch64__)
 #include <arm_neon.h>
@@ -122,12 +122,125 @@ static inline void compress(float *out, vf v, uint32_t mask) {
 
 static const dec_isa table = DEC_TABLE("neon");
 
+/* Of 32 registers at most 24 hold sums: four for each row and vector. */
+#define TILE_ROWS 6
+#define TILE_VECTORS(rows) ((rows) == 1 ? 4 : (rows) <= 3 ? 2 : 1)
+#include "native_lanes.h"
+
+typedef int32x4x4_t vi;
+typedef int8x16x4_t vw;
+
+static inline vi vi_load(const int32_t *p) {
+    return vld1q_s32_x4(p);
+}
+
+static inline vi vi_zero(void) {
+    int32x4_t part = vdupq_n_s32(0);
+    return (vi){{part, part, part, part}};
+}
+
+static inline vf vi_float(vi v) {
+    vf f;
+    FOR_PARTS f.val[i] = vcvtq_f32_s32(v.val[i]);
+    return f;
+}
+
+static inline vw vw_load(const int8_t *p) {
+    return vld1q_s8_x4(p);
+}
+
+static inline int8x16_t four_bytes(const uint8_t *p) {
+    int32_t bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    return vreinterpretq_s8_s32(vdupq_n_s32(bytes));
+}
+
+static inline void bytes_store(uint8_t *out, vf v) {
+    uint16x4_t word[4];
+    FOR_PARTS word[i] = vmovn_u32(vreinterpretq_u32_f32(v.val[i]));
+    vst1_u8(out, vmovn_u16(vcombine_u16(word[0], word[1])));
+    vst1_u8(out + 8, vmovn_u16(vcombine_u16(word[2], word[3])));
+}
+
+/* Products of 16 bits, added in pairs to 32 bits, and these in pairs again. */
+static inline vi pairs_dot(vi sum, int8x16_t x, vw w) {
+    FOR_PARTS {
+        int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(x), vget_low_s8(w.val[i])));
+        int32x4_t high = vpaddlq_s16(vmull_high_s8(x, w.val[i]));
+        sum.val[i] = vaddq_s32(sum.val[i], vpaddq_s32(low, high));
+    }
+    return sum;
+}
+
+#define vx int8x16_t
+#define vx_splat four_bytes
+#define NAMED(name) pairs_##name
+#define DOT_ZERO 0
+#define NATIVE_NAME "neon"
+#include "native_dots.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("dotprod"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("arch=armv8.2-a+dotprod")
+#endif
+
+static inline vi sdot_dot(vi sum, int8x16_t x, vw w) {
+    FOR_PARTS sum.val[i] = vdotq_s32(sum.val[i], x, w.val[i]);
+    return sum;
+}
+
+#define NAMED(name) sdot_##name
+#define DOT_ZERO 0
+#define NATIVE_NAME "neondot"
+#include "native_dots.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#if defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+
+static int has_dotprod(void) {
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+}
+#else
+static int has_dotprod(void) {
+#if defined(__APPLE__)
+    return 1; /* every arm64 Mac has it */
+#else
+    return 0;
+#endif
+}
+#endif
+
 const dec_isa *dec_isa_neon(void) {
     return &table;
 }
 
+const dec_native *dec_native_neon(void) {
+    return &pairs_native;
+}
+
+const dec_native *dec_native_neondot(void) {
+    return has_dotprod() ? &sdot_native : NULL;
+}
+
 #else
 const dec_isa *dec_isa_neon(void) {
+    return NULL;
+}
+
+const dec_native *dec_native_neon(void) {
+    return NULL;
+}
+
+const dec_native *dec_native_neondot(void) {
     return NULL;
 }
 #endif

@@ -1,6 +1,6 @@
 /* The vector extension of GCC and Clang: four vectors of four floats, which every target has or imitates. */
 #include "bits.h"
-#include "internal.h"
+#include "native_internal.h"
 
 typedef float float4 __attribute__((vector_size(16)));
 typedef int32_t int4 __attribute__((vector_size(16))); /* a comparison gives -1 for true */
@@ -137,6 +137,77 @@ static inline void compress(float *out, vf v, uint32_t mask) {
 
 static const dec_isa table = DEC_TABLE("portable");
 
+#define TILE_ROWS 2
+#define TILE_VECTORS(rows) ((rows) == 1 ? 2 : 1)
+#include "native_lanes.h"
+
+typedef struct vi {
+    int32_t lane[DEC_LANES];
+} vi;
+
+typedef struct vw {
+    int8_t byte[4 * DEC_LANES];
+} vw;
+
+typedef struct vx {
+    int8_t byte[4];
+} vx;
+
+static inline vi vi_load(const int32_t *p) {
+    vi v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline vi vi_zero(void) {
+    return (vi){{0}};
+}
+
+static inline vf vi_float(vi v) {
+    vf f;
+    FOR_PARTS {
+        int4 part;
+        memcpy(&part, v.lane + 4 * i, sizeof part);
+        f.part[i] = __builtin_convertvector(part, float4);
+    }
+    return f;
+}
+
+static inline vw vw_load(const int8_t *p) {
+    vw w;
+    memcpy(&w, p, sizeof w);
+    return w;
+}
+
+static inline vx vx_splat(const uint8_t *p) {
+    vx x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+static inline vi plain_dot(vi sum, vx x, vw w) {
+    for (int j = 0; j < DEC_LANES; j++)
+        for (int i = 0; i < 4; i++)
+            sum.lane[j] += x.byte[i] * w.byte[4 * j + i];
+    return sum;
+}
+
+static inline void bytes_store(uint8_t *out, vf v) {
+    uint32_t lane[DEC_LANES];
+    memcpy(lane, &v, sizeof lane);
+    for (int i = 0; i < DEC_LANES; i++)
+        out[i] = (uint8_t)lane[i];
+}
+
+#define NAMED(name) plain_##name
+#define DOT_ZERO 0
+#define NATIVE_NAME "portable"
+#include "native_dots.h"
+
 const dec_isa *dec_isa_portable(void) {
     return &table;
+}
+
+const dec_native *dec_native_portable(void) {
+    return &plain_native;
 }

@@ -89,36 +89,40 @@ static inline void sum_exponentials(const float *x, int64_t n, vf ref, vf c, int
         add_exponentials(vsub(vload_tail(x + i, n - i, -INFINITY), ref), c, both, sum, raw);
 }
 
-static inline void scan_row(const float *x, int64_t n, float c, int both, dec_scan *scan) {
-    float ref = 0.0f, top = -INFINITY;
-    double sum = 0.0, raw = 0.0;
-    for (int64_t start = 0, b = 0; start < n; start += DEC_BLOCK, b++) {
-        int64_t length = block_length(n, start);
-        vf lane_max = lane_maxima(x + start, length);
-        float block_max = hmax(lane_max);
-        if (block_max > top) {
-            /* while all was -inf the sums are 0 (or NaN), and there is nothing to rescale */
-            if (top > -INFINITY) {
-                sum *= exp2(((double)top - block_max) * c);
-                if (both)
-                    raw *= exp2(((double)top - block_max) * DEC_LOG2E);
-            }
-            ref = top = block_max;
+/* One more block of a row: block b, whose values are x. The scan holds what the blocks before left. */
+static inline void scan_block(const float *x, int64_t length, float c, int both, int64_t b, dec_scan *scan) {
+    vf lane_max = lane_maxima(x, length);
+    float block_max = hmax(lane_max), top = scan->max, ref = top > -INFINITY ? top : 0.0f;
+    if (block_max > top) {
+        /* while all was -inf the sums are 0 (or NaN), and there is nothing to rescale */
+        if (top > -INFINITY) {
+            scan->sum *= exp2(((double)top - block_max) * c);
+            if (both)
+                scan->raw *= exp2(((double)top - block_max) * DEC_LOG2E);
         }
-        vf lane_sum, lane_raw;
-        sum_exponentials(x + start, length, vsplat(ref), vsplat(c), both, &lane_sum, &lane_raw);
-        double block_sum = hsum(lane_sum);
-        sum += block_sum;
-        if (both)
-            raw += hsum(lane_raw);
-        vstore(scan->lane_max + b * DEC_LANES, lane_max);
-        scan->block_max[b] = block_max;
-        scan->block_ref[b] = ref;
-        scan->block_sum[b] = block_sum;
+        ref = scan->max = block_max;
     }
-    scan->max = top;
-    scan->sum = sum;
-    scan->raw = raw;
+    vf lane_sum, lane_raw;
+    sum_exponentials(x, length, vsplat(ref), vsplat(c), both, &lane_sum, &lane_raw);
+    double block_sum = hsum(lane_sum);
+    scan->sum += block_sum;
+    if (both)
+        scan->raw += hsum(lane_raw);
+    vstore(scan->lane_max + b * DEC_LANES, lane_max);
+    scan->block_max[b] = block_max;
+    scan->block_ref[b] = ref;
+    scan->block_sum[b] = block_sum;
+}
+
+static void row_scan_block(const float *x, int64_t length, float c, int both, int64_t b, dec_scan *scan) {
+    scan_block(x, length, c, both, b, scan);
+}
+
+static inline void scan_row(const float *x, int64_t n, float c, int both, dec_scan *scan) {
+    scan->max = -INFINITY;
+    scan->sum = scan->raw = 0.0;
+    for (int64_t start = 0, b = 0; start < n; start += DEC_BLOCK, b++)
+        scan_block(x + start, block_length(n, start), c, both, b, scan);
 }
 
 static void row_scan(const float *x, int64_t n, float c, dec_scan *scan) {
@@ -333,7 +337,7 @@ static int64_t row_compact(const float *key, int64_t n, float lo, float hi, void
 
 /* clang-format off */
 #define DEC_TABLE(isa_name) {                                                                               \
-    .name = isa_name, .scan = row_scan, .scan_both = row_scan_both, .scan_max = row_scan_max, .max = row_max, \
+    .name = isa_name, .scan = row_scan, .scan_block = row_scan_block, .scan_both = row_scan_both, .scan_max = row_scan_max, .max = row_max, \
     .find = row_find, .exponentials = row_exponentials, .powers = row_powers, .affine = row_affine,          \
     .sum_blocks = row_sum_blocks, .pick = row_pick, .collect = row_collect, .split = row_split,              \
     .compact = row_compact}

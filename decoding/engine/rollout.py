@@ -153,7 +153,7 @@ def _read(model: Model, requests: Sequence[Request], at: int, states: Sequence[A
     ids = np.array([[r.ids[min(at, len(r.ids) - 1)]] for r in requests])
     feeds = c.feeds(ids, at, pad_together(c.row_inputs, [r.context for r in requests]))
     feeds |= {s.input: value for s, value in zip(c.states, states, strict=True)}
-    return model.session.run(feeds, [s.output for s in c.states], only_fetched=True)
+    return model.read_session.run(feeds, [s.output for s in c.states], only_fetched=True)
 
 
 class _Rewards:

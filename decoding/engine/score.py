@@ -74,7 +74,7 @@ def _by_runs(model: Model, requests: Sequence[Request], latents: Latents | None)
             np.ascontiguousarray(v.take(range(live), axis=s.batch_axis)) for s, v in zip(c.states, states, strict=True)
         ]
         feeds |= {s.input: v for s, v in zip(c.states, cut, strict=True)}
-        logits, *states = model.session.run(feeds, names)
+        logits, *states = model.read_session.run(feeds, names)
         flat = np.ascontiguousarray(c.logits.arrange(logits)).reshape(-1, c.logits.vocab_size)
         values = kernels.token_logprobs(flat, ids[:, 1:].ravel()).reshape(live, -1)
         for row in range(live):

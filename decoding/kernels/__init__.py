@@ -16,6 +16,7 @@ The fastest instruction set that the processor has is chosen on import; the envi
 from decoding.kernels._beam import beam_prune, gather_rows
 from decoding.kernels._draw import draw, greedy, gumbel_top_k, multinomial, top_n
 from decoding.kernels._library import instruction_set, instruction_sets
+from decoding.kernels._native import NativeNetwork, NativeRun
 from decoding.kernels._processors import (
     allow_tokens,
     frequency_penalty,
@@ -30,6 +31,8 @@ from decoding.kernels._softmax import log_softmax, softmax, temper
 from decoding.kernels._top_k import token_logprobs, top_k, top_logprobs
 
 __all__ = [
+    "NativeNetwork",
+    "NativeRun",
     "allow_tokens",
     "beam_prune",
     "draw",

@@ -4,6 +4,8 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from decoding.kernels.native_layers import NativeArrays
+
 Floats: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]
 Ids: TypeAlias = NDArray[np.int64]
@@ -85,3 +87,21 @@ def no_repeat_ngram(logits: Floats, history: Histories, n: int) -> None: ...
 def logit_bias(logits: Floats, ids: ArrayLike, bias: ArrayLike) -> None: ...
 def suppress_tokens(logits: Floats, ids: ArrayLike) -> None: ...
 def allow_tokens(logits: Floats, ids: ArrayLike) -> None: ...
+
+class NativeNetwork:
+    def __init__(
+        self, arrays: NativeArrays, *, int8: bool = False, table: bool = True, name: str = "network"
+    ) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+    def bind(
+        self,
+        tokens: Ids,
+        states: Sequence[tuple[NDArray[Any], NDArray[Any] | None]],
+        logits: NDArray[Any] | None,
+        contexts: Sequence[NDArray[Any]] = (),
+        copies: Sequence[tuple[NDArray[Any], NDArray[Any]]] = (),
+    ) -> NativeRun: ...
+
+class NativeRun:
+    def run(self) -> None: ...

@@ -1,6 +1,7 @@
 """The C face for other Cython modules: cimport these; csrc is linked into decoding.kernels alone.
 
-Every c_* function (and the two *_scratch_size) is the dec_* function of the same name in csrc/decoding.h, which gives shapes and units.
+Every c_* function (and every *_size) is the dec_* function of the same name in csrc/decoding.h or csrc/native.h, which give
+shapes and units.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint64_t
@@ -114,3 +115,78 @@ cdef dec_status c_suppress_tokens(const dec_edit *logits, const int64_t *ids, in
                                   int64_t *bad) noexcept nogil
 cdef dec_status c_allow_tokens(const dec_edit *logits, const int64_t *ids, int64_t n,
                                int64_t *bad) noexcept nogil
+
+cdef extern from "native.h":
+    ctypedef enum dec_number:
+        DEC_FLOAT32
+        DEC_INT8
+
+    ctypedef struct dec_linear:
+        int64_t inputs
+        int64_t outputs
+
+    ctypedef enum dec_cell:
+        DEC_LSTM
+        DEC_GRU
+        DEC_RNN
+
+    ctypedef enum dec_activation:
+        DEC_SIGMOID
+        DEC_TANH
+        DEC_RELU
+        DEC_AFFINE
+        DEC_HARD_SIGMOID
+        DEC_LEAKY_RELU
+        DEC_SCALED_TANH
+        DEC_SOFTSIGN
+
+    ctypedef struct dec_layer:
+        dec_cell cell
+        int64_t hidden
+        const dec_linear *input
+        const dec_linear *state
+        const dec_linear *candidate
+        const dec_linear *projection
+        const float *peepholes
+        float clip
+        int coupled
+        int linear_before_reset
+        int residual
+        dec_activation activation[3]
+        float alpha[3]
+        float beta[3]
+
+    ctypedef struct dec_state:
+        float *h
+        float *c
+        int64_t h_stride
+        int64_t c_stride
+
+    ctypedef struct dec_network:
+        int64_t vocabulary
+        const float *table
+        const float *embedding
+        int64_t embedding_width
+        const dec_layer *layers
+        int64_t layer_count
+
+    ctypedef struct dec_feed:
+        int64_t rows
+        int64_t time
+        const int64_t *tokens
+        int64_t token_stride
+        const float *vectors
+        const int64_t *lengths
+        const float *context
+        int64_t context_stride
+
+cdef size_t linear_size(int64_t inputs, int64_t outputs, dec_number number) noexcept nogil
+cdef void c_linear_pack(dec_linear *linear, int64_t inputs, int64_t outputs, dec_number number,
+                        const float *weights, int64_t output_stride, int64_t input_stride, const float *bias,
+                        int largest, void *memory) noexcept nogil
+cdef size_t linear_scratch_size(const dec_linear *linear, int64_t rows) noexcept nogil
+cdef void c_linear_product(const dec_linear *linear, const float *x, int64_t x_stride, int64_t rows, float *y,
+                           int64_t y_stride, int add, void *scratch) noexcept nogil
+cdef size_t network_scratch_size(const dec_network *network, int64_t rows, int64_t time) noexcept nogil
+cdef dec_status c_network_read(const dec_network *network, const dec_feed *feed, const dec_state *states,
+                               float *top, void *scratch, int64_t *bad) noexcept nogil

@@ -162,6 +162,43 @@ cdef dec_status c_allow_tokens(const dec_edit *logits, const int64_t *ids, int64
     return dec_allow_tokens(logits, ids, n, bad)
 
 
+cdef extern from "native.h":
+    size_t dec_linear_size(...) noexcept nogil
+    void dec_linear_pack(...) noexcept nogil
+    size_t dec_linear_scratch_size(...) noexcept nogil
+    void dec_linear_product(...) noexcept nogil
+    size_t dec_network_scratch_size(...) noexcept nogil
+    dec_status dec_network_read(...) noexcept nogil
+
+
+cdef size_t linear_size(int64_t inputs, int64_t outputs, dec_number number) noexcept nogil:
+    return dec_linear_size(inputs, outputs, number)
+
+
+cdef void c_linear_pack(dec_linear *linear, int64_t inputs, int64_t outputs, dec_number number,
+                        const float *weights, int64_t output_stride, int64_t input_stride, const float *bias,
+                        int largest, void *memory) noexcept nogil:
+    dec_linear_pack(linear, inputs, outputs, number, weights, output_stride, input_stride, bias, largest, memory)
+
+
+cdef size_t linear_scratch_size(const dec_linear *linear, int64_t rows) noexcept nogil:
+    return dec_linear_scratch_size(linear, rows)
+
+
+cdef void c_linear_product(const dec_linear *linear, const float *x, int64_t x_stride, int64_t rows, float *y,
+                           int64_t y_stride, int add, void *scratch) noexcept nogil:
+    dec_linear_product(linear, x, x_stride, rows, y, y_stride, add, scratch)
+
+
+cdef size_t network_scratch_size(const dec_network *network, int64_t rows, int64_t time) noexcept nogil:
+    return dec_network_scratch_size(network, rows, time)
+
+
+cdef dec_status c_network_read(const dec_network *network, const dec_feed *feed, const dec_state *states,
+                               float *top, void *scratch, int64_t *bad) noexcept nogil:
+    return dec_network_read(network, feed, states, top, scratch, bad)
+
+
 def instruction_set():
     """Name of the instruction set in use: "avx512", "avx2", "neon" or "portable"."""
     return dec_isa_name().decode()

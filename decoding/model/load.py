@@ -18,6 +18,7 @@ from decoding.model.exported import ExportedGraph, exported_graph
 from decoding.model.generator import Generator, roles_or_latents
 from decoding.model.graph.graph import Graph, ModelFile
 from decoding.model.model import Model
+from decoding.model.native.step import check_executor, with_native_step
 from decoding.model.passes import normalize
 from decoding.model.passes.fold_embedding import with_folded_step
 from decoding.model.passes.quantize import check_quantize, quantized
@@ -47,6 +48,7 @@ def load(
     providers: str | Sequence[Any] | None = None,
     threads: int | None = None,
     quantize: Literal["int8"] | None = None,
+    executor: Literal["native", "onnxruntime"] | None = None,
     verify: bool = True,
 ) -> Model:
     """Load an exported recurrent model and make it steppable.
@@ -75,6 +77,9 @@ def load(
         threads: intra-op threads of onnxruntime, at most 1024; None leaves the choice to it.
         quantize: "int8" turns the weights of LSTM layers, products and embeddings into int8, after verification, for
             onnxruntime's int8 products; `Model.describe()` says which, which could not be, and how far that moves the logits.
+        executor: "native" decodes by the step of csrc/, whose rows have the same bits in every batch: for an embedding or one-hot ids,
+            LSTM, GRU or RNN layers and a linear output, on the CPU, one thread a worker. It is compared with onnxruntime at
+            loading. Default: onnxruntime.
         verify: run the graph on random prefixes, and refuse it where stepping differs from the original's whole-sequence run.
 
     Raises:
@@ -84,6 +89,7 @@ def load(
     wanted, threads = full_names(providers), checked_threads(threads)
     check_quantize(quantize, wanted)
     roles = caller_roles(roles)
+    check_executor(executor, wanted)
     source = shipped(model)
     graph, encoder_graphs = Graph.load(source), [Graph.load(file) for file in encoder_files(source, encoder)]
     initializers, vocab = graph.initializers, vocabulary(graph)
@@ -97,6 +103,10 @@ def load(
 
     found = roles_or_latents(graph, given)
     if not isinstance(found, Roles):
+        if executor == "native":
+            raise ModelError(
+                f"{graph.name}: executor='native': a plain generator, which has no steps; load it without executor="
+            )
         if encoder_graphs:
             raise ModelError(
                 f"{graph.name}: a plain generator, which has no contexts or states for the encoder {encoder_graphs[0].name} to feed; load it with encoder=[]"
@@ -104,9 +114,12 @@ def load(
         return Generator(graph, open_session(graph), found)
     exported = exported_graph(graph, found, declared)
     program = _program(exported, open_session, verify, given_window(given, special_id(graph, "decoding.pad")))
+    exact = program
     if quantize:
         program = quantized(program, open_session, verify)
-    elif program.contract.window is None:
+    if executor == "native":
+        program = with_native_step(program, exact)
+    elif quantize is None and program.contract.window is None:
         program = with_folded_step(program, open_session)
     if wanted != full_names("cpu"):
         program = _moved(program, partial(Session, providers=wanted, threads=threads))

@@ -19,6 +19,7 @@ from decoding.model.device_steps import DeviceSteps
 from decoding.model.encoders.chain import Encoders
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import Array
+from decoding.model.native.step import native_session
 from decoding.model.passes.device_step import DeviceStep, Reduction, can_reduce
 from decoding.model.passes.fold_embedding import fold_embedding
 from decoding.model.passes.lower_recurrent import left_to_the_cpu
@@ -41,7 +42,8 @@ class Model:
         bos_token_id, pad_token_id: special ids, or None.
         eos_token_id: ids that end a sequence; there may be none.
         max_new_tokens: the longest output that the file asks for, in tokens, or None.
-        session: runs the graph; `step_session` runs single tokens, by a faster graph where there is one.
+        session: onnxruntime's, over the graph; `read_session` reads prompts and scores sequences, `step_session` runs
+            single tokens: both are the native step where there is one.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Model:
         self._program, self._graph, self._file = program, program.graph, file
         self.name = program.graph.name
         self.contract = program.contract
-        self.session, self.step_session = program.session, program.step_session
+        self.session, self.read_session, self.step_session = program.session, program.read_session, program.step_session
         self.tokenizer = tokenizer
         self.encoders = encoders
         self._device_steps = DeviceSteps(program)
@@ -72,6 +74,11 @@ class Model:
                 program = self._program.reopened(lambda graph: Session(graph, providers=wanted, threads=1))
                 self._alone = Model(program, self.tokenizer, self._file, self.encoders)
         return self._alone
+
+    @property
+    def executor(self) -> str:
+        """What decodes: "native" or "onnxruntime"."""
+        return "onnxruntime" if self._program.native is None else "native"
 
     @property
     def on_device(self) -> bool:
@@ -147,15 +154,17 @@ class Model:
         if program.folded is not None:
             folded = fold_embedding(graph, contract)
             program = replace(program, folded=None if folded is None else FoldedStep(folded, session_over(folded)))
+        if program.native is not None:
+            program = replace(program, native=native_session(graph, contract, int8=False))
         return Model(program, self.tokenizer, file, self.encoders)
 
     def describe(self) -> str:
-        """Name, vocabulary, special ids and provider, then the contract and the encoders, as a table to read."""
+        """Name, vocabulary, special ids, provider and executor, then the contract and the encoders, as a table to read."""
         ids = {"bos": self.bos_token_id, "eos": list(self.eos_token_id) or None, "pad": self.pad_token_id}
         special = ", ".join(f"{name} {value}" for name, value in ids.items() if value is not None) or "no special ids"
         text = "no tokenizer" if self.tokenizer is None else f"tokenizer: {self.tokenizer}"
         parts = [
-            f"{self.name}: vocabulary {self.vocab_size}, {text}, {special}, on {self.providers[0]}",
+            f"{self.name}: vocabulary {self.vocab_size}, {text}, {special}, on {'the native step' if self.executor == 'native' else self.providers[0]}",
             self.contract.describe(),
             *([] if self.encoders is None else [self.encoders.describe()]),
         ]

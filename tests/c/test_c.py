@@ -11,10 +11,11 @@ ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which("cc")
 
 
+@pytest.mark.parametrize("name", ["test_kernels", "test_native"])
 @pytest.mark.skipif(sys.platform == "win32" or COMPILER is None, reason="needs a C compiler named cc")
-def test_every_kernel_in_every_instruction_set(tmp_path):
+def test_every_kernel_in_every_instruction_set(tmp_path, name):
     assert COMPILER is not None
-    sources = [*(ROOT / "csrc").glob("*.c"), ROOT / "tests/c/test_kernels.c"]
+    sources = [*(ROOT / "csrc").glob("*.c"), ROOT / f"tests/c/{name}.c"]
     flags = ["-std=c11", "-O1", "-g1", "-ffp-contract=off", "-fno-sanitize-recover=undefined"]
     sanitize = "-fsanitize=address,undefined"
     if _build([sanitize, "-x", "c", "/dev/null", "-o", str(tmp_path / "probe"), "-shared"]).returncode:
@@ -27,7 +28,7 @@ def test_every_kernel_in_every_instruction_set(tmp_path):
     for process in running:
         output, _ = process.communicate()
         assert process.returncode == 0, output
-    program = tmp_path / "test_kernels"
+    program = tmp_path / name
     linked = _build([sanitize, *map(str, objects), "-o", str(program), "-lm", "-lpthread"])
     assert linked.returncode == 0, linked.stdout
     result = subprocess.run([program], capture_output=True, text=True, timeout=300, check=False)

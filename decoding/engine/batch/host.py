@@ -8,6 +8,7 @@ import numpy as np
 
 from decoding.engine.batch.contexts import ContextRows, shared_initial_states
 from decoding.engine.request import Request
+from decoding.kernels import NativeRun
 from decoding.model.contract.io import State
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
@@ -25,7 +26,7 @@ class HostBatch:
 
     def __init__(self, model: Model, capacity: int, context: ContextRows, attention: bool) -> None:
         c = self._contract = model.contract
-        self._session, self._whole_session = model.step_session, model.session
+        self._session, self._whole_session = model.step_session, model.read_session
         self.context = context
         self.capacity = capacity
         self.size = 0
@@ -34,7 +35,7 @@ class HostBatch:
         self._states = [[np.zeros(s.initial.size * capacity, s.dtype) for s in c.states] for _ in range(2)]
         self._positions = [np.zeros(capacity, f.dtype) for f in c.auxiliary_inputs if f.kind == "position"]
         self._side = 0
-        self._bindings: dict[int, tuple[Binding, Binding]] = {}
+        self._bindings: dict[int, tuple[Binding | NativeRun, Binding | NativeRun]] = {}
         self._layout = 0
         self._wants_attention = attention
         self.attention: Array | None = None
@@ -106,7 +107,7 @@ class HostBatch:
         self._weights_shape = weights.shape[1:]  # [source], or [1, source] where the graph keeps the step's axis
         return np.zeros((self.capacity, weights.size // n), np.float32)
 
-    def _bind(self, side: int) -> Binding:
+    def _bind(self, side: int) -> Binding | NativeRun:
         c, n = self._contract, self.size
         inputs = {c.token.name: self.tokens[:n].reshape(c.token.shape(n))}
         inputs |= {f.name: f.value(c.token, n, 1) for f in c.auxiliary_inputs if not f.of_rows}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from decoding.model.contract.contract import Contract
 from decoding.model.graph.graph import Graph
+from decoding.model.runtime.native import NativeSession
 from decoding.model.runtime.session import Session
 
 OpenSession = Callable[[Graph], Session]
@@ -29,17 +30,26 @@ class StepProgram:
         session: runs the graph.
         contract: the role of each input and output of the graph.
         folded: runs single steps in place of the graph, where that is faster.
+        native: decodes in place of both sessions, where the caller asked for it; `session` was its judge.
     """
 
     graph: Graph
     session: Session
     contract: Contract
     folded: FoldedStep | None = None
+    native: NativeSession | None = None
 
     @property
-    def step_session(self) -> Session:
+    def step_session(self) -> Session | NativeSession:
         """The session for single steps."""
+        if self.native is not None:
+            return self.native
         return self.session if self.folded is None else self.folded.session
+
+    @property
+    def read_session(self) -> Session | NativeSession:
+        """The session for prompts and whole sequences."""
+        return self.session if self.native is None else self.native
 
     @property
     def step_graph(self) -> Graph:

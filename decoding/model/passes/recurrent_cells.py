@@ -205,14 +205,19 @@ def _activation_names(node: Node) -> list[str]:
     return [name.decode() if isinstance(name, bytes) else name for name in names]
 
 
-def _activations(layer: Layer) -> list[Activation]:
-    """The layer's functions, each with its clip before it; each takes its parameters from the front of the lists of alphas and betas."""
-    node, dtype = layer.node, layer.R.dtype
+def activation_parameters(node: Node) -> list[tuple[str, dict[str, float]]]:
+    """The layer's functions in lower case, each with its parameters, which it takes from the front of the lists of alphas and betas."""
     given = {key: list(node.attribute(f"activation_{key}") or ()) for key in ("alpha", "beta")}
+    names = [name.lower() for name in _activation_names(node)]
+    return [(n, {k: given[k].pop(0) if given[k] else v for k, v in _PARAMETERS[n].items()}) for n in names]
+
+
+def _activations(layer: Layer) -> list[Activation]:
+    """The layer's functions, each with its clip before it."""
+    node, dtype = layer.node, layer.R.dtype
     clip = node.attribute("clip", 0.0)
     found = []
-    for index, name in enumerate(name.lower() for name in _activation_names(node)):
-        parameters = {k: given[k].pop(0) if given[k] else v for k, v in _PARAMETERS[name].items()}
+    for index, (name, parameters) in enumerate(activation_parameters(node)):
         activation = _activation(name, parameters, dtype)
         shows_c = node.op == "LSTM" and index == 2
         found.append(_clipped(activation, np.array(clip, dtype)) if clip and not shows_c else activation)

@@ -12,6 +12,7 @@ from decoding.model.contract.contract import Contract
 from decoding.model.contract.io import State
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import INT8_OPS, Array
+from decoding.model.runtime.native import NativeSession
 from decoding.model.runtime.session import Session
 from decoding.model.verify.whole_runs import WholeRuns, whole_run
 
@@ -36,12 +37,12 @@ def gives_probabilities(session: Session, contract: Contract) -> bool:
     return bool((scores >= 0).all() and np.allclose(scores.sum(-1), 1, atol=1e-2))
 
 
-def stepped_run(session: Session, contract: Contract, ids: Array) -> Array:
+def stepped_run(session: Session | NativeSession, contract: Contract, ids: Array) -> Array:
     """Logits [B, T, V] of single steps over `ids` [B, T], the states carried from each to the next."""
     return np.stack(list(steps_of(session, contract, ids)), axis=1)
 
 
-def steps_of(session: Session, contract: Contract, ids: Array) -> Iterator[Array]:
+def steps_of(session: Session | NativeSession, contract: Contract, ids: Array) -> Iterator[Array]:
     """The logits [B, V] of each step over `ids` [B, T], one after the other."""
     states = contract.initial_states(len(ids), contract.probe_contexts(len(ids)))
     names = [contract.logits.name, *(s.output for s in contract.states)]
@@ -80,7 +81,7 @@ def tolerance(graph: Graph, states: Sequence[State]) -> float:
     return 2e-2 if any(s.dtype == np.float16 for s in states) else 1e-4
 
 
-def change(session: Session, original: Session, contract: Contract) -> float:
+def change(session: Session | NativeSession, original: Session, contract: Contract) -> float:
     """The largest difference between the logits of two graphs of one contract on random prefixes, as `difference` measures it."""
     length = (contract.window and contract.window.size) or _SHORT
     ids = np.random.default_rng(0).integers(0, contract.logits.vocab_size, (2, length))

@@ -13,6 +13,7 @@ from decoding.model.contract.program import OpenSession
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import Array
+from decoding.model.runtime.native import NativeSession
 from decoding.model.runtime.session import Session
 
 # Scores of one piece, in floats (16 MiB). The scores of a verification run over 256,000 words take 340 MiB, and several
@@ -30,7 +31,7 @@ class Piece(NamedTuple):
     total: int
 
 
-def whole_run(session: Session, contract: Contract, ids: Array) -> Array:
+def whole_run(session: Session | NativeSession, contract: Contract, ids: Array) -> Array:
     """Logits [B, T or 1, V] of one run over whole sequences `ids` [B, T], from the initial states."""
     return contract.logits.arrange(session.run(_feeds(contract, ids), [contract.logits.name])[0])
 

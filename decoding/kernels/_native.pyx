@@ -1,0 +1,300 @@
+"""The native step: a network with packed weights, and runs of it over arrays that stay in place."""
+
+cimport numpy as cnp
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+
+from decoding.kernels._library cimport (
+    DEC_AFFINE, DEC_FLOAT32, DEC_GRU, DEC_HARD_SIGMOID, DEC_INT8, DEC_LEAKY_RELU, DEC_LSTM, DEC_OK, DEC_RELU, DEC_RNN,
+    DEC_SCALED_TANH, DEC_SIGMOID, DEC_SOFTSIGN, DEC_TANH, c_linear_pack, c_linear_product, c_network_read, dec_activation,
+    dec_feed, dec_layer, dec_linear, dec_network, dec_number, dec_state, dec_status, linear_scratch_size, linear_size,
+    network_scratch_size,
+)
+
+import numpy as np
+
+from decoding.errors import ModelError
+
+cnp.import_array()
+
+_CELLS = {"LSTM": DEC_LSTM, "GRU": DEC_GRU, "RNN": DEC_RNN}
+_ACTIVATIONS = {
+    "sigmoid": DEC_SIGMOID, "tanh": DEC_TANH, "relu": DEC_RELU, "affine": DEC_AFFINE, "hard_sigmoid": DEC_HARD_SIGMOID,
+    "leaky_relu": DEC_LEAKY_RELU, "scaled_tanh": DEC_SCALED_TANH, "softsign": DEC_SOFTSIGN,
+}
+# The finest int8 weights: the kernels' sums are exact with them.
+cdef enum:
+    LARGEST = 127
+    # Floats of the gates of one part of a chunk (8 MiB): a longer chunk is read in parts, which gives the same bits.
+    PART = 1 << 21
+
+
+cdef class _Scratch:
+    """Memory of one run at a time."""
+
+    cdef char *memory
+    cdef size_t size
+
+    def __dealloc__(self):
+        free(self.memory)
+
+    cdef int reserve(self, size_t size) except -1:
+        if size > self.size:
+            free(self.memory)
+            self.size = 0
+            self.memory = <char *>malloc(size)
+            if self.memory == NULL:
+                raise MemoryError(f"{size} bytes of scratch")
+            self.size = size
+        return 0
+
+
+cdef class NativeNetwork:
+    """Packed weights, only read after they are made: any number of threads may run them.
+
+    Args:
+        arrays: a NativeArrays; its arrays need not outlive the call.
+        int8: pack the weights as int8.
+        table: take the product of embedding and first layer's input weights from one table.
+        name: of the model, for messages.
+    """
+
+    cdef dec_network network
+    cdef dec_layer *layers
+    cdef dec_linear *linears
+    cdef dec_linear *output
+    cdef dec_linear *contexts
+    cdef int64_t packed, context_count, width, gates
+    cdef list keep, pool
+    cdef str name
+
+    def __cinit__(self, arrays, *, bint int8=False, bint table=True, str name="network"):
+        cdef int64_t count = len(arrays.layers)
+        self.keep, self.pool, self.name = [], [], name
+        self.layers = <dec_layer *>calloc(count, sizeof(dec_layer))
+        self.linears = <dec_linear *>calloc(3 * count + 1 + len(arrays.contexts), sizeof(dec_linear))
+        if self.layers == NULL or self.linears == NULL:
+            raise MemoryError(f"{count} layers")
+        self.network.layers, self.network.layer_count = self.layers, count
+        self.network.vocabulary = arrays.vocabulary
+        self.gates = len(arrays.layers[0].input)
+        self._enter(arrays, table or arrays.embedding is None)
+        for i, layer in enumerate(arrays.layers):
+            self._layer(&self.layers[i], layer, int8, i > 0 or self.network.table == NULL)
+        self.output = self._pack(arrays.output, arrays.output_bias, int8)
+        self.width = self.layers[count - 1].hidden
+        self.contexts, self.context_count = &self.linears[self.packed], len(arrays.contexts)
+        for weights in arrays.contexts:
+            self._pack(weights, None, int8)
+
+    def __dealloc__(self):
+        free(self.layers)
+        free(self.linears)
+
+    cdef int _enter(self, arrays, bint table) except -1:
+        """The embedding, the table, or both where a residual connection reads the embedding too."""
+        cdef cnp.ndarray embedding, values
+        cdef dec_linear *product
+        cdef _Scratch scratch = _Scratch()
+        first = arrays.layers[0]
+        if arrays.embedding is not None:
+            embedding = np.ascontiguousarray(arrays.embedding, np.float32)
+            self.network.embedding_width = embedding.shape[1]
+        if not table or first.residual:
+            self.keep.append(embedding)
+            self.network.embedding = <const float *>cnp.PyArray_DATA(embedding)
+        if table and arrays.embedding is None:
+            values = np.ascontiguousarray(np.asarray(first.input, np.float32).T + np.asarray(first.bias, np.float32))
+        elif table:
+            values = np.empty((arrays.vocabulary, self.gates), np.float32)
+            product = self._pack(first.input, first.bias, False)
+            scratch.reserve(linear_scratch_size(product, arrays.vocabulary))
+            c_linear_product(product, <const float *>cnp.PyArray_DATA(embedding), self.network.embedding_width,
+                             arrays.vocabulary, <float *>cnp.PyArray_DATA(values), self.gates, 0, scratch.memory)
+            self.keep.pop()  # the packed weights have done their work
+            self.packed -= 1
+        if table:
+            self.keep.append(values)
+            self.network.table = <const float *>cnp.PyArray_DATA(values)
+        return 0
+
+    cdef int _layer(self, dec_layer *to, layer, bint int8, bint reads) except -1:
+        cdef cnp.ndarray peepholes
+        to.cell, to.hidden = _CELLS[layer.cell], layer.hidden
+        to.input = self._pack(layer.input, layer.bias, int8) if reads else NULL
+        to.state = self._pack(layer.state, None, int8)
+        if layer.candidate is not None:
+            to.candidate = self._pack(layer.candidate, layer.candidate_bias, int8)
+        if layer.peepholes is not None:
+            peepholes = np.ascontiguousarray(layer.peepholes, np.float32)
+            self.keep.append(peepholes)
+            to.peepholes = <const float *>cnp.PyArray_DATA(peepholes)
+        to.clip, to.coupled, to.residual = layer.clip, layer.coupled, layer.residual
+        to.linear_before_reset = layer.linear_before_reset
+        for i, activation in enumerate(layer.activations):
+            to.activation[i] = _ACTIVATIONS[activation.name]
+            to.alpha[i], to.beta[i] = activation.alpha, activation.beta
+        return 0
+
+    cdef dec_linear *_pack(self, weights, bias, bint int8) except NULL:
+        cdef cnp.ndarray w = np.require(weights, np.float32, ["ALIGNED"]), b, memory
+        cdef dec_linear *linear = &self.linears[self.packed]
+        cdef dec_number number = DEC_INT8 if int8 else DEC_FLOAT32
+        cdef const float *added = NULL
+        cdef size_t address
+        if bias is not None:
+            b = np.ascontiguousarray(bias, np.float32)
+            added = <const float *>cnp.PyArray_DATA(b)
+        memory = np.empty(linear_size(w.shape[1], w.shape[0], number) + 64, np.uint8)
+        address = <size_t>cnp.PyArray_DATA(memory)
+        c_linear_pack(linear, w.shape[1], w.shape[0], number, <const float *>cnp.PyArray_DATA(w), w.strides[0] // 4,
+                      w.strides[1] // 4, added, LARGEST, <void *>((address + 63) // 64 * 64))
+        self.keep.append(memory)
+        self.packed += 1
+        return linear
+
+    @property
+    def nbytes(self):
+        """Bytes of packed weights and tables."""
+        return sum(array.nbytes for array in self.keep)
+
+    def bind(self, tokens, states, logits, contexts=(), copies=()):
+        """Prepare runs over arrays that stay where they are.
+
+        Args:
+            tokens: int64 [rows, time].
+            states: for each layer (h, c) as float32 [rows, width], each row contiguous; c is None but for LSTM.
+            logits: float32 [time, rows, outputs], or None where they are not wanted.
+            contexts: float32 [rows, n] for each context.
+            copies: pairs of arrays of one size: before the run the first is copied to the second.
+        """
+        return NativeRun(self, tokens, states, logits, contexts, copies)
+
+
+cdef class NativeRun:
+    """A run over arrays that it keeps alive; one thread at a time."""
+
+    cdef NativeNetwork network
+    cdef dec_state *states
+    cdef void **copies
+    cdef size_t *copied
+    cdef const float **contexts
+    cdef const int64_t *tokens
+    cdef float *logits
+    cdef int64_t rows, time, part, copy_count
+    cdef size_t size, top_at, context_at, scratch_at
+    cdef tuple keep
+
+    def __cinit__(self, NativeNetwork network, tokens, states, logits, contexts, copies):
+        cdef int64_t i, count = network.network.layer_count, longest = 0
+        cdef size_t product = 0
+        self.network = network
+        self.keep = (tokens, states, logits, contexts, copies)
+        self.rows, self.time = tokens.shape
+        self.states = <dec_state *>calloc(count, sizeof(dec_state))
+        self.copies = <void **>calloc(2 * len(copies) + 1, sizeof(void *))
+        self.copied = <size_t *>calloc(len(copies) + 1, sizeof(size_t))
+        self.contexts = <const float **>calloc(len(contexts) + 1, sizeof(void *))
+        if self.states == NULL or self.copies == NULL or self.copied == NULL or self.contexts == NULL:
+            raise MemoryError("a run")
+        self._check(tokens, np.int64, (self.rows, self.time), True)
+        self.tokens = <const int64_t *>cnp.PyArray_DATA(tokens)
+        if logits is not None:
+            self._check(logits, np.float32, (self.time, self.rows, network.output.outputs), True)
+            self.logits = <float *>cnp.PyArray_DATA(logits)
+        if len(states) != count or len(contexts) != network.context_count:
+            raise ValueError(f"{len(states)} states, {len(contexts)} contexts: expected {count}, {network.context_count}")
+        for i in range(count):
+            self._state(&self.states[i], states[i], network.layers[i].hidden, network.layers[i].cell == DEC_LSTM)
+        for i in range(network.context_count):
+            self._check(contexts[i], np.float32, (self.rows, network.contexts[i].inputs), True)
+            self.contexts[i] = <const float *>cnp.PyArray_DATA(contexts[i])
+        for before, after in copies:
+            self._check(after, before.dtype, before.shape, True)
+            self._check(before, before.dtype, before.shape, True)
+            self.copies[2 * self.copy_count] = cnp.PyArray_DATA(before)
+            self.copies[2 * self.copy_count + 1] = cnp.PyArray_DATA(after)
+            self.copied[self.copy_count] = before.nbytes
+            self.copy_count += 1
+        for i in range(count):
+            longest = max(longest, network.layers[i].hidden * 4)
+        self.part = max(1, min(self.time, PART // max(1, self.rows * longest)))
+        for i in range(network.context_count):
+            product = max(product, linear_scratch_size(&network.contexts[i], self.rows))
+        product = max(product, linear_scratch_size(network.output, self.rows * self.part))
+        product = max(product, network_scratch_size(&network.network, self.rows, self.part))
+        self.context_at = (self.rows * self.part * network.width * 4 + 63) // 64 * 64
+        self.scratch_at = self.context_at + (self.rows * network.gates * 4 + 63) // 64 * 64
+        self.size = self.scratch_at + product + 64
+
+    def __dealloc__(self):
+        free(self.states)
+        free(self.copies)
+        free(self.copied)
+        free(self.contexts)
+
+    cdef int _check(self, array, dtype, shape, bint contiguous) except -1:
+        if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape or not (
+            array.flags.aligned and (array.flags.c_contiguous or not contiguous)
+        ):
+            raise ValueError(f"{getattr(array, 'dtype', type(array))} of shape {np.shape(array)}: expected {dtype} of shape {shape}")
+        return 0
+
+    cdef int _state(self, dec_state *to, pair, int64_t hidden, bint has_c) except -1:
+        h, c = pair
+        for array in (h, c) if has_c else (h,):
+            self._check(array, np.float32, (self.rows, hidden), False)
+            if (hidden > 1 and array.strides[1] != 4) or array.strides[0] % 4:
+                raise ValueError(f"a state with strides {array.strides}: expected contiguous rows")
+        to.h, to.h_stride = <float *>cnp.PyArray_DATA(h), h.strides[0] // 4
+        if has_c:
+            to.c, to.c_stride = <float *>cnp.PyArray_DATA(c), c.strides[0] // 4
+        return 0
+
+    def run(self):
+        """Read the tokens: the states are updated in place, and the logits written.
+
+        Raises:
+            ModelError: a token lies outside the vocabulary.
+        """
+        cdef NativeNetwork network = self.network
+        cdef dec_status status
+        cdef int64_t bad = 0
+        # Each run borrows its scratch, so that threads share a network and a network keeps no more than threads need.
+        cdef _Scratch scratch = network.pool.pop() if network.pool else _Scratch()
+        scratch.reserve(self.size)
+        cdef char *memory = scratch.memory
+        with nogil:
+            status = self._run(network, memory, &bad)
+        network.pool.append(scratch)
+        if status != DEC_OK:
+            raise ModelError(f"{network.name}: the step failed: row {bad} has a token that lies outside the embedding; "
+                             f"expected 0 <= token < {network.network.vocabulary}")  # fmt: skip
+
+    cdef dec_status _run(self, NativeNetwork network, char *memory, int64_t *bad) noexcept nogil:
+        cdef dec_feed feed
+        cdef dec_status status
+        cdef int64_t i, start
+        cdef float *top = <float *>(<size_t>(memory + 63) // 64 * 64)
+        cdef float *context = <float *>(<char *>top + self.context_at)
+        cdef void *scratch = <char *>top + self.scratch_at
+        for i in range(self.copy_count):
+            memcpy(self.copies[2 * i + 1], self.copies[2 * i], self.copied[i])
+        feed.rows, feed.token_stride, feed.vectors, feed.lengths = self.rows, self.time, NULL, NULL
+        feed.context, feed.context_stride = context if network.context_count else NULL, network.gates
+        for i in range(network.context_count):
+            c_linear_product(&network.contexts[i], self.contexts[i], network.contexts[i].inputs, self.rows, context,
+                             network.gates, i > 0, scratch)
+        start = 0
+        while start < self.time:
+            feed.time, feed.tokens = min(self.part, self.time - start), self.tokens + start
+            status = c_network_read(&network.network, &feed, self.states, top, scratch, bad)
+            if status != DEC_OK:
+                return status
+            if self.logits != NULL:
+                c_linear_product(network.output, top, network.width, self.rows * feed.time,
+                                 self.logits + start * self.rows * network.output.outputs, network.output.outputs, 0,
+                                 scratch)
+            start += feed.time
+        return DEC_OK
