@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decoding._types import Context, FromModel, Latents, Prompts, Sources, StepInputs
-from decoding.engine.collect import by_prompt, with_bar
+from decoding.engine.collect import by_prompt, token_bar, with_bar
 from decoding.engine.encode import alike, with_latents_of
 from decoding.engine.forks import check_usable, using
 from decoding.engine.loop import decode_requests, queue_requests
@@ -219,6 +219,7 @@ def score(
     latents: Latents = None,
     seed: int | None = None,
     batch_size: int | None = None,
+    progress: bool = False,
 ) -> list[npt.NDArray[np.float32]]:
     """Return the log-probability (natural logarithm) of every token of given sequences, given the tokens before it.
 
@@ -229,6 +230,7 @@ def score(
         context, latents: as in `decode()`, one entry for each sequence; latents that are not given are drawn by `seed`.
         seed: key of those draws, as in `decode()`.
         batch_size: sequences that run together; default at most 128.
+        progress: show a bar with tokens and tokens a second.
 
     Returns:
         A float32 array for each sequence, one value a token. The first token is scored after the model's BOS; without a
@@ -240,14 +242,15 @@ def score(
         DecodeError: logits are NaN, infinite or all -inf.
     """
     model = _loaded(model)
+    check_flag("progress", progress)
     settings = make_settings(model, Greedy(), seed=seed, batch_size=batch_size)
     ids, sources = read_sequences(model, sequences, prompts, "score")
     bos = bos_ids(model)
     requests = make_requests(model, settings, [np.concatenate([bos, own]) for own in ids], sources, context)
     settings = with_latents(model, settings, latents, len(requests))
     requests = [r for _, r in with_latents_of(settings.latents, enumerate(requests), model.contract)]
-    with using(model):
-        scores = score_sequences(model, requests, settings.batch_size, settings.latents)
+    with using(model), token_bar(sum(len(r.ids) - 1 for r in requests), progress) as bar:
+        scores = score_sequences(model, requests, settings.batch_size, settings.latents, bar.update)
     first = np.array([] if len(bos) else [np.nan], np.float32)  # nothing comes before a first token without BOS
     return [np.concatenate([first, scores[i]]) for i in range(len(ids))]
 

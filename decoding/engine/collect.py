@@ -61,3 +61,8 @@ def with_bar(finished: Iterator[FinishedSequence], total: int) -> Iterator[Finis
             bar.set_postfix_str(f"{tokens / max(time.monotonic() - start, 1e-9):.0f} tokens/s", refresh=False)
             bar.update()
             yield one
+
+
+def token_bar(total: int, progress: bool) -> tqdm:
+    """Return a progress bar of tokens, which shows nothing without `progress`."""
+    return tqdm(total=total, unit="token", unit_scale=True, disable=not progress)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -31,9 +31,17 @@ _LARGE_STEP = 1 << 18
 
 
 def score_sequences(
-    model: Model, sequences: Sequence[Request], batch_size: int, latents: Latents | None
+    model: Model,
+    sequences: Sequence[Request],
+    batch_size: int,
+    latents: Latents | None,
+    advance: Callable[[int], object],
 ) -> dict[int, Array]:
-    """Return by index float32 log-probabilities of every token of a sequence but the first, given those before it."""
+    """Return by index float32 log-probabilities of every token of a sequence but the first, given those before it.
+
+    Args:
+        advance: is told after each run how many more tokens have their scores.
+    """
     scores: dict[int, Array] = {}
     c = model.contract
     takes_runs = c.sequence and c.window is None and c.logits.layout != "BV" and not c.draws_alone
@@ -42,12 +50,14 @@ def score_sequences(
         for start in range(0, len(order), batch_size):
             own = encoded(model, order[start : start + batch_size])
             by_runs = takes_runs and (model.on_device or len(own) * c.logits.vocab_size < _LARGE_STEP)
-            values = _by_runs(model, own, latents) if by_runs else _by_steps(model, own, latents)
+            values = (_by_runs if by_runs else _by_steps)(model, own, latents, advance)
             scores |= {r.index: value for r, value in zip(own, values, strict=True)}
     return scores
 
 
-def _by_runs(model: Model, requests: Sequence[Request], latents: Latents | None) -> list[Array]:
+def _by_runs(
+    model: Model, requests: Sequence[Request], latents: Latents | None, advance: Callable[[int], object]
+) -> list[Array]:
     """Return scores of sequences of descending length, read many tokens in a run.
 
     Unequal sequences are read in chunks that all of them fill, as prompts are (see prefill.py).
@@ -79,11 +89,14 @@ def _by_runs(model: Model, requests: Sequence[Request], latents: Latents | None)
         values = kernels.token_logprobs(flat, ids[:, 1:].ravel()).reshape(live, -1)
         for row in range(live):
             scores[row][read:end] = values[row]
+        advance(values.size)
         read = end
     return scores
 
 
-def _by_steps(model: Model, requests: Sequence[Request], latents: Latents | None) -> list[Array]:
+def _by_steps(
+    model: Model, requests: Sequence[Request], latents: Latents | None, advance: Callable[[int], object]
+) -> list[Array]:
     """Return scores of sequences of descending length, read a token at a time.
 
     A row of the batch is a beginning that one or several sequences have: it is read once.
@@ -110,6 +123,7 @@ def _by_steps(model: Model, requests: Sequence[Request], latents: Latents | None
         branching = not np.array_equal(parents, np.arange(batch.size))
         logits = batch.logits[parents] if branching else batch.logits[: batch.size]
         scores[:live, t] = kernels.token_logprobs(logits, tokens)[after]
+        advance(live)
         row = after[:going_on]
         count = int(row.max(initial=-1)) + 1
         if branching or count < batch.size:

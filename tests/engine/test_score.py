@@ -117,3 +117,11 @@ def test_score_answers_an_interrupt_at_once():
         signal.signal(signal.SIGALRM, before)
     # Of the handler's call: onnxruntime held the thread until then. About 0.02 s where the machine is idle.
     assert sent[0] - began < 2
+
+
+def test_progress_counts_the_tokens_that_have_scores(way, capsys):
+    model = load(build.recurrent("GRU", seed=3))
+    score(model, [[1, 2, 3], [4, 5], [6, 7, 8, 9]], progress=True)
+    assert "6.00/6.00" in capsys.readouterr().err  # nothing comes before the first token of each without a BOS
+    score(model, [[1, 2, 3]])
+    assert capsys.readouterr().err == ""
