@@ -1,6 +1,6 @@
 """Checks of arguments that every part of the package shares: values by input name, numbers, seeds.
 
-`Model.run()` and `decoding.inputs` both use them, so they lie below the models.
+`Model.run()` and `decoding.inputs` both use them, so this module is below the models in the order of imports.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Models that another thread was using when the process was forked: the child has the model, but not that thread.
 
-What the thread held in onnxruntime stays held, so that the child's first step may wait for ever (5 of 60, issue 13).
+Locks of onnxruntime that the thread held stay locked in the child, so the child's first step may wait for ever (as 5
+of 60 did, issue 13).
 """
 
 from __future__ import annotations

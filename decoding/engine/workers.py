@@ -1,7 +1,8 @@
-"""Searches in threads: rows go to them and results come back, both bounded, and no thread outlives its caller.
+"""Searches in threads: rows go in, results come out, both with a bound; the threads stop when the caller leaves.
 
-Everything between the threads goes through `queue.SimpleQueue`, which is one C call: Ctrl-C in the caller's thread cannot
-leave a lock behind, as it can inside the Python code of `threading.Condition`, `Event` and `Semaphore` (issue 13).
+Everything between the threads goes through `queue.SimpleQueue`, each of whose operations is one C call: Ctrl-C in the
+caller's thread cannot leave a lock held, as it can inside the Python code of `threading.Condition`, `Event` and
+`Semaphore` (issue 13).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Requests from what the caller gave: one for each prompt, for each item of an iterable, or for each given sequence."""
+"""Makes requests of what the caller gave: one for each prompt, each item of an iterable, or each given sequence."""
 
 from __future__ import annotations
 

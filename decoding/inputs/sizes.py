@@ -1,4 +1,7 @@
-"""Estimates the memory of a call before anything is made, so that a typo is an error with the sizes and not a machine that swaps."""
+"""Estimates the memory of a call before anything is allocated.
+
+So a typo ends in an error that gives the sizes, not in a machine that swaps.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The native step again, in plain NumPy: the specification of csrc/native.h, meant to be read, and slow.
 
-Arrays are float64 and layers are ONNX's. Only what defines the int8 arithmetic is computed in float32, as the kernels
-do it: which integer a number becomes must not depend on the precision. Sums of integers are exact in both.
+Arrays are float64 and layers are ONNX's. Only the rounding to int8 is computed in float32, as in the kernels, so that
+each number becomes the same integer in both. Sums of integers are exact in either precision.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Data of tensors in other files: which files a model may read, and reading them.
+"""External data, the tensors of a model that are in other files: checks which files it may read, and reads them.
 
-A file that somebody else wrote says where its tensors lie. onnx and onnxruntime would each look there by rules of their own, some
-versions of them outside the file's folder too, so both get a model without any external data:
+A file that somebody else wrote says where its tensors are. onnx and onnxruntime would each look there by rules of
+their own, and some versions of them also outside the file's folder. So both are given a model without external data:
 
 - Bytes and a ModelProto have no folder, so they have no external data.
 - A file's external data are regular files in its own folder or below it, after links are resolved.

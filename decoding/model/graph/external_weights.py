@@ -5,8 +5,8 @@ parses a few kilobytes. `cut_weights` finds the large weights in the bytes of a 
 message in memory, and `put_back` puts them back before the message is written to a file. `external_data.py` reads the
 files in which exporters put weights beside a model.
 
-onnxruntime wants a weight that is kept outside to be marked as one in a file: `move_out` makes that mark, after
-`external_data.py` has refused every such mark that the file itself has (issue 13).
+onnxruntime needs a weight that is kept outside to be marked as if it were in another file. `move_out` makes that
+mark, after `external_data.py` has followed or refused every such mark that the file itself has (issue 13).
 
 Protobuf encodes a message as a sequence of fields. Each field of the kind used here is a tag (the field's number and
 kind), a length, and that many bytes. A weight is field 9 (raw_data) of a tensor in field 5 (initializer) of field 7

@@ -1,4 +1,4 @@
-"""Labels: each number of a tensor is known by the vector that it is part of, its row and its place there."""
+"""Labels: they say of each number of a tensor which vector it is part of, its row, and its place there."""
 
 from __future__ import annotations
 

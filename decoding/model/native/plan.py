@@ -1,8 +1,9 @@
 """Reads a step graph as a plain recurrent network: embedding, recurrent layers, linear output. Or says what is in the way.
 
-Each tensor that depends on tokens, states or contexts is followed number by number through one step of a few rows: a number is
-known by a label, which says what vector it is part of, its row and its place there. Operators that re-arrange move labels. So
-a graph is understood exactly or not at all: what is not understood is refused by its name.
+Each tensor that depends on tokens, states or contexts is followed number by number through one step of a few rows.
+Each number has a label: which vector it is part of, its row, and its place there. Operators that only re-arrange
+numbers move the labels. So a graph is understood exactly or not at all: the refusal names the operator that
+is not understood.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gives a program a native step: `load(..., executor="native")`. onnxruntime is the judge of it."""
+"""Gives a program a native step: `load(..., executor="native")`, if the step agrees with onnxruntime's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operators that only move numbers, over arrays of labels: the part of plan.py that knows ONNX's attributes of shape."""
+"""Operators that only move numbers (Reshape, Slice, Concat and so on), applied to arrays of labels, for plan.py."""
 
 from __future__ import annotations
 

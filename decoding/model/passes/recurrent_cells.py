@@ -1,7 +1,8 @@
 """One recurrent layer as plain operators for one token; folding, quantizing and devices replace layers by them.
 
-The formulas are those of ONNX's operators as onnxruntime's CPU kernels read them: `clip` bounds the inputs of the gates and
-of the candidate, not h; `input_forget` couples the gates; peepholes read the old c, but that of the output gate reads the new c.
+The formulas are those of ONNX's operators as onnxruntime's CPU kernels read them: `clip` bounds the inputs of the
+gates and of the candidate, not h; `input_forget` couples the gates; peepholes read the old c, except the output
+gate's, which reads the new c.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Runs of a file that nobody has run before: Ctrl-C ends them, and each has a limit of time.
+"""The runs that `load()` makes of an unknown file: Ctrl-C ends them, and each has a time limit.
 
-onnxruntime holds the thread that calls it, so Python sees neither Ctrl-C nor the clock while a run goes on, and a Loop of
-2**62 turns never ends (issue 13). So `interruptible` does the work in a thread of its own and watches it from the caller's.
+onnxruntime blocks the thread that calls it, so while a run goes on, Python sees neither Ctrl-C nor the clock, and a
+Loop of 2**62 iterations never ends (issue 13). So `interruptible` does the work in a thread of its own, which the
+caller's thread watches.
 """
 
 from __future__ import annotations
