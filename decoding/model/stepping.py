@@ -124,9 +124,15 @@ def _probed(
     """Open a session over the step graph and find the layouts of its inputs and outputs.
 
     Raises:
+        NotSteppable: a step of it does not read the token.
         ModelError: it runs in no layout.
     """
-    session, inputs = open_session(graph), {p.name for p in graph.inputs}
+    inputs = {p.name for p in graph.inputs}
+    if roles.token not in inputs:
+        raise NotSteppable(
+            f"{graph.name}: a step does not read the token {roles.token}: in the file it tells only how long the sequences are, or how their states start"
+        )
+    session = open_session(graph)
     auxiliary_inputs = tuple(aux for aux in exported.auxiliary_inputs if aux.name in inputs)
     try:
         layout = layouts.probe(session, roles.token, graph.rank(roles.token), roles.logits, states, auxiliary_inputs)

@@ -18,3 +18,10 @@ def test_wrong_files_and_roles_raise_only_our_errors(kind):
     assert len(result.crashed) <= 2, result.deaths
     assert result.counts["refused"] > refused
     assert result.counts["loaded"] > loaded
+
+
+def test_a_step_that_does_not_read_the_token_is_refused():
+    # Of this mutant nothing reads the token once the states are exposed and the sequence lengths are dropped (issue 13).
+    result = fuzz(seed=909, numbers=range(26984, 26985), kind="structure")
+    assert not result.bugs
+    assert result.counts["refused"] == 1
