@@ -48,10 +48,9 @@ class Call:
 @cache
 def _models() -> dict[str, Any]:
     """Small models: one with text, one with a context, one with a latent, one with an encoder."""
-    from tests.seq2seq import AdditiveModel
-
     import decoding
     from tests.helpers.build import recurrent
+    from tests.helpers.seq2seq import AdditiveModel
 
     text = {"decoding.vocab": [chr(97 + i) for i in range(V)], "decoding.bos": 0, "decoding.eos": 1, "decoding.pad": 2}
     seq2seq = AdditiveModel(metadata={"decoding.bos": 0, "decoding.eos": 1})

@@ -142,8 +142,9 @@ def _eos(model: Model, eos_token_id: Any) -> tuple[int, ...]:
     if isinstance(eos_token_id, str) and eos_token_id == "model":
         return model.eos_token_id
     is_array = hasattr(eos_token_id, "__array__") and not isinstance(eos_token_id, type)
-    many = np.ndim(eos_token_id) > 0 if is_array else isinstance(eos_token_id, list | tuple | range)
-    ids = tuple(eos_token_id) if many else (eos_token_id,)
+    given = np.asarray(eos_token_id) if is_array else eos_token_id
+    many = given.ndim > 0 if is_array else isinstance(given, list | tuple | range)
+    ids = tuple(given) if many else (eos_token_id,)
     for token in ids:
         if whole_number("eos_token_id", token, 0) >= model.vocab_size:
             raise OptionError(f"eos_token_id={token}: the model's ids go from 0 to {model.vocab_size - 1}")

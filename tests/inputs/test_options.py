@@ -1,5 +1,6 @@
 """Options of a call that are refused, alone or together."""
 
+import numpy as np
 import pytest
 
 from decoding import Beam, OptionError, RepetitionPenalty, Sample, decode, load, stream
@@ -67,3 +68,12 @@ def test_options_that_cannot_be(lstm, options, message):
 def test_an_option_that_there_is_not(lstm):
     with pytest.raises(OptionError, match=r"stream\(\) has no option 'workers'; it has max_new_tokens, min_new_tokens"):
         stream(lstm, [1], workers=2)
+
+
+def test_an_eos_that_converts_to_no_ids_is_named():
+    class Odd:
+        def __array__(self, dtype=None, copy=None):
+            return np.array([{}, None], object)
+
+    with pytest.raises(OptionError, match="eos_token_id"):
+        decode(load(build.recurrent()), [1], eos_token_id=Odd(), max_new_tokens=1)
