@@ -468,3 +468,8 @@ def test_an_encoder_alone_is_no_language_model(cell, shown):
         load(proto)
     if shown in ("steps", "both"):
         assert load(proto, roles={"logits": "output"}).vocab_size == 8
+
+
+def test_a_name_that_no_file_has_is_refused():
+    with pytest.raises(ModelError, match="a name of 5005 characters, which no file has"):
+        load("x" * 5000 + ".onnx")

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import Error as ProtobufError
 
-from decoding.errors import ModelError, OptionError
+from decoding.errors import ModelError, OptionError, shown
 from decoding.model.graph.external_data import read_external_data
 from decoding.model.graph.external_weights import move_out, parse
 from decoding.model.graph.types import Array
@@ -50,11 +50,21 @@ def read_model(source: ModelFile) -> tuple[onnx.ModelProto, str, dict[str, Array
 
 
 def _read_file(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    if len(path.name) > 255:  # more than a file system takes: is_dir() would raise its error
+        raise ModelError(
+            f"{shown(path.name)}: a name of {len(path.name)} characters, which no file has; pass the path of an .onnx file"
+        )
     if path.is_dir():
         raise ModelError(f"{path}: a folder; pass the path of an .onnx file, or the name of a shipped model")
     if not path.is_file():
         raise ModelError(f"{path}: no such file; pass the path of an .onnx file, or the name of a shipped model")
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ModelError(
+            f"{path}: it cannot be opened: {error.strerror}; check the path and who may read it"
+        ) from error
+    with file:
         if not path.stat().st_size:
             raise ModelError(f"{path}: not an ONNX file, it is empty; export or copy it again")
         with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
