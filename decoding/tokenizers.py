@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -150,6 +151,8 @@ def _token_list(vocab: Any, vocab_size: int) -> list[str]:
     if isinstance(vocab, Mapping):
         tokens = [""] * vocab_size
         for token, index in vocab.items():
+            if not isinstance(token, str):
+                raise ModelError(f"vocabulary: {token!r} is no token; expected a dict from string to id")
             if not (isinstance(index, int) and 0 <= index < vocab_size):
                 raise ModelError(
                     f"vocabulary: the token {token!r} has id {index!r}, but the model gives {vocab_size} logits (ids 0 to {vocab_size - 1})"
@@ -166,7 +169,7 @@ def _token_list(vocab: Any, vocab_size: int) -> list[str]:
 
 
 def _from_file(path: Path) -> Tokenizer:
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file() raises where a name is longer than a file system takes
         raise OptionError(f"tokenizer: no such file: {path}")
     if path.suffix == ".json":
         fast = _extra("tokenizers", path).Tokenizer

@@ -101,3 +101,8 @@ def test_the_space_before_a_word_is_kept():
 def test_a_list_for_fewer_ids_than_the_model_has_says_so():
     assert repr(make_tokenizer(["a", "b"], None, 5)) == "vocabulary of 2 tokens for 5 ids"
     assert repr(make_tokenizer(["a", "b"], None, 2)) == "vocabulary of 2 tokens"
+
+
+def test_a_vocabulary_of_other_things_than_strings_is_refused():
+    with pytest.raises(ModelError, match=r"1\.5 is no token"):
+        make_tokenizer({1.5: 1}, None, 3)

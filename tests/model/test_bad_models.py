@@ -25,3 +25,9 @@ def test_a_step_that_does_not_read_the_token_is_refused():
     result = fuzz(seed=909, numbers=range(26984, 26985), kind="structure")
     assert not result.bugs
     assert result.counts["refused"] == 1
+
+
+@pytest.mark.parametrize("number", [10122, 42305])
+def test_outputs_of_odd_kinds_are_compared_or_refused(number):
+    # Scores of whole numbers, and scores whose shape follows the batch otherwise than by rows (issue 13).
+    assert not fuzz(seed=910, numbers=range(number, number + 1), kind="structure").bugs

@@ -471,5 +471,5 @@ def test_an_encoder_alone_is_no_language_model(cell, shown):
 
 
 def test_a_name_that_no_file_has_is_refused():
-    with pytest.raises(ModelError, match="a name of 5005 characters, which no file has"):
+    with pytest.raises(ModelError, match="no such file"):
         load("x" * 5000 + ".onnx")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import Error as ProtobufError
 
-from decoding.errors import ModelError, OptionError, shown
+from decoding.errors import ModelError, OptionError
 from decoding.model.graph.external_data import read_external_data
 from decoding.model.graph.external_weights import move_out, parse
 from decoding.model.graph.types import Array
@@ -50,13 +51,9 @@ def read_model(source: ModelFile) -> tuple[onnx.ModelProto, str, dict[str, Array
 
 
 def _read_file(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    if len(path.name) > 255:  # more than a file system takes: is_dir() would raise its error
-        raise ModelError(
-            f"{shown(path.name)}: a name of {len(path.name)} characters, which no file has; pass the path of an .onnx file"
-        )
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir() raises where a name is longer than a file system takes
         raise ModelError(f"{path}: a folder; pass the path of an .onnx file, or the name of a shipped model")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"{path}: no such file; pass the path of an .onnx file, or the name of a shipped model")
     try:
         file = path.open("rb")

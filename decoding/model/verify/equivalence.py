@@ -160,7 +160,7 @@ def difference(found: Array, expected: Array) -> float:
     """
     known = np.isfinite(expected)
     # One array of the scores' size, written again and again: a position may have a million of them.
-    off = np.where(known, expected, 0).astype(np.result_type(found, expected), copy=False)
+    off = np.where(known, expected, 0).astype(np.result_type(found, expected, np.float32), copy=False)
     np.abs(off, out=off)
     scale = 1 + off.max(axis=-1, keepdims=True, initial=0)
     with np.errstate(invalid="ignore"):
