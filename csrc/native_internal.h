@@ -62,6 +62,20 @@ static inline void *dec_align(const void *memory) {
     return (void *)(((uintptr_t)memory + 63) / 64 * 64);
 }
 
+/* Cuts scratch memory into `count` parts of these sizes in bytes, each 64-byte aligned; NULL parts where memory is NULL.
+ * Gives the bytes that all of them need of memory with any alignment. */
+static inline size_t dec_carve_parts(void *memory, const size_t *sizes, int count, void **parts) {
+    size_t used = 63;
+    char *at = memory ? dec_align(memory) : NULL;
+    for (int i = 0; i < count; i++) {
+        const size_t size = (sizes[i] + 63) / 64 * 64;
+        parts[i] = at;
+        at = at ? at + size : NULL;
+        used += size;
+    }
+    return used;
+}
+
 static inline int64_t dec_panels(int64_t outputs) {
     return (outputs + DEC_PANEL - 1) / DEC_PANEL;
 }

@@ -49,14 +49,7 @@ static size_t carve(const dec_network *network, int64_t rows, int64_t time, char
     const size_t sizes[] = {(size_t)(rows * time * gates) * 4, (size_t)(rows * time * width) * 4,
                             (size_t)(rows * time * width) * 4, (size_t)(rows * hidden) * 4, product};
     void *parts[5];
-    size_t used = 63;
-    char *at = memory ? dec_align(memory) : NULL;
-    for (int i = 0; i < 5; i++) {
-        const size_t size = (sizes[i] + 63) / 64 * 64;
-        parts[i] = at;
-        at = at ? at + size : NULL;
-        used += size;
-    }
+    const size_t used = dec_carve_parts(memory, sizes, 5, parts);
     if (w)
         *w = (work){parts[0], parts[1], parts[2], parts[3], parts[4]};
     return used;

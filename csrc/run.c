@@ -18,14 +18,7 @@ static size_t carve(const dec_network *network, const dec_linear *output, int64_
                             dec_network_scratch_size(network, rows, 1),
                             dec_choose_scratch_size(output, rows)};
     void *parts[6];
-    size_t used = 63;
-    char *at = memory ? dec_align(memory) : NULL;
-    for (int i = 0; i < 6; i++) {
-        const size_t size = (sizes[i] + 63) / 64 * 64;
-        parts[i] = at;
-        at = at ? at + size : NULL;
-        used += size;
-    }
+    const size_t used = dec_carve_parts(memory, sizes, 6, parts);
     if (w)
         *w = (work){parts[0], parts[1], parts[2], parts[3], parts[4], parts[5]};
     return used;
