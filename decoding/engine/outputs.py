@@ -16,7 +16,7 @@ class Outputs(Iterator[T], Generic[T]):
     """Results as they are made; a context manager, which `close()` ends before the last of them.
 
     One next() runs at a time. An iterable of prompts that calls next() on the results it feeds would decode inside the
-    decoding of its own prompt: with `itertools.chain` in between this ended the process (issue 13), a generator notices.
+    decoding of its prompt: with `itertools.chain` in between this ended the process (issue 13), a generator notices.
 
     Args:
         function: the function that returns it, in messages.
