@@ -54,6 +54,7 @@ typedef struct dec_stream {
     const uint64_t *rows; /* [rows]; NULL means 0, 1, 2, ... */
     const int64_t *steps; /* [rows]; NULL means `step` for all */
     int64_t step;
+    const uint64_t *seeds; /* [rows]; NULL means `seed` for all */
 } dec_stream;
 
 void dec_philox(const uint64_t key[2], const uint64_t counter[4], int64_t n, uint64_t *words);
@@ -85,10 +86,10 @@ typedef struct dec_filter {
 } dec_filter;
 
 /* One token a row. tokens int64 [rows]; logprobs float32 [rows]: of the token under the logits as given,
- * before temperature and filters. temperature [rows], > 0. threads > 1 splits the rows; scratch is then
- * `threads` times as large. */
+ * before temperature and filters. temperature [rows], > 0. filters: one for all rows, or [rows] with
+ * filter_stride 1. threads > 1 splits the rows; scratch is then `threads` times as large. */
 dec_status dec_draw(const dec_rows *logits, const dec_stream *stream, const float *temperature,
-                    const dec_filter *filter, int threads, int64_t *tokens, float *logprobs, void *scratch,
+                    const dec_filter *filters, int64_t filter_stride, int threads, int64_t *tokens, float *logprobs, void *scratch,
                     int64_t *bad);
 dec_status dec_greedy(const dec_rows *logits, int64_t *tokens, float *logprobs, void *scratch, int64_t *bad);
 /* Uniformly one of the n most probable possible tokens. n >= 1. */

@@ -114,7 +114,8 @@ typedef struct draw_job {
     const dec_rows *logits;
     const dec_stream *stream;
     const float *temperature;
-    const dec_filter *filter; /* NULL: none active */
+    const dec_filter *filters;
+    int64_t filter_stride;
     int64_t *tokens;
     float *logprobs;
     char *scratch;
@@ -130,9 +131,11 @@ static void draw_part(void *context, int worker, int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) {
         const float *x = in->data + r * in->stride;
         double u = dec_uniform_at(job->stream, DEC_DRAW, r, 0);
-        dec_status status = job->filter ? draw_filtered(x, in->width, job->temperature[r], job->filter, u,
-                                                        &work, job->tokens + r, job->logprobs + r)
-                                        : draw_plain(x, in->width, dec_scale_of(job->temperature[r]), u,
+        const dec_filter *filter = job->filters + r * job->filter_stride;
+        dec_status status = dec_filter_active(filter)
+                                ? draw_filtered(x, in->width, job->temperature[r], filter, u, &work,
+                                                job->tokens + r, job->logprobs + r)
+                                : draw_plain(x, in->width, dec_scale_of(job->temperature[r]), u,
                                                      &work, job->tokens + r, job->logprobs + r);
         if (status) {
             job->status[worker] = status;
@@ -143,13 +146,14 @@ static void draw_part(void *context, int worker, int64_t begin, int64_t end) {
 }
 
 dec_status dec_draw(const dec_rows *logits, const dec_stream *stream, const float *temperature,
-                    const dec_filter *filter, int threads, int64_t *tokens, float *logprobs, void *scratch,
+                    const dec_filter *filters, int64_t filter_stride, int threads, int64_t *tokens, float *logprobs, void *scratch,
                     int64_t *bad) {
     threads = threads < 1 ? 1 : threads > DEC_MAX_THREADS ? DEC_MAX_THREADS : threads;
     draw_job job = {.logits = logits,
                     .stream = stream,
                     .temperature = temperature,
-                    .filter = dec_filter_active(filter) ? filter : NULL,
+                    .filters = filters,
+                    .filter_stride = filter_stride,
                     .tokens = tokens,
                     .logprobs = logprobs,
                     .scratch = scratch};

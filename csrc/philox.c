@@ -45,7 +45,7 @@ static double to_unit(uint64_t word) {
 
 static void stream_key(const dec_stream *stream, dec_purpose purpose, int64_t r, uint64_t key[2],
                        uint64_t counter[4]) {
-    key[0] = stream->seed;
+    key[0] = stream->seeds ? stream->seeds[r] : stream->seed;
     key[1] = stream->rows ? stream->rows[r] : (uint64_t)r;
     counter[0] = 0;
     counter[1] = (uint64_t)(stream->steps ? stream->steps[r] : stream->step);

@@ -20,6 +20,7 @@ from decoding.processors import (
     RepetitionPenalty,
     SuppressTokens,
 )
+from decoding.requests import Request
 from decoding.rerank import mbr, rerank
 from decoding.results import Decoded, Hypothesis, TokenEvent
 from decoding.strategies import Beam, Greedy, Sample, TopN
@@ -49,6 +50,7 @@ __all__ = [
     "PrefixAllowed",
     "PresencePenalty",
     "RepetitionPenalty",
+    "Request",
     "Sample",
     "SuppressTokens",
     "TokenEvent",

@@ -20,3 +20,5 @@ Context = (
 Latents = Mapping[str, npt.ArrayLike | Sequence[npt.NDArray[Any]]] | npt.ArrayLike | Sequence[Any] | None
 StepInputs = Callable[[History], Mapping[str, npt.NDArray[Any]]]
 FromModel = Literal["model"]
+# The state after an output: state inputs, contexts and ids by name.
+StateValues = Mapping[str, npt.NDArray[Any]]

@@ -15,15 +15,17 @@ from decoding._types import Context, FromModel, Latents, Prompts, Sources, StepI
 from decoding.engine.collect import by_prompt, token_bar, with_bar
 from decoding.engine.encode import alike, with_latents_of
 from decoding.engine.forks import check_usable, using
+from decoding.engine.latents import Latents as DrawnLatents
 from decoding.engine.loop import decode_requests, queue_requests
 from decoding.engine.outputs import Outputs
-from decoding.engine.request import FinishedSequence, Request, Settings
+from decoding.engine.request import Call, EngineRequest, FinishedSequence
 from decoding.engine.rollout import Reward, action_values
 from decoding.engine.score import score_sequences
 from decoding.engine.search.sampling import SamplingSearch
 from decoding.errors import OptionError, check_flag, shown
 from decoding.inputs.latents import with_latents
-from decoding.inputs.options import Options, check_names, make_settings
+from decoding.inputs.options import Options, check_names, make_call
+from decoding.inputs.own_requests import has_requests, mixed_requests, requests_of_iterable
 from decoding.inputs.requests import (
     bos_ids,
     check_completions,
@@ -31,7 +33,6 @@ from decoding.inputs.requests import (
     make_requests,
     read_prompts,
     read_sequences,
-    requests_of_iterable,
     with_teacher,
 )
 from decoding.inputs.sizes import check_memory
@@ -65,6 +66,7 @@ def decode(
     teacher_ratio: float = 0.0,
     logprobs: int = 0,
     return_attention: bool = False,
+    return_state: bool = False,
     batch_size: int | None = None,
     workers: int | None = None,
     progress: bool = False,
@@ -79,6 +81,7 @@ def decode(
             strings (tokenized by the encoder's own vocabulary where its file has one), ids, arrays, or a dict ``{encoder input:
             one value for each prompt}``. Where an encoder reads the turns of a conversation, a source is a list of
             turns. Sources of unequal length are padded and masked; where padding would change the answer, they run apart.
+            A list may also hold `Request` objects, each with options of its own, among the prompts.
         strategy: `Greedy()`, `Sample(...)`, `TopN(n)` or `Beam(...)`.
         max_new_tokens: longest output in tokens, EOS included; default the model's own, else 256.
         min_new_tokens: shortest output in tokens: EOS is not chosen before.
@@ -106,6 +109,7 @@ def decode(
         teacher_ratio: that probability, from 0 to 1.
         logprobs: how many of the best log-probabilities to return for each new token.
         return_attention: return the weights over the source with which each token was chosen, float32 [tokens, source].
+        return_state: return the state after each output, from which `Request(state=...)` goes on.
         batch_size: rows that run together, in each worker; default at most 128.
         workers: threads with a batch each; default from the number of prompts, the batch size and the size of the network.
         progress: show a bar with sequences and tokens a second.
@@ -121,9 +125,10 @@ def decode(
     """
     model = _loaded(model)
     check_flag("progress", progress)
-    settings = make_settings(
+    call = make_call(
         model,
         strategy,
+        lenient=has_requests(prompts),
         max_new_tokens=max_new_tokens,
         min_new_tokens=min_new_tokens,
         eos_token_id=eos_token_id,
@@ -135,18 +140,19 @@ def decode(
         batch_size=batch_size,
         step_inputs=step_inputs,
         return_attention=return_attention,
+        return_state=return_state,
     )
-    ids, sources = read_prompts(model, prompts, prefix, context)
-    requests = make_requests(model, settings, ids, sources, context)
-    workers = choose_workers(model, settings, workers, len(requests))
-    check_memory(model, settings, workers, len(requests), taught=teacher is not None)
-    settings = with_latents(model, settings, latents, len(requests))
-    settings, requests = with_teacher(model, settings, requests, teacher, teacher_ratio)
-    finished = decode_requests(model, settings, requests, workers)
+    call, requests = _requests(model, call, prompts, prefix, context, latents)
+    rows, edited = sum(r.settings.rows_per_request for r in requests), any(r.settings.processors for r in requests)
+    workers = choose_workers(model, call, workers, rows, processors=edited)
+    for settings in dict.fromkeys(r.settings for r in requests):
+        check_memory(model, call, workers, len(requests), taught=teacher is not None, settings=settings)
+    call, requests = with_teacher(model, call, requests, teacher, teacher_ratio)
+    finished = decode_requests(model, call, requests, workers)
     watched: Iterable[FinishedSequence] = finished
     if progress:
-        watched = with_bar(finished, len(requests) * settings.outputs)
-    groups = sorted(by_prompt(model, settings, watched), key=lambda group: group[0].prompt_index)
+        watched = with_bar(finished, sum(r.settings.outputs for r in requests))
+    groups = sorted(by_prompt(model, call.latents, watched), key=lambda group: group[0].prompt_index)
     return Decoded([hypothesis for group in groups for hypothesis in group])
 
 
@@ -168,16 +174,15 @@ def stream(
     """
     model = _loaded(model)
     check_names("stream", options)
-    settings = make_settings(model, strategy, **options)
-    if strategy.searches_together:
-        raise OptionError(
-            f"strategy={shown(strategy)}: it knows no token before the end; use decode(), or another strategy"
-        )
-    ids, sources = read_prompts(model, prompts, prefix, context)
-    requests = make_requests(model, settings, ids, sources, context)
-    check_memory(model, settings, 1, len(requests))
-    settings = with_latents(model, settings, latents, len(requests))
-    return Outputs("stream", _token_events(model, settings, requests))
+    call = make_call(model, strategy, lenient=has_requests(prompts), **options)
+    call, requests = _requests(model, call, prompts, prefix, context, latents)
+    for settings in dict.fromkeys(r.settings for r in requests):
+        if settings.strategy.searches_together:
+            raise OptionError(
+                f"strategy={shown(settings.strategy)}: it knows no token before the end; use decode(), or another strategy"
+            )
+        check_memory(model, call, 1, len(requests), settings=settings)
+    return Outputs("stream", _token_events(model, call, requests))
 
 
 def decode_iter(
@@ -201,13 +206,14 @@ def decode_iter(
     """
     model = _loaded(model)
     check_names("decode_iter", options)
-    settings = make_settings(model, strategy, **options)
-    requests = requests_of_iterable(model, settings, prompts, prefix)
+    call = make_call(model, strategy, **options)
+    # Requests with options of their own may come at any time.
+    call = replace(call, mixed=True, attention=model.contract.attention is not None, latents=_latents(model))
+    requests = requests_of_iterable(model, call, prompts, prefix)
     workers = check_workers(model, workers)
-    check_memory(model, settings, workers, None)
-    settings = with_latents(model, settings, None, 0)
-    finished = decode_requests(model, settings, requests, workers, callers=True)
-    return Outputs("decode_iter", _hypotheses(model, settings, finished))
+    check_memory(model, call, workers, None)
+    finished = decode_requests(model, call, requests, workers, callers=True)
+    return Outputs("decode_iter", _hypotheses(model, call, finished))
 
 
 def score(
@@ -243,14 +249,14 @@ def score(
     """
     model = _loaded(model)
     check_flag("progress", progress)
-    settings = make_settings(model, Greedy(), seed=seed, batch_size=batch_size)
+    call = make_call(model, Greedy(), seed=seed, batch_size=batch_size)
     ids, sources = read_sequences(model, sequences, prompts, "score")
     bos = bos_ids(model)
-    requests = make_requests(model, settings, [np.concatenate([bos, own]) for own in ids], sources, context)
-    settings = with_latents(model, settings, latents, len(requests))
-    requests = [r for _, r in with_latents_of(settings.latents, enumerate(requests), model.contract)]
+    requests = make_requests(model, call, [np.concatenate([bos, own]) for own in ids], sources, context)
+    call, requests = with_latents(model, call, requests, latents)
+    requests = [r for _, r in with_latents_of(call.latents, enumerate(requests), model.contract)]
     with using(model), token_bar(sum(len(r.ids) - 1 for r in requests), progress) as bar:
-        scores = score_sequences(model, requests, settings.batch_size, settings.latents, bar.update)
+        scores = score_sequences(model, call, requests, bar.update)
     first = np.array([] if len(bos) else [np.nan], np.float32)  # nothing comes before a first token without BOS
     return [np.concatenate([first, scores[i]]) for i in range(len(ids))]
 
@@ -311,7 +317,7 @@ def rollout(
     """
     model = _loaded(model)
     ids, sources = read_sequences(model, sequences, prompts, "complete")
-    settings = make_settings(
+    call = make_call(
         model,
         strategy,
         max_new_tokens=max(2, *map(len, ids)) - 1 if max_new_tokens is None else max_new_tokens,
@@ -325,17 +331,33 @@ def rollout(
             f"rollout: {model.name} draws latents at every step, and those of the given sequences are not known; "
             "decode() continues prompts"
         )
-    requests = make_requests(model, settings, ids, sources, context)
-    own = with_latents(
-        model, settings, latents, len(requests)
-    ).latents  # all completions of a sequence share its latents
-    requests = [r for _, r in with_latents_of(own, enumerate(requests), model.contract)]
-    episodes = make_episodes(model, settings, requests, max_new_tokens, pad_token_id)
-    settings = replace(settings, outputs=check_completions(settings, n))
+    requests = make_requests(model, call, ids, sources, context)
+    own, requests = with_latents(model, call, requests, latents)
+    # All completions of a sequence share its latents.
+    requests = [r for _, r in with_latents_of(own.latents, enumerate(requests), model.contract)]
+    episodes = make_episodes(model, call.settings, requests, max_new_tokens, pad_token_id)
+    outputs = check_completions(call.settings, n)
+    call = replace(call, settings=replace(call.settings, outputs=outputs))
     prefixes = episodes.length * len(ids)
-    workers = choose_workers(model, settings, workers, prefixes)
-    check_memory(model, settings, workers, prefixes, ids=8 * episodes.width * min(len(ids), 128))
-    return action_values(model, settings, episodes, _reward(reward), workers)
+    workers = choose_workers(model, call, workers, prefixes * outputs, processors=bool(processors))
+    check_memory(model, call, workers, prefixes, ids=8 * episodes.width * min(len(ids), 128))
+    return action_values(model, call, episodes, _reward(reward), workers)
+
+
+def _requests(
+    model: Model, call: Call, prompts: Any, prefix: Any, context: Any, latents: Any
+) -> tuple[Call, list[EngineRequest]]:
+    """Return a request for each prompt, and the call with what they need."""
+    if has_requests(prompts):
+        requests = mixed_requests(model, call, prompts, prefix, context, latents)
+        attention = any(r.settings.return_attention for r in requests)
+        return replace(call, mixed=True, attention=attention, latents=_latents(model)), requests
+    ids, sources = read_prompts(model, prompts, prefix, context)
+    return with_latents(model, call, make_requests(model, call, ids, sources, context), latents)
+
+
+def _latents(model: Model) -> DrawnLatents | None:
+    return DrawnLatents(model.latents) if model.latents else None
 
 
 def _reward(reward: Reward | ModelFile) -> Reward:
@@ -362,26 +384,26 @@ def _loaded(model: Model | str | Path) -> Model:
     return loaded
 
 
-def _hypotheses(model: Model, settings: Settings, finished: Generator[FinishedSequence]) -> Generator[Hypothesis]:
+def _hypotheses(model: Model, call: Call, finished: Generator[FinishedSequence]) -> Generator[Hypothesis]:
     """Yield the hypotheses of each prompt; closing this closes the search, whoever else holds it."""
     with closing(finished):
-        for group in by_prompt(model, settings, finished):
+        for group in by_prompt(model, call.latents, finished):
             yield from group
 
 
-def _token_events(model: Model, settings: Settings, requests: list[Request]) -> Generator[TokenEvent]:
+def _token_events(model: Model, call: Call, requests: list[EngineRequest]) -> Generator[TokenEvent]:
     """Decode the requests in one thread and yield every token as it is chosen."""
     with using(model):
-        yield from _choices(model, settings, requests)
+        yield from _choices(model, call, requests)
 
 
-def _choices(model: Model, settings: Settings, requests: list[Request]) -> Generator[TokenEvent]:
+def _choices(model: Model, call: Call, requests: list[EngineRequest]) -> Generator[TokenEvent]:
     for group in alike(model.contract, requests, len(requests)):
         own = list(group)
-        rows = min(settings.batch_size, len(own) * settings.outputs)
-        search = SamplingSearch(model, settings, queue_requests(model, settings, own, rows), rows)
+        rows = min(call.batch_size, sum(r.settings.outputs for r in own))
+        search = SamplingSearch(model, call, queue_requests(model, call, own, rows), rows)
         for choice in search.choices():
             shown = [] if choice.finish_reason == "eos" else [choice.token]
             text = None if model.tokenizer is None else model.tokenizer.decode(shown)
-            prompt, output = divmod(choice.sequence, settings.outputs)
-            yield TokenEvent(prompt, output, choice.token, text, choice.logprob, choice.finish_reason)
+            output = choice.sequence - choice.request.first
+            yield TokenEvent(choice.request.index, output, choice.token, text, choice.logprob, choice.finish_reason)

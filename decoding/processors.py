@@ -30,11 +30,13 @@ class History(Sequence[Ids]):
     Attributes:
         prompts: each row's prompt.
         outputs: each row's new tokens.
+        requests: the number of each row's prompt in the call, or of its request in an `Engine`.
     """
 
-    def __init__(self, prompts: Sequence[Ids], outputs: Sequence[Ids]) -> None:
+    def __init__(self, prompts: Sequence[Ids], outputs: Sequence[Ids], requests: Sequence[int] = ()) -> None:
         self.prompts = prompts
         self.outputs = outputs
+        self.requests = requests
 
     @overload
     def __getitem__(self, index: int) -> Ids: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, overload
 
@@ -60,6 +60,8 @@ class Hypothesis:
             `return_attention=True`.
         latent: the value of the model's latent, or a dict of them where it has several; passed back as ``latents=[h.latent]`` it
             makes the same output again. One that is drawn anew at every step has a first axis of steps. None without latents.
+        state: the state after the output, small arrays by name, for `Request(state=...)` and for `numpy.savez`; None unless
+            `return_state=True`.
     """
 
     prompt_index: int
@@ -74,6 +76,7 @@ class Hypothesis:
     teacher_logprobs: npt.NDArray[np.float32] | None = field(repr=False, default=None)
     attention: npt.NDArray[np.float32] | None = field(repr=False, default=None)
     latent: npt.NDArray[Any] | dict[str, npt.NDArray[Any]] | None = field(repr=False, default=None)
+    state: Mapping[str, npt.NDArray[Any]] | None = field(repr=False, default=None)
 
     @property
     def tokens(self) -> list[int]:

@@ -7,37 +7,43 @@ from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
-from decoding.engine.request import FinishedSequence, Settings
+from decoding.engine.latents import Latents
+from decoding.engine.request import FinishedSequence
 from decoding.model.model import Model
 from decoding.results import Hypothesis
 
 
-def by_prompt(model: Model, settings: Settings, finished: Iterable[FinishedSequence]) -> Iterator[list[Hypothesis]]:
+def by_prompt(
+    model: Model, latents: Latents | None, finished: Iterable[FinishedSequence]
+) -> Iterator[list[Hypothesis]]:
     """Yield the hypotheses of each prompt, best first, as soon as all of them are finished."""
     waiting: dict[int, list[FinishedSequence]] = {}
     for one in finished:
-        prompt = one.sequence // settings.outputs
-        group = waiting.setdefault(prompt, [])
+        group = waiting.setdefault(one.request.index, [])
         group.append(one)
         if len(group) == one.siblings:
-            del waiting[prompt]
-            ranked = sorted(group, key=lambda f: (-f.score, f.sequence))
-            yield [_hypothesis(model, settings, prompt, rank, f) for rank, f in enumerate(ranked)]
-            if settings.latents is not None:
-                settings.latents.forget([_latent_key(settings, prompt, f) for f in group])
+            del waiting[one.request.index]
+            yield hypotheses(model, latents, group)
 
 
-def _latent_key(settings: Settings, prompt: int, f: FinishedSequence) -> int:
+def hypotheses(model: Model, latents: Latents | None, group: list[FinishedSequence]) -> list[Hypothesis]:
+    """Return the outputs of one request, best first."""
+    ranked = sorted(group, key=lambda f: (-f.score, f.sequence))
+    found = [_hypothesis(model, latents, rank, f) for rank, f in enumerate(ranked)]
+    if latents is not None:
+        latents.forget([_latent_key(f) for f in group])
+    return found
+
+
+def _latent_key(f: FinishedSequence) -> int:
     """Return the sequence whose latents a finished sequence has: where one search finds all outputs, they share theirs."""
-    return prompt if settings.strategy.searches_together else f.sequence
+    return f.request.first if f.request.settings.strategy.searches_together else f.sequence
 
 
-def _hypothesis(model: Model, settings: Settings, prompt: int, rank: int, f: FinishedSequence) -> Hypothesis:
-    latent = None
-    if settings.latents is not None:
-        latent = settings.latents.of(_latent_key(settings, prompt, f), len(f.logprobs))
+def _hypothesis(model: Model, latents: Latents | None, rank: int, f: FinishedSequence) -> Hypothesis:
+    latent = None if latents is None else latents.of(_latent_key(f), len(f.logprobs))
     return Hypothesis(
-        prompt_index=prompt,
+        prompt_index=f.request.index,
         rank=rank,
         logprob=f.logprob,
         score=f.score,
@@ -49,6 +55,7 @@ def _hypothesis(model: Model, settings: Settings, prompt: int, rank: int, f: Fin
         teacher_logprobs=f.teacher,
         attention=f.attention,
         latent=latent,
+        state=f.state,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from decoding.engine.latents import Latents
-from decoding.engine.request import Request, Row
+from decoding.engine.request import EngineRequest, Row
 from decoding.errors import OptionError
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.io import AuxiliaryInput
@@ -27,7 +27,7 @@ def with_latents_of(latents: Latents | None, rows: Iterable[Row], contract: Cont
         return
     decoder = {f.name for f in contract.latents}
     for sequence, request in rows:
-        values = latents.start(sequence, len(request.ids))
+        values = latents.start(sequence, request)
         context = {name: value for name, value in values.items() if name in decoder}
         context = {**request.context, **context}
         yield sequence, replace(request, sequence=sequence, context=context, latents=values)
@@ -39,7 +39,7 @@ def encoded_rows(model: Model, rows: Iterator[Row], size: int) -> Iterator[Row]:
     Args:
         size: rows that run together; that many sources, and at most `_AHEAD`, are encoded together.
     """
-    last: list[Request] = []  # the rows of a request may lie on both sides of the end of a chunk
+    last: list[EngineRequest] = []  # the rows of a request may lie on both sides of the end of a chunk
     while chunk := list(itertools.islice(rows, min(size, _AHEAD))):
         done = {r.key: r for r in last}
         new = list({r.key: r for _, r in chunk if r.key not in done}.values())
@@ -48,13 +48,13 @@ def encoded_rows(model: Model, rows: Iterator[Row], size: int) -> Iterator[Row]:
         yield from ((sequence, done[r.key]) for sequence, r in chunk)
 
 
-def encoded(model: Model, requests: Sequence[Request]) -> list[Request]:
+def encoded(model: Model, requests: Sequence[EngineRequest]) -> list[EngineRequest]:
     """Return the requests with their sources encoded: as contexts and initial states.
 
     Raises:
         OptionError: a source gives a context of a size that the decoder does not take.
     """
-    todo = [r for r in requests if r.source or r.latents]  # the prefixes of a rollout are encoded already
+    todo = [r for r in requests if (r.source or r.latents) and not r.encoded]
     if model.encoders is None or not todo:
         return list(requests)
     auxiliary_inputs = {f.name: f for f in model.contract.all_auxiliary_inputs if f.of_rows}
@@ -84,7 +84,7 @@ def _checked(aux: AuxiliaryInput, value: Array, index: int) -> Array:
     return value
 
 
-def alike(contract: Contract, requests: Iterable[Request], ahead: int) -> Iterator[Iterable[Request]]:
+def alike(contract: Contract, requests: Iterable[EngineRequest], ahead: int) -> Iterator[Iterable[EngineRequest]]:
     """Yield the requests in groups that may share a batch: all of them, unless contexts of unequal length must not be padded.
 
     Args:
@@ -100,7 +100,7 @@ def alike(contract: Contract, requests: Iterable[Request], ahead: int) -> Iterat
             yield list(group)
 
 
-def _shapes(request: Request) -> Any:
+def _shapes(request: EngineRequest) -> Any:
     return shape_of(request.context), sorted((name, _shape(value)) for name, value in request.source.items())
 
 

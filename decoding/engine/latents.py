@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -13,32 +14,43 @@ from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.graph.types import Array
 
 
+class DrawsLatents(Protocol):
+    """What latents ask of a request; see `decoding.engine.request.EngineRequest`."""
+
+    @property
+    def ids(self) -> Array: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def first(self) -> int: ...
+    @property
+    def latent_stream(self) -> int: ...
+    @property
+    def given_latents(self) -> Mapping[str, Sequence[Array]]: ...
+
+
 @dataclass
 class Latents:
-    """The latents of all sequences of a call.
+    """The latents of all sequences that run.
 
-    A number depends on the seed, the sequence, the latent's rank among the model's latents, and, where it is drawn anew at
-    every step, the position of the token that is fed: not on the batch, and on no draw of a token.
+    A number depends on the request's seed, the number of the output, the latent's rank among the model's latents, and, where it
+    is drawn anew at every step, the position of the token that is fed: not on the batch, and on no draw of a token.
 
     Attributes:
         auxiliary_inputs: those of the encoders, then those of the decoder; inputs of one name take the same numbers.
-        given: the caller's values, one for each sequence (one for each prompt where its outputs share them).
     """
 
     auxiliary_inputs: Sequence[AuxiliaryInput]
-    seed: int
-    given: Mapping[str, Sequence[Array]] = field(default_factory=dict)
-    _lengths: dict[int, int] = field(default_factory=dict)
+    _requests: dict[int, DrawsLatents] = field(default_factory=dict)  # by sequence
 
     @property
     def every_step(self) -> bool:
         """Whether one of the latents is drawn anew at every step."""
         return any(f.draw.every == "step" for f in self.auxiliary_inputs)
 
-    def start(self, sequence: int, prompt_length: int) -> dict[str, Array]:
-        """Return the values that are drawn once a sequence, and keep the length of its prompt for `of`."""
-        if self.every_step:
-            self._lengths[sequence] = prompt_length
+    def start(self, sequence: int, request: DrawsLatents) -> dict[str, Array]:
+        """Return the values that are drawn once a sequence; the others are known from now on, until `forget`."""
+        self._requests[sequence] = request
         return {f.name: self._once(f, sequence) for f in self.auxiliary_inputs if f.draw.every == "sequence"}
 
     def steps(
@@ -58,7 +70,7 @@ class Latents:
     def of(self, sequence: int, steps: int) -> Array | dict[str, Array]:
         """Return the latents of a finished sequence of that many steps, as `latents=` takes them: an array, or a dict of several."""
         values = {}
-        positions = self._lengths.get(sequence, 1) - 1 + steps
+        positions = len(self._requests[sequence].ids) - 1 + steps
         for aux in self.auxiliary_inputs:
             if aux.draw.every == "sequence":
                 values[aux.name] = self._once(aux, sequence)
@@ -69,24 +81,31 @@ class Latents:
     def forget(self, sequences: Sequence[int]) -> None:
         """Drop what was kept for sequences that are finished."""
         for sequence in sequences:
-            self._lengths.pop(sequence, None)
+            self._requests.pop(sequence, None)
 
     def _once(self, aux: AuxiliaryInput, sequence: int) -> Array:
-        if aux.name in self.given:
-            return self.given[aux.name][sequence]
-        (value,) = draw(self.auxiliary_inputs, aux.name, self.seed, np.array([sequence]), 0)
+        request = self._requests[sequence]
+        if aux.name in request.given_latents:
+            return request.given_latents[aux.name][sequence - request.first]
+        stream = np.array([request.latent_stream + sequence - request.first])
+        (value,) = draw(self.auxiliary_inputs, aux.name, request.seed, stream, 0)
         return np.asarray(value)
 
     def _at(self, aux: AuxiliaryInput, sequences: Array, positions: Array) -> Array:
-        if aux.name not in self.given:
-            return draw(self.auxiliary_inputs, aux.name, self.seed, sequences, positions)
-        values = [self.given[aux.name][int(sequence)] for sequence in sequences]
-        for sequence, value, position in zip(sequences, values, positions, strict=True):
-            if position >= len(value):
-                raise DecodeError(
-                    f"sequence {sequence}: latents[{aux.name!r}] has {len(value)} steps, but there is another; give more, or a smaller max_new_tokens",
-                    row=int(sequence),
-                    step=int(position),
-                )
-        taken: Array = np.stack([value[position] for value, position in zip(values, positions, strict=True)])
-        return taken
+        """Return one value for each of the sequences, at its position; a number without a request is a row that is idle."""
+        requests = [self._requests.get(int(sequence)) for sequence in sequences]
+        numbers = [0 if r is None else int(s) - r.first for s, r in zip(sequences, requests, strict=True)]
+        seeds = np.array([0 if r is None else r.seed for r in requests], np.uint64)
+        streams = np.array([0 if r is None else r.latent_stream + n for n, r in zip(numbers, requests, strict=True)])
+        values = draw(self.auxiliary_inputs, aux.name, seeds, streams, positions)
+        for row, (request, number) in enumerate(zip(requests, numbers, strict=True)):
+            if request is not None and aux.name in request.given_latents:
+                given, position = request.given_latents[aux.name][number], int(positions[row])
+                if position >= len(given):
+                    raise DecodeError(
+                        f"sequence {sequences[row]}: latents[{aux.name!r}] has {len(given)} steps, but there is another; give more, or a smaller max_new_tokens",
+                        row=int(sequences[row]),
+                        step=position,
+                    )
+                values[row] = given[position]
+        return values

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import cast
 
 from decoding.engine.encode import alike, encoded_rows, with_latents_of
 from decoding.engine.forks import using
-from decoding.engine.request import FinishedSequence, Request, RequestQueue, Row, RowSource, Settings
-from decoding.engine.search.beam import BeamSearch
-from decoding.engine.search.sampling import SamplingSearch
-from decoding.engine.search.stochastic_beam import StochasticBeamSearch
+from decoding.engine.request import Call, EngineRequest, FinishedSequence, RequestQueue, Row, RowSource
+from decoding.engine.search.mixed import MixedSearch, make_search
 from decoding.engine.workers import Workers
 from decoding.model.model import Model
-from decoding.strategies import Beam
-
-Search = SamplingSearch | BeamSearch | StochasticBeamSearch
 
 
 def decode_requests(
-    model: Model, settings: Settings, requests: Iterable[Request], workers: int, *, callers: bool = False
+    model: Model, call: Call, requests: Iterable[EngineRequest], workers: int, *, callers: bool = False
 ) -> Generator[FinishedSequence]:
     """Decode all requests, yielding sequences as they finish.
 
@@ -28,50 +24,49 @@ def decode_requests(
         callers: whether `requests` runs code of the caller, who may block, raise or take results in it. Then it is read in
             the caller's thread alone; see `decoding.engine.workers`.
     """
-    for group in alike(model.contract, requests, settings.batch_size):
-        rows = _rows(group, settings, workers)
-        queue = queue_requests(model, settings, group, rows)
+    for group in alike(model.contract, requests, call.batch_size):
+        rows = _rows(group, call, workers)
+        queue = queue_requests(model, call, group, rows)
         if workers == 1:
             with using(model):
-                yield from choose_search(model, settings, queue, rows).run()
+                yield from run_search(model, call, queue, rows)
         else:
-            yield from _in_threads(model, settings, queue, rows, workers, callers)
+            yield from _in_threads(model, call, queue, rows, workers, callers)
 
 
-def queue_requests(model: Model, settings: Settings, requests: Iterable[Request], rows: int) -> RequestQueue:
+def queue_requests(model: Model, call: Call, requests: Iterable[EngineRequest], rows: int) -> RequestQueue:
     """Return the queue of these requests; as a request is taken, its latents are drawn and its source is encoded."""
 
     def prepare(given: Iterator[Row]) -> Iterator[Row]:
-        given = with_latents_of(settings.latents, given, model.contract)
+        given = with_latents_of(call.latents, given, model.contract)
         return given if model.encoders is None else encoded_rows(model, given, rows)
 
-    return RequestQueue(requests, settings.searches_per_request, prepare)
+    return RequestQueue(requests, prepare)
 
 
-def choose_search(model: Model, settings: Settings, queue: RowSource, rows: int) -> Search:
-    """Return the search that the strategy asks for, over `rows` rows."""
-    if not settings.strategy.searches_together:
-        return SamplingSearch(model, settings, queue, rows)
-    if isinstance(settings.strategy, Beam):
-        return BeamSearch(model, settings, queue, rows)
-    return StochasticBeamSearch(model, settings, queue, rows)
+def run_search(model: Model, call: Call, queue: RowSource, rows: int) -> Iterator[FinishedSequence]:
+    """Decode the whole queue, yielding each sequence as it finishes; `rows` of them run together."""
+    if call.mixed:
+        return MixedSearch(model, call, queue, rows).run()
+    # Without `every` it yields no None, and no step of it waits for another search.
+    return cast(Iterator[FinishedSequence], make_search(model, call, call.settings, queue, rows).run())
 
 
-def _rows(requests: Iterable[Request], settings: Settings, workers: int) -> int:
+def _rows(requests: Iterable[EngineRequest], call: Call, workers: int) -> int:
     """Return the rows of a worker: its share where the number of requests is known, and at most the batch size."""
     if not isinstance(requests, Sequence):
-        return settings.batch_size
-    share = -(-len(requests) // workers) * settings.rows_per_request
-    return max(1, min(settings.batch_size, share))
+        return call.batch_size
+    share: int = -(-sum(r.settings.rows_per_request for r in requests) // workers)
+    return max(1, min(call.batch_size, share))
 
 
 def _in_threads(
-    model: Model, settings: Settings, queue: RequestQueue, rows: int, workers: int, callers: bool
+    model: Model, call: Call, queue: RequestQueue, rows: int, workers: int, callers: bool
 ) -> Iterator[FinishedSequence]:
     """Run a search in each of several threads. Leaving early (an error, Ctrl-C, a closed iterator) stops them all."""
     alone, group = model.single_threaded(), Workers(model, queue, bound=workers * rows, callers=callers)
     try:
-        group.start(choose_search(alone, settings, source, rows).run() for source in group.sources(workers))
+        group.start(run_search(alone, call, source, rows) for source in group.sources(workers))
         yield from group.results()
     finally:
         try:

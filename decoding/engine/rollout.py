@@ -13,7 +13,7 @@ import numpy as np
 from decoding.engine.batch.contexts import initial_states
 from decoding.engine.encode import alike, encoded
 from decoding.engine.loop import decode_requests
-from decoding.engine.request import FinishedSequence, Request, Settings
+from decoding.engine.request import Call, EngineRequest, FinishedSequence, Settings
 from decoding.errors import DecodeError, OptionError
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.pad import pad_together
@@ -39,7 +39,7 @@ class Episodes:
         pad: fills rows after their ends.
     """
 
-    requests: Sequence[Request]
+    requests: Sequence[EngineRequest]
     bos: int
     length: int
     longest: int | None
@@ -79,15 +79,14 @@ class Wave(NamedTuple):
     slots: list[int]
 
 
-def action_values(model: Model, settings: Settings, episodes: Episodes, reward: Reward, workers: int) -> Array:
-    """Return float64 [sequences, T]: the mean reward of `settings.outputs` completions after each token.
+def action_values(model: Model, call: Call, episodes: Episodes, reward: Reward, workers: int) -> Array:
+    """Return float64 [sequences, T]: the mean reward of `call.settings.outputs` completions after each token.
 
     From the end of a sequence on, the value is the reward of the sequence itself.
     """
     # Draws of its own: else the first completion would repeat the numbers by which decode() drew the sequence.
-    settings = replace(
-        settings, seed=int(np.random.SeedSequence(settings.seed, spawn_key=(1,)).generate_state(1, np.uint64)[0])
-    )
+    seed = int(np.random.SeedSequence(call.seed, spawn_key=(1,)).generate_state(1, np.uint64)[0])
+    outputs = call.settings.outputs
     own = _Rewards(reward, episodes, len(episodes.requests))
     for row in range(len(episodes.requests)):
         own.add(row, episodes.own(row))
@@ -95,32 +94,34 @@ def action_values(model: Model, settings: Settings, episodes: Episodes, reward: 
     waves = list(episodes.waves(model.contract))
     positions = [(wave.rows[slot], wave.end) for wave in waves for slot in wave.slots]
     if positions:
-        completed = _Rewards(reward, episodes, len(positions) * settings.outputs)
+        completed = _Rewards(reward, episodes, len(positions) * outputs)
         with closing(
-            _completions(model, settings, prefixes(model, episodes, waves), positions, workers)
+            _completions(model, call, prefixes(model, episodes, waves, call.settings, seed), positions, workers)
         ) as completions:
             for finished in completions:  # a reward that fails stops the workers
-                row, end = positions[finished.sequence // settings.outputs]
+                row, end = positions[finished.request.index]
                 new = finished.tokens if finished.eos is None else np.append(finished.tokens, finished.eos)
                 completed.add(finished.sequence, episodes.own(row)[: end + 1], new)
-        values[tuple(zip(*positions, strict=True))] = completed.values.reshape(len(positions), settings.outputs).mean(1)
+        values[tuple(zip(*positions, strict=True))] = completed.values.reshape(len(positions), outputs).mean(1)
     return values
 
 
 def _completions(
-    model: Model, settings: Settings, requests: Iterator[Request], positions: Sequence[tuple[int, int]], workers: int
+    model: Model, call: Call, requests: Iterator[EngineRequest], positions: Sequence[tuple[int, int]], workers: int
 ) -> Generator[FinishedSequence]:
     try:
-        yield from decode_requests(model, settings, requests, workers)
+        yield from decode_requests(model, call, requests, workers)
     except DecodeError as error:
         if error.row is None:
             raise
-        row, end = positions[error.row // settings.outputs]
+        row, end = positions[error.row // call.settings.outputs]
         message = f"sequences[{row}], a completion after token {end}: {error}"
         raise DecodeError(message, row=row, step=error.step) from error
 
 
-def prefixes(model: Model, episodes: Episodes, waves: Iterable[Wave]) -> Iterator[Request]:
+def prefixes(
+    model: Model, episodes: Episodes, waves: Iterable[Wave], settings: Settings, seed: int
+) -> Iterator[EngineRequest]:
     """Yield the prefixes of all waves, each with the states before its last token: a token is read once for all rows of a wave."""
     c, numbers, rows = model.contract, itertools.count(), None
     keeps_states = bool(c.states) and model.reads_chunks_on_device  # else each prefix is read by itself
@@ -134,20 +135,23 @@ def prefixes(model: Model, episodes: Episodes, waves: Iterable[Wave]) -> Iterato
             states, read = _read(model, own, read, states), read + 1
         for slot in wave.slots:
             before = {s.input: value.take(slot, s.batch_axis) for s, value in zip(c.states, states, strict=True)}
+            number = next(numbers)
             yield replace(
                 own[slot],
-                index=next(numbers),
+                index=number,
+                settings=settings,
+                seed=seed,
                 ids=own[slot].ids[: at + 1],
                 states=before if keeps_states else own[slot].states,
                 read=read,
                 max_new_tokens=None if episodes.longest else episodes.length - 1 - wave.end,
-                source={},
-                latents={},
+                first=number * settings.outputs,
+                encoded=True,
                 sequence=None,
             )
 
 
-def _read(model: Model, requests: Sequence[Request], at: int, states: Sequence[Array]) -> list[Array]:
+def _read(model: Model, requests: Sequence[EngineRequest], at: int, states: Sequence[Array]) -> list[Array]:
     """Return the states after the ids at position `at`; sequences that have ended stay at their last."""
     c = model.contract
     ids = np.array([[r.ids[min(at, len(r.ids) - 1)]] for r in requests])

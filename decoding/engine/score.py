@@ -10,8 +10,7 @@ from decoding import kernels
 from decoding.engine.batch.batch import make_batch
 from decoding.engine.batch.contexts import initial_states
 from decoding.engine.encode import alike, encoded
-from decoding.engine.latents import Latents
-from decoding.engine.request import Request
+from decoding.engine.request import Call, EngineRequest
 from decoding.model.contract.pad import pad_together
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
@@ -31,11 +30,7 @@ _LARGE_STEP = 1 << 18
 
 
 def score_sequences(
-    model: Model,
-    sequences: Sequence[Request],
-    batch_size: int,
-    latents: Latents | None,
-    advance: Callable[[int], object],
+    model: Model, call: Call, sequences: Sequence[EngineRequest], advance: Callable[[int], object]
 ) -> dict[int, Array]:
     """Return by index float32 log-probabilities of every token of a sequence but the first, given those before it.
 
@@ -47,16 +42,16 @@ def score_sequences(
     takes_runs = c.sequence and c.window is None and c.logits.layout != "BV" and not c.draws_alone
     for group in alike(model.contract, sequences, len(sequences)):
         order = sorted(group, key=lambda r: -len(r.ids))
-        for start in range(0, len(order), batch_size):
-            own = encoded(model, order[start : start + batch_size])
+        for start in range(0, len(order), call.batch_size):
+            own = encoded(model, order[start : start + call.batch_size])
             by_runs = takes_runs and (model.on_device or len(own) * c.logits.vocab_size < _LARGE_STEP)
-            values = (_by_runs if by_runs else _by_steps)(model, own, latents, advance)
+            values = (_by_runs if by_runs else _by_steps)(model, call, own, advance)
             scores |= {r.index: value for r, value in zip(own, values, strict=True)}
     return scores
 
 
 def _by_runs(
-    model: Model, requests: Sequence[Request], latents: Latents | None, advance: Callable[[int], object]
+    model: Model, call: Call, requests: Sequence[EngineRequest], advance: Callable[[int], object]
 ) -> list[Array]:
     """Return scores of sequences of descending length, read many tokens in a run.
 
@@ -76,9 +71,9 @@ def _by_runs(
         end = min(len(sequences[live - 1]) - 1, read + chunk)
         ids = np.stack([s[read : end + 1] for s in sequences[:live]])
         context = pad_together(c.row_inputs, [r.context for r in requests[:live]])
-        if latents is not None:
+        if call.latents is not None:
             keys = np.array([r.key for r in requests[:live]])
-            context |= latents.steps(c.auxiliary_inputs, keys, np.full(live, read), end - read)
+            context |= call.latents.steps(c.auxiliary_inputs, keys, np.full(live, read), end - read)
         feeds = c.feeds(ids[:, :-1], read, context)
         cut = [
             np.ascontiguousarray(v.take(range(live), axis=s.batch_axis)) for s, v in zip(c.states, states, strict=True)
@@ -95,7 +90,7 @@ def _by_runs(
 
 
 def _by_steps(
-    model: Model, requests: Sequence[Request], latents: Latents | None, advance: Callable[[int], object]
+    model: Model, call: Call, requests: Sequence[EngineRequest], advance: Callable[[int], object]
 ) -> list[Array]:
     """Return scores of sequences of descending length, read a token at a time.
 
@@ -107,10 +102,10 @@ def _by_steps(
         row[: len(request.ids)] = request.ids
     c = model.contract
     # Sequences with contexts, latents or initial states of their own have no beginning in common.
-    own = c.contexts or c.latents or c.row_inputs or latents is not None or any(r.states for r in requests)
+    own = c.contexts or c.latents or c.row_inputs or call.latents is not None or any(r.states for r in requests)
     apart = np.arange(len(requests)) if own else np.zeros(len(requests), np.int64)
     first, row = _distinct(apart, ids[:, 0])
-    batch = make_batch(model, len(requests), latents=latents)
+    batch = make_batch(model, len(requests), call, reduce=False)
     batch.size = len(first)
     batch.start(np.arange(batch.size), [requests[i] for i in first], np.zeros(batch.size, np.int64))
     scores = np.zeros((len(requests), lengths[0] - 1), np.float32)

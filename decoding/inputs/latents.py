@@ -10,7 +10,7 @@ import numpy as np
 
 from decoding.arguments import named_values, numbers
 from decoding.engine.latents import Latents
-from decoding.engine.request import Settings
+from decoding.engine.request import Call, EngineRequest
 from decoding.errors import OptionError
 from decoding.model.contract.draws import one_value
 from decoding.model.contract.io import AuxiliaryInput
@@ -18,23 +18,29 @@ from decoding.model.graph.types import Array
 from decoding.model.model import Model
 
 
-def with_latents(model: Model, settings: Settings, latents: Any, prompts: int) -> Settings:
-    """Return the settings with the model's latents, given or to be drawn; the same settings where the model has none.
+def with_latents(
+    model: Model, call: Call, requests: list[EngineRequest], latents: Any
+) -> tuple[Call, list[EngineRequest]]:
+    """Return the call with the model's latents and the requests with those that are given; both as they were where the model has none.
+
+    Args:
+        latents: of the call; see `given_latents`.
 
     Raises:
         OptionError: the model has no latents, or the values do not fit them.
     """
-    if not model.latents:
-        if latents is not None:
-            raise OptionError(
-                f"latents: {model.name} has none; pass roles={{'latent': {{input: 'normal'}}}} to load() if an input is one"
-            )
-        return settings
-    given = _given(model, latents, prompts, settings.searches_per_request)
-    return replace(settings, latents=Latents(model.latents, settings.seed, given))
+    searches = call.settings.searches_per_request
+    given = given_latents(model, latents, len(requests), searches)
+    if given:
+        each = [
+            {name: values[i * searches : (i + 1) * searches] for name, values in given.items()}
+            for i in range(len(requests))
+        ]
+        requests = [replace(request, given_latents=own) for request, own in zip(requests, each, strict=True)]
+    return (replace(call, latents=Latents(model.latents)) if model.latents else call), requests
 
 
-def _given(model: Model, latents: Any, prompts: int, outputs: int) -> dict[str, list[Array]]:
+def given_latents(model: Model, latents: Any, prompts: int, outputs: int) -> dict[str, list[Array]]:
     """Return the caller's latents by input name, one value for each sequence.
 
     Args:
@@ -42,8 +48,14 @@ def _given(model: Model, latents: Any, prompts: int, outputs: int) -> dict[str, 
         outputs: sequences of a prompt that have latents of their own.
 
     Raises:
-        OptionError: a name is unknown, or there is a wrong number of values, or one has a wrong shape.
+        OptionError: the model has no latents, a name is unknown, there is a wrong number of values, or one has a wrong shape.
     """
+    if latents is None:
+        return {}
+    if not model.latents:
+        raise OptionError(
+            f"latents: {model.name} has none; pass roles={{'latent': {{input: 'normal'}}}} to load() if an input is one"
+        )
     if isinstance(latents, Sequence) and latents and all(isinstance(one, Mapping) for one in latents):
         latents = {name: [one[name] for one in latents] for name in latents[0]}
     inputs = {f.name: f for f in model.latents}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
 from decoding._types import FromModel, Ids, StepInputs
 from decoding.arguments import seed_of
-from decoding.engine.request import Settings
+from decoding.engine.request import Call, Settings
 from decoding.errors import OptionError, check_flag, shown, whole_number
 from decoding.inputs.contexts import check_step_inputs
 from decoding.inputs.prompts import checked_ids
@@ -36,40 +37,72 @@ class Options(TypedDict, total=False):
     batch_size: int | None
     step_inputs: StepInputs | None
     return_attention: bool
+    return_state: bool
 
 
-def make_settings(model: Model, strategy: Strategy, **options: Unpack[Options]) -> Settings:
+def make_call(model: Model, strategy: Strategy, *, lenient: bool = False, **options: Unpack[Options]) -> Call:
     """Return what holds for every request of a call: each option checked by itself and against the others.
+
+    Args:
+        lenient: the settings of the call may not fit each other, as requests have options of their own; `check_settings` is
+            for those that are used.
 
     Raises:
         OptionError: names the option, what was found and what was expected.
     """
-    if not isinstance(strategy, Greedy | Sample | TopN | Beam):
-        raise OptionError(
-            f"strategy={shown(strategy)}: expected a strategy object such as Greedy() or Sample(temperature=0.8)"
-        )
-    stop_ids, stop_strings = _stops(model, options.get("stop", ()))
-    settings = Settings(
-        strategy=strategy,
-        outputs=whole_number("num_return_sequences", options.get("num_return_sequences", 1), 1, below=2**31),
+    read = {name: values for name, values in options.items() if name in _SETTINGS}
+    settings = Settings(**_read(model, {**_DEFAULTS, **read, "strategy": strategy}))
+    if not lenient:
+        check_settings(model, settings)
+    return Call(
+        settings=settings,
         seed=seed_of(options.get("seed")),
-        eos=_eos(model, options.get("eos_token_id", "model")),
-        stop=stop_ids,
-        stop_strings=stop_strings,
-        min_new_tokens=whole_number("min_new_tokens", options.get("min_new_tokens", 0), 0),
-        max_new_tokens=_longest(model, options.get("max_new_tokens")),
-        processors=_processors(options.get("processors", ())),
-        top_logprobs=whole_number("logprobs", options.get("logprobs", 0), 0),
-        teacher_ratio=None,
         batch_size=_batch_size(options.get("batch_size")),
         step_inputs=check_step_inputs(model, options.get("step_inputs")),
-        return_attention=check_flag("return_attention", options.get("return_attention", False)),
+        attention=settings.return_attention,
     )
+
+
+def own_settings(model: Model, settings: Settings, options: Mapping[str, Any]) -> Settings:
+    """Return the settings of a request that has options of its own: the same object where it has none.
+
+    Raises:
+        OptionError: as `make_call()`.
+    """
+    if not options:
+        return settings
+    own = replace(settings, **_read(model, options))
+    check_settings(model, own)
+    return own
+
+
+def check_settings(model: Model, settings: Settings) -> None:
+    """Check options against each other.
+
+    Raises:
+        OptionError: two of them do not go together, or one does not go with the model.
+    """
     _check_outputs(settings)
     _check_lengths(settings)
     _check_logprobs(model, settings)
     _check_attention(model, settings)
-    return settings
+    _check_state(model, settings)
+
+
+def _read(model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `Settings` for the given options, each checked by itself."""
+    fields: dict[str, Any] = {}
+    for name, value in options.items():
+        fields |= _SETTINGS[name](model, value)
+    return fields
+
+
+def _strategy(model: Model, strategy: Any) -> dict[str, Any]:
+    if not isinstance(strategy, Greedy | Sample | TopN | Beam):
+        raise OptionError(
+            f"strategy={shown(strategy)}: expected a strategy object such as Greedy() or Sample(temperature=0.8)"
+        )
+    return {"strategy": strategy}
 
 
 def check_names(function: str, options: Mapping[str, Any]) -> None:
@@ -122,6 +155,15 @@ def _check_attention(model: Model, settings: Settings) -> None:
         )
     if settings.return_attention and isinstance(settings.strategy, Sample) and not settings.strategy.replacement:
         raise OptionError("return_attention=True: not with Sample(replacement=False); use another strategy")
+
+
+def _check_state(model: Model, settings: Settings) -> None:
+    """Refuse to return the state of a model that draws latents anew at every step: they are no part of a state."""
+    if settings.return_state and any(f.draw.every == "step" for f in model.latents):
+        raise OptionError(
+            f"return_state=True: {model.name} draws latents at every step, so that its state is not all that an output goes on from; "
+            "give prompt and output again"
+        )
 
 
 def _longest(model: Model, max_new_tokens: Any) -> int:
@@ -184,3 +226,27 @@ def _processors(processors: Any) -> tuple[Callable[..., None], ...]:
                 f"processors: {processor.__name__} is a class; pass an object of it, {processor.__name__}(...)"
             )
     return tuple(processors)
+
+
+# For each option of a request, the fields of `Settings` that it sets.
+_SETTINGS: Mapping[str, Callable[[Model, Any], dict[str, Any]]] = {
+    "strategy": _strategy,
+    "num_return_sequences": lambda _, value: {"outputs": whole_number("num_return_sequences", value, 1, below=2**31)},
+    "eos_token_id": lambda model, value: {"eos": _eos(model, value)},
+    "stop": lambda model, value: dict(zip(("stop", "stop_strings"), _stops(model, value), strict=True)),
+    "min_new_tokens": lambda _, value: {"min_new_tokens": whole_number("min_new_tokens", value, 0)},
+    "max_new_tokens": lambda model, value: {"max_new_tokens": _longest(model, value)},
+    "processors": lambda _, value: {"processors": _processors(value)},
+    "logprobs": lambda _, value: {"top_logprobs": whole_number("logprobs", value, 0)},
+    "return_attention": lambda _, value: {"return_attention": check_flag("return_attention", value)},
+    "return_state": lambda _, value: {"return_state": check_flag("return_state", value)},
+}
+_DEFAULTS: Mapping[str, Any] = {
+    "num_return_sequences": 1,
+    "eos_token_id": "model",
+    "stop": (),
+    "min_new_tokens": 0,
+    "max_new_tokens": None,
+    "processors": (),
+    "logprobs": 0,
+}

@@ -1,15 +1,15 @@
-"""Makes requests of what the caller gave: one for each prompt, each item of an iterable, or each given sequence."""
+"""Makes requests of what the caller gave: one for each prompt or `EngineRequest`, each item of an iterable, or each given sequence."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from decoding._types import Ids
-from decoding.engine.request import Request, Settings
+from decoding.engine.request import Call, EngineRequest, Settings
 from decoding.engine.rollout import Episodes
 from decoding.errors import OptionError, finite_number, shown, whole_number
 from decoding.inputs.contexts import check_contexts
@@ -22,51 +22,29 @@ Source = Mapping[str, Any]
 
 
 def make_requests(
-    model: Model, settings: Settings, ids: Sequence[Ids], sources: Sequence[Source], context: Any
-) -> list[Request]:
+    model: Model, call: Call, ids: Sequence[Ids], sources: Sequence[Source], context: Any
+) -> list[EngineRequest]:
     """Return a request for each prompt, with its own context, initial states and temperature.
 
     Raises:
         OptionError: contexts or temperatures do not fit the prompts.
     """
-    given = check_contexts(model, context, settings.step_inputs, len(ids))
-    temperatures = _temperatures(settings.strategy, len(ids))
+    given = check_contexts(model, context, call.step_inputs, len(ids))
+    each = temperatures(call.settings.strategy, len(ids))
     return [
-        Request(
+        EngineRequest(
             index=i,
             ids=ids[i],
-            temperature=temperatures[i],
-            teacher=np.zeros(0, np.int64),
+            settings=call.settings,
+            seed=call.seed,
+            first=i * call.settings.outputs,
+            temperature=each[i],
             context={name: values[i] for name, values in given.contexts.items()},
             states={name: values[i] for name, values in given.states.items()},
             source=sources[i],
         )
         for i in range(len(ids))
     ]
-
-
-def requests_of_iterable(model: Model, settings: Settings, prompts: Any, prefix: Any) -> Iterator[Request]:
-    """Return the requests of an iterable, which may be endless: each prompt is read when its request is taken.
-
-    Raises:
-        OptionError: there is no iterable, or an option needs the number of prompts.
-    """
-    if isinstance(prompts, str) or not isinstance(prompts, Iterable):
-        raise OptionError(
-            f"prompts={shown(prompts)}: expected an iterable of prompts, each a string or a sequence of ids"
-        )
-    if isinstance(settings.strategy, Sample) and np.ndim(settings.strategy.temperature):
-        raise OptionError("Sample(temperature=array): the prompts of an iterable cannot be counted; pass one number")
-    check_contexts(model, None, settings.step_inputs, 0)  # an iterable has no context=
-    nothing = np.zeros(0, np.int64)
-    (temperature,) = _temperatures(settings.strategy, 1)
-    common = Request(index=0, ids=nothing, temperature=temperature, teacher=nothing)
-
-    def read(index: int, prompt: Any) -> Request:
-        (ids,), (source,) = read_prompts(model, prompt, prefix, first=index, single=True)
-        return replace(common, index=index, ids=ids, source=source)
-
-    return (read(index, prompt) for index, prompt in enumerate(prompts))
 
 
 def read_prompts(
@@ -134,9 +112,9 @@ def bos_ids(model: Model) -> Ids:
 
 
 def with_teacher(
-    model: Model, settings: Settings, requests: list[Request], teacher: Any, ratio: Any
-) -> tuple[Settings, list[Request]]:
-    """Return the settings with the teacher's ratio and the requests with its ids; both as they were without a teacher.
+    model: Model, call: Call, requests: list[EngineRequest], teacher: Any, ratio: Any
+) -> tuple[Call, list[EngineRequest]]:
+    """Return the call with the teacher's ratio and the requests with its ids; both as they were without a teacher.
 
     Raises:
         OptionError: the ratio is no probability, the teacher has ids for more or fewer prompts, or the strategy searches.
@@ -149,18 +127,20 @@ def with_teacher(
             raise OptionError(
                 f"teacher_ratio={ratio}: there is no teacher; pass teacher= too, one id sequence for each prompt"
             )
-        return settings, requests
-    if settings.strategy.searches_together:
-        raise OptionError(
-            f"teacher: not with {type(settings.strategy).__name__} that searches; use Greedy, Sample or TopN"
-        )
+        return call, requests
+    if together := next((r.settings.strategy for r in requests if r.settings.strategy.searches_together), None):
+        raise OptionError(f"teacher: not with {type(together).__name__} that searches; use Greedy, Sample or TopN")
     many = isinstance(teacher, Sequence | np.ndarray) and not isinstance(teacher, str)
     if not many or len(teacher) != len(requests):
         found = f"{len(teacher)} sequences" if many else type(teacher).__name__
         raise OptionError(f"teacher: found {found}; expected one id sequence for each of the {len(requests)} prompts")
     taught = [checked_ids(model, ids, f"teacher[{i}]") for i, ids in enumerate(teacher)]
     requests = [replace(request, teacher=ids) for request, ids in zip(requests, taught, strict=True)]
-    return replace(settings, teacher_ratio=float(ratio)), requests
+    if any(r.settings.return_state for r in requests):
+        raise OptionError(
+            "teacher: not with return_state=True, as the tokens that were fed are not those of the output"
+        )
+    return replace(call, teacher_ratio=float(ratio)), requests
 
 
 def check_completions(settings: Settings, n: Any) -> int:
@@ -178,7 +158,7 @@ def check_completions(settings: Settings, n: Any) -> int:
 
 
 def make_episodes(
-    model: Model, settings: Settings, requests: Sequence[Request], longest: int | None, pad_token_id: Any
+    model: Model, settings: Settings, requests: Sequence[EngineRequest], longest: int | None, pad_token_id: Any
 ) -> Episodes:
     """Return the sequences to complete: each up to its first EOS, after the model's BOS.
 
@@ -199,7 +179,7 @@ def make_episodes(
     return Episodes(cut, len(bos), max(len(r.ids) for r in requests), longest, pad)
 
 
-def _temperatures(strategy: Strategy, prompts: int) -> list[float]:
+def temperatures(strategy: Strategy, prompts: int) -> list[float]:
     """Return the temperature of each prompt; 1 where the strategy has none."""
     if not isinstance(strategy, Sample):
         return [1.0] * prompts

@@ -10,7 +10,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-from decoding.engine.request import Settings
+from decoding.engine.request import Call, Settings
 from decoding.errors import OptionError
 from decoding.model.model import Model
 from decoding.strategies import Beam
@@ -20,7 +20,14 @@ _OUTPUT, _CANDIDATE = 500, 200
 
 
 def check_memory(
-    model: Model, settings: Settings, workers: int, requests: int | None, *, taught: bool = False, ids: int = 0
+    model: Model,
+    call: Call,
+    workers: int,
+    requests: int | None,
+    *,
+    taught: bool = False,
+    ids: int = 0,
+    settings: Settings | None = None,
 ) -> None:
     """Refuse a call whose buffers do not fit the machine.
 
@@ -36,17 +43,16 @@ def check_memory(
         requests: how many there are; None for an iterable.
         taught: whether there is a teacher.
         ids: bytes that the call needs besides.
+        settings: of requests with options of their own; default those of the call.
 
     Raises:
         OptionError: it would take more; with the sizes.
     """
-    limit = _memory()
+    limit, settings = _memory(), settings or call.settings
     row, parts = _bytes_of_row(model, settings, taught)
     wanted = settings.rows_per_request * (math.inf if requests is None else requests)
     # A search over several rows a request holds at least one request, also where the batch is smaller.
-    rows = int(
-        min(max(settings.batch_size, _least_rows(settings)), wanted / workers + settings.rows_per_request, wanted)
-    )
+    rows = int(min(max(call.batch_size, _least_rows(settings)), wanted / workers + settings.rows_per_request, wanted))
     rows = max(1, rows) * min(workers, int(min(wanted, workers)))
     outputs = settings.outputs * (1 if requests is None else requests)
     total = rows * row + outputs * _OUTPUT + ids

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from decoding.engine.request import Settings
+from decoding.engine.request import Call
 from decoding.errors import OptionError, whole_number
 from decoding.model.model import Model
 
@@ -16,22 +16,25 @@ ROWS_OF_A_WORKER, LARGE_NETWORK = 64, 40 << 20
 MOST_WORKERS = 1024
 
 
-def choose_workers(model: Model, settings: Settings, workers: int | None, prompts: int) -> int:
-    """Return the number of workers: the caller's, else one that suits the number of prompts and the network.
+def choose_workers(model: Model, call: Call, workers: int | None, rows: int, *, processors: bool) -> int:
+    """Return the number of workers: the caller's, else one that suits the number of rows and the network.
 
     A worker is worth it when it has enough rows of its own: then two of them beat two intra-op threads (measured in
     docs/benchmarks/decode.md). Fewer rows, and a model whose threads the caller chose, stay in one.
+
+    Args:
+        rows: how many the requests of the call take together.
+        processors: whether some of them have processors.
 
     Raises:
         OptionError: as `check_workers()`.
     """
     if workers is not None or model.on_device:
         return check_workers(model, 1 if workers is None else workers)
-    if model.session.threads is not None or settings.processors:
+    if model.session.threads is not None or processors:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    rows = prompts * settings.rows_per_request
-    enough = settings.batch_size if model.weight_bytes > LARGE_NETWORK else min(settings.batch_size, ROWS_OF_A_WORKER)
+    enough = call.batch_size if model.weight_bytes > LARGE_NETWORK else min(call.batch_size, ROWS_OF_A_WORKER)
     return max(1, min(cores, rows // enough))
 
 

@@ -22,13 +22,13 @@ def draw(
     logits: ArrayLike,
     *,
     temperature: ArrayLike = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    typical_p: float = 1.0,
-    epsilon_cutoff: float = 0.0,
-    eta_cutoff: float = 0.0,
-    seed: int,
+    top_k: ArrayLike = 0,
+    top_p: ArrayLike = 1.0,
+    min_p: ArrayLike = 0.0,
+    typical_p: ArrayLike = 1.0,
+    epsilon_cutoff: ArrayLike = 0.0,
+    eta_cutoff: ArrayLike = 0.0,
+    seed: ArrayLike,
     rows: ArrayLike | None = None,
     step: ArrayLike = 0,
     threads: int = 1,
@@ -39,15 +39,15 @@ def multinomial(
     num_samples: int = 1,
     *,
     replacement: bool = True,
-    seed: int,
+    seed: ArrayLike,
     rows: ArrayLike | None = None,
     step: ArrayLike = 0,
 ) -> Ids: ...
 def philox(key: Sequence[int] | NDArray[Any], counter: Sequence[int] | NDArray[Any], n: int) -> NDArray[np.uint64]: ...
-def uniform(seed: int, rows: ArrayLike, step: ArrayLike, n: int, purpose: Purpose = "draw") -> Doubles: ...
-def normal(seed: int, rows: ArrayLike, step: ArrayLike, n: int, purpose: Purpose = "latent") -> Doubles: ...
+def uniform(seed: ArrayLike, rows: ArrayLike, step: ArrayLike, n: int, purpose: Purpose = "draw") -> Doubles: ...
+def normal(seed: ArrayLike, rows: ArrayLike, step: ArrayLike, n: int, purpose: Purpose = "latent") -> Doubles: ...
 def top_n(
-    logits: ArrayLike, n: int, *, seed: int, rows: ArrayLike | None = None, step: ArrayLike = 0
+    logits: ArrayLike, n: int, *, seed: ArrayLike, rows: ArrayLike | None = None, step: ArrayLike = 0
 ) -> tuple[Ids, Floats]: ...
 def gumbel_top_k(
     logits: ArrayLike,
@@ -60,7 +60,7 @@ def gumbel_top_k(
     typical_p: float = 1.0,
     epsilon_cutoff: float = 0.0,
     eta_cutoff: float = 0.0,
-    seed: int,
+    seed: ArrayLike,
     rows: ArrayLike | None = None,
     step: ArrayLike = 0,
     scores: ArrayLike | None = None,

@@ -24,5 +24,6 @@ cdef int read_stream(dec_stream *stream, object seed, object rows, object step, 
 cdef cnp.ndarray read_integers(object values, str name, object dtype, int64_t count)
 cdef int read_filter(dec_filter *f, object top_k, object p, object least, object typical, object epsilon,
                      object eta) except -1
+cdef const dec_filter *read_filters(dec_filter *one, tuple values, int64_t count, list keep) except NULL
 cdef raise_status(dec_status status, int64_t bad, str name)
 cdef cnp.ndarray read_ids(object ids, str name)

@@ -144,10 +144,16 @@ cdef int64_t read_count(object value, str name, int64_t least) except? -1:
 # Ids of rows and steps as C arrays; `keep` holds what must stay alive.
 cdef int read_stream(dec_stream *stream, object seed, object rows, object step, int64_t count, list keep) except -1:
     cdef cnp.ndarray a
-    try:
-        stream.seed = operator.index(seed)
-    except (OverflowError, TypeError):
-        raise OptionError(f"seed is {shown(seed)}: expected an integer, 0 <= seed < 2 ** 64") from None
+    stream.seed, stream.seeds = 0, NULL
+    if type(seed) is not int and isinstance(seed, np.ndarray) and seed.ndim:
+        a = read_integers(seed, "seed", np.uint64, count)
+        keep.append(a)
+        stream.seeds = <const uint64_t *>cnp.PyArray_DATA(a)
+    else:
+        try:
+            stream.seed = operator.index(seed)
+        except (OverflowError, TypeError):
+            raise OptionError(f"seed is {shown(seed)}: expected an integer, 0 <= seed < 2 ** 64") from None
     stream.rows = NULL
     stream.steps = NULL
     stream.step = 0
@@ -204,6 +210,28 @@ cdef int read_filter(dec_filter *f, object top_k, object p, object least, object
     f.epsilon_cutoff = _in_range(epsilon, "epsilon_cutoff", _EPSILON)
     f.eta_cutoff = _in_range(eta, "eta_cutoff", _ETA)
     return 0
+
+
+cdef const dec_filter *read_filters(dec_filter *one, tuple values, int64_t count, list keep) except NULL:
+    """Return the filters of `count` rows: `one`, or an array, kept in `keep`, where one of the values is an array."""
+    cdef dec_filter *many
+    cdef int64_t i
+    cdef bint arrays = False
+    for value in values:
+        arrays = arrays or isinstance(value, np.ndarray)
+    if not arrays:
+        read_filter(one, values[0], values[1], values[2], values[3], values[4], values[5])
+        return one
+    for name, value in zip(FILTERS, values):
+        if np.ndim(value) and np.shape(value) != (count,):
+            raise OptionError(f"{name} has shape {list(np.shape(value))}: expected one number, or one for each of {count} rows")
+    columns = [np.broadcast_to(value, (count,)).tolist() for value in values]
+    memory = np.empty(max(1, count) * sizeof(dec_filter), np.uint8)
+    keep.append(memory)
+    many = <dec_filter *>cnp.PyArray_DATA(memory)
+    for i in range(count):
+        read_filter(&many[i], columns[0][i], columns[1][i], columns[2][i], columns[3][i], columns[4][i], columns[5][i])
+    return many
 
 
 cdef double _in_range(object value, str name, double off) except? -1.0:

@@ -5,7 +5,7 @@ from libc.stdlib cimport free
 from libc.stdint cimport int64_t
 
 from decoding.kernels._arguments cimport (
-    check_temperature, lend, new_array, raise_status, read_count, read_filter, read_flag, read_rows, read_stream,
+    check_temperature, lend, new_array, raise_status, read_count, read_filter, read_filters, read_flag, read_rows, read_stream,
     read_temperatures, to_float,
 )
 from decoding.kernels._library cimport (
@@ -27,7 +27,7 @@ def draw(logits, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.
     """Draws one token a row from softmax(logits / temperature), filtered.
 
     The filters apply in the order of the arguments, each on what the one before left, renormalised; at least one
-    token always survives.
+    token always survives. Each is one number, or an array of one per row.
 
     Args:
         logits: real numbers [B, V]; -inf forbids.
@@ -40,7 +40,7 @@ def draw(logits, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.
             et al. 2023).
         epsilon_cutoff: keep p >= epsilon (0 = off; Hewitt et al. 2022).
         eta_cutoff: keep p >= min(eta, sqrt(eta) * exp(-entropy)) (0 = off; Hewitt et al. 2022).
-        seed: 0 <= seed < 2 ** 64.
+        seed: 0 <= seed < 2 ** 64; one number, or an array of one per row.
         rows: one number >= 0 per row that names its random stream; 0 .. B-1 by default.
         step: number of the decoding step, >= 0; one, or one per row.
         threads: the rows are split over so many threads; the result is the same.
@@ -55,7 +55,8 @@ def draw(logits, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.
     """
     cdef dec_rows r
     cdef dec_stream stream
-    cdef dec_filter f
+    cdef dec_filter one
+    cdef const dec_filter *filters
     cdef cnp.ndarray a, tokens, logprobs, temperatures = None
     cdef dec_status status
     cdef int64_t bad = 0, i
@@ -66,7 +67,7 @@ def draw(logits, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.
     cdef list keep = []
     a = read_rows(logits, "logits", &r)
     read_stream(&stream, seed, rows, step, r.rows, keep)
-    read_filter(&f, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff)
+    filters = read_filters(&one, (top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff), r.rows, keep)
     if type(temperature) is float:
         check_temperature(temperature)
         t = to_float(temperature)
@@ -84,7 +85,7 @@ def draw(logits, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.
     else:
         per_row = <float *>cnp.PyArray_DATA(temperatures)
     with nogil:
-        status = c_draw(&r, &stream, per_row, &f, used, <int64_t *>cnp.PyArray_DATA(tokens),
+        status = c_draw(&r, &stream, per_row, filters, filters != &one, used, <int64_t *>cnp.PyArray_DATA(tokens),
                         <float *>cnp.PyArray_DATA(logprobs), scratch, &bad)
         free(scratch)
     if status != DEC_OK:
@@ -128,7 +129,7 @@ def multinomial(probs, num_samples=1, *, replacement=True, seed, rows=None, step
         probs: weights >= 0, [B, V]; rows need not sum to 1. A zero is never drawn.
         num_samples: draws a row, >= 1.
         replacement: whether a token may be drawn again.
-        seed: 0 <= seed < 2 ** 64.
+        seed: 0 <= seed < 2 ** 64; one number, or an array of one per row.
         rows: one number >= 0 per row that names its random stream; 0 .. B-1 by default.
         step: number of the decoding step, >= 0; one, or one per row.
 

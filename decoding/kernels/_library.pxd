@@ -34,6 +34,7 @@ cdef extern from "decoding.h":
         const uint64_t *rows
         const int64_t *steps
         int64_t step
+        const uint64_t *seeds
 
     ctypedef struct dec_filter:
         int64_t top_k
@@ -77,7 +78,7 @@ cdef dec_status c_log_softmax(const dec_rows *logits, float temperature, float *
 cdef dec_status c_temper(const dec_rows *probs, float temperature, float *out, int64_t out_stride,
                          void *scratch, int64_t *bad) noexcept nogil
 cdef dec_status c_draw(const dec_rows *logits, const dec_stream *stream, const float *temperature,
-                       const dec_filter *filter, int threads, int64_t *tokens, float *logprobs, void *scratch,
+                       const dec_filter *filters, int64_t filter_stride, int threads, int64_t *tokens, float *logprobs, void *scratch,
                        int64_t *bad) noexcept nogil
 cdef dec_status c_greedy(const dec_rows *logits, int64_t *tokens, float *logprobs, void *scratch,
                          int64_t *bad) noexcept nogil

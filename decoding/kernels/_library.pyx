@@ -72,9 +72,9 @@ cdef dec_status c_temper(const dec_rows *probs, float temperature, float *out, i
 
 
 cdef dec_status c_draw(const dec_rows *logits, const dec_stream *stream, const float *temperature,
-                       const dec_filter *filter, int threads, int64_t *tokens, float *logprobs, void *scratch,
+                       const dec_filter *filters, int64_t filter_stride, int threads, int64_t *tokens, float *logprobs, void *scratch,
                        int64_t *bad) noexcept nogil:
-    return dec_draw(logits, stream, temperature, filter, threads, tokens, logprobs, scratch, bad)
+    return dec_draw(logits, stream, temperature, filters, filter_stride, threads, tokens, logprobs, scratch, bad)
 
 
 cdef dec_status c_greedy(const dec_rows *logits, int64_t *tokens, float *logprobs, void *scratch,

@@ -72,7 +72,7 @@ def uniform(seed, rows, step, n, purpose="draw"):
     """Uniform numbers in [0, 1), the same for a (seed, row, step, purpose) wherever they are asked for.
 
     Args:
-        seed: 0 <= seed < 2 ** 64.
+        seed: 0 <= seed < 2 ** 64; one number, or an array of one per row.
         rows: integers >= 0 that name the streams.
         step: >= 0; one, or one per row.
         n: numbers a row.

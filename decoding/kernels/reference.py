@@ -20,19 +20,20 @@ PURPOSES = {"draw": 0, "multinomial": 1, "gumbel": 2, "latent": 3, "teacher": 4}
 # ---- random numbers ------------------------------------------------------------------------------
 
 
-def uniform(seed: int, rows: ArrayLike, step: ArrayLike, n: int, purpose: str = "draw") -> Floats:
+def uniform(seed: ArrayLike, rows: ArrayLike, step: ArrayLike, n: int, purpose: str = "draw") -> Floats:
     """[rows, n] uniform numbers in [0, 1): those of NumPy's Philox, keyed by (seed, row)."""
     rows = np.atleast_1d(np.asarray(rows, np.uint64))
     steps = np.broadcast_to(np.asarray(step, np.uint64), rows.shape)
+    seeds = np.broadcast_to(np.asarray(seed, np.uint64), rows.shape)
     out = np.empty((len(rows), n))
-    for i, (row, at) in enumerate(zip(rows, steps, strict=True)):
+    for i, (own, row, at) in enumerate(zip(seeds, rows, steps, strict=True)):
         counter = np.array([0, at, PURPOSES[purpose], 0], np.uint64)
-        bits = np.random.Philox(key=np.array([seed, row], np.uint64), counter=counter)
+        bits = np.random.Philox(key=np.array([own, row], np.uint64), counter=counter)
         out[i] = np.random.Generator(bits).random(n)
     return out
 
 
-def normal(seed: int, rows: ArrayLike, step: ArrayLike, n: int, purpose: str = "latent") -> Floats:
+def normal(seed: ArrayLike, rows: ArrayLike, step: ArrayLike, n: int, purpose: str = "latent") -> Floats:
     """[rows, n] standard normal numbers: Box and Muller's pairs from consecutive uniform ones."""
     u = uniform(seed, rows, step, n + n % 2, purpose)
     radius = np.sqrt(-2 * np.log1p(-u[:, 0::2]))
@@ -160,7 +161,7 @@ def draw(
     logits: ArrayLike,
     *,
     temperature: ArrayLike = 1.0,
-    seed: int,
+    seed: ArrayLike,
     rows: ArrayLike | None = None,
     step: ArrayLike = 0,
     **filters: Any,
@@ -169,7 +170,11 @@ def draw(
     logits = np.asarray(logits, np.float64)
     u = uniform(seed, np.arange(len(logits)) if rows is None else rows, step, 1)[:, 0]
     t = np.broadcast_to(np.asarray(temperature, np.float64), len(logits))
-    tokens = [_choose(filtered(x, t[i], **filters), u[i]) for i, x in enumerate(logits)]
+    own = {name: np.broadcast_to(value, len(logits)) for name, value in filters.items()}
+    tokens = [
+        _choose(filtered(x, t[i], **{name: values[i] for name, values in own.items()}), u[i])
+        for i, x in enumerate(logits)
+    ]
     return _with_logprobs(logits, tokens)
 
 
@@ -189,7 +194,7 @@ def multinomial(
     num_samples: int = 1,
     *,
     replacement: bool = True,
-    seed: int,
+    seed: ArrayLike,
     rows: ArrayLike | None = None,
     step: ArrayLike = 0,
 ) -> Ids:
@@ -206,7 +211,7 @@ def multinomial(
 
 
 def top_n(
-    logits: ArrayLike, n: int, *, seed: int, rows: ArrayLike | None = None, step: ArrayLike = 0
+    logits: ArrayLike, n: int, *, seed: ArrayLike, rows: ArrayLike | None = None, step: ArrayLike = 0
 ) -> tuple[Ids, Floats]:
     """Uniformly one of the n most probable possible tokens, which stand in the order of their ids."""
     logits = np.asarray(logits, np.float64)
@@ -223,7 +228,7 @@ def gumbel_top_k(
     k: int,
     *,
     temperature: ArrayLike = 1.0,
-    seed: int,
+    seed: ArrayLike,
     rows: ArrayLike | None = None,
     step: ArrayLike = 0,
     scores: ArrayLike = 0.0,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import numpy.typing as npt
 
 from decoding.errors import ModelError, OptionError, shown
@@ -74,6 +77,16 @@ class Model:
                 program = self._program.reopened(lambda graph: Session(graph, providers=wanted, threads=1))
                 self._alone = Model(program, self.tokenizer, self._file, self.encoders)
         return self._alone
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A number of the graph and its weights, as text: states of a model fit those with the same one."""
+        skeleton, weights = self._graph.skeleton()
+        found = hashlib.sha256(skeleton)
+        for name, value in sorted(weights.items()):
+            found.update(name.encode())
+            found.update(np.ascontiguousarray(value).data)
+        return found.hexdigest()
 
     @property
     def executor(self) -> str:

@@ -84,7 +84,7 @@ static void check_draws(const dec_rows *in, void *scratch, record *now) {
     for (int f = 0; f < FILTER_COUNT; f++)
         for (int64_t step = 0; step < 3; step++) {
             const dec_stream stream = {.seed = 5, .step = step};
-            CHECK(dec_draw(in, &stream, temperature, &FILTERS[f], 2, token, logprob, scratch, &bad) == DEC_OK,
+            CHECK(dec_draw(in, &stream, temperature, &FILTERS[f], 0, 2, token, logprob, scratch, &bad) == DEC_OK,
                   "draw with filter %d", f);
             for (int r = 0; r < ROWS; r++) {
                 note(now, token[r]);
@@ -225,7 +225,7 @@ static void check_bad_rows(int64_t width, void *scratch) {
                 status[1] = dec_log_softmax(&in, 1.0f, out, width, scratch, &bad);
                 for (int f = 0; f < 4; f++)
                     status[2 + f] =
-                        dec_draw(&in, &stream, temperature, &FILTERS[f], 1, ids, logprobs, scratch, &bad);
+                        dec_draw(&in, &stream, temperature, &FILTERS[f], 0, 1, ids, logprobs, scratch, &bad);
                 status[6] = dec_greedy(&in, ids, logprobs, scratch, &bad);
                 status[7] = dec_top_k(&in, 1, logprobs, ids, scratch, &bad);
                 for (int i = 0; i < 8; i++)

@@ -582,7 +582,7 @@ static void check_choice(int64_t width, int64_t rows, dec_number number) {
             const dec_stream stream = {.seed = 3, .step = step};
             status = dec_linear_draw(&m.linear, x, INPUTS, rows, &stream, temperature, tokens, logprobs,
                                      scratch, &bad);
-            want = dec_draw(&in, &stream, temperature, &none, 1, other, other_logprobs, plain, &other_bad);
+            want = dec_draw(&in, &stream, temperature, &none, 0, 1, other, other_logprobs, plain, &other_bad);
             CHECK(status == want && (!want || bad == other_bad), "draw: status %d, not %d", status, want);
             if (!want)
                 CHECK(!memcmp(tokens, other, 2 * bytes) && !memcmp(logprobs, other_logprobs, bytes),

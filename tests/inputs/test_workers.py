@@ -3,7 +3,7 @@
 import pytest
 
 from decoding import Beam, Sample, load
-from decoding.inputs.options import make_settings
+from decoding.inputs.options import make_call
 from decoding.inputs.workers import choose_workers
 from tests.helpers import build
 
@@ -27,11 +27,9 @@ def test_workers_by_the_size_of_the_call_and_of_the_network(strategy, prompts, o
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
     model = load(build.recurrent("GRU"))
     monkeypatch.setattr(type(model), "weight_bytes", property(lambda _: 1 << 26 if large else 1 << 10))
-    assert choose_workers(model, make_settings(model, strategy, **options), None, prompts) == workers
-    assert choose_workers(model, make_settings(model, strategy, **options), 3, prompts) == 3
-    assert (
-        choose_workers(
-            load(build.recurrent("GRU"), threads=1), make_settings(model, strategy, **options), None, prompts
-        )
-        == 1
-    )
+    call = make_call(model, strategy, **options)
+    rows, processors = prompts * call.settings.rows_per_request, "processors" in options
+    alone = load(build.recurrent("GRU"), threads=1)
+    assert choose_workers(model, call, None, rows, processors=processors) == workers
+    assert choose_workers(model, call, 3, rows, processors=processors) == 3
+    assert choose_workers(alone, call, None, rows, processors=processors) == 1

@@ -10,8 +10,7 @@ from decoding.engine.batch.device import DeviceBatch
 from decoding.engine.batch.host import HostBatch
 from decoding.engine.batch.reduction import Candidates, reduction_for
 from decoding.engine.batch.window import WindowBatch
-from decoding.engine.latents import Latents
-from decoding.engine.request import Request, Settings
+from decoding.engine.request import Call, EngineRequest
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 
@@ -46,13 +45,19 @@ class Batch(Protocol):
     @property
     def read_chunk(self) -> Callable[[Array, Mapping[str, Array]], States] | None: ...
 
-    def start(self, slots: Array, requests: Sequence[Request], read: Array) -> None:
+    def start(self, slots: Array, requests: Sequence[EngineRequest], read: Array) -> None:
         """Start these requests at `slots`, from their initial states, which come after `read` ids."""
 
     def take(self, slots: Array) -> States:
         """Return a copy of the states of these rows."""
 
-    def put(self, slots: Array, states: Any, index: Array, requests: Sequence[Request], read: Array) -> None:
+    def state_before(self, slot: int, steps: int) -> Mapping[str, Array]:
+        """Return a copy of the states of a row as they are now, or as they were before the last step where `steps` is 1.
+
+        They have the names of the state inputs and no batch axis. Nothing may have moved the rows since that step.
+        """
+
+    def put(self, slots: Array, states: Any, index: Array, requests: Sequence[EngineRequest], read: Array) -> None:
         """Start requests at `slots` from the rows `index` of `states`, which come after `read` ids."""
 
     def step(self) -> None:
@@ -68,23 +73,22 @@ class Batch(Protocol):
 def make_batch(
     model: Model,
     capacity: int,
-    settings: Settings | None = None,
+    call: Call,
     *,
-    latents: Latents | None = None,
     attention: bool = False,
+    reduce: bool = True,
 ) -> Batch:
     """Return the batch for a model that is stepped, here or on a device, or for one whose prefixes are run anew.
 
     Args:
-        settings: of the call, whose strategy needs some of the logits or all; None: all of them.
-        latents: of the call.
+        call: its strategy needs some of the logits or all; `reduce`: whether only these need come from a device.
         attention: whether the batch has the weights of each step too; the model has them, and is stepped.
     """
     c = model.contract
-    context = ContextRows(c.row_inputs, capacity, None if settings is None else settings.step_inputs, latents)
+    context = ContextRows(c.row_inputs, capacity, call.step_inputs, call.latents)
     if c.window is not None:
         return WindowBatch(model, c.window, capacity, context)
     if model.on_device:
-        reduction = None if settings is None else reduction_for(model, settings, capacity)
+        reduction = reduction_for(model, call, capacity) if reduce and not call.mixed else None
         return DeviceBatch(model, capacity, context, attention, reduction)
     return HostBatch(model, capacity, context, attention)

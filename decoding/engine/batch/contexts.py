@@ -8,7 +8,7 @@ import numpy as np
 
 from decoding._types import StepInputs
 from decoding.engine.latents import Latents
-from decoding.engine.request import Request
+from decoding.engine.request import EngineRequest
 from decoding.errors import OptionError
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.io import AuxiliaryInput
@@ -49,7 +49,7 @@ class ContextRows:
         self._positions = np.zeros(capacity, np.int64)  # of the token that the next step feeds
         self.version = self.layout = 0
 
-    def put(self, slots: Array, requests: Sequence[Request], read: Array) -> None:
+    def put(self, slots: Array, requests: Sequence[EngineRequest], read: Array) -> None:
         """Write the contexts of these requests, of which `read` ids are in the states, into these slots."""
         self._owners[slots] = [r.key for r in requests]
         self._positions[slots] = read
@@ -150,7 +150,7 @@ class ContextRows:
         self._buffers[end.name][slots] = values
 
 
-def initial_states(contract: Contract, requests: Sequence[Request]) -> list[Array]:
+def initial_states(contract: Contract, requests: Sequence[EngineRequest]) -> list[Array]:
     """Return the states that these requests start from: those of the request where it has some, else those of the model."""
     initial_state_graph = contract.initial_state_graph
     contexts = (
@@ -167,7 +167,7 @@ def initial_states(contract: Contract, requests: Sequence[Request]) -> list[Arra
     return list(states.values())
 
 
-def shared_initial_states(contract: Contract, requests: Sequence[Request]) -> tuple[list[Array], Array]:
+def shared_initial_states(contract: Contract, requests: Sequence[EngineRequest]) -> tuple[list[Array], Array]:
     """Return the initial states of each key among these requests, and for each request the row of its own."""
     first = {r.key: r for r in requests}
     rows = {key: row for row, key in enumerate(first)}

@@ -14,7 +14,7 @@ import numpy as np
 from decoding import kernels
 from decoding.engine.batch.contexts import ContextRows, shared_initial_states
 from decoding.engine.batch.reduction import Candidates
-from decoding.engine.request import Request
+from decoding.engine.request import EngineRequest
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.model.passes.device_step import CHOICE, DRAW, STEP, Reduction
@@ -60,6 +60,7 @@ class DeviceBatch:
         self._positions = np.zeros((sum(f.kind == "position" for f in c.auxiliary_inputs), capacity), np.int64)
         self._slots = slots_for(capacity)
         self._rows = np.arange(self._slots)
+        self._rows_before = self._rows  # where the last step found the states that its rows started from
         self._feed = np.zeros((2 + len(self._positions), self._slots), np.int64)
         self._buffers: _Buffers | None = None
         self._bound: _Bound | None = None
@@ -91,11 +92,11 @@ class DeviceBatch:
             self._upload(bound)
         bound.sides[self._side].run()
         self._side ^= 1
-        self._rows[:] = np.arange(self._slots)
+        self._rows, self._rows_before = np.arange(self._slots), self._rows
         self._positions[:, : self.size] += 1
         self._collect(buffers, bound)
 
-    def start(self, slots: Array, requests: Sequence[Request], read: Array) -> None:
+    def start(self, slots: Array, requests: Sequence[EngineRequest], read: Array) -> None:
         """Start these requests at `slots`, from their initial states, which come after `read` ids."""
         initial, index = shared_initial_states(self._contract, requests)
         states = self._states(int(index.max()) + 1)
@@ -107,7 +108,14 @@ class DeviceBatch:
         """Return a copy of the states of these rows."""
         return self._move(self._nothing, self._rows[slots], self._states(len(slots)))
 
-    def put(self, slots: Array, states: Sequence[DeviceArray], index: Array, requests: Sequence[Request], read: Array) -> None:  # fmt: skip
+    def state_before(self, slot: int, steps: int) -> dict[str, Array]:
+        """Return a copy of the states of a row as they are now, or as they were before the last step where `steps` is 1."""
+        assert self._buffers is not None
+        row = self._rows_before[slot] if steps else self._rows[slot]
+        own = zip(self._contract.states, self._buffers.states[self._side ^ steps], strict=True)
+        return {s.input: np.ascontiguousarray(array.read().take(row, axis=s.batch_axis)) for s, array in own}
+
+    def put(self, slots: Array, states: Sequence[DeviceArray], index: Array, requests: Sequence[EngineRequest], read: Array) -> None:  # fmt: skip
         """Start requests at `slots` from the rows `index` of `states`, which come after `read` ids."""
         self.tokens[slots] = [request.ids[at] for request, at in zip(requests, read, strict=True)]
         self.context.put(slots, requests, read)

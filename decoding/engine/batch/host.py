@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from decoding.engine.batch.contexts import ContextRows, shared_initial_states
-from decoding.engine.request import Request
+from decoding.engine.request import EngineRequest
 from decoding.kernels import NativeRun
 from decoding.model.contract.io import State
 from decoding.model.graph.types import Array
@@ -56,7 +56,7 @@ class HostBatch:
         for positions in self._positions:
             positions[: self.size] += 1
 
-    def start(self, slots: Array, requests: Sequence[Request], read: Array) -> None:
+    def start(self, slots: Array, requests: Sequence[EngineRequest], read: Array) -> None:
         """Start these requests at `slots`, from their initial states, which come after `read` ids."""
         states, index = shared_initial_states(self._contract, requests)
         self.put(slots, states, index, requests, read)
@@ -66,7 +66,13 @@ class HostBatch:
         own = zip(self._contract.states, self._views(self._side, self.size), strict=True)
         return [np.ascontiguousarray(value.take(slots, axis=s.batch_axis)) for s, value in own]
 
-    def put(self, slots: Array, states: Sequence[Array], index: Array, requests: Sequence[Request], read: Array) -> None:  # fmt: skip
+    def state_before(self, slot: int, steps: int) -> dict[str, Array]:
+        """Return a copy of the states of a row as they are now, or as they were before the last step where `steps` is 1."""
+        views = self._views(self._side ^ steps, self.size)
+        own = zip(self._contract.states, views, strict=True)
+        return {s.input: np.ascontiguousarray(value.take(slot, axis=s.batch_axis)) for s, value in own}
+
+    def put(self, slots: Array, states: Sequence[Array], index: Array, requests: Sequence[EngineRequest], read: Array) -> None:  # fmt: skip
         """Start requests at `slots` from the rows `index` of `states`, which come after `read` ids."""
         self.tokens[slots] = [request.ids[at] for request, at in zip(requests, read, strict=True)]
         self.context.put(slots, requests, read)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from decoding.engine.request import Settings
+from decoding.engine.request import Call, Settings
 from decoding.filters import ALL_OFF
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
@@ -19,16 +19,17 @@ LEAST_BYTES = 256 << 10
 _AT_MOST = 0.25
 
 
-def reduction_for(model: Model, settings: Settings, rows: int) -> Reduction | None:
+def reduction_for(model: Model, call: Call, rows: int) -> Reduction | None:
     """Return how to reduce the logits on the device; None where all of them come down.
 
     They must where something looks at other logits than the best (processors, `min_new_tokens`, `logprobs=`, a teacher, filters
     without top-k, diverse beams, stochastic beam search), and may as well where they are few.
     """
+    settings = call.settings
     looks = (
         settings.processors
         or settings.top_logprobs
-        or settings.teacher_ratio is not None
+        or call.teacher_ratio is not None
         or (settings.min_new_tokens and settings.eos)
     )
     reduction = None if looks else _enough_for(settings)

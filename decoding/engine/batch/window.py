@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from decoding.engine.batch.contexts import ContextRows
-from decoding.engine.request import Request
+from decoding.engine.request import EngineRequest
 from decoding.model.contract.io import Window
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
@@ -33,7 +33,7 @@ class WindowBatch:
         self.logits = np.zeros((capacity, model.vocab_size), np.float32)
         self._prefixes: list[list[int]] = [[] for _ in range(capacity)]
 
-    def start(self, slots: Array, requests: Sequence[Request], read: Array) -> None:
+    def start(self, slots: Array, requests: Sequence[EngineRequest], read: Array) -> None:
         """Start these requests at `slots`, after `read` ids."""
         prefixes = [request.ids[:at].tolist() for request, at in zip(requests, read, strict=True)]
         self.put(slots, prefixes, np.arange(len(requests)), requests, read)
@@ -42,7 +42,11 @@ class WindowBatch:
         """Return a copy of the prefixes of these rows."""
         return [list(self._prefixes[slot]) for slot in slots]
 
-    def put(self, slots: Array, states: Sequence[list[int]], index: Array, requests: Sequence[Request], read: Array) -> None:  # fmt: skip
+    def state_before(self, slot: int, steps: int) -> dict[str, Array]:
+        """Return no states: the ids are all that there is."""
+        return {}
+
+    def put(self, slots: Array, states: Sequence[list[int]], index: Array, requests: Sequence[EngineRequest], read: Array) -> None:  # fmt: skip
         """Start requests at `slots` from the prefixes `index` of `states`, which are their first `read` ids."""
         for slot, row, request, at in zip(slots, index, requests, read, strict=True):
             self._prefixes[slot] = list(states[row])

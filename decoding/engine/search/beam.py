@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,9 @@ import numpy as np
 from decoding import kernels
 from decoding.engine.batch.batch import make_batch
 from decoding.engine.batch.reduction import beam_candidates
-from decoding.engine.request import FinishedSequence, Request, RowSource, Settings
+from decoding.engine.request import Call, EngineRequest, FinishedSequence, RowSource, Settings
 from decoding.engine.search.prefill import RequestRows
+from decoding.engine.search.states import state_after
 from decoding.engine.search.stopping import FINISH_REASONS, GOES_ON, Stopping
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
@@ -26,6 +27,7 @@ class ClosedHypothesis:
 
     Attributes:
         tokens: new ids, EOS included; `logprobs`: of each.
+        state: after it, where it is asked for.
     """
 
     score: float
@@ -33,6 +35,7 @@ class ClosedHypothesis:
     logprobs: Array
     finish_reason: FinishReason
     attention: Array | None
+    state: Mapping[str, Array] | None
 
 
 class BeamSearch:
@@ -43,20 +46,18 @@ class BeamSearch:
     Each group of beams searches, closes and stops by itself. Arrays are [requests, beams, ...].
     """
 
-    def __init__(self, model: Model, settings: Settings, queue: RowSource, rows: int) -> None:
+    def __init__(self, model: Model, call: Call, settings: Settings, queue: RowSource, rows: int) -> None:
         assert isinstance(settings.strategy, Beam)
         self._model, self._settings, self._queue, self._beam = model, settings, queue, settings.strategy
         self._needs_attention = settings.return_attention or settings.strategy.coverage_penalty != 0
         self._attention: Array | None = None  # [requests, beams, steps, source]
         beams = self._beam.num_beams
         together = max(1, rows // beams)
-        self._batch = make_batch(
-            model, together * beams, settings, latents=settings.latents, attention=self._needs_attention
-        )
-        self._rows = RequestRows(model, self._batch, settings, queue, beams)
+        self._batch = make_batch(model, together * beams, call, attention=self._needs_attention)
+        self._rows = RequestRows(model, self._batch, call, queue, beams)
         self._stopping = Stopping(settings, model.vocab_size, model.tokenizer)
         self._candidates = beam_candidates(self._beam, settings)
-        self._requests: list[Request] = []
+        self._requests: list[EngineRequest] = []
         self._closed: list[list[list[ClosedHypothesis]]] = []
         self._lengths = np.zeros(together, np.int64)
         self._limits = np.zeros(together, np.int64)  # longest lengths
@@ -65,12 +66,14 @@ class BeamSearch:
         self._ids = np.zeros((together, beams, settings.max_new_tokens), np.int64)
         self._logprobs = np.zeros((together, beams, settings.max_new_tokens), np.float32)
 
-    def run(self) -> Iterator[FinishedSequence]:
-        """Decode the whole queue, yielding the hypotheses of each request as it finishes."""
+    def run(self, *, every: bool = False) -> Iterator[FinishedSequence | None]:
+        """Decode the whole queue, yielding the hypotheses of each request as it finishes; with `every`, also None after each step."""
         self._begin(self._rows.refill(len(self._lengths)))
         while self._batch.size and not self._queue.stopped.is_set():
             if not self._requests:
                 self._begin(self._rows.read_chunk())
+                if every:
+                    yield None
                 continue
             self._batch.context.refresh(self._histories, self._batch.size)
             self._batch.step()
@@ -85,14 +88,16 @@ class BeamSearch:
                 yield from self._results(slot)
             self._keep(np.setdiff1d(np.arange(len(self._requests)), finished), rows)
             self._begin(self._rows.refill(len(finished)))
+            if every:
+                yield None
 
     def _histories(self) -> History:
         """Return the history of every beam, and of every row that still reads."""
         rows = [(p, b) for p in range(len(self._requests)) for b in range(self._beam.num_beams)]
         outputs = [self._ids[p, b, : self._lengths[p]] for p, b in rows]
-        return self._rows.histories([self._requests[p].ids for p, _ in rows], outputs)
+        return self._rows.histories([self._requests[p] for p, _ in rows], outputs)
 
-    def _begin(self, requests: Sequence[Request]) -> None:
+    def _begin(self, requests: Sequence[EngineRequest]) -> None:
         """Let requests write whose prompts are read: the first beam of each group counts, the others are still the same."""
         beams, groups = self._beam.num_beams, self._beam.num_beam_groups
         new = slice(len(self._requests), len(self._requests) + len(requests))
@@ -144,9 +149,9 @@ class BeamSearch:
             rows = [(row // beams, row % beams) for row in live]
             outputs = [self._ids[p, b, : self._lengths[p]] for p, b in rows]
             view = edited[live]
-            apply_processors(
-                self._settings.processors, History([self._requests[p].ids for p, _ in rows], outputs), view
-            )
+            own = [self._requests[p] for p, _ in rows]
+            history = History([r.ids for r in own], outputs, [r.index for r in own])
+            apply_processors(self._settings.processors, history, view)
             edited[live] = view
         self._stopping.hide_eos(edited, np.repeat(lengths, beams))
         return edited
@@ -194,7 +199,11 @@ class BeamSearch:
             if weights is not None and self._beam.coverage_penalty:
                 covered = weights.sum(0, dtype=np.float64)
                 score += self._beam.coverage_penalty * float(np.log(np.minimum(covered[covered > 0], 1)).sum())
-            self._closed[slot][group].append(ClosedHypothesis(score, ids, own, reason, weights))
+            state = None
+            if self._settings.return_state:
+                row = slot * self._beam.num_beams + parents[at]
+                state = state_after(self._model, self._batch, row, self._requests[slot], ids, reason == "eos")
+            self._closed[slot][group].append(ClosedHypothesis(score, ids, own, reason, weights, state))
         for closed in (c for slot in self._closed for c in slot):
             closed.sort(key=lambda h: -h.score)
             del closed[width:]
@@ -275,7 +284,8 @@ class BeamSearch:
             tokens = h.tokens[: len(h.tokens) - by_eos]
             attention = h.attention if self._settings.return_attention else None
             yield FinishedSequence(
-                sequence=self._requests[slot].index * self._settings.outputs + rank,
+                request=self._requests[slot],
+                sequence=self._requests[slot].first + rank,
                 tokens=tokens,
                 logprobs=h.logprobs,
                 logprob=float(np.sum(h.logprobs, dtype=np.float64)),
@@ -284,6 +294,7 @@ class BeamSearch:
                 siblings=len(closed),
                 eos=int(h.tokens[-1]) if by_eos else None,
                 attention=None if attention is None else attention[: len(tokens)],
+                state=h.state,
             )
 
     def _keep(self, slots: Array, rows: Array) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from decoding.engine.batch.batch import Batch, States
-from decoding.engine.request import Request, Row, RowSource, Settings
+from decoding.engine.request import Call, EngineRequest, Row, RowSource
 from decoding.model.contract.pad import pad_together
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
@@ -24,7 +24,7 @@ class Ready(NamedTuple):
 
     slot: int
     sequence: int
-    request: Request
+    request: EngineRequest
 
 
 class Prefill:
@@ -35,8 +35,8 @@ class Prefill:
     (`read_chunk`): each once however many rows have it, and without computing the output projection.
     """
 
-    def __init__(self, model: Model, batch: Batch, settings: Settings) -> None:
-        self._model, self._batch, self._settings = model, batch, settings
+    def __init__(self, model: Model, batch: Batch, call: Call) -> None:
+        self._model, self._batch, self._call = model, batch, call
         self._rows: dict[int, Row] = {}
         self._cursor = np.zeros(batch.capacity, np.int64)  # ids of the prompt in the row's states
         self._last = np.zeros(batch.capacity, np.int64)  # where the cursor is when the prompt is read
@@ -96,7 +96,7 @@ class Prefill:
         _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         own, start = [requests[i] for i in first], self._cursor[slots[first]]
         left = int((self._last[slots] - self._cursor[slots]).min())
-        count = min(left, _CHUNK if c.sequence and self._settings.step_inputs is None and not c.draws_alone else 1)
+        count = min(left, _CHUNK if c.sequence and self._call.step_inputs is None and not c.draws_alone else 1)
         ids = np.stack([r.ids[at : at + count] for r, at in zip(own, start, strict=True)])
         after = run(slots[first], c.feeds(ids, start, self._context(own, start, count)))
         self._cursor[slots] += count
@@ -109,21 +109,29 @@ class Prefill:
             array[: len(slots)] = array[slots]
         self._rows = {i: self._rows[slot] for i, slot in enumerate(slots.tolist()) if slot in self._rows}
 
-    def _histories(self) -> History:
-        """Return the part of its prompt that each row has come to; a row that does not read has any, which nothing uses."""
+    def histories(self) -> History:
+        """Return the part of its prompt that each row that reads has come to."""
         seen = self.seen()
-        rows = [seen.get(slot, next(iter(seen.values()))) for slot in range(self._batch.size)]
-        return History(rows, [np.zeros(0, np.int64)] * len(rows))
+        nothing = np.zeros(0, np.int64)
+        return History(list(seen.values()), [nothing] * len(seen), [self._rows[slot][1].index for slot in seen])
 
-    def _context(self, requests: Sequence[Request], start: Array, count: int) -> dict[str, Array]:
-        c, latents = self._model.contract, self._settings.latents
+    def _histories(self) -> History:
+        """Return the history of every row; a row that does not read has that of one that does, which nothing uses."""
+        reading, place = self.histories(), {slot: i for i, slot in enumerate(self._rows)}
+        at = [place.get(slot, 0) for slot in range(self._batch.size)]
+        return History(
+            [reading.prompts[i] for i in at], [reading.outputs[i] for i in at], [reading.requests[i] for i in at]
+        )
+
+    def _context(self, requests: Sequence[EngineRequest], start: Array, count: int) -> dict[str, Array]:
+        c, latents = self._model.contract, self._call.latents
         context = pad_together(c.row_inputs, [r.context for r in requests])
         if latents is not None:
             context |= latents.steps(c.auxiliary_inputs, np.array([r.key for r in requests]), start, count)
-        if self._settings.step_inputs is not None:
+        if self._call.step_inputs is not None:
             seen = [r.ids[: at + 1] for r, at in zip(requests, start, strict=True)]
-            history = History(seen, [np.zeros(0, np.int64)] * len(seen))
-            context |= self._settings.step_inputs(history)
+            history = History(seen, [np.zeros(0, np.int64)] * len(seen), [r.index for r in requests])
+            context |= self._call.step_inputs(history)
         return context
 
     def _release(self) -> list[Ready]:
@@ -131,8 +139,8 @@ class Prefill:
         slots = np.array(self.slots, np.int64)
         slots = slots[self._cursor[slots] == self._last[slots]]
         done = [Ready(slot, *self._rows.pop(slot)) for slot in slots.tolist()]
-        if done and self._settings.outputs > 1:
-            self._remember(max(done, key=lambda row: row.request.key))
+        if several := [row for row in done if row.request.settings.outputs > 1]:
+            self._remember(max(several, key=lambda row: row.request.key))
         return done
 
     def _remember(self, row: Ready) -> None:
@@ -147,12 +155,12 @@ class RequestRows:
     The methods that return requests return those whose prompts are read. Their rows come after all that already write.
     """
 
-    def __init__(self, model: Model, batch: Batch, settings: Settings, queue: RowSource, width: int) -> None:
+    def __init__(self, model: Model, batch: Batch, call: Call, queue: RowSource, width: int) -> None:
         self._batch, self._queue, self._width = batch, queue, width
-        self._prefill = Prefill(model, batch, settings)
+        self._prefill = Prefill(model, batch, call)
         self._ready: list[Ready] = []
 
-    def refill(self, count: int) -> list[Request]:
+    def refill(self, count: int) -> list[EngineRequest]:
         """Give rows to the next `count` requests, or to those that are left."""
         requests = [request for _, request in self._queue.take(count)]
         if not requests:
@@ -162,7 +170,7 @@ class RequestRows:
         rows = [(0, request) for request in requests for _ in range(self._width)]
         return self._arrange(np.arange(writing), self._prefill.admit(np.arange(size, self._batch.size), rows))
 
-    def read_chunk(self) -> list[Request]:
+    def read_chunk(self) -> list[EngineRequest]:
         """Read a chunk of every prompt, while no row writes."""
         return self._arrange(np.zeros(0, np.int64), self._prefill.read_chunk())
 
@@ -170,16 +178,18 @@ class RequestRows:
         """Read on, after a step of the batch."""
         self._ready = self._prefill.step() if self._prefill else []
 
-    def move(self, rows: Array) -> list[Request]:
+    def move(self, rows: Array) -> list[EngineRequest]:
         """Go on with `rows`, in that order, of those that wrote in the last step; a row may be named more than once."""
         return self._arrange(rows, self._ready)
 
-    def histories(self, prompts: Sequence[Array], outputs: Sequence[Array]) -> History:
-        """Return the history of every row: those that write, as given, then those that read."""
-        seen, nothing = list(self._prefill.seen().values()), np.zeros(0, np.int64)
-        return History([*prompts, *seen], [*outputs, *([nothing] * len(seen))])
+    def histories(self, requests: Sequence[EngineRequest], outputs: Sequence[Array]) -> History:
+        """Return the history of every row: those that write, with their requests and outputs, then those that read."""
+        reading, nothing = self._prefill.histories(), np.zeros(0, np.int64)
+        prompts = [*(r.ids for r in requests), *reading.prompts]
+        numbers = [*(r.index for r in requests), *reading.requests]
+        return History(prompts, [*outputs, *([nothing] * len(reading))], numbers)
 
-    def _arrange(self, rows: Array, ready: list[Ready]) -> list[Request]:
+    def _arrange(self, rows: Array, ready: list[Ready]) -> list[EngineRequest]:
         order = np.array([*rows, *(row.slot for row in ready), *self._prefill.slots], np.int64)
         self._batch.keep(order)
         self._prefill.keep(order)

@@ -1,13 +1,12 @@
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from decoding.engine.request import FinishedSequence, Request
-from decoding.engine.search.stopping import Stopping
-from decoding.processors import Processor
+from decoding.engine.request import EngineRequest, FinishedSequence
+from decoding.model.graph.types import Array
 from decoding.results import FinishReason
+from decoding.tokenizers import Tokenizer
 
 _Ids = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.float32]
@@ -18,7 +17,8 @@ class RowSampler:
     lengths: _Ids
     limits: _Ids
     temperature: _Floats
-    requests: list[Request]
+    requests: list[EngineRequest]
+    failed: int | None
     def __init__(
         self,
         logits: _Floats,
@@ -27,21 +27,22 @@ class RowSampler:
         vocab_size: int,
         ids: _Ids | None,
         normalizers: npt.NDArray[np.float64] | None,
-        seed: int,
-        filters: Mapping[str, Any] | None,
-        top_n: int,
-        stopping: Stopping,
-        processors: Iterable[Processor],
-        top_logprobs: int,
+        tokenizer: Tokenizer | None,
+        max_new_tokens: int,
         teacher_ratio: float | None,
+        drawn: bool,
     ) -> None: ...
-    def admit(self, slots: _Ids, sequences: Sequence[int], requests: Sequence[Request]) -> None: ...
+    def admit(self, slots: _Ids, sequences: Sequence[int], requests: Sequence[EngineRequest]) -> None: ...
     def advance(self, size: int) -> int: ...
     def draws(self) -> npt.NDArray[np.float64]: ...
     def record_attention(self, weights: _Floats) -> None: ...
-    def chosen(self, size: int) -> Iterator[tuple[int, int, float, FinishReason | None]]: ...
+    def chosen(self, size: int) -> Iterator[tuple[EngineRequest, int, int, float, FinishReason | None]]: ...
     def finished(self, size: int) -> _Ids: ...
     def running(self, size: int) -> _Ids: ...
     def output(self, slot: int) -> _Ids: ...
-    def take(self, slot: int, siblings: int, source_length: int | None) -> FinishedSequence: ...
+    def ended_by_eos(self, slot: int) -> bool: ...
+    def drop(self, slot: int) -> None: ...
+    def take(
+        self, slot: int, source_length: int | None, state: Mapping[str, Array] | None
+    ) -> FinishedSequence: ...
     def keep(self, slots: _Ids) -> None: ...

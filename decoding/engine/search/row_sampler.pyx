@@ -7,7 +7,9 @@ from decoding.kernels._library cimport (
     DEC_FORBIDDEN, DEC_INFINITE, DEC_NAN, DEC_OK, c_draw, c_greedy, c_token_logprobs, c_top_n, dec_filter, dec_rows, dec_status,
     dec_stream, scratch_size,
 )
-from decoding.engine.search.stopping cimport BY_EOS, IDLE, RUNNING, Stopping
+from decoding.engine.search.stopping cimport BY_EOS, IDLE, RUNNING, Ending, Stopping, finish, hide, restore
+
+import weakref
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from decoding.errors import DecodeError, OptionError
 from decoding.filters import ALL_OFF
 from decoding.kernels import token_logprobs, top_logprobs, uniform
 from decoding.processors import History, apply_processors
+from decoding.strategies import Sample, TopN
 
 cdef enum:
     GREEDY = 0
@@ -24,8 +27,34 @@ cdef enum:
     TOP_N = 2
 
 
+cdef class RowRules:
+    """How the rows of a request choose their tokens, and when they end.
+
+    Args:
+        settings: of the request.
+        stopping: its rules.
+        drawn: the tokens are drawn already, on a device: there is nothing left to choose.
+    """
+
+    cdef readonly Stopping stopping
+    cdef readonly tuple processors
+    cdef readonly int64_t top
+    cdef uint8_t how
+    cdef int64_t top_n
+    cdef dec_filter filter
+
+    def __init__(self, settings, Stopping stopping, bint drawn):
+        strategy = settings.strategy
+        samples = isinstance(strategy, Sample) and not drawn
+        self.stopping, self.processors, self.top = stopping, settings.processors, settings.top_logprobs
+        self.top_n = strategy.n if isinstance(strategy, TopN) else 0
+        self.how = TOP_N if self.top_n else SAMPLE if samples else GREEDY
+        f = strategy.filters if samples else ALL_OFF
+        self.filter = dec_filter(f["top_k"], f["top_p"], f["min_p"], f["typical_p"], f["epsilon_cutoff"], f["eta_cutoff"])
+
+
 cdef class RowSampler:
-    """Chooses and records the next token of every running row.
+    """Chooses and records the next token of every running row; each row by the rules of its own request.
 
     Slots are those of the batch. A slot is idle, running or finished; each has a line of the
     history, which keeps its address when the batch shrinks.
@@ -35,33 +64,37 @@ cdef class RowSampler:
         tokens: int64 [capacity], C-contiguous; the choices are written here for the next step.
         vocab_size: V, where `logits` are not all: then `ids`, int64 [capacity, k], ascending, says of which tokens they
             are, and `normalizers`, float64 [capacity], has the logarithm of the sum of the exponentials of all.
-        seed: key of the draws.
-        filters: of `Sample`; None takes the most probable token.
-        top_n: of `TopN`, else 0.
-        stopping: why sequences end, and when they must not.
-        processors: callables that edit a copy of the logits before the choice.
-        top_logprobs: how many of the best log-probabilities to record at each step.
+        tokenizer: reads stop strings; None where there are none.
+        max_new_tokens: the width of the history at first; requests with longer outputs widen it.
         teacher_ratio: probability of feeding the teacher's token; None without a teacher.
+        drawn: the tokens are drawn already, on a device.
+
+    Attributes:
+        failed: the slot whose logits `advance` could not use.
     """
 
-    cdef readonly object status, sequences, lengths, limits, temperature, requests
+    cdef readonly object status, sequences, streams, seeds, lengths, limits, temperature, requests, failed
+    cdef object _how_array, _top_ns_array, _filters_array, _endings_array, _rules, _rules_of, _tokenizer
     cdef object _buffers, _lines_array, _history_array, _history_logprobs_array, _logits_array, _edited
-    cdef object _processors, _attention, _top_ids, _top_values, _teacher_logprobs
+    cdef object _attention, _top_ids, _top_values, _teacher_logprobs, _eos_logits_array
     cdef dec_rows _logits
-    cdef dec_stream _stream
-    cdef dec_filter _filter
-    cdef int _how
-    cdef Stopping _stopping
-    cdef int64_t _top_n, _max_new, _eos_count, _top
+    cdef bint _drawn, _looks_for_stops, _has_processors
+    cdef int64_t _vocab_size, _max_new, _eos_count, _top
     cdef object _teacher_ratio
     cdef float *_eos_logits
     cdef uint8_t *_stops
     cdef uint8_t *_status
+    cdef uint8_t *_how
     cdef uint64_t *_sequences
+    cdef uint64_t *_streams
+    cdef uint64_t *_seeds
     cdef int64_t *_lengths
     cdef int64_t *_limits
     cdef int64_t *_lines
+    cdef int64_t *_top_ns
     cdef float *_temperature
+    cdef dec_filter *_filters
+    cdef Ending *_endings
     cdef int64_t *_tokens
     cdef float *_logprobs
     cdef int64_t *_history
@@ -70,72 +103,113 @@ cdef class RowSampler:
     cdef const int64_t *_ids
     cdef const double *_normalizers
 
-    def __init__(self, logits, tokens, *, int64_t vocab_size, ids, normalizers, seed, filters, int64_t top_n,
-                 Stopping stopping, processors, int64_t top_logprobs, teacher_ratio):
+    def __init__(self, logits, tokens, *, int64_t vocab_size, ids, normalizers, tokenizer, int64_t max_new_tokens,
+                 teacher_ratio, bint drawn):
         capacity, width = logits.shape
-        max_new_tokens = stopping.max_new_tokens
         self.status = np.zeros(capacity, np.uint8)
         self.sequences = np.zeros(capacity, np.uint64)
+        self.streams = np.zeros(capacity, np.uint64)
+        self.seeds = np.zeros(capacity, np.uint64)
         self.lengths = np.zeros(capacity, np.int64)
-        self.limits = np.full(capacity, max_new_tokens, np.int64)
+        self.limits = np.zeros(capacity, np.int64)
         self.temperature = np.ones(capacity, np.float32)
         self.requests = [None] * capacity
+        self.failed = None
+        self._how_array = np.zeros(capacity, np.uint8)
+        self._top_ns_array = np.zeros(capacity, np.int64)
+        self._filters_array = np.zeros((capacity, sizeof(dec_filter)), np.uint8)
+        self._endings_array = np.zeros((capacity, sizeof(Ending)), np.uint8)
+        self._rules, self._rules_of = [None] * capacity, weakref.WeakKeyDictionary()
         self._lines_array = np.arange(capacity)
-        try:
-            self._history_array = np.empty((capacity, max_new_tokens), np.int64)
-            self._history_logprobs_array = np.empty((capacity, max_new_tokens), np.float32)
-        except MemoryError:
-            raise OptionError(f"max_new_tokens={max_new_tokens}: no memory for {capacity} rows of them; "
-                              "pass a smaller one, or a smaller batch_size") from None
+        self._history_array, self._history_logprobs_array = np.empty((capacity, 0), np.int64), None
+        self._max_new = self._top = self._eos_count = 0
         self._logits_array = logits
-        self._processors = tuple(processors)
-        self._top, self._top_ids, self._top_values = top_logprobs, None, None
-        if top_logprobs:
-            self._top_ids = np.empty((capacity, max_new_tokens, top_logprobs), np.int64)
-            self._top_values = np.empty((capacity, max_new_tokens, top_logprobs), np.float32)
+        self._top_ids, self._top_values = None, None
         self._teacher_ratio, self._teacher_logprobs = teacher_ratio, None
-        if teacher_ratio is not None:
-            self._teacher_logprobs = np.full((capacity, max_new_tokens), np.nan, np.float32)
-        self._attention = None
-        self._edited = np.empty_like(logits) if self._processors else None
+        self._attention = self._edited = None
+        self._tokenizer, self._vocab_size, self._drawn = tokenizer, vocab_size, drawn
+        self._looks_for_stops = self._has_processors = False
 
         logprobs = np.zeros(capacity, np.float32)
         scratch = np.empty(scratch_size(width) + 64, np.uint8)
-        eos_logits = np.zeros((capacity, max(1, stopping.eos_count)), np.float32)
         stops = np.zeros(capacity, np.uint8)
-        self._buffers = (tokens, logprobs, scratch, eos_logits, stops, ids, normalizers)
+        self._buffers = (tokens, logprobs, scratch, stops, ids, normalizers)
         self._ids = NULL if ids is None else <const int64_t *> address(ids)
         self._normalizers = NULL if ids is None else <const double *> address(normalizers)
 
         self._logits = dec_rows(<const float *> address(logits), 0, width, width)
-        self._stream = dec_stream(<uint64_t> seed, NULL, NULL, 0)
-        self._how, self._top_n = TOP_N if top_n else GREEDY if filters is None else SAMPLE, top_n
-        f = filters or ALL_OFF
-        self._filter = dec_filter(f["top_k"], f["top_p"], f["min_p"], f["typical_p"], f["epsilon_cutoff"], f["eta_cutoff"])
-        self._stopping, self._max_new, self._eos_count = stopping, max_new_tokens, stopping.eos_count
-        self._eos_logits = <float *> address(eos_logits)
         self._stops = <uint8_t *> address(stops)
         self._status = <uint8_t *> address(self.status)
+        self._how = <uint8_t *> address(self._how_array)
         self._sequences = <uint64_t *> address(self.sequences)
+        self._streams = <uint64_t *> address(self.streams)
+        self._seeds = <uint64_t *> address(self.seeds)
         self._lengths = <int64_t *> address(self.lengths)
         self._limits = <int64_t *> address(self.limits)
         self._temperature = <float *> address(self.temperature)
+        self._top_ns = <int64_t *> address(self._top_ns_array)
+        self._filters = <dec_filter *> address(self._filters_array)
+        self._endings = <Ending *> address(self._endings_array)
         self._lines = <int64_t *> address(self._lines_array)
         self._logprobs = <float *> address(logprobs)
         self._tokens = <int64_t *> address(tokens)
+        self._scratch = <void *> ((<size_t> address(scratch) + 63) & ~<size_t> 63)
+        self._reserve(max_new_tokens, 0, 1)
+
+    cdef _reserve(self, int64_t max_new_tokens, int64_t top, int64_t eos_count):
+        """Make room for outputs of that length, with that many log-probabilities a token, and for that many EOS ids."""
+        capacity, before = len(self.status), self._max_new
+        if eos_count > self._eos_count:
+            self._eos_count = eos_count
+            self._eos_logits_array = np.zeros((capacity, eos_count), np.float32)
+            self._eos_logits = <float *> address(self._eos_logits_array)
+        if max_new_tokens <= before and top <= self._top:
+            return
+        # Twice as wide as before, so that outputs of growing length cost few copies.
+        width = before if max_new_tokens <= before else max(max_new_tokens, min(2 * before, 4096))
+        most = max(top, self._top)
+        try:
+            self._history_array = _wider(self._history_array, (capacity, width), np.int64)
+            self._history_logprobs_array = _wider(self._history_logprobs_array, (capacity, width), np.float32)
+            if most:
+                self._top_ids = _wider(self._top_ids, (capacity, width, most), np.int64)
+                self._top_values = _wider(self._top_values, (capacity, width, most), np.float32)
+            if self._teacher_ratio is not None:
+                self._teacher_logprobs = _wider(self._teacher_logprobs, (capacity, width), np.float32, np.nan)
+            if self._attention is not None:
+                self._attention = _wider(self._attention, (capacity, width, self._attention.shape[2]), np.float32)
+        except MemoryError:
+            raise OptionError(f"max_new_tokens={max_new_tokens}: no memory for {capacity} rows of them; "
+                              "pass a smaller one, or a smaller batch_size") from None
+        self._max_new, self._top = width, most
         self._history = <int64_t *> address(self._history_array)
         self._history_logprobs = <float *> address(self._history_logprobs_array)
-        self._scratch = <void *> ((<size_t> address(scratch) + 63) & ~<size_t> 63)
+
+    cdef RowRules _rules_for(self, settings):
+        """Return the rules of a request's settings; requests that share settings share them."""
+        rules = self._rules_of.get(settings)
+        if rules is None:
+            stopping = Stopping(settings, self._vocab_size, self._tokenizer)
+            rules = self._rules_of[settings] = RowRules(settings, stopping, self._drawn)
+        return rules
 
     def admit(self, slots, sequences, requests):
         """Start new sequences, each of one of the requests, at these slots."""
-        self.status[slots] = RUNNING
-        self.sequences[slots] = sequences
-        self.lengths[slots] = 0
-        self.temperature[slots] = [request.temperature for request in requests]
-        self.limits[slots] = [self._stopping.limit(request.max_new_tokens) for request in requests]
-        for slot, request in zip(slots, requests):
-            self.requests[slot] = request
+        cdef RowRules rules
+        cdef int64_t slot, limit
+        for place, sequence, request in zip(slots, sequences, requests):
+            slot, rules = place, self._rules_for(request.settings)
+            limit = rules.stopping.limit(request.max_new_tokens)
+            self._reserve(limit, rules.top, rules.stopping.eos_count)
+            self._looks_for_stops = self._looks_for_stops or rules.stopping.looks_for_stops
+            self._has_processors = self._has_processors or bool(rules.processors)
+            self._status[slot], self._lengths[slot], self._limits[slot] = RUNNING, 0, limit
+            self._sequences[slot] = sequence
+            self._streams[slot], self._seeds[slot] = request.stream + sequence - request.first, request.seed
+            self._temperature[slot], self._stops[slot] = request.temperature, False
+            self._how[slot], self._top_ns[slot], self._filters[slot] = rules.how, rules.top_n, rules.filter
+            self._endings[slot] = rules.stopping.ending
+            self.requests[slot], self._rules[slot] = request, rules
 
     def advance(self, int64_t size):
         """Choose a token for each running row of the first `size`, record it, and return how many rows finished by it.
@@ -147,8 +221,7 @@ cdef class RowSampler:
         cdef dec_status status
         cdef float *source = <float *> self._logits.data
         cdef bint edited, hidden
-        if self._edited is not None:
-            self._edit(size)
+        if self._has_processors and self._edit(size):
             source = <float *> address(self._edited)
         with nogil:
             edited = source != self._logits.data
@@ -164,13 +237,14 @@ cdef class RowSampler:
                 status = self._own_logprobs(size, &bad)
             if status == DEC_OK:
                 self._record(size)
-                if not self._stopping.looks_for_stops:
+                if not self._looks_for_stops:
                     finished = self._finish(size)
         if status != DEC_OK:
-            raise self._error(status, bad)
+            self.failed = bad
+            raise self._error(status, bad, edited)
         if self._top:
             self._record_top(size)
-        if self._stopping.looks_for_stops:
+        if self._looks_for_stops:
             self._look_for_stops(size)
             finished = self._finish(size)
         if self._teacher_ratio is not None:
@@ -179,25 +253,23 @@ cdef class RowSampler:
 
     def draws(self):
         """Return float64 [2, capacity]: the uniform number of each row's next draw, and its temperature."""
-        return np.stack([uniform(int(self._stream.seed), self.sequences, self.lengths, 1, "draw")[:, 0], self.temperature])
+        return np.stack([uniform(self.seeds, self.streams, self.lengths, 1, "draw")[:, 0], self.temperature])
 
     def record_attention(self, weights):
         """Write the weights [size, source] of the step whose tokens were just chosen; the source may grow from step to step."""
         width = weights.shape[1]
         if self._attention is None or self._attention.shape[2] < width:
-            wider = np.zeros((*self._history_array.shape, width), np.float32)
-            if self._attention is not None:
-                wider[..., : self._attention.shape[2]] = self._attention
-            self._attention = wider
+            self._attention = _wider(self._attention, (*self._history_array.shape, width), np.float32)
         rows = np.flatnonzero(self.status[: len(weights)])
         self._attention[self._lines_array[rows], self.lengths[rows] - 1, :width] = weights[rows]
 
     def chosen(self, int64_t size):
-        """Return (sequence, token, log-probability, finish reason or None) of each row that chose in the last step."""
+        """Return (request, sequence, token, log-probability, finish reason or None) of each row that chose in the last step."""
         rows = np.flatnonzero((self.status[:size] != IDLE) & (self.lengths[:size] > 0))  # not those that just came
         lines, last = self._lines_array[rows], self.lengths[rows] - 1
         reasons = [FINISH_REASONS[status] for status in self.status[rows]]
-        return zip(self.sequences[rows].tolist(), self._history_array[lines, last].tolist(),
+        requests = [self.requests[row] for row in rows]
+        return zip(requests, self.sequences[rows].tolist(), self._history_array[lines, last].tolist(),
                    self._history_logprobs_array[lines, last].tolist(), reasons)
 
     def finished(self, int64_t size):
@@ -214,13 +286,22 @@ cdef class RowSampler:
         tokens.flags.writeable = False
         return tokens
 
-    def take(self, int64_t slot, siblings, source_length):
+    def ended_by_eos(self, int64_t slot):
+        """Return whether EOS ended the row there."""
+        return self._status[slot] == BY_EOS
+
+    def drop(self, int64_t slot):
+        """Forget the row there."""
+        self.status[slot] = IDLE
+
+    def take(self, int64_t slot, source_length, state):
         """Return the finished row there; the slot becomes idle.
 
         Args:
-            siblings: outputs that its request has.
             source_length: weights over the source that are the row's own.
+            state: after the output; None where it is not wanted.
         """
+        cdef RowRules rules = self._rules[slot]
         cdef int64_t i, first
         cdef double total = 0.0
         line, length, status = self._lines_array[slot], self.lengths[slot], int(self.status[slot])
@@ -231,47 +312,66 @@ cdef class RowSampler:
         first = self._lines[slot] * self._max_new
         for i in range(first, first + self._lengths[slot]):
             total += self._history_logprobs[i]
+        request, top, attention = self.requests[slot], None, None
+        if rules.top:
+            top = self._top_ids[line, :length, : rules.top].copy(), self._top_values[line, :length, : rules.top].copy()
+        if self._attention is not None and request.settings.return_attention:
+            attention = self._attention[line, : len(tokens), :source_length].copy()
         return FinishedSequence(
+            request=request,
             sequence=int(self.sequences[slot]),
             tokens=tokens,
             logprobs=self._history_logprobs_array[line, :length].copy(),
             logprob=total,
             finish_reason=FINISH_REASONS[status],
             score=total,
-            siblings=siblings,
+            siblings=request.settings.outputs,
             eos=eos,
-            top=(self._top_ids[line, :length].copy(), self._top_values[line, :length].copy()) if self._top else None,
+            top=top,
             teacher=None if self._teacher_logprobs is None else self._teacher_logprobs[line, :length].copy(),
-            attention=None if self._attention is None else self._attention[line, : len(tokens), :source_length].copy(),
+            attention=attention,
+            state=state,
         )
 
     def keep(self, slots):
         """Move the rows at `slots` to the front, in that order; the others are forgotten."""
         size = len(slots)
-        for array in (self.status, self.sequences, self.lengths, self.limits, self.temperature):
+        for array in (self.status, self.sequences, self.streams, self.seeds, self.lengths, self.limits, self.temperature,
+                      self._how_array, self._top_ns_array, self._filters_array, self._endings_array):
             array[:size] = array[slots]
-        self.requests[:size] = [self.requests[slot] for slot in slots]
+        for items in (self.requests, self._rules):
+            items[:size] = [items[slot] for slot in slots]
+            items[size:] = [None] * (len(items) - size)
         dropped = np.setdiff1d(np.arange(len(self._lines_array)), slots)
         self._lines_array[:] = self._lines_array[np.concatenate([slots, dropped])]
         self.status[size:] = IDLE
 
-    cdef _edit(self, int64_t size):
-        """Copy the logits of the running rows and let the processors edit them."""
+    cdef bint _edit(self, int64_t size) except -1:
+        """Copy the logits of the running rows, let each row's processors edit them, and return whether there are any."""
         running = self.running(size)
-        edited = self._edited[: len(running)]
-        np.take(self._logits_array, running, axis=0, out=edited, mode="clip")
-        history = History([self.requests[i].ids for i in running], [self.output(i) for i in running])
-        apply_processors(self._processors, history, edited)
-        if len(running) < size:  # back to their slots; idle rows are not looked at
-            self._edited[running] = edited.copy()
+        groups = {}  # slots by their rules
+        for slot in running.tolist():
+            groups.setdefault(self._rules[slot], []).append(slot)
+        if not any((<RowRules> rules).processors for rules in groups):
+            return False
+        if self._edited is None:
+            self._edited = np.empty_like(self._logits_array)
+        for rules, slots in groups.items():
+            edited = self._logits_array[slots]
+            if (<RowRules> rules).processors:
+                requests = [self.requests[slot] for slot in slots]
+                history = History([r.ids for r in requests], [self.output(slot) for slot in slots], [r.index for r in requests])
+                apply_processors((<RowRules> rules).processors, history, edited)
+            self._edited[slots] = edited
+        return True
 
     cdef bint _hide_eos(self, float *source, int64_t size) noexcept nogil:
         """Hide EOS from the running rows that are too short to end, and return whether there are any."""
         cdef int64_t row
         cdef bint any_short = False
         for row in range(size):
-            if self._status[row] == RUNNING and self._stopping.hide(
-                self._lengths[row], source + row * self._logits.stride, self._eos_logits + row * self._eos_count
+            if self._status[row] == RUNNING and hide(
+                &self._endings[row], self._lengths[row], source + row * self._logits.stride, self._eos_logits + row * self._eos_count
             ):
                 any_short = True
         return any_short
@@ -281,14 +381,15 @@ cdef class RowSampler:
         cdef int64_t row
         for row in range(size):
             if self._status[row] == RUNNING:
-                self._stopping.restore(
-                    self._lengths[row], source + row * self._logits.stride, self._eos_logits + row * self._eos_count
+                restore(
+                    &self._endings[row], self._lengths[row], source + row * self._logits.stride, self._eos_logits + row * self._eos_count
                 )
 
     cdef int64_t _run_end(self, int64_t start, int64_t size) noexcept nogil:
-        """Return the end of the unbroken run of running rows that begins at `start`."""
+        """Return the end of the unbroken run of running rows, all of one kind of choice, that begins at `start`."""
         cdef int64_t end = start
-        while end < size and self._status[end] == RUNNING:
+        while end < size and self._status[end] == RUNNING and self._how[end] == self._how[start] \
+                and self._top_ns[end] == self._top_ns[start]:
             end += 1
         return end
 
@@ -297,22 +398,24 @@ cdef class RowSampler:
         cdef int64_t start = 0, end
         cdef dec_status status = DEC_OK
         cdef dec_rows logits = self._logits
-        cdef dec_stream stream = self._stream
+        cdef dec_stream stream = dec_stream(0, NULL, NULL, 0, NULL)
         while start < size and status == DEC_OK:
             end = self._run_end(start, size)
-            if end > start:
-                logits.data, logits.rows = source + start * logits.stride, end - start
-                stream.rows, stream.steps = self._sequences + start, self._lengths + start
-                if self._how == GREEDY:
-                    status = c_greedy(&logits, self._tokens + start, self._logprobs + start, self._scratch, bad)
-                elif self._how == TOP_N:
-                    status = c_top_n(&logits, &stream, self._top_n, self._tokens + start, self._logprobs + start,
-                                     self._scratch, bad)
-                else:
-                    status = c_draw(&logits, &stream, self._temperature + start, &self._filter, 1,
-                                    self._tokens + start, self._logprobs + start, self._scratch, bad)
-                bad[0] += start
-            start = end + 1
+            if end == start:  # an idle row
+                start += 1
+                continue
+            logits.data, logits.rows = source + start * logits.stride, end - start
+            stream.seeds, stream.rows, stream.steps = self._seeds + start, self._streams + start, self._lengths + start
+            if self._how[start] == GREEDY:
+                status = c_greedy(&logits, self._tokens + start, self._logprobs + start, self._scratch, bad)
+            elif self._how[start] == TOP_N:
+                status = c_top_n(&logits, &stream, self._top_ns[start], self._tokens + start, self._logprobs + start,
+                                 self._scratch, bad)
+            else:
+                status = c_draw(&logits, &stream, self._temperature + start, self._filters + start, 1, 1,
+                                self._tokens + start, self._logprobs + start, self._scratch, bad)
+            bad[0] += start
+            start = end
         return status
 
     cdef dec_status _own_logprobs(self, int64_t size, int64_t *bad) noexcept nogil:
@@ -322,11 +425,13 @@ cdef class RowSampler:
         cdef dec_rows logits = self._logits
         while start < size and status == DEC_OK:
             end = self._run_end(start, size)
-            if end > start:
-                logits.data, logits.rows = self._logits.data + start * logits.stride, end - start
-                status = c_token_logprobs(&logits, self._tokens + start, self._logprobs + start, self._scratch, bad)
-                bad[0] += start
-            start = end + 1
+            if end == start:  # an idle row
+                start += 1
+                continue
+            logits.data, logits.rows = self._logits.data + start * logits.stride, end - start
+            status = c_token_logprobs(&logits, self._tokens + start, self._logprobs + start, self._scratch, bad)
+            bad[0] += start
+            start = end
         return status
 
     cdef dec_status _check_normalizers(self, int64_t size, int64_t *bad) noexcept nogil:
@@ -366,20 +471,25 @@ cdef class RowSampler:
         cdef int64_t row, finished = 0
         for row in range(size):
             if self._status[row] == RUNNING:
-                self._status[row] = self._stopping.finish(
-                    self._tokens[row], self._stops[row], self._lengths[row], self._limits[row]
+                self._status[row] = finish(
+                    &self._endings[row], self._tokens[row], self._stops[row], self._lengths[row], self._limits[row]
                 )
                 finished += self._status[row] != RUNNING
         return finished
 
     cdef _look_for_stops(self, int64_t size):
         """Note which rows end with a stop sequence or a stop string."""
+        cdef RowRules rules
         for slot in self.running(size):
-            self._stops[<int64_t> slot] = self._stopping.stops(self.output(slot))
+            rules = self._rules[slot]
+            if rules.stopping.looks_for_stops:
+                self._stops[<int64_t> slot] = rules.stopping.stops(self.output(slot))
 
     cdef _record_top(self, int64_t size):
         """Write the best log-probabilities of the rows that chose."""
-        rows = np.flatnonzero(self.status[:size])
+        rows = [row for row in np.flatnonzero(self.status[:size]) if (<RowRules> self._rules[row]).top]
+        if not rows:
+            return
         values, ids = top_logprobs(self._logits_array[rows], self._top)
         lines, last = self._lines_array[rows], self.lengths[rows] - 1
         self._top_ids[lines, last], self._top_values[lines, last] = ids, values
@@ -393,18 +503,28 @@ cdef class RowSampler:
         last = self.lengths[rows] - 1
         taught = np.array([self.requests[i].teacher[t] for i, t in zip(rows, last)], np.int64)
         self._teacher_logprobs[self._lines_array[rows], last] = token_logprobs(self._logits_array[rows], taught)
-        coins = uniform(int(self._stream.seed), self.sequences[rows], last, 1, "teacher")[:, 0]
+        coins = uniform(self.seeds[rows], self.streams[rows], last, 1, "teacher")[:, 0]
         for i, token, coin in zip(rows, taught, coins):
             if coin < self._teacher_ratio:
                 tokens[i] = token
 
-    def _error(self, dec_status status, int64_t row):
+    def _error(self, dec_status status, int64_t row, bint edited):
+        cdef RowRules rules = self._rules[row]
         sequence, step = int(self.sequences[row]), int(self.lengths[row])
         fault = {DEC_NAN: "hold a NaN", DEC_INFINITE: "hold +inf"}.get(status, "are all -inf, so no token is possible")
-        edits = ["the processors"] * (self._edited is not None) + ["min_new_tokens"] * self._stopping.hides_eos(self.lengths[row : row + 1])
+        edits = ["the processors"] * bool(edited and rules.processors)
+        edits += ["min_new_tokens"] * rules.stopping.hides_eos(self.lengths[row : row + 1])
         whose = f"logits, after {' and '.join(edits)}," if edits else "logits"
         return DecodeError(f"sequence {sequence}, step {step}: the model's {whose} {fault}; check the weights, the inputs and the processors",
                            row=sequence, step=step)
+
+
+def _wider(array, shape, dtype, fill=None):
+    """Return an array of this shape with the content of `array`, which is smaller or None; the rest is zero, or `fill`."""
+    wider = np.zeros(shape, dtype) if fill is None else np.full(shape, fill, dtype)  # zeros cost nothing until they are read
+    if array is not None:
+        wider[tuple(map(slice, array.shape))] = array
+    return wider
 
 
 cdef void *address(array) except NULL:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import numpy as np
 
 from decoding.engine.batch.batch import Batch, make_batch
 from decoding.engine.batch.device import DeviceBatch
-from decoding.engine.request import Choice, FinishedSequence, Row, RowSource, Settings
+from decoding.engine.request import Call, Choice, FinishedSequence, Row, RowSource
 from decoding.engine.search.prefill import Prefill, Ready
 from decoding.engine.search.row_sampler import RowSampler
-from decoding.engine.search.stopping import Stopping
+from decoding.engine.search.states import state_after
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.processors import History
-from decoding.strategies import Sample, TopN
 
 
 class SamplingSearch:
@@ -26,24 +24,27 @@ class SamplingSearch:
         rows: how many run together.
     """
 
-    def __init__(self, model: Model, settings: Settings, queue: RowSource, rows: int) -> None:
-        self._model, self._settings, self._queue = model, settings, queue
-        self._batch = make_batch(model, rows, settings, latents=settings.latents, attention=settings.return_attention)
-        self._prefill = Prefill(model, self._batch, settings)
-        self._sampler = make_sampler(model, self._batch, settings)
+    def __init__(self, model: Model, call: Call, queue: RowSource, rows: int) -> None:
+        self._model, self._queue = model, queue
+        self._batch = make_batch(model, rows, call, attention=call.attention)
+        self._prefill = Prefill(model, self._batch, call)
+        self._sampler = make_sampler(model, self._batch, call)
         if isinstance(self._batch, DeviceBatch):
             self._batch.draws = self._sampler.draws
-        self._has_extras = bool(settings.step_inputs or settings.return_attention or settings.latents)
+        self._has_extras = bool(call.step_inputs or call.attention or call.latents)
 
-    def run(self) -> Iterator[FinishedSequence]:
-        """Decode the whole queue, yielding each sequence as it finishes."""
-        for _ in self._steps(every=False):
-            yield from self._retire()
+    def run(self, *, every: bool = False) -> Iterator[FinishedSequence | None]:
+        """Decode the whole queue, yielding each sequence as it finishes; with `every`, also None after each step."""
+        for finished in self._steps(every=every):
+            if finished:
+                yield from self._retire()
+            if every:
+                yield None
 
     def choices(self) -> Iterator[Choice]:
         """Decode the whole queue, yielding every token as it is chosen."""
         for finished in self._steps(every=True):
-            yield from itertools.starmap(Choice, self._sampler.chosen(self._batch.size))
+            yield from (Choice(*chosen) for chosen in self._sampler.chosen(self._batch.size))
             if finished:
                 for _ in self._retire():
                     pass
@@ -64,6 +65,8 @@ class SamplingSearch:
         while batch.size and not stopped():
             if prefill and not len(sampler.running(batch.size)):
                 self._begin(prefill.read_chunk())
+                if every:
+                    yield 0
                 continue
             if extras:
                 batch.context.refresh(self._histories, batch.size)
@@ -83,6 +86,7 @@ class SamplingSearch:
         return History(
             [seen[i] if i in seen else self._sampler.requests[i].ids for i in slots],
             [nothing if i in seen else self._sampler.output(i) for i in slots],
+            [-1 if (request := self._sampler.requests[i]) is None else request.index for i in slots],
         )
 
     def _retire(self) -> Iterator[FinishedSequence]:
@@ -92,7 +96,11 @@ class SamplingSearch:
             width = None
             if self._batch.attention is not None:
                 width = self._batch.context.source_length(slot, self._batch.attention.shape[1])
-            yield self._sampler.take(slot, siblings=self._settings.outputs, source_length=width)
+            state = None
+            if self._sampler.requests[slot].settings.return_state:
+                request, output = self._sampler.requests[slot], self._sampler.output(slot)
+                state = state_after(self._model, self._batch, slot, request, output, self._sampler.ended_by_eos(slot))
+            yield self._sampler.take(slot, source_length=width, state=state)
         rows = self._queue.take(len(done))
         if rows:
             self._admit(done[: len(rows)], rows)
@@ -116,21 +124,17 @@ class SamplingSearch:
             self._sampler.admit(slots, [row.sequence for row in rows], [row.request for row in rows])
 
 
-def make_sampler(model: Model, batch: Batch, settings: Settings) -> RowSampler:
+def make_sampler(model: Model, batch: Batch, call: Call) -> RowSampler:
     """Return the native half of the step loop."""
-    strategy, down = settings.strategy, batch.candidates
-    is_drawn = down is not None and down.ids.shape[1] == 1  # on the device: there is nothing left to choose
+    down = batch.candidates
     return RowSampler(
         batch.logits,
         batch.tokens,
         vocab_size=model.vocab_size,
         ids=None if down is None else down.ids,
         normalizers=None if down is None else down.normalizers,
-        seed=settings.seed,
-        filters=strategy.filters if isinstance(strategy, Sample) and not is_drawn else None,
-        top_n=strategy.n if isinstance(strategy, TopN) else 0,
-        stopping=Stopping(settings, model.vocab_size, model.tokenizer),
-        processors=settings.processors,
-        top_logprobs=settings.top_logprobs,
-        teacher_ratio=settings.teacher_ratio,
+        tokenizer=model.tokenizer,
+        max_new_tokens=call.settings.max_new_tokens,
+        teacher_ratio=call.teacher_ratio,
+        drawn=down is not None and down.ids.shape[1] == 1,
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from decoding import kernels
 from decoding.engine.batch.batch import make_batch
-from decoding.engine.request import FinishedSequence, Request, RowSource, Settings
+from decoding.engine.request import Call, EngineRequest, FinishedSequence, RowSource, Settings
 from decoding.engine.search.prefill import RequestRows
+from decoding.engine.search.states import state_after
 from decoding.engine.search.stopping import FINISH_REASONS, Stopping
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
@@ -29,6 +30,7 @@ class Branch:
         perturbed: the same with Gumbel noise; the greatest win, and a child's never exceeds its parent's.
         logprobs: of each token, under the model itself.
         finish_reason: why it ended; None while it is open.
+        state: after it, where it has ended and the state is asked for.
     """
 
     parent: int
@@ -37,6 +39,7 @@ class Branch:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    state: Mapping[str, Array] | None = None
 
 
 class StochasticBeamSearch:
@@ -46,23 +49,25 @@ class StochasticBeamSearch:
     draws from, in the order of their perturbed log-probabilities.
     """
 
-    def __init__(self, model: Model, settings: Settings, queue: RowSource, rows: int) -> None:
+    def __init__(self, model: Model, call: Call, settings: Settings, queue: RowSource, rows: int) -> None:
         assert isinstance(settings.strategy, Sample)
         self._model, self._settings, self._queue, self._sample = model, settings, queue, settings.strategy
         self._width = settings.outputs
         self._slots = max(1, rows // self._width)
-        self._batch = make_batch(model, self._slots * self._width, settings, latents=settings.latents)
-        self._rows = RequestRows(model, self._batch, settings, queue, self._width)
+        self._batch = make_batch(model, self._slots * self._width, call)
+        self._rows = RequestRows(model, self._batch, call, queue, self._width)
         self._stopping = Stopping(settings, model.vocab_size, model.tokenizer)
-        self._requests: list[Request] = []
+        self._requests: list[EngineRequest] = []
         self._branches: list[list[Branch]] = []
 
-    def run(self) -> Iterator[FinishedSequence]:
-        """Decode the whole queue, yielding the sequences of each request as it finishes."""
+    def run(self, *, every: bool = False) -> Iterator[FinishedSequence | None]:
+        """Decode the whole queue, yielding the sequences of each request as it finishes; with `every`, also None after each step."""
         self._begin(self._rows.refill(self._slots))
         while self._batch.size and not self._queue.stopped.is_set():
             if not self._requests:
                 self._begin(self._rows.read_chunk())
+                if every:
+                    yield None
                 continue
             self._batch.context.refresh(self._histories, self._batch.size)
             self._batch.step()
@@ -74,8 +79,10 @@ class StochasticBeamSearch:
                 yield from self._results(self._requests[i], self._branches[i])
             self._keep(open_)
             self._begin(self._rows.refill(len(finished)))
+            if every:
+                yield None
 
-    def _begin(self, requests: list[Request]) -> None:
+    def _begin(self, requests: list[EngineRequest]) -> None:
         """Start with one empty sequence for each request whose prompt is read; its other rows wait for it to branch."""
         self._requests += requests
         self._branches += [[Branch(0, 0.0, np.inf)] for _ in requests]
@@ -87,7 +94,7 @@ class StochasticBeamSearch:
             for p, own in zip(self._requests, self._branches, strict=True)
             for j in range(self._width)
         ]
-        return self._rows.histories([p.ids for p, _ in rows], [np.array(b.tokens, np.int64) for _, b in rows])
+        return self._rows.histories([p for p, _ in rows], [np.array(b.tokens, np.int64) for _, b in rows])
 
     def _extend(self) -> list[list[Branch]]:
         """Return the best continuations of each request's open sequences, and its finished ones."""
@@ -101,8 +108,8 @@ class StochasticBeamSearch:
             min(self._width, logits.shape[1]),  # a row has no more candidates than tokens
             temperature=np.array([requests[i].temperature for i, _, _ in live], np.float32),
             **self._sample.filters,
-            seed=self._settings.seed,
-            rows=np.array([requests[i].index * self._width + j for i, j, _ in live]),
+            seed=np.array([requests[i].seed for i, _, _ in live], np.uint64),
+            rows=np.array([requests[i].stream + j for i, j, _ in live]),
             step=np.array([len(b.tokens) for _, _, b in live]),
             scores=np.array([b.logprob for _, _, b in live]),
             maxima=np.array([b.perturbed for _, _, b in live]),
@@ -135,7 +142,8 @@ class StochasticBeamSearch:
             return None
         edited = logits.copy()
         outputs = [np.array(b.tokens, np.int64) for _, _, b in live]
-        history = History([self._requests[i].ids for i, _, _ in live], outputs)
+        own = [self._requests[i] for i, _, _ in live]
+        history = History([r.ids for r in own], outputs, [r.index for r in own])
         apply_processors(self._settings.processors, history, edited)
         self._stopping.hide_eos(edited, lengths)
         return edited
@@ -149,15 +157,20 @@ class StochasticBeamSearch:
             np.array([self._stopping.limit(self._requests[i].max_new_tokens) for i, _ in new], np.int64),
             lambda n: np.array(new[n][1].tokens),
         )
-        for (_, b), reason in zip(new, reasons, strict=True):
+        for (i, b), reason in zip(new, reasons, strict=True):
             b.finish_reason = FINISH_REASONS[reason]
+            if b.finish_reason is not None and self._settings.return_state:
+                row, output = i * self._width + b.parent, np.array(b.tokens, np.int64)
+                by_eos = b.finish_reason == "eos"
+                b.state = state_after(self._model, self._batch, row, self._requests[i], output, by_eos)
 
-    def _results(self, request: Request, branches: list[Branch]) -> Iterator[FinishedSequence]:
+    def _results(self, request: EngineRequest, branches: list[Branch]) -> Iterator[FinishedSequence]:
         for rank, b in enumerate(branches):
             assert b.finish_reason is not None
             by_eos = b.finish_reason == "eos"
             yield FinishedSequence(
-                sequence=request.index * self._width + rank,
+                request=request,
+                sequence=request.first + rank,
                 tokens=np.array(b.tokens[: len(b.tokens) - by_eos], np.int64),
                 logprobs=np.array(b.logprobs, np.float32),
                 logprob=float(np.sum(b.logprobs)),
@@ -165,6 +178,7 @@ class StochasticBeamSearch:
                 score=b.perturbed,
                 siblings=len(branches),
                 eos=b.tokens[-1] if by_eos else None,
+                state=b.state,
             )
 
     def _keep(self, open_: list[int]) -> None:

@@ -4,7 +4,6 @@ The searches over beams call the methods for arrays. The step loop of sampling c
 without the GIL.
 """
 
-from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t
 
 import numpy as np
@@ -15,10 +14,10 @@ GOES_ON = RUNNING
 
 
 cdef class Stopping:
-    """The rules by which the sequences of a call end.
+    """The rules by which the outputs of a request end.
 
     Args:
-        settings: of the call.
+        settings: of the request.
         vocab_size: number of token ids.
         tokenizer: reads the stop strings; None where there are none.
     """
@@ -33,13 +32,14 @@ cdef class Stopping:
         is_eos = np.zeros(vocab_size, np.uint8)
         is_eos[ids] = 1
         self._buffers = ids, is_eos
-        self._eos, self._eos_count = <const int64_t *> <size_t> ids.ctypes.data, len(ids)
-        self._is_eos = <const uint8_t *> <size_t> is_eos.ctypes.data
+        self.ending = Ending(
+            self.min_new_tokens, <const int64_t *> <size_t> ids.ctypes.data, len(ids), <const uint8_t *> <size_t> is_eos.ctypes.data
+        )
 
     @property
     def eos_count(self):
         """The number of ids that end a sequence."""
-        return self._eos_count
+        return self.ending.eos_count
 
     def limit(self, own):
         """Return the longest length of a sequence whose request asks for `own` tokens, or for nothing (None)."""
@@ -48,7 +48,7 @@ cdef class Stopping:
     def stops(self, output):
         """Return whether this output, which did not stop before its last token, ends with a stop sequence or a stop string."""
         cdef int64_t last = output[len(output) - 1]
-        if self._is_eos[last]:  # ends the sequence by itself, and may be no token of the tokenizer
+        if self.ending.is_eos[last]:  # ends the sequence by itself, and may be no token of the tokenizer
             return False
         if any(len(output) >= len(s) and np.array_equal(output[len(output) - len(s):], s) for s in self._stop):
             return True
@@ -61,7 +61,7 @@ cdef class Stopping:
         """Return whether EOS is hidden from a sequence of one of these lengths."""
         cdef int64_t row
         for row in range(len(lengths)):
-            if self.hide(lengths[row], NULL, NULL):
+            if hide(&self.ending, lengths[row], NULL, NULL):
                 return True
         return False
 
@@ -69,7 +69,7 @@ cdef class Stopping:
         """Forbid the EOS ids, in place, to the rows that are too short to end; row i has `lengths[i]` new tokens."""
         cdef int64_t row
         for row in range(len(lengths)):
-            self.hide(lengths[row], &logits[row, 0], NULL)
+            hide(&self.ending, lengths[row], &logits[row, 0], NULL)
 
     def finish_reasons(self, const int64_t[:] tokens, const int64_t[:] lengths, const int64_t[:] limits, output):
         """Return why each sequence ends with its newest token.
@@ -89,38 +89,5 @@ cdef class Stopping:
             if tokens[i] >= 0:
                 if self.looks_for_stops:
                     stops = self.stops(output(i))
-                reasons[i] = self.finish(tokens[i], stops, lengths[i], limits[i])
+                reasons[i] = finish(&self.ending, tokens[i], stops, lengths[i], limits[i])
         return np.asarray(reasons)
-
-    cdef bint hide(self, int64_t length, float *logits, float *hidden) noexcept nogil:
-        """Forbid the EOS ids to a row that is too short to end, and return whether it is.
-
-        Args:
-            logits: of the row; NULL only asks.
-            hidden: keeps what was hidden, for `restore`; may be NULL.
-        """
-        cdef int64_t i
-        if length >= self.min_new_tokens or not self._eos_count:
-            return False
-        if logits != NULL:
-            for i in range(self._eos_count):
-                if hidden != NULL:
-                    hidden[i] = logits[self._eos[i]]
-                logits[self._eos[i]] = -INFINITY
-        return True
-
-    cdef void restore(self, int64_t length, float *logits, const float *hidden) noexcept nogil:
-        """Undo `hide`."""
-        cdef int64_t i
-        if self.hide(length, NULL, NULL):
-            for i in range(self._eos_count):
-                logits[self._eos[i]] = hidden[i]
-
-    cdef slot_status finish(self, int64_t token, bint stops, int64_t length, int64_t limit) noexcept nogil:
-        """Return whether a sequence of this length ends with its newest token, and why: by EOS, else a stop, else its length.
-
-        Args:
-            stops: whether a stop sequence or a stop string ends with this token.
-            limit: its longest length.
-        """
-        return BY_EOS if self._is_eos[token] else BY_STOP if stops else BY_LENGTH if length >= limit else RUNNING

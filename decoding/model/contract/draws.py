@@ -10,7 +10,9 @@ from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.graph.types import Array
 
 
-def draw(auxiliary_inputs: Sequence[AuxiliaryInput], name: str, seed: int, rows: Array, steps: Array | int) -> Array:
+def draw(
+    auxiliary_inputs: Sequence[AuxiliaryInput], name: str, seed: Array | int, rows: Array, steps: Array | int
+) -> Array:
     """Numbers [rows, ...] of the latent `name`, one of `auxiliary_inputs`.
 
     They depend on the seed, the row, the step and the latent's position in `auxiliary_inputs` alone.

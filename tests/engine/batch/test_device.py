@@ -25,6 +25,7 @@ from decoding.engine.batch import device, reduction
 from decoding.engine.batch.batch import make_batch
 from decoding.engine.batch.device import DeviceBatch, slots_for
 from decoding.engine.batch.host import HostBatch
+from decoding.inputs.options import make_call
 from decoding.model.model import Model
 from decoding.model.runtime.session import Binding
 from tests.helpers import build
@@ -87,9 +88,9 @@ def test_every_strategy_chooses_what_it_chooses_on_the_cpu(models, on_device, ce
     prompts = [[1], [5, 9, 2, 7, 7, 3], [4, 4], list(range(20)), [8]]
     options = {"max_new_tokens": 12, "eos_token_id": [3, 17, 40, 41], "seed": 5, "batch_size": 5, "workers": 1,
                "num_return_sequences": 1 if isinstance(strategy, Greedy) else 3}  # fmt: skip
-    assert isinstance(make_batch(models[cell], 3), DeviceBatch)
+    assert isinstance(make_batch(models[cell], 3, make_call(models[cell], Greedy())), DeviceBatch)
     found, expected = both(on_device, lambda: decode(models[cell], prompts, strategy, **options))
-    assert isinstance(make_batch(models[cell], 3), HostBatch)
+    assert isinstance(make_batch(models[cell], 3, make_call(models[cell], Greedy())), HostBatch)
     assert_same(found, expected)
 
 

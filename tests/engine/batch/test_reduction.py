@@ -7,7 +7,7 @@ import pytest
 
 from decoding import Beam, Greedy, RepetitionPenalty, Sample, TopN, load
 from decoding.engine.batch.reduction import Candidates, reduction_for
-from decoding.inputs.options import make_settings
+from decoding.inputs.options import make_call
 from tests.helpers import build
 
 
@@ -16,8 +16,8 @@ def test_the_best_come_down_where_they_are_few_bytes_of_many():
 
     def reduced(strategy, rows=64, vocab=5000, **options):
         model = load(build.unigram(np.zeros(vocab, np.float32)))
-        settings = make_settings(model, strategy, **options)
-        return reduction_for(model, settings, rows)
+        call = make_call(model, strategy, **options)
+        return reduction_for(model, call, rows)
 
     assert reduced(Greedy()).count == 2
     assert reduced(TopN(5)).count == 6
@@ -37,10 +37,10 @@ def test_the_best_come_down_where_they_are_few_bytes_of_many():
 )
 def test_all_come_down_where_something_looks_at_them(options):
     model = load(build.unigram(np.zeros(5000, np.float32)))
-    settings = make_settings(model, Greedy(), **options)
-    assert reduction_for(model, settings, 64) is None
-    assert reduction_for(model, make_settings(model, Greedy()), 64) is not None
-    assert reduction_for(model, replace(make_settings(model, Greedy()), teacher_ratio=0.0), 64) is None
+    call = make_call(model, Greedy(), **options)
+    assert reduction_for(model, call, 64) is None
+    assert reduction_for(model, make_call(model, Greedy()), 64) is not None
+    assert reduction_for(model, replace(make_call(model, Greedy()), teacher_ratio=0.0), 64) is None
 
 
 def test_candidates_know_their_log_probabilities():

@@ -1,6 +1,5 @@
 """Why sequences end and when they must not: one rule, the same in every search."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,9 +7,9 @@ import pytest
 
 from decoding import Beam, Greedy, RepetitionPenalty, Sample, TopN, decode, load
 from decoding.engine.loop import decode_requests
-from decoding.engine.request import Request
+from decoding.engine.request import EngineRequest
 from decoding.engine.search.stopping import FINISH_REASONS, GOES_ON, Stopping
-from decoding.inputs.options import make_settings
+from decoding.inputs.options import make_call
 from tests.helpers import build
 
 STRATEGIES = [Greedy(), Sample(), TopN(5), Sample(replacement=False), Beam(num_beams=3)]
@@ -42,9 +41,13 @@ def reason(stopping, output, limit=10):
     return FINISH_REASONS[found]
 
 
-def finished(model, strategy, requests, **options):
-    settings = make_settings(model, strategy, seed=4, eos_token_id=None)
-    return sorted(decode_requests(model, replace(settings, **options), requests, 1), key=lambda f: f.sequence)
+def requests_for(call, ids, own):
+    """A request for each of the ids, with a longest length of its own or None."""
+    settings = call.settings
+    return [
+        EngineRequest(i, np.array([token]), settings, call.seed, i * settings.outputs, max_new_tokens=longest)
+        for i, (token, longest) in enumerate(zip(ids, own, strict=True))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -115,9 +118,9 @@ def test_no_search_ends_by_eos_before_the_shortest_length(unigram, strategy, pro
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
 def test_every_search_honours_a_requests_own_longest_length(model, strategy):
     own = [1, 4, None, 30, 2]
-    requests = [Request(i, np.array([i + 1]), 1.0, NONE, max_new_tokens=longest) for i, longest in enumerate(own)]
     outputs = 1 if strategy == Greedy() else 2
-    out = finished(model, strategy, requests, max_new_tokens=6, outputs=outputs)
+    call = make_call(model, strategy, seed=4, eos_token_id=None, max_new_tokens=6, num_return_sequences=outputs)
+    out = sorted(decode_requests(model, call, requests_for(call, range(1, 6), own), 1), key=lambda f: f.sequence)
     assert [f.sequence for f in out] == list(range(len(own) * outputs))
     assert [len(f.tokens) for f in out] == [n for longest in (1, 4, 6, 6, 2) for n in [longest] * outputs]
     assert {f.finish_reason for f in out} == {"length"}
@@ -142,8 +145,8 @@ def test_a_stop_that_the_last_allowed_token_completes_is_a_stop(model, strategy,
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
 def test_the_eos_id_is_kept(unigram, strategy):
-    settings = make_settings(unigram, strategy, seed=4, eos_token_id=[0, 2], max_new_tokens=3)
-    out = list(decode_requests(unigram, settings, [Request(i, np.array([i % 5]), 1.0, NONE) for i in range(40)], 1))
+    call = make_call(unigram, strategy, seed=4, eos_token_id=[0, 2], max_new_tokens=3)
+    out = list(decode_requests(unigram, call, requests_for(call, [i % 5 for i in range(40)], [None] * 40), 1))
     ended = [f for f in out if f.finish_reason == "eos"]
     assert ended
     assert all(f.eos in (0, 2) and len(f.logprobs) == len(f.tokens) + 1 for f in ended)
