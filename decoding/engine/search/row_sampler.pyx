@@ -349,19 +349,20 @@ cdef class RowSampler:
     cdef bint _edit(self, int64_t size) except -1:
         """Copy the logits of the running rows, let each row's processors edit them, and return whether there are any."""
         running = self.running(size)
-        groups = {}  # slots by their rules
+        groups = {}  # slots by their processors, which requests that do not name any share
         for slot in running.tolist():
-            groups.setdefault(self._rules[slot], []).append(slot)
-        if not any((<RowRules> rules).processors for rules in groups):
+            processors = (<RowRules> self._rules[slot]).processors
+            groups.setdefault(id(processors), (processors, []))[1].append(slot)
+        if not any(processors for processors, _ in groups.values()):
             return False
         if self._edited is None:
             self._edited = np.empty_like(self._logits_array)
-        for rules, slots in groups.items():
+        for processors, slots in groups.values():
             edited = self._logits_array[slots]
-            if (<RowRules> rules).processors:
+            if processors:
                 requests = [self.requests[slot] for slot in slots]
                 history = History([r.ids for r in requests], [self.output(slot) for slot in slots], [r.index for r in requests])
-                apply_processors((<RowRules> rules).processors, history, edited)
+                apply_processors(processors, history, edited)
             self._edited[slots] = edited
         return True
 
