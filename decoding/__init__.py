@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from decoding.api import decode, decode_iter, rollout, score, stream
-from decoding.errors import DecodeError, DecodingError, ModelError, OptionError
+from decoding.errors import Cancelled, DecodeError, DecodingError, ModelError, OptionError, QueueFull
 from decoding.model.discriminator import Discriminator
 from decoding.model.load import load
 from decoding.model.model import Model
@@ -23,6 +23,7 @@ from decoding.processors import (
 from decoding.requests import Request
 from decoding.rerank import mbr, rerank
 from decoding.results import Decoded, Hypothesis, TokenEvent
+from decoding.service import Engine, Ticket
 from decoding.strategies import Beam, Greedy, Sample, TopN
 
 if TYPE_CHECKING:
@@ -33,10 +34,12 @@ __version__ = "0.1.0"
 __all__ = [
     "AllowedTokens",
     "Beam",
+    "Cancelled",
     "DecodeError",
     "Decoded",
     "DecodingError",
     "Discriminator",
+    "Engine",
     "ForcedTokens",
     "FrequencyPenalty",
     "Greedy",
@@ -49,10 +52,12 @@ __all__ = [
     "OptionError",
     "PrefixAllowed",
     "PresencePenalty",
+    "QueueFull",
     "RepetitionPenalty",
     "Request",
     "Sample",
     "SuppressTokens",
+    "Ticket",
     "TokenEvent",
     "TopN",
     "decode",

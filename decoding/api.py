@@ -14,7 +14,8 @@ import numpy.typing as npt
 from decoding._types import Context, FromModel, Latents, Prompts, Sources, StepInputs
 from decoding.engine.collect import by_prompt, token_bar, with_bar
 from decoding.engine.encode import alike, with_latents_of
-from decoding.engine.forks import check_usable, using
+from decoding.engine.live.events import Events
+from decoding.engine.forks import using
 from decoding.engine.latents import Latents as DrawnLatents
 from decoding.engine.loop import decode_requests, queue_requests
 from decoding.engine.outputs import Outputs
@@ -24,6 +25,7 @@ from decoding.engine.score import score_sequences
 from decoding.engine.search.sampling import SamplingSearch
 from decoding.errors import OptionError, check_flag, shown
 from decoding.inputs.latents import with_latents
+from decoding.inputs.models import loaded
 from decoding.inputs.options import Options, check_names, make_call
 from decoding.inputs.own_requests import has_requests, mixed_requests, requests_of_iterable
 from decoding.inputs.requests import (
@@ -39,7 +41,6 @@ from decoding.inputs.sizes import check_memory
 from decoding.inputs.workers import check_workers, choose_workers
 from decoding.model.discriminator import Discriminator
 from decoding.model.graph.graph import ModelFile
-from decoding.model.load import load
 from decoding.model.model import Model
 from decoding.processors import Processor
 from decoding.results import Decoded, Hypothesis, TokenEvent
@@ -123,7 +124,7 @@ def decode(
         ModelError: the model cannot be loaded or run.
         DecodeError: logits are NaN or leave no token to choose; names the sequence and the step.
     """
-    model = _loaded(model)
+    model = loaded(model)
     check_flag("progress", progress)
     call = make_call(
         model,
@@ -172,7 +173,7 @@ def stream(
     are refused: they know no token before the end. Errors are those of `decode()`. The iterator has `close()` and is a context
     manager; a next() while another one runs is a DecodeError.
     """
-    model = _loaded(model)
+    model = loaded(model)
     check_names("stream", options)
     call = make_call(model, strategy, lenient=has_requests(prompts), **options)
     call, requests = _requests(model, call, prompts, prefix, context, latents)
@@ -204,7 +205,7 @@ def decode_iter(
     The iterator has `close()`, which stops all threads, and is a context manager. `prompts` is read in the thread that calls next(),
     also with several workers, and never from inside another next(): that is a DecodeError.
     """
-    model = _loaded(model)
+    model = loaded(model)
     check_names("decode_iter", options)
     call = make_call(model, strategy, **options)
     # Requests with options of their own may come at any time.
@@ -247,7 +248,7 @@ def score(
         ModelError: the model cannot be loaded or run.
         DecodeError: logits are NaN, infinite or all -inf.
     """
-    model = _loaded(model)
+    model = loaded(model)
     check_flag("progress", progress)
     call = make_call(model, Greedy(), seed=seed, batch_size=batch_size)
     ids, sources = read_sequences(model, sequences, prompts, "score")
@@ -315,7 +316,7 @@ def rollout(
         ModelError: the model or the discriminator cannot be loaded or run.
         DecodeError: logits are NaN or leave no token to choose.
     """
-    model = _loaded(model)
+    model = loaded(model)
     ids, sources = read_sequences(model, sequences, prompts, "complete")
     call = make_call(
         model,
@@ -372,18 +373,6 @@ def _reward(reward: Reward | ModelFile) -> Reward:
     return reward if callable(reward) else Discriminator(reward)
 
 
-def _loaded(model: Model | str | Path) -> Model:
-    """Return the model, loaded where a path or a name stands for it.
-
-    Raises:
-        ModelError: it cannot be loaded, is a plain generator, which has no contract to decode by, or was in use at a fork.
-    """
-    loaded = model if isinstance(model, Model) else load(model)
-    _ = loaded.contract
-    check_usable(loaded)
-    return loaded
-
-
 def _hypotheses(model: Model, call: Call, finished: Generator[FinishedSequence]) -> Generator[Hypothesis]:
     """Yield the hypotheses of each prompt; closing this closes the search, whoever else holds it."""
     with closing(finished):
@@ -402,8 +391,8 @@ def _choices(model: Model, call: Call, requests: list[EngineRequest]) -> Generat
         own = list(group)
         rows = min(call.batch_size, sum(r.settings.outputs for r in own))
         search = SamplingSearch(model, call, queue_requests(model, call, own, rows), rows)
+        events = Events(model)
         for choice in search.choices():
-            shown = [] if choice.finish_reason == "eos" else [choice.token]
-            text = None if model.tokenizer is None else model.tokenizer.decode(shown)
-            output = choice.sequence - choice.request.first
-            yield TokenEvent(choice.request.index, output, choice.token, text, choice.logprob, choice.finish_reason)
+            request, sequence = choice.request, choice.sequence
+            output = sequence - request.first
+            yield events.of(request.index, output, sequence, choice.token, choice.logprob, choice.finish_reason)

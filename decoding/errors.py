@@ -1,4 +1,4 @@
-"""The three classes of errors. Every message names the option, input or file at fault, says what was found, and says what to do."""
+"""The classes of errors. Every message names the option, input or file at fault, says what was found, and says what to do."""
 
 import math
 import operator
@@ -32,6 +32,14 @@ class DecodeError(DecodingError, RuntimeError):
         super().__init__(message)
         self.row = row
         self.step = step
+
+
+class QueueFull(DecodingError, RuntimeError):
+    """An `Engine` has as many requests waiting as it takes: try again later, or with a larger `max_queue`."""
+
+
+class Cancelled(DecodingError, RuntimeError):
+    """A request of an `Engine` was cancelled, or the engine was closed before the request had finished."""
 
 
 def shown(value: Any) -> str:

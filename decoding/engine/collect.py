@@ -23,13 +23,15 @@ def by_prompt(
         group.append(one)
         if len(group) == one.siblings:
             del waiting[one.request.index]
-            yield hypotheses(model, latents, group)
+            yield hypotheses(model, latents, group, one.request.index)
 
 
-def hypotheses(model: Model, latents: Latents | None, group: list[FinishedSequence]) -> list[Hypothesis]:
+def hypotheses(
+    model: Model, latents: Latents | None, group: list[FinishedSequence], prompt_index: int
+) -> list[Hypothesis]:
     """Return the outputs of one request, best first."""
     ranked = sorted(group, key=lambda f: (-f.score, f.sequence))
-    found = [_hypothesis(model, latents, rank, f) for rank, f in enumerate(ranked)]
+    found = [_hypothesis(model, latents, prompt_index, rank, f) for rank, f in enumerate(ranked)]
     if latents is not None:
         latents.forget([_latent_key(f) for f in group])
     return found
@@ -40,10 +42,10 @@ def _latent_key(f: FinishedSequence) -> int:
     return f.request.first if f.request.settings.strategy.searches_together else f.sequence
 
 
-def _hypothesis(model: Model, latents: Latents | None, rank: int, f: FinishedSequence) -> Hypothesis:
+def _hypothesis(model: Model, latents: Latents | None, prompt: int, rank: int, f: FinishedSequence) -> Hypothesis:
     latent = None if latents is None else latents.of(_latent_key(f), len(f.logprobs))
     return Hypothesis(
-        prompt_index=f.request.index,
+        prompt_index=prompt,
         rank=rank,
         logprob=f.logprob,
         score=f.score,

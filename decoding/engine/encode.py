@@ -70,7 +70,8 @@ def encoded(model: Model, requests: Sequence[EngineRequest]) -> list[EngineReque
             if name in auxiliary_inputs
         }
         states = {name: value for name, value in given.items() if name not in auxiliary_inputs}
-        found.append(replace(request, context={**request.context, **context}, states={**states, **request.states}))
+        states = {**states, **request.states}
+        found.append(replace(request, context={**request.context, **context}, states=states, encoded=True))
     return found
 
 

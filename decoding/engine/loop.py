@@ -46,10 +46,12 @@ def queue_requests(model: Model, call: Call, requests: Iterable[EngineRequest], 
 
 def run_search(model: Model, call: Call, queue: RowSource, rows: int) -> Iterator[FinishedSequence]:
     """Decode the whole queue, yielding each sequence as it finishes; `rows` of them run together."""
-    if call.mixed:
-        return MixedSearch(model, call, queue, rows).run()
-    # Without `every` it yields no None, and no step of it waits for another search.
-    return cast(Iterator[FinishedSequence], make_search(model, call, call.settings, queue, rows).run())
+    search = (
+        MixedSearch(model, call, queue, rows) if call.mixed else make_search(model, call, call.settings, queue, rows)
+    )
+    return cast(
+        Iterator[FinishedSequence], search.run()
+    )  # None comes with `every`, and failed requests come from live calls
 
 
 def _rows(requests: Iterable[EngineRequest], call: Call, workers: int) -> int:

@@ -52,7 +52,7 @@ class Settings:
         return 1 if self.strategy.searches_together else self.outputs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EngineRequest:
     """One thing to decode, with its settings, checked.
 
@@ -128,6 +128,8 @@ class Call:
         latents: the latents of all sequences; None where the model has none.
         mixed: whether requests have settings of their own.
         attention: whether one of the requests wants attention weights.
+        live: requests come while others run, and an error in one ends that one alone.
+        remember: is told the ids that a row has read, and its states then; None where nobody wants to know.
     """
 
     settings: Settings
@@ -138,6 +140,8 @@ class Call:
     latents: Latents | None = None
     mixed: bool = False
     attention: bool = False
+    live: bool = False
+    remember: Callable[[EngineRequest, Array, Mapping[str, Array]], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +174,14 @@ class FinishedSequence:
     teacher: Array | None = None
     attention: Array | None = None
     state: Mapping[str, Array] | None = None
+
+
+@dataclass(frozen=True)
+class FailedRequest:
+    """A request that an error ended."""
+
+    request: EngineRequest
+    error: Exception
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from decoding import kernels
 from decoding.engine.batch.batch import make_batch
 from decoding.engine.batch.reduction import beam_candidates
-from decoding.engine.request import Call, EngineRequest, FinishedSequence, RowSource, Settings
+from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RowSource, Settings
 from decoding.engine.search.prefill import RequestRows
 from decoding.engine.search.states import state_after
 from decoding.engine.search.stopping import FINISH_REASONS, GOES_ON, Stopping
@@ -59,6 +59,7 @@ class BeamSearch:
         self._candidates = beam_candidates(self._beam, settings)
         self._requests: list[EngineRequest] = []
         self._closed: list[list[list[ClosedHypothesis]]] = []
+        self._cancelled = set[int]()
         self._lengths = np.zeros(together, np.int64)
         self._limits = np.zeros(together, np.int64)  # longest lengths
         self._scores = np.zeros((together, beams), np.float32)
@@ -66,7 +67,7 @@ class BeamSearch:
         self._ids = np.zeros((together, beams, settings.max_new_tokens), np.int64)
         self._logprobs = np.zeros((together, beams, settings.max_new_tokens), np.float32)
 
-    def run(self, *, every: bool = False) -> Iterator[FinishedSequence | None]:
+    def run(self, *, every: bool = False) -> Iterator[FinishedSequence | FailedRequest | None]:
         """Decode the whole queue, yielding the hypotheses of each request as it finishes; with `every`, also None after each step."""
         self._begin(self._rows.refill(len(self._lengths)))
         while self._batch.size and not self._queue.stopped.is_set():
@@ -85,11 +86,24 @@ class BeamSearch:
             rows = self._go_on(scores, parents, tokens, logprobs, ends)
             finished = self._check_done()
             for slot in finished:
-                yield from self._results(slot)
+                if self._requests[slot].index not in self._cancelled:
+                    yield from self._results(slot)
             self._keep(np.setdiff1d(np.arange(len(self._requests)), finished), rows)
-            self._begin(self._rows.refill(len(finished)))
+            self._begin(self._rows.refill(len(self._lengths) - len(self.requests())))
             if every:
                 yield None
+
+    def rows(self) -> int:
+        """Return how many rows run or read."""
+        return self._batch.size
+
+    def requests(self) -> list[EngineRequest]:
+        """Return the requests that have rows here."""
+        return [*self._requests, *self._rows.requests()]
+
+    def cancel(self, index: int) -> None:
+        """Let a request end with the next step."""
+        self._cancelled.add(index)
 
     def _histories(self) -> History:
         """Return the history of every beam, and of every row that still reads."""
@@ -271,6 +285,8 @@ class BeamSearch:
         # One beam is greedy search, which ends at its first EOS whatever the penalty (as in Hugging Face).
         self._done[:n] |= ~(hope > worst) | (full & (beam.early_stopping is True or beam.num_beams == 1))
         self._done[:n] |= (self._lengths[:n] >= self._limits[:n])[:, None]
+        if self._cancelled:
+            self._done[:n] |= np.array([[r.index in self._cancelled] for r in self._requests], bool).reshape(n, 1)
         # The beams of a group that is done are dead: nothing is computed from them.
         self._scores[:n][np.repeat(self._done[:n], width, axis=1)] = -np.inf
         return np.flatnonzero(self._done[:n].all(axis=1))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 
-from decoding.engine.request import Call, FinishedSequence, Row, RowSource, Settings
+from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, Row, RowSource, Settings
 from decoding.engine.search.beam import BeamSearch
 from decoding.engine.search.sampling import SamplingSearch
 from decoding.engine.search.stochastic_beam import StochasticBeamSearch
+from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.strategies import Beam
 
@@ -18,22 +19,27 @@ _BY_THEMSELVES = "rows that choose by themselves"
 
 
 class Lane:
-    """The rows of one search that wait; it is what the search takes its rows from.
+    """One search, and its rows that wait; it is what the search takes its rows from.
 
     Attributes:
         steps: takes one step of the search at each turn, and yields what finished by it, then None.
     """
 
-    def __init__(self, searches: MixedSearch) -> None:
-        self._searches = searches
+    def __init__(self, searches: MixedSearch, key: Hashable, rows: Iterable[Row] = ()) -> None:
+        self._searches, self.key = searches, key
         self.stopped = searches.stopped
-        self.rows = deque[Row]()
-        self.steps: Iterator[FinishedSequence | None] = iter(())
+        self.rows = deque(rows)
+        self.search: Search | None = None
+        self.steps: Iterator[FinishedSequence | FailedRequest | None] = iter(())
 
     def take(self, count: int) -> list[Row]:
         """Return the next `count` rows, or those that are left."""
         self._searches.look_ahead(self, count)
         return [self.rows.popleft() for _ in range(min(count, len(self.rows)))]
+
+    def requests(self) -> list[EngineRequest]:
+        """Return the requests that run."""
+        return [] if self.search is None else self.search.requests()
 
 
 class MixedSearch:
@@ -51,45 +57,103 @@ class MixedSearch:
         self._model, self._call, self._queue, self._count = model, call, queue, rows
         self.stopped = queue.stopped
         self._lanes: dict[Hashable, Lane] = {}
+        self._kept: SamplingSearch | None = None  # its buffers serve whenever rows choose by themselves again
 
-    def run(self) -> Iterator[FinishedSequence]:
-        """Decode the whole queue, yielding each sequence as it finishes."""
+    def run(self, *, every: bool = False) -> Iterator[FinishedSequence | FailedRequest | None]:
+        """Decode the whole queue, yielding each sequence as it finishes; with `every`, also None after each step."""
         self.look_ahead(None, 1)
         while self._lanes and not self.stopped.is_set():
-            for key, lane in list(self._lanes.items()):
-                for finished in lane.steps:
-                    if finished is None:
-                        break
-                    yield finished
-                else:  # no row of it runs
-                    del self._lanes[key]
-                    if lane.rows:
-                        self._open(key, lane, lane.rows[0][1].settings)
+            for lane in list(self._lanes.values()):
+                yield from self._step(lane)
+            if every:
+                yield None
             if not self._lanes:
                 self.look_ahead(None, 1)
 
+    def requests(self) -> list[EngineRequest]:
+        """Return the requests that run or wait here."""
+        return [r for lane in self._lanes.values() for r in (*lane.requests(), *(request for _, request in lane.rows))]
+
+    def rows(self) -> int:
+        """Return how many rows run."""
+        return sum(lane.search.rows() for lane in self._lanes.values() if lane.search is not None)
+
+    def cancel(self, index: int) -> None:
+        """Forget a request; its rows are free at the next step."""
+        for lane in self._lanes.values():
+            lane.rows = deque(row for row in lane.rows if row[1].index != index)
+            if lane.search is not None:
+                lane.search.cancel(index)
+
+    def outputs(self, indices: Collection[int]) -> Iterator[tuple[EngineRequest, int, Array, Array]]:
+        """Yield for each row of these requests that chooses by itself: request, sequence, new tokens, their log-probabilities."""
+        lane = self._lanes.get(_BY_THEMSELVES)
+        if lane is not None and isinstance(lane.search, SamplingSearch):
+            yield from lane.search.outputs(indices)
+
     def look_ahead(self, lane: Lane | None, count: int) -> None:
         """Take rows from the queue, each for its lane, until `lane` (None: any) has `count` of them, or too many wait."""
-        waiting = sum(len(each.rows) for each in self._lanes.values())
-        while waiting < self._count and (
-            (lane is None and not waiting) or (lane is not None and len(lane.rows) < count)
-        ):
-            rows = self._queue.take(1)
+        while True:
+            waiting = sum(len(each.rows) for each in self._lanes.values())
+            missing = count - (waiting if lane is None else len(lane.rows))
+            rows = self._queue.take(max(0, min(missing, self._count - waiting)))
             if not rows:
                 return
-            self._lane_of(rows[0]).rows.append(rows[0])
-            waiting += 1
+            for row in rows:
+                self._lane_of(row).rows.append(row)
+
+    def _step(self, lane: Lane) -> Iterator[FinishedSequence | FailedRequest]:
+        """Take a step of a lane; close it where no row of it runs."""
+        try:
+            for finished in lane.steps:
+                if finished is None:
+                    return
+                yield finished
+        except Exception as error:
+            if not (self._call.live and lane.requests()):
+                raise
+            yield from self._isolated(lane, error)
+            return
+        del self._lanes[lane.key]
+        if lane.rows:
+            self._open(lane, lane.rows[0][1].settings)
+
+    def _isolated(self, lane: Lane, error: Exception) -> Iterator[FailedRequest]:
+        """Go on after a step that raised an error, which ends the request that it came from, and no other.
+
+        Requests that one search serves start again, each in a search of its own, where only the one at fault fails again.
+        """
+        del self._lanes[lane.key]
+        requests = lane.requests()
+        if (
+            lane.key == _BY_THEMSELVES or len(requests) == 1
+        ):  # rows that choose by themselves have failed as a whole: the network did
+            self._kept = None
+            yield from (FailedRequest(request, error) for request in requests)
+        else:
+            for request in requests:
+                self._open(Lane(self, (lane.key, request.index), [(request.first, request)]), request.settings)
+        if lane.rows:
+            self._open(lane, lane.rows[0][1].settings)
 
     def _lane_of(self, row: Row) -> Lane:
         settings = row[1].settings
         key = _key(settings) if settings.strategy.searches_together else _BY_THEMSELVES
         if key not in self._lanes:
-            self._open(key, Lane(self), settings)
+            self._open(Lane(self, key), settings)
         return self._lanes[key]
 
-    def _open(self, key: Hashable, lane: Lane, settings: Settings) -> None:
-        self._lanes[key] = lane
-        lane.steps = make_search(self._model, self._call, settings, lane, self._count).run(every=True)
+    def _open(self, lane: Lane, settings: Settings) -> None:
+        """Start the search of a lane, whose rows have such settings."""
+        self._lanes[lane.key] = lane
+        if lane.key == _BY_THEMSELVES and self._kept is not None:
+            self._kept.take_from(lane)
+            lane.search = self._kept
+        else:
+            lane.search = make_search(self._model, self._call, settings, lane, self._count)
+        if isinstance(lane.search, SamplingSearch):
+            self._kept = lane.search
+        lane.steps = lane.search.run(every=True)
 
 
 def make_search(model: Model, call: Call, settings: Settings, queue: RowSource, rows: int) -> Search:

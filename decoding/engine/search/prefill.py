@@ -51,6 +51,14 @@ class Prefill:
         """The slots of the rows that read."""
         return list(self._rows)
 
+    def requests(self) -> list[EngineRequest]:
+        """Return the request of each row that reads."""
+        return [request for _, request in self._rows.values()]
+
+    def drop(self, index: int) -> None:
+        """Forget the rows of a request; their slots are idle."""
+        self._rows = {slot: row for slot, row in self._rows.items() if row[1].index != index}
+
     def seen(self) -> dict[int, Array]:
         """Return, for each row that reads, the part of its prompt that it has come to, with the token it feeds next."""
         return {slot: request.ids[: self._cursor[slot] + 1] for slot, (_, request) in self._rows.items()}
@@ -169,6 +177,10 @@ class RequestRows:
         self._batch.grow(len(requests) * self._width)
         rows = [(0, request) for request in requests for _ in range(self._width)]
         return self._arrange(np.arange(writing), self._prefill.admit(np.arange(size, self._batch.size), rows))
+
+    def requests(self) -> list[EngineRequest]:
+        """Return the requests whose prompts are read."""
+        return list({r.index: r for r in self._prefill.requests()}.values())
 
     def read_chunk(self) -> list[EngineRequest]:
         """Read a chunk of every prompt, while no row writes."""

@@ -70,7 +70,7 @@ cdef class RowSampler:
         drawn: the tokens are drawn already, on a device.
 
     Attributes:
-        failed: the slot whose logits `advance` could not use.
+        failed: the slot for which `advance` raised its last error: whose logits it could not use, or whose processors did.
     """
 
     cdef readonly object status, sequences, streams, seeds, lengths, limits, temperature, requests, failed
@@ -220,6 +220,7 @@ cdef class RowSampler:
         cdef int64_t bad = 0, finished = 0
         cdef dec_status status
         cdef float *source = <float *> self._logits.data
+        self.failed = None
         cdef bint edited, hidden
         if self._has_processors and self._edit(size):
             source = <float *> address(self._edited)
@@ -285,6 +286,10 @@ cdef class RowSampler:
         tokens = self._history_array[self._lines_array[slot], : self.lengths[slot]]
         tokens.flags.writeable = False
         return tokens
+
+    def logprobs(self, int64_t slot):
+        """Return the log-probabilities of `output(slot)`, a view."""
+        return self._history_logprobs_array[self._lines_array[slot], : self.lengths[slot]]
 
     def ended_by_eos(self, int64_t slot):
         """Return whether EOS ended the row there."""
@@ -362,9 +367,24 @@ cdef class RowSampler:
             if processors:
                 requests = [self.requests[slot] for slot in slots]
                 history = History([r.ids for r in requests], [self.output(slot) for slot in slots], [r.index for r in requests])
-                apply_processors(processors, history, edited)
+                try:
+                    apply_processors(processors, history, edited)
+                except Exception:
+                    self.failed = self._culprit(processors, slots)
+                    raise
             self._edited[slots] = edited
         return True
+
+    def _culprit(self, processors, slots):
+        """Return the first of these rows for which processors that raised an error raise one by themselves."""
+        for slot in slots:
+            request = self.requests[slot]
+            try:
+                history = History([request.ids], [self.output(slot)], [request.index])
+                apply_processors(processors, history, self._logits_array[[slot]])
+            except Exception:
+                return slot
+        return slots[0]
 
     cdef bint _hide_eos(self, float *source, int64_t size) noexcept nogil:
         """Hide EOS from the running rows that are too short to end, and return whether there are any."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
 from decoding.engine.batch.batch import Batch, make_batch
 from decoding.engine.batch.device import DeviceBatch
-from decoding.engine.request import Call, Choice, FinishedSequence, Row, RowSource
+from decoding.engine.request import Call, Choice, EngineRequest, FailedRequest, FinishedSequence, Row, RowSource
 from decoding.engine.search.prefill import Prefill, Ready
 from decoding.engine.search.row_sampler import RowSampler
 from decoding.engine.search.states import state_after
@@ -32,14 +32,52 @@ class SamplingSearch:
         if isinstance(self._batch, DeviceBatch):
             self._batch.draws = self._sampler.draws
         self._has_extras = bool(call.step_inputs or call.attention or call.latents)
+        self._remember = call.remember
+        self._is_live, self._failed = call.live, list[FailedRequest]()
 
-    def run(self, *, every: bool = False) -> Iterator[FinishedSequence | None]:
+    def run(self, *, every: bool = False) -> Iterator[FinishedSequence | FailedRequest | None]:
         """Decode the whole queue, yielding each sequence as it finishes; with `every`, also None after each step."""
         for finished in self._steps(every=every):
+            yield from self._failed
+            self._failed.clear()
             if finished:
                 yield from self._retire()
+            elif self._is_live:
+                self._refill()
             if every:
                 yield None
+
+    def take_from(self, queue: RowSource) -> None:
+        """Take rows from another queue from now on; none runs."""
+        self._queue = queue
+
+    def rows(self) -> int:
+        """Return how many rows run or read."""
+        return self._batch.size
+
+    def requests(self) -> list[EngineRequest]:
+        """Return the requests that have rows here."""
+        running = [self._sampler.requests[slot] for slot in self._sampler.running(self._batch.size)]
+        return list({r.index: r for r in (*running, *self._prefill.requests())}.values())
+
+    def cancel(self, index: int) -> None:
+        """Forget the rows of a request; its slots are free at the next step."""
+        self._prefill.drop(index)
+        for slot in self._sampler.running(self._batch.size):
+            if self._sampler.requests[slot].index == index:
+                self._sampler.drop(slot)
+
+    def outputs(self, indices: Collection[int]) -> Iterator[tuple[EngineRequest, int, Array, Array]]:
+        """Yield for each row of these requests: request, sequence, its new tokens and their log-probabilities so far."""
+        for slot in self._sampler.running(self._batch.size):
+            request = self._sampler.requests[slot]
+            if request.index in indices:
+                yield (
+                    request,
+                    int(self._sampler.sequences[slot]),
+                    self._sampler.output(slot),
+                    self._sampler.logprobs(slot),
+                )
 
     def choices(self) -> Iterator[Choice]:
         """Decode the whole queue, yielding every token as it is chosen."""
@@ -71,7 +109,12 @@ class SamplingSearch:
             if extras:
                 batch.context.refresh(self._histories, batch.size)
             step()
-            finished = advance(batch.size)
+            try:
+                finished = advance(batch.size)
+            except Exception as error:
+                if not self._is_live:
+                    raise
+                finished = self._without_failed(error)
             if extras and batch.attention is not None:
                 sampler.record_attention(batch.attention[: batch.size])
             if prefill:
@@ -100,11 +143,34 @@ class SamplingSearch:
             if self._sampler.requests[slot].settings.return_state:
                 request, output = self._sampler.requests[slot], self._sampler.output(slot)
                 state = state_after(self._model, self._batch, slot, request, output, self._sampler.ended_by_eos(slot))
+            if self._remember is not None:
+                ids = np.concatenate([self._sampler.requests[slot].ids, self._sampler.output(slot)[:-1]])
+                self._remember(self._sampler.requests[slot], ids, self._batch.state_before(slot, 0))
             yield self._sampler.take(slot, source_length=width, state=state)
         rows = self._queue.take(len(done))
         if rows:
             self._admit(done[: len(rows)], rows)
-        live = np.union1d(self._sampler.running(self._batch.size), np.array(self._prefill.slots, np.int64))
+        self._shrink()
+
+    def _refill(self) -> None:
+        """Put rows that came since the last step in slots that are free, or in new ones."""
+        idle = np.setdiff1d(np.arange(self._batch.size), self._live())
+        rows = self._queue.take(len(idle) + self._batch.capacity - self._batch.size)
+        if len(rows) > len(idle):
+            new = np.arange(self._batch.size, self._batch.size + len(rows) - len(idle))
+            self._batch.grow(len(new))
+            idle = np.append(idle, new)
+        if rows:
+            self._admit(idle[: len(rows)], rows)
+        self._shrink()
+
+    def _live(self) -> Array:
+        """Return the slots of rows that run or read."""
+        return np.union1d(self._sampler.running(self._batch.size), np.array(self._prefill.slots, np.int64))
+
+    def _shrink(self) -> None:
+        """Leave out idle rows, if they are many."""
+        live = self._live()
         if not len(live):
             self._batch.size = 0
             return
@@ -113,6 +179,18 @@ class SamplingSearch:
             for part in (self._batch, self._sampler, self._prefill):
                 part.keep(live)
 
+    def _without_failed(self, error: Exception) -> int:
+        """Choose again without the requests whose rows an error came from, and return how many rows finished."""
+        while True:
+            assert self._sampler.failed is not None
+            request = self._sampler.requests[self._sampler.failed]
+            self._failed.append(FailedRequest(request, error))
+            self.cancel(request.index)
+            try:
+                return self._sampler.advance(self._batch.size)
+            except Exception as another:
+                error = another
+
     def _admit(self, slots: Array, rows: list[Row]) -> None:
         """Start sequences at these slots."""
         self._begin(self._prefill.admit(slots, rows))
@@ -120,6 +198,9 @@ class SamplingSearch:
     def _begin(self, rows: list[Ready]) -> None:
         """Let rows write whose prompts are read."""
         if rows:
+            if self._remember is not None:
+                for row in rows:
+                    self._remember(row.request, row.request.ids[:-1], self._batch.state_before(row.slot, 0))
             slots = np.array([row.slot for row in rows])
             self._sampler.admit(slots, [row.sequence for row in rows], [row.request for row in rows])
 

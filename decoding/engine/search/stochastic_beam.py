@@ -9,7 +9,7 @@ import numpy as np
 
 from decoding import kernels
 from decoding.engine.batch.batch import make_batch
-from decoding.engine.request import Call, EngineRequest, FinishedSequence, RowSource, Settings
+from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RowSource, Settings
 from decoding.engine.search.prefill import RequestRows
 from decoding.engine.search.states import state_after
 from decoding.engine.search.stopping import FINISH_REASONS, Stopping
@@ -59,8 +59,9 @@ class StochasticBeamSearch:
         self._stopping = Stopping(settings, model.vocab_size, model.tokenizer)
         self._requests: list[EngineRequest] = []
         self._branches: list[list[Branch]] = []
+        self._cancelled = set[int]()
 
-    def run(self, *, every: bool = False) -> Iterator[FinishedSequence | None]:
+    def run(self, *, every: bool = False) -> Iterator[FinishedSequence | FailedRequest | None]:
         """Decode the whole queue, yielding the sequences of each request as it finishes; with `every`, also None after each step."""
         self._begin(self._rows.refill(self._slots))
         while self._batch.size and not self._queue.stopped.is_set():
@@ -73,12 +74,18 @@ class StochasticBeamSearch:
             self._batch.step()
             self._rows.step()
             self._branches = self._extend()
-            open_ = [i for i, own in enumerate(self._branches) if any(b.finish_reason is None for b in own)]
+            open_ = [
+                i
+                for i, own in enumerate(self._branches)
+                if any(b.finish_reason is None for b in own) and self._requests[i].index not in self._cancelled
+            ]
             finished = sorted(set(range(len(self._requests))) - set(open_))
             for i in finished:
+                if self._requests[i].index in self._cancelled:
+                    continue
                 yield from self._results(self._requests[i], self._branches[i])
             self._keep(open_)
-            self._begin(self._rows.refill(len(finished)))
+            self._begin(self._rows.refill(self._slots - len(self.requests())))
             if every:
                 yield None
 
@@ -86,6 +93,18 @@ class StochasticBeamSearch:
         """Start with one empty sequence for each request whose prompt is read; its other rows wait for it to branch."""
         self._requests += requests
         self._branches += [[Branch(0, 0.0, np.inf)] for _ in requests]
+
+    def rows(self) -> int:
+        """Return how many rows run or read."""
+        return self._batch.size
+
+    def requests(self) -> list[EngineRequest]:
+        """Return the requests that have rows here."""
+        return [*self._requests, *self._rows.requests()]
+
+    def cancel(self, index: int) -> None:
+        """Let a request end with the next step."""
+        self._cancelled.add(index)
 
     def _histories(self) -> History:
         """Return the history of every row; a row that waits for a branch has that of its first one."""
