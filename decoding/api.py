@@ -14,9 +14,10 @@ import numpy.typing as npt
 from decoding._types import Context, FromModel, Latents, Prompts, Sources, StepInputs
 from decoding.engine.collect import by_prompt, token_bar, with_bar
 from decoding.engine.encode import alike, with_latents_of
-from decoding.engine.live.events import Events
 from decoding.engine.forks import using
 from decoding.engine.latents import Latents as DrawnLatents
+from decoding.engine.live.events import Events
+from decoding.engine.live.iterable import decode_iterable
 from decoding.engine.loop import decode_requests, queue_requests
 from decoding.engine.outputs import Outputs
 from decoding.engine.request import Call, EngineRequest, FinishedSequence
@@ -198,12 +199,13 @@ def decode_iter(
     """Continue the prompts of an iterable, which may be endless, in the memory of `batch_size` rows.
 
     A prompt is taken when a row of the batch gets free; with an encoder prompts are sources, encoded a few at a time as they are
-    taken, and `prefix` holds for all of them. The hypotheses of a prompt come when all of them are finished, best
+    taken, and `prefix` holds for all of them. A prompt may be a `Request` with options of its own. The hypotheses of a prompt come when all of them are finished, best
     first, and `prompt_index` is the prompt's number. Takes the arguments of `decode()` but context, latents, teacher,
     teacher_ratio and progress; a temperature is one number, and `workers` is 1 unless given. Errors are those of `decode()`.
 
-    The iterator has `close()`, which stops all threads, and is a context manager. `prompts` is read in the thread that calls next(),
-    also with several workers, and never from inside another next(): that is a DecodeError.
+    Results come as they finish, also while `prompts` blocks, as one that reads a queue does: unless it is a list, it is read in a
+    thread of its own, at most `batch_size` prompts (for each worker) ahead. It must not take results itself: that is a DecodeError.
+    The iterator has `close()`, which stops all threads, and is a context manager.
     """
     model = loaded(model)
     check_names("decode_iter", options)
@@ -213,8 +215,11 @@ def decode_iter(
     requests = requests_of_iterable(model, call, prompts, prefix)
     workers = check_workers(model, workers)
     check_memory(model, call, workers, None)
-    finished = decode_requests(model, call, requests, workers, callers=True)
-    return Outputs("decode_iter", _hypotheses(model, call, finished))
+    if isinstance(prompts, Sequence):  # it does not block
+        return Outputs("decode_iter", _hypotheses(model, call, decode_requests(model, call, requests, workers)))
+    return Outputs(
+        "decode_iter", _hypotheses(model, call, decode_iterable(model, replace(call, live=True), requests, workers))
+    )
 
 
 def score(

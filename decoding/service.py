@@ -16,9 +16,9 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from decoding.engine.collect import hypotheses
+from decoding.engine.latents import Latents
 from decoding.engine.live.events import Events
 from decoding.engine.live.known_states import KnownStates
-from decoding.engine.latents import Latents
 from decoding.engine.live.searches import LiveSearches
 from decoding.engine.request import EngineRequest, FinishedSequence
 from decoding.errors import Cancelled, DecodeError, QueueFull, check_flag, whole_number
@@ -255,6 +255,7 @@ class Engine:
         self._counts = Counter[str]()
         self._start, self._slots = time.monotonic(), call.batch_size * workers
         self._searches = LiveSearches(self._model, self._call, call.batch_size, workers, self, self._left)
+        self._searches.start()
 
     def submit(self, request: Any) -> Ticket:
         """Take a request, or a prompt as `decode()` takes one; return at once.

@@ -201,7 +201,10 @@ RAGGED = [[1], [2, 3], 4]
         (lambda: kernels.draw(X, seed=1.5), r"seed is 1\.5: expected an integer"),
         (lambda: kernels.draw(X, seed=1, rows=RAGGED), "rows is .*expected an array"),
         (lambda: kernels.draw(X, seed=1, top_p="a"), "top_p is 'a': expected a number"),
-        (lambda: kernels.draw(X, seed=1, top_k=np.array([1, 2])), r"top_k has shape \[2\]: expected one number, or one"),
+        (
+            lambda: kernels.draw(X, seed=1, top_k=np.array([1, 2])),
+            r"top_k has shape \[2\]: expected one number, or one",
+        ),
         (lambda: kernels.draw(X, seed=1, threads=2.0), r"threads is 2\.0: expected an integer"),
         (lambda: kernels.draw(X, seed=1, temperature="a"), "temperature is 'a': expected"),
         (lambda: kernels.draw(RAGGED, seed=1), "logits is .*expected an array"),

@@ -91,14 +91,18 @@ def alike(contract: Contract, requests: Iterable[EngineRequest], ahead: int) -> 
     Args:
         ahead: how many requests of an iterable are looked at together.
     """
-    varies = any(size is None for f in contract.contexts for size in f.sizes)
-    if contract.pads or not varies:
+    if shares_a_batch(contract):
         yield requests
         return
     many = iter(requests)
     while chunk := list(itertools.islice(many, len(requests) if isinstance(requests, Sequence) else ahead)):
         for _, group in itertools.groupby(sorted(chunk, key=_shapes), key=_shapes):
             yield list(group)
+
+
+def shares_a_batch(contract: Contract) -> bool:
+    """Return whether requests with contexts of unequal length may share a batch: whether padding does not change the answer."""
+    return contract.pads or not any(size is None for f in contract.contexts for size in f.sizes)
 
 
 def _shapes(request: EngineRequest) -> Any:

@@ -14,15 +14,13 @@ from decoding.model.model import Model
 
 
 def decode_requests(
-    model: Model, call: Call, requests: Iterable[EngineRequest], workers: int, *, callers: bool = False
+    model: Model, call: Call, requests: Iterable[EngineRequest], workers: int
 ) -> Generator[FinishedSequence]:
     """Decode all requests, yielding sequences as they finish.
 
     Args:
         workers: threads, each with a batch of its own, which take requests from one queue and share one session
             of one intra-op thread.
-        callers: whether `requests` runs code of the caller, who may block, raise or take results in it. Then it is read in
-            the caller's thread alone; see `decoding.engine.workers`.
     """
     for group in alike(model.contract, requests, call.batch_size):
         rows = _rows(group, call, workers)
@@ -31,7 +29,7 @@ def decode_requests(
             with using(model):
                 yield from run_search(model, call, queue, rows)
         else:
-            yield from _in_threads(model, call, queue, rows, workers, callers)
+            yield from _in_threads(model, call, queue, rows, workers)
 
 
 def queue_requests(model: Model, call: Call, requests: Iterable[EngineRequest], rows: int) -> RequestQueue:
@@ -62,13 +60,11 @@ def _rows(requests: Iterable[EngineRequest], call: Call, workers: int) -> int:
     return max(1, min(call.batch_size, share))
 
 
-def _in_threads(
-    model: Model, call: Call, queue: RequestQueue, rows: int, workers: int, callers: bool
-) -> Iterator[FinishedSequence]:
+def _in_threads(model: Model, call: Call, queue: RequestQueue, rows: int, workers: int) -> Iterator[FinishedSequence]:
     """Run a search in each of several threads. Leaving early (an error, Ctrl-C, a closed iterator) stops them all."""
-    alone, group = model.single_threaded(), Workers(model, queue, bound=workers * rows, callers=callers)
+    alone, group = model.single_threaded(), Workers(model, queue, bound=workers * rows)
     try:
-        group.start(run_search(alone, call, source, rows) for source in group.sources(workers))
+        group.start(run_search(alone, call, queue, rows) for _ in range(workers))
         yield from group.results()
     finally:
         try:

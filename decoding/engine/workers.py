@@ -1,4 +1,4 @@
-"""Searches in threads: rows go in, results come out, both with a bound; the threads stop when the caller leaves.
+"""Searches in threads: results come out, with a bound; the threads stop when the caller leaves.
 
 Everything between the threads goes through `queue.SimpleQueue`, each of whose operations is one C call: Ctrl-C in the
 caller's thread cannot leave a lock held, as it can inside the Python code of `threading.Condition`, `Event` and
@@ -13,10 +13,9 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from queue import SimpleQueue
-from typing import NamedTuple
 
 from decoding.engine.forks import using
-from decoding.engine.request import FinishedSequence, RequestQueue, Row, StopFlag
+from decoding.engine.request import FinishedSequence, RequestQueue
 from decoding.errors import DecodeError
 from decoding.model.model import Model
 
@@ -28,38 +27,7 @@ _PATIENCE = 10.0
 _MOST_WAITING = 1024
 
 
-class Demand(NamedTuple):
-    """A search asks for this number of `rows`; the caller's thread puts them into `answers`."""
-
-    rows: int
-    answers: SimpleQueue[list[Row]]
-
-
-Event = FinishedSequence | Demand | BaseException | None  # None: a thread has ended
-
-
-class HandedOver:
-    """Rows for one search, read from the caller's iterable in the caller's thread.
-
-    So Ctrl-C reaches an iterable that blocks, its errors are raised where it is used, and what it does with
-    the results happens in one thread.
-    """
-
-    def __init__(self, stopped: StopFlag, events: SimpleQueue[Event]) -> None:
-        self.stopped = stopped
-        self._events = events
-        self._answers: SimpleQueue[list[Row]] = SimpleQueue()
-
-    def take(self, count: int) -> list[Row]:
-        """Return the next `count` rows, or those that are left; none after a stop."""
-        if self.stopped.is_set() or not count:
-            return []
-        self._events.put(Demand(count, self._answers))
-        return self._answers.get()
-
-    def wake(self) -> None:
-        """Let a search go on that waits for rows."""
-        self._answers.put([])
+Event = FinishedSequence | BaseException | None  # None: a thread has ended
 
 
 class Workers:
@@ -69,24 +37,15 @@ class Workers:
         model: what the caller decodes with.
         queue: what they take rows from.
         bound: results that may wait for the caller; searches pause after that many.
-        callers: whether `queue` is read in the caller's thread, between results.
     """
 
-    def __init__(self, model: Model, queue: RequestQueue, bound: int, callers: bool) -> None:
-        self._model, self._queue, self._callers = model, queue, callers
+    def __init__(self, model: Model, queue: RequestQueue, bound: int) -> None:
+        self._model, self._queue = model, queue
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._permits: SimpleQueue[None] = SimpleQueue()
         for _ in range(min(bound, _MOST_WAITING)):
             self._permits.put(None)
         self._threads: list[threading.Thread] = []
-        self._handed: list[HandedOver] = []
-
-    def sources(self, count: int) -> Iterator[RequestQueue | HandedOver]:
-        """Yield what each search takes its rows from."""
-        for _ in range(count):
-            if self._callers:
-                self._handed.append(HandedOver(self._queue.stopped, self._events))
-            yield self._handed[-1] if self._callers else self._queue
 
     def start(self, searches: Iterable[Iterator[FinishedSequence]]) -> None:
         """Start a thread for each search."""
@@ -98,22 +57,13 @@ class Workers:
             thread.start()
 
     def results(self) -> Iterator[FinishedSequence]:
-        """Yield sequences as they finish. An error in one of the threads is raised here.
-
-        What is finished goes first: an iterable of prompts that blocks holds nothing back that is there.
-        """
-        running, demands = len(self._threads), list[Demand]()
+        """Yield sequences as they finish. An error in one of the threads is raised here."""
+        running = len(self._threads)
         with using(self._model, in_threads=True):
             while running:
-                if demands and self._events.empty():
-                    demand = demands.pop(0)
-                    demand.answers.put(self._queue.take(demand.rows))
-                    continue
                 match self._events.get():
                     case None:
                         running -= 1
-                    case Demand() as demand:
-                        demands.append(demand)
                     case FinishedSequence() as finished:
                         self._permits.put(None)
                         yield finished
@@ -123,8 +73,6 @@ class Workers:
     def stop(self) -> None:
         """Stop every thread and wait until it has ended, within a time limit; may be called again."""
         self._queue.stopped.set()
-        for source in self._handed:
-            source.wake()
         for _ in self._threads:
             self._permits.put(None)
         deadline = time.monotonic() + _PATIENCE

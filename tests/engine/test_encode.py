@@ -137,8 +137,8 @@ def test_an_endless_iterable_is_encoded_as_it_is_decoded(masked):
     sources = (SOURCES[next(read) % len(SOURCES)] for _ in itertools.count())
     first = list(itertools.islice(decode_iter(model, sources, prefix=[1], max_new_tokens=4, batch_size=4), 20))
     assert len({h.prompt_index for h in first}) == 20
-    assert next(read) < 40
-    assert sum(encoded) < 40
+    assert next(read) < 60
+    assert sum(encoded) < 60
     for h in first:
         assert h.tokens == decode(model, [SOURCES[h.prompt_index % 7]], prefix=[1], max_new_tokens=4)[0].tokens
 

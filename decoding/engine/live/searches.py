@@ -209,6 +209,9 @@ class LiveSearches:
         alone = model if workers == 1 else model.single_threaded()
         self._searches = [LiveSearch(alone, call, rows, self.waiting, listener, left) for _ in range(workers)]
         self._process, self._left = os.getpid(), left
+
+    def start(self) -> None:
+        """Start the threads."""
         _LIVE.add(self)
         for search in self._searches:
             search.thread.start()
@@ -253,7 +256,9 @@ class LiveSearches:
             search.wake()
         deadline = time.monotonic() + _PATIENCE
         for search in self._searches:
-            if search.thread is not threading.current_thread() and not self.forked:
+            # One that Ctrl-C stopped from starting has no ident; if it starts after all, it ends at once.
+            started = search.thread.ident is not None and not self.forked
+            if started and search.thread is not threading.current_thread():
                 search.thread.join(max(0.0, deadline - time.monotonic()))
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Iterator
 
+from decoding.engine.encode import shares_a_batch
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, Row, RowSource, Settings
 from decoding.engine.search.beam import BeamSearch
 from decoding.engine.search.sampling import SamplingSearch
 from decoding.engine.search.stochastic_beam import StochasticBeamSearch
+from decoding.model.contract.pad import shape_of
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.strategies import Beam
 
 Search = SamplingSearch | BeamSearch | StochasticBeamSearch
 
+# What requests of one search have in common: the settings that matter, and the shapes of contexts that cannot be padded.
+Key = tuple[Hashable, Hashable]
 _BY_THEMSELVES = "rows that choose by themselves"
 
 
@@ -25,7 +29,7 @@ class Lane:
         steps: takes one step of the search at each turn, and yields what finished by it, then None.
     """
 
-    def __init__(self, searches: MixedSearch, key: Hashable, rows: Iterable[Row] = ()) -> None:
+    def __init__(self, searches: MixedSearch, key: Key, rows: Iterable[Row] = ()) -> None:
         self._searches, self.key = searches, key
         self.stopped = searches.stopped
         self.rows = deque(rows)
@@ -56,7 +60,7 @@ class MixedSearch:
     def __init__(self, model: Model, call: Call, queue: RowSource, rows: int) -> None:
         self._model, self._call, self._queue, self._count = model, call, queue, rows
         self.stopped = queue.stopped
-        self._lanes: dict[Hashable, Lane] = {}
+        self._lanes: dict[Key, Lane] = {}
         self._kept: SamplingSearch | None = None  # its buffers serve whenever rows choose by themselves again
 
     def run(self, *, every: bool = False) -> Iterator[FinishedSequence | FailedRequest | None]:
@@ -87,9 +91,9 @@ class MixedSearch:
 
     def outputs(self, indices: Collection[int]) -> Iterator[tuple[EngineRequest, int, Array, Array]]:
         """Yield for each row of these requests that chooses by itself: request, sequence, new tokens, their log-probabilities."""
-        lane = self._lanes.get(_BY_THEMSELVES)
-        if lane is not None and isinstance(lane.search, SamplingSearch):
-            yield from lane.search.outputs(indices)
+        for lane in self._lanes.values():
+            if isinstance(lane.search, SamplingSearch):
+                yield from lane.search.outputs(indices)
 
     def look_ahead(self, lane: Lane | None, count: int) -> None:
         """Take rows from the queue, each for its lane, until `lane` (None: any) has `count` of them, or too many wait."""
@@ -115,6 +119,8 @@ class MixedSearch:
             yield from self._isolated(lane, error)
             return
         del self._lanes[lane.key]
+        if isinstance(lane.search, SamplingSearch):
+            self._kept = lane.search
         if lane.rows:
             self._open(lane, lane.rows[0][1].settings)
 
@@ -126,19 +132,23 @@ class MixedSearch:
         del self._lanes[lane.key]
         requests = lane.requests()
         if (
-            lane.key == _BY_THEMSELVES or len(requests) == 1
+            lane.key[0] == _BY_THEMSELVES or len(requests) == 1
         ):  # rows that choose by themselves have failed as a whole: the network did
-            self._kept = None
             yield from (FailedRequest(request, error) for request in requests)
         else:
             for request in requests:
-                self._open(Lane(self, (lane.key, request.index), [(request.first, request)]), request.settings)
+                self._open(
+                    Lane(self, ((lane.key[0], request.index), lane.key[1]), [(request.first, request)]),
+                    request.settings,
+                )
         if lane.rows:
             self._open(lane, lane.rows[0][1].settings)
 
     def _lane_of(self, row: Row) -> Lane:
         settings = row[1].settings
-        key = _key(settings) if settings.strategy.searches_together else _BY_THEMSELVES
+        kind = _key(settings) if settings.strategy.searches_together else _BY_THEMSELVES
+        shapes = () if shares_a_batch(self._model.contract) else shape_of(row[1].context)
+        key = kind, shapes
         if key not in self._lanes:
             self._open(Lane(self, key), settings)
         return self._lanes[key]
@@ -146,13 +156,11 @@ class MixedSearch:
     def _open(self, lane: Lane, settings: Settings) -> None:
         """Start the search of a lane, whose rows have such settings."""
         self._lanes[lane.key] = lane
-        if lane.key == _BY_THEMSELVES and self._kept is not None:
-            self._kept.take_from(lane)
-            lane.search = self._kept
+        if lane.key[0] == _BY_THEMSELVES and self._kept is not None:
+            lane.search, self._kept = self._kept, None
+            lane.search.take_from(lane)
         else:
             lane.search = make_search(self._model, self._call, settings, lane, self._count)
-        if isinstance(lane.search, SamplingSearch):
-            self._kept = lane.search
         lane.steps = lane.search.run(every=True)
 
 
