@@ -194,14 +194,15 @@ def decode_iter(
     *,
     prefix: str | Sequence[int] | None = None,
     workers: int = 1,
+    progress: bool = False,
     **options: Unpack[Options],
 ) -> Outputs[Hypothesis]:
     """Continue the prompts of an iterable, which may be endless, in the memory of `batch_size` rows.
 
     A prompt is taken when a row of the batch gets free; with an encoder prompts are sources, encoded a few at a time as they are
     taken, and `prefix` holds for all of them. A prompt may be a `Request` with options of its own. The hypotheses of a prompt come when all of them are finished, best
-    first, and `prompt_index` is the prompt's number. Takes the arguments of `decode()` but context, latents, teacher,
-    teacher_ratio and progress; a temperature is one number, and `workers` is 1 unless given. Errors are those of `decode()`.
+    first, and `prompt_index` is the prompt's number. Takes the arguments of `decode()` but context, latents, teacher
+    and teacher_ratio; a temperature is one number, and `workers` is 1 unless given. Errors are those of `decode()`.
 
     Results come as they finish, also while `prompts` blocks, as one that reads a queue does: unless it is a list, it is read in a
     thread of its own, at most `batch_size` prompts (for each worker) ahead. It must not take results itself: that is a DecodeError.
@@ -209,6 +210,7 @@ def decode_iter(
     """
     model = loaded(model)
     check_names("decode_iter", options)
+    check_flag("progress", progress)
     call = make_call(model, strategy, **options)
     # Requests with options of their own may come at any time.
     call = replace(call, mixed=True, attention=model.contract.attention is not None, latents=_latents(model))
@@ -216,10 +218,10 @@ def decode_iter(
     workers = check_workers(model, workers)
     check_memory(model, call, workers, None)
     if isinstance(prompts, Sequence):  # it does not block
-        return Outputs("decode_iter", _hypotheses(model, call, decode_requests(model, call, requests, workers)))
-    return Outputs(
-        "decode_iter", _hypotheses(model, call, decode_iterable(model, replace(call, live=True), requests, workers))
-    )
+        finished = decode_requests(model, call, requests, workers)
+    else:
+        finished = decode_iterable(model, replace(call, live=True), requests, workers)
+    return Outputs("decode_iter", _hypotheses(model, call, finished, progress))
 
 
 def score(
@@ -284,6 +286,7 @@ def rollout(
     processors: Sequence[Processor] = (),
     batch_size: int | None = None,
     workers: int | None = None,
+    progress: bool = False,
 ) -> npt.NDArray[np.float64]:
     """Return Monte-Carlo action values of sequences: how good their continuations are after each of their tokens.
 
@@ -310,6 +313,7 @@ def rollout(
         processors: as in `decode()`; the prefix of a completion counts as its prompt.
         batch_size: completions that run together, in each worker; default at most 128.
         workers: threads with a batch each; default as in `decode()`.
+        progress: show a bar with completions and tokens a second.
 
     Returns:
         float64 [B, T], T the length of the longest sequence (of a 2-D array: its width). From the end of a shorter sequence
@@ -322,6 +326,7 @@ def rollout(
         DecodeError: logits are NaN or leave no token to choose.
     """
     model = loaded(model)
+    check_flag("progress", progress)
     ids, sources = read_sequences(model, sequences, prompts, "complete")
     call = make_call(
         model,
@@ -347,7 +352,7 @@ def rollout(
     prefixes = episodes.length * len(ids)
     workers = choose_workers(model, call, workers, prefixes * outputs, processors=bool(processors))
     check_memory(model, call, workers, prefixes, ids=8 * episodes.width * min(len(ids), 128))
-    return action_values(model, call, episodes, _reward(reward), workers)
+    return action_values(model, call, episodes, _reward(reward), workers, with_bar if progress else None)
 
 
 def _requests(
@@ -378,10 +383,13 @@ def _reward(reward: Reward | ModelFile) -> Reward:
     return reward if callable(reward) else Discriminator(reward)
 
 
-def _hypotheses(model: Model, call: Call, finished: Generator[FinishedSequence]) -> Generator[Hypothesis]:
+def _hypotheses(
+    model: Model, call: Call, finished: Generator[FinishedSequence], progress: bool
+) -> Generator[Hypothesis]:
     """Yield the hypotheses of each prompt; closing this closes the search, whoever else holds it."""
     with closing(finished):
-        for group in by_prompt(model, call.latents, finished):
+        watched = with_bar(finished, None) if progress else finished
+        for group in by_prompt(model, call.latents, watched):
             yield from group
 
 

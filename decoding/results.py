@@ -38,7 +38,15 @@ class TokenEvent:
     finish_reason: FinishReason | None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
+class KnownTexts:
+    """The texts of a hypothesis without its tokenizer: of all its tokens, and of each."""
+
+    whole: str
+    of_tokens: list[str]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Hypothesis:
     """One finished output sequence.
 
@@ -77,6 +85,7 @@ class Hypothesis:
     attention: npt.NDArray[np.float32] | None = field(repr=False, default=None)
     latent: npt.NDArray[Any] | dict[str, npt.NDArray[Any]] | None = field(repr=False, default=None)
     state: Mapping[str, npt.NDArray[Any]] | None = field(repr=False, default=None)
+    _texts: KnownTexts | None = field(repr=False, default=None)  # of one that was pickled
 
     @property
     def tokens(self) -> list[int]:
@@ -87,12 +96,51 @@ class Hypothesis:
     @property
     def text(self) -> str | None:
         """The new tokens as text, or None where the model has no tokenizer."""
+        if self._texts is not None:
+            return self._texts.whole
         return None if self._tokenizer is None else self._tokenizer.decode(self.tokens)
 
     @property
     def token_texts(self) -> list[str] | None:
         """What each of `tokens` adds to `text`, or None where the model has no tokenizer."""
+        if self._texts is not None:
+            return self._texts.of_tokens
         return None if self._tokenizer is None else token_texts(self._tokenizer, self.tokens)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `json.dumps` takes: tokens, text, scores, and what else was asked for; the state is left out."""
+        found: dict[str, Any] = {
+            "prompt_index": self.prompt_index,
+            "rank": self.rank,
+            "tokens": self.tokens,
+            "text": self.text,
+            "logprob": float(self.logprob),
+            "score": float(self.score),
+            "finish_reason": self.finish_reason,
+            "token_logprobs": self.token_logprobs.tolist(),
+        }
+        if self.top_logprobs is not None:
+            ids, values = self.top_logprobs
+            found["top_logprobs"] = [
+                dict(zip(*step, strict=True)) for step in zip(ids.tolist(), values.tolist(), strict=True)
+            ]
+        for name in ("teacher_logprobs", "attention", "latent"):
+            if (value := getattr(self, name)) is not None:
+                lists = {key: own.tolist() for key, own in value.items()} if isinstance(value, dict) else value.tolist()
+                found[name] = lists
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: the text instead of the tokenizer, which may be large, or hold what cannot be pickled."""
+        texts = None if self._tokenizer is None else KnownTexts(self.text or "", self.token_texts or [])
+        return {**self.__dict__, "_tokenizer": None, "_texts": self._texts if texts is None else texts}
+
+    def __repr__(self) -> str:
+        shown_text = "" if self.text is None else f"{_shown(self)!r}, "
+        return (
+            f"Hypothesis({shown_text}tokens={self.tokens if len(self.ids) <= 20 else [*self.tokens[:20], '...']}, score={self.score:.4g}, "
+            f"logprob={self.logprob:.4g}, finish_reason={self.finish_reason!r}, prompt_index={self.prompt_index}, rank={self.rank})"
+        )
 
     def _repr_html_(self) -> str:
         facts = (
@@ -192,8 +240,8 @@ def _rows_html(group: Sequence[Hypothesis]) -> str:
 
 def _tokens_html(hypothesis: Hypothesis, longest: int) -> str:
     """The first `longest` tokens, each on a ground the darker the more probable it was, and how many more there are."""
-    tokens, tokenizer = hypothesis.tokens[:longest], hypothesis._tokenizer
-    texts = [f"{token} " for token in tokens] if tokenizer is None else token_texts(tokenizer, tokens)
+    tokens, known = hypothesis.tokens[:longest], hypothesis.token_texts
+    texts = [f"{token} " for token in tokens] if known is None else known[:longest]
     spans = []
     for text, logprob in zip(texts, hypothesis.token_logprobs.tolist(), strict=False):
         probability = math.exp(logprob)

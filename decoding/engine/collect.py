@@ -61,8 +61,8 @@ def _hypothesis(model: Model, latents: Latents | None, prompt: int, rank: int, f
     )
 
 
-def with_bar(finished: Iterator[FinishedSequence], total: int) -> Iterator[FinishedSequence]:
-    """Yield the same sequences and show a progress bar."""
+def with_bar(finished: Iterable[FinishedSequence], total: int | None) -> Iterator[FinishedSequence]:
+    """Yield the same sequences and show a progress bar; `total` is None where their number is not known."""
     tokens, start = 0, time.monotonic()
     with tqdm(total=total, unit="seq") as bar:
         for one in finished:

@@ -21,6 +21,7 @@ from decoding.model.graph.types import Array
 from decoding.model.model import Model
 
 Reward = Callable[[Array], object]
+Watch = Callable[[Iterable[FinishedSequence], int | None], Iterable[FinishedSequence]]
 
 # Sequences whose states are held at once, and rows of one call of the reward. A constant and not the batch size, so
 # that a reward that rounds by the size of its batch returns the same values for every batch size.
@@ -79,10 +80,15 @@ class Wave(NamedTuple):
     slots: list[int]
 
 
-def action_values(model: Model, call: Call, episodes: Episodes, reward: Reward, workers: int) -> Array:
+def action_values(
+    model: Model, call: Call, episodes: Episodes, reward: Reward, workers: int, watch: Watch | None = None
+) -> Array:
     """Return float64 [sequences, T]: the mean reward of `call.settings.outputs` completions after each token.
 
     From the end of a sequence on, the value is the reward of the sequence itself.
+
+    Args:
+        watch: yields the completions that it is given, of which there are so many, and shows their progress.
     """
     # Draws of its own: else the first completion would repeat the numbers by which decode() drew the sequence.
     seed = int(np.random.SeedSequence(call.seed, spawn_key=(1,)).generate_state(1, np.uint64)[0])
@@ -98,7 +104,8 @@ def action_values(model: Model, call: Call, episodes: Episodes, reward: Reward, 
         with closing(
             _completions(model, call, prefixes(model, episodes, waves, call.settings, seed), positions, workers)
         ) as completions:
-            for finished in completions:  # a reward that fails stops the workers
+            watched = completions if watch is None else watch(completions, len(positions) * outputs)
+            for finished in watched:  # a reward that fails stops the workers
                 row, end = positions[finished.request.index]
                 new = finished.tokens if finished.eos is None else np.append(finished.tokens, finished.eos)
                 completed.add(finished.sequence, episodes.own(row)[: end + 1], new)

@@ -503,8 +503,8 @@ cdef class RowSampler:
         cdef RowRules rules
         for slot in self.running(size):
             rules = self._rules[slot]
-            if rules.stopping.looks_for_stops:
-                self._stops[<int64_t> slot] = rules.stopping.stops(self.output(slot))
+            # Also where no stop is looked for: the row that had this slot before may have ended so.
+            self._stops[<int64_t> slot] = rules.stopping.looks_for_stops and rules.stopping.stops(self.output(slot))
 
     cdef _record_top(self, int64_t size):
         """Write the best log-probabilities of the rows that chose."""
