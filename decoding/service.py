@@ -394,8 +394,6 @@ class Engine:
         index = next(self._numbers)
         own = request if isinstance(request, Request) else Request(request)
         made = replace(own_request(self._model, self._call, own, None, index), first=index * _OUTPUTS)
-        if made.settings is not self._call.settings:
-            check_memory(self._model, self._call, 1, None, settings=made.settings)
         if self._known is not None and not made.states and not made.source:
             made = self._known.extended(made)
         return Ticket(self, own, made)

@@ -112,6 +112,15 @@ class EngineRequest:
         return self.index if self.sequence is None else self.sequence
 
 
+# Is told the ids that a row has read, and its states then.
+Remember = Callable[[EngineRequest, Array, Mapping[str, Array]], None]
+
+
+def strategy_key(strategy: Strategy) -> tuple[object, ...]:
+    """Return what is equal for equal strategies; it is hashable, unless a temperature is an array."""
+    return type(strategy), *vars(strategy).values()
+
+
 # A sequence to decode: its number among all outputs of the call, and its request.
 Row = tuple[int, EngineRequest]
 
@@ -129,7 +138,8 @@ class Call:
         mixed: whether requests have settings of their own.
         attention: whether one of the requests wants attention weights.
         live: requests come while others run, and an error in one ends that one alone.
-        remember: is told the ids that a row has read, and its states then; None where nobody wants to know.
+        remember: keeps states; None where nobody wants them.
+        own: the settings of requests by the options that these set.
     """
 
     settings: Settings
@@ -141,7 +151,8 @@ class Call:
     mixed: bool = False
     attention: bool = False
     live: bool = False
-    remember: Callable[[EngineRequest, Array, Mapping[str, Array]], None] | None = None
+    remember: Remember | None = None
+    own: dict[object, Settings] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,11 @@ import numpy as np
 
 from decoding._types import FromModel, Ids, StepInputs
 from decoding.arguments import seed_of
-from decoding.engine.request import Call, Settings
+from decoding.engine.request import Call, Settings, strategy_key
 from decoding.errors import OptionError, check_flag, shown, whole_number
 from decoding.inputs.contexts import check_step_inputs
 from decoding.inputs.prompts import checked_ids
+from decoding.inputs.sizes import check_memory
 from decoding.model.model import Model
 from decoding.processors import Processor
 from decoding.strategies import Beam, Greedy, Sample, Strategy, TopN
@@ -21,6 +22,8 @@ from decoding.strategies import Beam, Greedy, Sample, Strategy, TopN
 # Rows that run together unless the caller says otherwise; see docs/architecture.md for the measurement.
 DEFAULT_BATCH_SIZE = 128
 DEFAULT_MAX_NEW_TOKENS = 256
+# Settings of their own that are kept for the requests to come.
+_SETTINGS_KEPT = 1024
 
 
 class Options(TypedDict, total=False):
@@ -63,16 +66,31 @@ def make_call(model: Model, strategy: Strategy, *, lenient: bool = False, **opti
     )
 
 
-def own_settings(model: Model, settings: Settings, options: Mapping[str, Any]) -> Settings:
-    """Return the settings of a request that has options of its own: the same object where it has none.
+def own_settings(model: Model, call: Call, options: Mapping[str, Any]) -> Settings:
+    """Return the settings of a request that has options of its own: one object for all that have the same.
 
     Raises:
         OptionError: as `make_call()`.
     """
     if not options:
-        return settings
-    own = replace(settings, **_read(model, options))
+        return call.settings
+    try:
+        key: object = tuple(
+            (name, *(strategy_key(value) if name == "strategy" else (type(value), value)))
+            for name, value in options.items()
+        )
+        known = call.own.get(key)
+    except TypeError:  # a list, say, or what is no strategy
+        key, known = None, None
+    if known is not None:
+        return known
+    own = replace(call.settings, **_read(model, options))
     check_settings(model, own)
+    check_memory(model, call, 1, None, settings=own)
+    if key is not None:
+        if len(call.own) == _SETTINGS_KEPT:
+            call.own.clear()
+        call.own[key] = own
     return own
 
 

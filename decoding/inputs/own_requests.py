@@ -97,7 +97,7 @@ def number_requests(requests: Iterable[EngineRequest]) -> Iterator[EngineRequest
 def _own_request(
     model: Model, call: Call, own: Request, prefix: Any, index: int, common: Mapping[str, Any]
 ) -> EngineRequest:
-    settings = own_settings(model, call.settings, own.options())
+    settings = own_settings(model, call, own.options())
     _check_temperature(settings.strategy)
     latents = own.latents if own.latents is not None else common.get("latents")
     made = EngineRequest(

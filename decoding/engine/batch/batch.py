@@ -51,8 +51,8 @@ class Batch(Protocol):
     def take(self, slots: Array) -> States:
         """Return a copy of the states of these rows."""
 
-    def state_before(self, slot: int, steps: int) -> Mapping[str, Array]:
-        """Return a copy of the states of a row as they are now, or as they were before the last step where `steps` is 1.
+    def states_before(self, slots: Array, steps: int) -> list[dict[str, Array]]:
+        """Return a copy of the states of each of these rows as they are now, or as they were before the last step where `steps` is 1.
 
         They have the names of the state inputs and no batch axis. Nothing may have moved the rows since that step.
         """

@@ -108,12 +108,13 @@ class DeviceBatch:
         """Return a copy of the states of these rows."""
         return self._move(self._nothing, self._rows[slots], self._states(len(slots)))
 
-    def state_before(self, slot: int, steps: int) -> dict[str, Array]:
-        """Return a copy of the states of a row as they are now, or as they were before the last step where `steps` is 1."""
+    def states_before(self, slots: Array, steps: int) -> list[dict[str, Array]]:
+        """Return a copy of the states of each of these rows as they are now, or as they were before the last step where `steps` is 1."""
         assert self._buffers is not None
-        row = self._rows_before[slot] if steps else self._rows[slot]
+        rows = (self._rows_before if steps else self._rows)[slots]
         own = zip(self._contract.states, self._buffers.states[self._side ^ steps], strict=True)
-        return {s.input: np.ascontiguousarray(array.read().take(row, axis=s.batch_axis)) for s, array in own}
+        taken = {s.input: np.moveaxis(array.read().take(rows, s.batch_axis), s.batch_axis, 0) for s, array in own}
+        return [{name: values[row] for name, values in taken.items()} for row in range(len(slots))]
 
     def put(self, slots: Array, states: Sequence[DeviceArray], index: Array, requests: Sequence[EngineRequest], read: Array) -> None:  # fmt: skip
         """Start requests at `slots` from the rows `index` of `states`, which come after `read` ids."""

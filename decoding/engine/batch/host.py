@@ -66,11 +66,11 @@ class HostBatch:
         own = zip(self._contract.states, self._views(self._side, self.size), strict=True)
         return [np.ascontiguousarray(value.take(slots, axis=s.batch_axis)) for s, value in own]
 
-    def state_before(self, slot: int, steps: int) -> dict[str, Array]:
-        """Return a copy of the states of a row as they are now, or as they were before the last step where `steps` is 1."""
-        views = self._views(self._side ^ steps, self.size)
-        own = zip(self._contract.states, views, strict=True)
-        return {s.input: np.ascontiguousarray(value.take(slot, axis=s.batch_axis)) for s, value in own}
+    def states_before(self, slots: Array, steps: int) -> list[dict[str, Array]]:
+        """Return a copy of the states of each of these rows as they are now, or as they were before the last step where `steps` is 1."""
+        views = zip(self._contract.states, self._views(self._side ^ steps, self.size), strict=True)
+        taken = {s.input: _rows(value, s)[slots] for s, value in views}
+        return [{name: values[row] for name, values in taken.items()} for row in range(len(slots))]
 
     def put(self, slots: Array, states: Sequence[Array], index: Array, requests: Sequence[EngineRequest], read: Array) -> None:  # fmt: skip
         """Start requests at `slots` from the rows `index` of `states`, which come after `read` ids."""

@@ -42,9 +42,9 @@ class WindowBatch:
         """Return a copy of the prefixes of these rows."""
         return [list(self._prefixes[slot]) for slot in slots]
 
-    def state_before(self, slot: int, steps: int) -> dict[str, Array]:
+    def states_before(self, slots: Array, steps: int) -> list[dict[str, Array]]:
         """Return no states: the ids are all that there is."""
-        return {}
+        return [{} for _ in slots]
 
     def put(self, slots: Array, states: Sequence[list[int]], index: Array, requests: Sequence[EngineRequest], read: Array) -> None:  # fmt: skip
         """Start requests at `slots` from the prefixes `index` of `states`, which are their first `read` ids."""

@@ -6,7 +6,16 @@ from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Iterator
 
 from decoding.engine.encode import shares_a_batch
-from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, Row, RowSource, Settings
+from decoding.engine.request import (
+    Call,
+    EngineRequest,
+    FailedRequest,
+    FinishedSequence,
+    Row,
+    RowSource,
+    Settings,
+    strategy_key,
+)
 from decoding.engine.search.beam import BeamSearch
 from decoding.engine.search.sampling import SamplingSearch
 from decoding.engine.search.stochastic_beam import StochasticBeamSearch
@@ -175,7 +184,7 @@ def make_search(model: Model, call: Call, settings: Settings, queue: RowSource, 
 def _key(settings: Settings) -> Hashable:
     """Return what is equal for settings that one search can serve."""
     return (
-        settings.strategy,
+        strategy_key(settings.strategy),
         settings.outputs,
         settings.eos,
         tuple(ids.tobytes() for ids in settings.stop),

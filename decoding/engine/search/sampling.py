@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
 from decoding.engine.batch.batch import Batch, make_batch
 from decoding.engine.batch.device import DeviceBatch
-from decoding.engine.request import Call, Choice, EngineRequest, FailedRequest, FinishedSequence, Row, RowSource
+from decoding.engine.request import (
+    Call,
+    Choice,
+    EngineRequest,
+    FailedRequest,
+    FinishedSequence,
+    Remember,
+    Row,
+    RowSource,
+)
 from decoding.engine.search.prefill import Prefill, Ready
 from decoding.engine.search.row_sampler import RowSampler
 from decoding.engine.search.states import state_after
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.processors import History
+
+# Tokens of a prompt from which on its state is remembered: reading fewer takes no longer than looking for them.
+_WORTH_KEEPING = 32
 
 
 class SamplingSearch:
@@ -135,6 +147,11 @@ class SamplingSearch:
     def _retire(self) -> Iterator[FinishedSequence]:
         """Yield the finished sequences; put waiting ones in their slots, or shrink the batch."""
         done = self._sampler.finished(self._batch.size)
+        if self._remember is not None and len(done):
+            requests = [self._sampler.requests[slot] for slot in done]
+            outputs = [self._sampler.output(slot)[:-1] for slot in done]
+            ids = [np.concatenate([request.ids, own]) for request, own in zip(requests, outputs, strict=True)]
+            self._keep_states(self._remember, done, requests, ids)
         for slot in done:
             width = None
             if self._batch.attention is not None:
@@ -143,9 +160,6 @@ class SamplingSearch:
             if self._sampler.requests[slot].settings.return_state:
                 request, output = self._sampler.requests[slot], self._sampler.output(slot)
                 state = state_after(self._model, self._batch, slot, request, output, self._sampler.ended_by_eos(slot))
-            if self._remember is not None:
-                ids = np.concatenate([self._sampler.requests[slot].ids, self._sampler.output(slot)[:-1]])
-                self._remember(self._sampler.requests[slot], ids, self._batch.state_before(slot, 0))
             yield self._sampler.take(slot, source_length=width, state=state)
         rows = self._queue.take(len(done))
         if rows:
@@ -198,11 +212,20 @@ class SamplingSearch:
     def _begin(self, rows: list[Ready]) -> None:
         """Let rows write whose prompts are read."""
         if rows:
-            if self._remember is not None:
-                for row in rows:
-                    self._remember(row.request, row.request.ids[:-1], self._batch.state_before(row.slot, 0))
             slots = np.array([row.slot for row in rows])
+            long = [row for row in rows if len(row.request.ids) - row.request.read > _WORTH_KEEPING]
+            if self._remember is not None and long:
+                requests = [row.request for row in long]
+                ids = [request.ids[:-1] for request in requests]
+                self._keep_states(self._remember, np.array([row.slot for row in long]), requests, ids)
             self._sampler.admit(slots, [row.sequence for row in rows], [row.request for row in rows])
+
+    def _keep_states(
+        self, remember: Remember, slots: Array, requests: Sequence[EngineRequest], ids: Sequence[Array]
+    ) -> None:
+        """Let the states of these rows be remembered, which have read these ids."""
+        for request, own, states in zip(requests, ids, self._batch.states_before(slots, 0), strict=True):
+            remember(request, own, states)
 
 
 def make_sampler(model: Model, batch: Batch, call: Call) -> RowSampler:

@@ -32,7 +32,7 @@ def state_after(
     ids = np.concatenate([request.ids, output[: len(output) - by_eos]])
     contexts = {f"{CONTEXT}{name}": np.asarray(value) for name, value in request.context.items()}
     return {
-        **batch.state_before(slot, int(by_eos)),
+        **batch.states_before(np.array([slot]), int(by_eos))[0],
         **contexts,
         IDS: ids,
         FINGERPRINT: np.array(model.fingerprint),
