@@ -17,7 +17,7 @@ from decoding.engine.encode import alike, with_latents_of
 from decoding.engine.forks import check_usable, using
 from decoding.engine.loop import decode_requests, queue_requests
 from decoding.engine.outputs import Outputs
-from decoding.engine.request import FinishedSequence, Request, Settings
+from decoding.engine.request import Choice, FinishedSequence, Request, Settings
 from decoding.engine.rollout import Reward, action_values
 from decoding.engine.score import score_sequences
 from decoding.engine.search.sampling import SamplingSearch
@@ -43,6 +43,7 @@ from decoding.model.model import Model
 from decoding.processors import Processor
 from decoding.results import Decoded, Hypothesis, TokenEvent
 from decoding.strategies import Greedy, Sample, Strategy
+from decoding.tokenizers import TextStream, Tokenizer
 
 
 def decode(
@@ -380,8 +381,16 @@ def _choices(model: Model, settings: Settings, requests: list[Request]) -> Gener
         own = list(group)
         rows = min(settings.batch_size, len(own) * settings.outputs)
         search = SamplingSearch(model, settings, queue_requests(model, settings, own, rows), rows)
+        texts: dict[int, TextStream] = {}
         for choice in search.choices():
-            shown = [] if choice.finish_reason == "eos" else [choice.token]
-            text = None if model.tokenizer is None else model.tokenizer.decode(shown)
+            text = None if model.tokenizer is None else _piece(model.tokenizer, texts, choice)
             prompt, output = divmod(choice.sequence, settings.outputs)
             yield TokenEvent(prompt, output, choice.token, text, choice.logprob, choice.finish_reason)
+
+
+def _piece(tokenizer: Tokenizer, texts: dict[int, TextStream], choice: Choice) -> str:
+    """Return the text that a token adds to its sequence, and at the end of the sequence all that is left."""
+    if (text := texts.get(choice.sequence)) is None:
+        text = texts[choice.sequence] = TextStream(tokenizer)
+    piece = "" if choice.finish_reason == "eos" else text.push(choice.token)
+    return piece if choice.finish_reason is None else piece + texts.pop(choice.sequence).finish()

@@ -24,11 +24,11 @@ def read_prompt(model: Model, prompt: str | None, name: str = "PROMPT") -> str |
     if model.encoders is not None:
         if prompt is None:
             raise OptionError(f"PROMPT: {model.name} has an encoder; give a source for it to read")
-        if next(iter(model.encoders)).tokenizer is not None:
+        if any(stage.tokenizer is not None for stage in model.encoders):
             return prompt
-    if prompt is None and model.bos_token_id is None:
+    elif prompt is None and model.bos_token_id is None:
         raise OptionError(f"PROMPT: {model.name} has no BOS to start from; give a prompt to continue")
-    if prompt is None or model.tokenizer is not None:
+    if prompt is None or (model.encoders is None and model.tokenizer is not None):
         return prompt
     try:
         return [int(word) for word in prompt.split()]

@@ -11,12 +11,14 @@ from decoding.model.contract.contract import Contract
 from decoding.model.contract.program import StepProgram
 from decoding.model.encoders.chain import Encoders
 from decoding.model.paths import encoder_paths
+from decoding.tokenizers import Tokenizer, tokenizer_metadata
 
 
-def save_model(program: StepProgram, encoders: Encoders | None, path: Path) -> None:
-    """Write the step graph to `path` and the encoders beside it.
+def save_model(program: StepProgram, encoders: Encoders | None, path: Path, tokenizer: Tokenizer | None) -> None:
+    """Write the step graph to `path` and the encoders beside it, each with its tokenizer.
 
     Raises:
+        OptionError: a tokenizer cannot be written into a file.
         ModelError: the graph computes initial states from an input that a step graph does not have.
     """
     graph, contract = program.graph.copy(), program.contract
@@ -35,7 +37,8 @@ def save_model(program: StepProgram, encoders: Encoders | None, path: Path) -> N
         graph.set_shape(aux.name, ["batch", *(sizes or [1] * (aux.rank - 1))])
     initial = {state.input: state.initial.tolist() for state in contract.states if state.initial.any()}
     roles = roles_of(contract) | ({} if encoders is None else {"encoder": encoders.roles()})
-    graph.set_metadata({"decoding.roles": json.dumps(roles), "decoding.initial": json.dumps(initial)})
+    entries = {"decoding.roles": json.dumps(roles), "decoding.initial": json.dumps(initial)}
+    graph.set_metadata({**entries, **tokenizer_metadata(tokenizer)})
     stages = list(encoders or ())
     for stage, place in zip(stages, encoder_paths(path, len(stages)), strict=True):
         stage.save(place)

@@ -266,9 +266,9 @@ class Graph:
         self._weights = {name: value for name, value in self._weights.items() if name in self._constants}
         self._producers = None
 
-    def set_metadata(self, entries: Mapping[str, str]) -> None:
-        """Set entries of metadata_props, keeping the others."""
-        merged = {**self.metadata, **entries}
+    def set_metadata(self, entries: Mapping[str, str | None]) -> None:
+        """Set entries of metadata_props, keeping the others; None removes one."""
+        merged = {key: value for key, value in {**self.metadata, **entries}.items() if value is not None}
         del self._model.metadata_props[:]
         helper.set_model_props(self._model, merged)
 
