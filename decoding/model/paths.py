@@ -50,9 +50,9 @@ def model_file(model: ModelFile) -> tuple[ModelFile, Path | None]:
     folder = Path(model)
     found = sorted(p for p in folder.glob("*.onnx") if p.is_file() and not _ENCODER.search(p.name))
     if len(found) != 1:
-        names = ", ".join(p.name for p in found) or "none"
+        names = ", ".join(p.name for p in found) or "no .onnx file"
         raise ModelError(
-            f"{folder}: a folder with one .onnx file was expected, and it has {names}; pass the path of the file"
+            f"{folder}: a folder; pass the path of an .onnx file, or a folder with one alone (encoders, NAME.encoder.onnx, aside): it has {names}"
         )
     return found[0], folder
 

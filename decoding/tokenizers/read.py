@@ -97,23 +97,23 @@ def fitted(
         error: it has tokens for more ids, or for too few.
     """
     ids = ids or f"the model gives {vocab_size} logits"
+    size: int | None = getattr(read, "size", None)
     if isinstance(read, PlainVocabulary):
-        tokens, named = _token_list(read.tokens, vocab_size, name, error, ids)
-        tokenizer: Tokenizer = Vocabulary(tokens)
-        size: int | None = named
-    else:
-        tokenizer, size = read, getattr(read, "size", None)
-    if size is None:
-        return tokenizer
-    if size > vocab_size:
+        size = _count(read.tokens, vocab_size, name, error, ids)
+    if size is not None and size > vocab_size:
         raise error(f"{name}: {size} tokens, but {ids}; they belong to different models")
-    rounded = {-(-size // multiple) * multiple for multiple in _MULTIPLES}
-    if vocab_size - size > max(_SPECIAL, vocab_size // 100) and vocab_size not in rounded:
+    if size is not None and not _pads(size, vocab_size):
         raise error(
             f"{name}: only {size} tokens, but {ids}, which is more than padding explains; they belong to "
             f"different models, or pass a list of {vocab_size} strings, with '' for each id that has no text"
         )
-    return tokenizer
+    return Vocabulary(_token_list(read.tokens, vocab_size)) if isinstance(read, PlainVocabulary) else read
+
+
+def _pads(size: int, vocab_size: int) -> bool:
+    """Return whether special ids or padding of the embedding explain the ids beyond the tokens."""
+    rounded = {-(-size // multiple) * multiple for multiple in _MULTIPLES}
+    return vocab_size - size <= max(_SPECIAL, vocab_size // 100) or vocab_size in rounded
 
 
 def tokenizer_file(folder: Path) -> Path | None:
@@ -121,10 +121,13 @@ def tokenizer_file(folder: Path) -> Path | None:
     return next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), None)
 
 
-def _token_list(vocab: Any, vocab_size: int, name: str, error: type[DecodingError], ids: str) -> tuple[list[str], int]:
-    """Return a token for each id, "" where there is none, and the number of ids that were named."""
+def _count(vocab: Any, vocab_size: int, name: str, error: type[DecodingError], ids: str) -> int:
+    """Return the number of ids that a vocabulary names.
+
+    Raises:
+        error: it is no vocabulary, or a token has an id that the model has not.
+    """
     if isinstance(vocab, Mapping):
-        tokens = [""] * vocab_size
         for token, index in vocab.items():
             if not isinstance(token, str):
                 raise error(f"{name}: {shown(token)} is no token; expected a dict from string to id")
@@ -132,11 +135,18 @@ def _token_list(vocab: Any, vocab_size: int, name: str, error: type[DecodingErro
                 raise error(
                     f"{name}: the token {shown(token)} has id {shown(index)}, but {ids} (ids 0 to {vocab_size - 1})"
                 )
-            tokens[index] = token
-        return tokens, len(set(vocab.values()))
+        return len(set(vocab.values()))
     if not (isinstance(vocab, list | tuple) and all(isinstance(t, str) for t in vocab)):
         raise error(f"{name}: expected a list of strings, one an id, or a dict from string to id")
-    return [*vocab, *[""] * (vocab_size - len(vocab))], len(vocab)
+    return len(vocab)
+
+
+def _token_list(vocab: Any, vocab_size: int) -> list[str]:
+    """Return a token for each id, "" where there is none."""
+    tokens = [""] * vocab_size
+    for token, index in vocab.items() if isinstance(vocab, Mapping) else zip(vocab, range(vocab_size), strict=False):
+        tokens[index] = token
+    return tokens
 
 
 def _from_path(path: Path, name: str) -> Tokenizer:

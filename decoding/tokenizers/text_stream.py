@@ -28,8 +28,8 @@ class TextStream:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._window: list[int] = []  # tokens that were settled last, then those whose text is not all out
-        self._settled = 0  # tokens of the window that are settled
+        self._window: list[int] = []  # the context, then the tokens whose text is not all out
+        self._settled = 0  # the number of tokens in the context
         self._out = ""  # the text of the window that is out
         self._next = 0  # the length at which the window is decoded next
 
@@ -66,15 +66,14 @@ class TextStream:
         return following is None or self._tokenizer.joins_next(following)
 
     def _cut(self) -> bool:
-        """Keep only the tokens that were settled just now, as the context of the next; return whether they have a text.
+        """Keep only the tokens after the last cut, as the context of the next one; return whether they have a text.
 
         Without a text they are no context: the next token would be decoded as the first of all, without its space.
         """
         recent = self._window[self._settled :]
         text = self._tokenizer.decode(recent)
         if text:
-            self._window, self._out = recent, text
-        self._settled = len(self._window)
+            self._window, self._settled, self._out = recent, len(recent), text
         return bool(text)
 
 

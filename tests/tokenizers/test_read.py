@@ -104,5 +104,5 @@ def test_a_list_for_fewer_ids_than_the_model_has_says_so():
 
 
 def test_a_vocabulary_of_other_things_than_strings_is_refused():
-    with pytest.raises(ModelError, match=r"1\.5 is no token"):
+    with pytest.raises(OptionError, match=r"1\.5 is no token"):
         make_tokenizer({1.5: 1}, None, 3)
