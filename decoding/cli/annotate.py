@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     """Write the metadata, and print which entries were written and which other files belong to the model."""
     graph = Graph.load(args.file)
     tokenizer = _tokenizer(args)
-    ids = checked_special_ids(args.bos, args.eos, args.pad, "--bos, --eos, --pad: ")
+    ids = checked_special_ids(args.bos, args.eos, args.pad, ("--bos", "--eos", "--pad"))
     brought = SpecialIds() if args.tokenizer is None else special_ids_of(args.tokenizer, tokenizer)
     entries = special_id_metadata(graph.metadata, tokenizer, ids, brought)
     if tokenizer is not None:

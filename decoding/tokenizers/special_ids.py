@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,26 +98,26 @@ def _of_config(config: Mapping[str, Any], where: str) -> SpecialIds:
         OptionError: one is no id.
     """
     bos, eos, pad = (config.get(name) for name in _ID_NAMES)
-    return checked_special_ids(bos, eos, pad, f"{where}: ")
+    return checked_special_ids(bos, eos, pad, [f"{where}: {name}" for name in _ID_NAMES])
 
 
-def checked_special_ids(bos: Any, eos: Any, pad: Any, where: str = "") -> SpecialIds:
+def checked_special_ids(bos: Any, eos: Any, pad: Any, names: Sequence[str] = _ID_NAMES) -> SpecialIds:
     """Return special ids; for EOS a list of them will do, None for any that there is not.
 
     Args:
-        where: put before the names in messages.
+        names: the three in messages.
 
     Raises:
         OptionError: one is no id.
     """
     found: list[list[int]] = []
-    for name, value in zip(_ID_NAMES, (bos, eos, pad), strict=True):
-        several = name == "eos_token_id" and isinstance(value, list | tuple)
+    for kind, name, value in zip(_NAMES, names, (bos, eos, pad), strict=True):
+        several = kind == "eos" and isinstance(value, list | tuple)
         found.append([] if value is None else list(value) if several else [value])
         for one in found[-1]:
             if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < 2**31:
-                wanted = "an id or a list of ids" if name == "eos_token_id" else "an id"
-                raise OptionError(f"{where}{name}={shown(value)}: expected {wanted}, whole numbers of at least 0")
+                wanted = "an id or a list of ids" if kind == "eos" else "an id"
+                raise OptionError(f"{name}={shown(value)}: expected {wanted}, whole numbers of at least 0")
     first, ends, padding = found
     return SpecialIds(first[0] if first else None, tuple(ends), padding[0] if padding else None)
 

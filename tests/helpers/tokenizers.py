@@ -18,7 +18,17 @@ Tous les êtres humains naissent libres et égaux en dignité et en droits. Ils 
 👨‍👩‍👧‍👦 👩🏽‍🚀 🇩🇪🇯🇵 ❤️‍🔥 🏳️‍🌈 😀😃😄 a😀b 你😀好 \ufffd end
 """
 BYTES = [f"<0x{i:02X}>" for i in range(256)]
-HUGGING_FACE = ["byte_level", "metaspace", "metaspace_first", "word_piece", "bpe_suffix", "words", "llama", "gemma", "ctc"]
+HUGGING_FACE = [
+    "byte_level",
+    "metaspace",
+    "metaspace_first",
+    "word_piece",
+    "bpe_suffix",
+    "words",
+    "llama",
+    "gemma",
+    "ctc",
+]
 SENTENCE_PIECE = ["unigram", "unigram_bytes", "bpe", "bpe_bytes", "char"]
 
 

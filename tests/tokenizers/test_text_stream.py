@@ -45,7 +45,9 @@ def test_pieces_of_a_text_join_to_the_text(kind, text):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@given(start=st.integers(0, len(TEXT)), changes=st.lists(st.tuples(st.integers(0, 50), st.integers(0, 10**6)), max_size=6))
+@given(
+    start=st.integers(0, len(TEXT)), changes=st.lists(st.tuples(st.integers(0, 50), st.integers(0, 10**6)), max_size=6)
+)
 def test_pieces_of_a_damaged_text_join_to_the_text(kind, start, changes):
     """A byte that is missing or wrong turns up within real text: so is ByteFallback's run of bytes all wrong."""
     tokenizer = read_tokenizer(trained(kind))

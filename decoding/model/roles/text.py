@@ -171,7 +171,8 @@ def fitted_text(
         return None
     if given is not None:
         return fitted(tokenizer, vocab_size, "tokenizer")
-    return fitted(tokenizer, vocab_size, f"{name}: vocabulary", ModelError)
+    what = "vocabulary" if isinstance(tokenizer, PlainVocabulary) else "tokenizer"
+    return fitted(tokenizer, vocab_size, f"{name}: {what}", ModelError)
 
 
 def check_special_ids(ids: SpecialIds, vocab_size: int) -> None:
