@@ -15,7 +15,7 @@ cdef class Stopping:
     cdef const int64_t *_eos
     cdef int64_t _eos_count
     cdef tuple _stop, _stop_strings, _buffers
-    cdef object _tokenizer
+    cdef object _tokenizer, _joins_next
     cdef int64_t _tail
 
     cdef bint hide(self, int64_t length, float *logits, float *hidden) noexcept nogil

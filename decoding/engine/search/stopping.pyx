@@ -26,6 +26,7 @@ cdef class Stopping:
     def __init__(self, settings, int64_t vocab_size, tokenizer):
         self.min_new_tokens, self.max_new_tokens = settings.min_new_tokens, settings.max_new_tokens
         self._stop, self._stop_strings, self._tokenizer = settings.stop, settings.stop_strings, tokenizer
+        self._joins_next = getattr(tokenizer, "joins_next", lambda token: False)
         self.looks_for_stops = bool(self._stop or self._stop_strings)
         # Every token but an empty or a partial one (a byte of a character) adds at least one character.
         self._tail = 4 * max(map(len, self._stop_strings), default=0) + 4
@@ -54,7 +55,10 @@ cdef class Stopping:
             return True
         if not self._stop_strings:
             return False
-        text = self._tokenizer.decode(output[-self._tail:].tolist())
+        start = max(0, len(output) - self._tail)
+        while start and self._joins_next(int(output[start - 1])):
+            start -= 1  # the text of a run of bytes is known of the whole run only
+        text = self._tokenizer.decode(output[start:].tolist())
         return any(stop in text for stop in self._stop_strings)
 
     def hides_eos(self, const int64_t[:] lengths):

@@ -190,6 +190,7 @@ def test_a_saved_model_needs_nothing_else(kind, special, tmp_path):
     for turn in range(2):  # and a saved model saves the same again
         model.save(tmp_path / f"{turn}.onnx")
         again = load(tmp_path / f"{turn}.onnx")
+        assert repr(again.tokenizer) == repr(model.tokenizer)
         same_text(model, again)
         model = again
 
