@@ -33,6 +33,15 @@ class TextStream:
         self._out = ""  # the text of the window that is out
         self._next = 0  # the length at which the window is decoded next
 
+    @classmethod
+    def after(cls, tokenizer: Tokenizer, ids: Sequence[int]) -> TextStream:
+        """Return a stream that goes on after the ids of a text, which is not part of its pieces."""
+        stream = cls(tokenizer)
+        for token in ids:
+            stream.push(token)
+        stream._out = tokenizer.decode(stream._window)
+        return stream
+
     def push(self, token: int, following: int | None = None) -> str:
         """Return the text that is settled with this token.
 
