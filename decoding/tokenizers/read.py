@@ -70,7 +70,7 @@ def read_tokenizer(given: Any, name: str = "tokenizer") -> Tokenizer | PlainVoca
     if hasattr(given, "backend_tokenizer"):  # a fast tokenizer of transformers
         return HuggingFaceTokenizer(given.backend_tokenizer)
     if hasattr(given, "get_vocab_size") and hasattr(given, "to_str"):
-        return HuggingFaceTokenizer(given)
+        return HuggingFaceTokenizer(getattr(given, "_tokenizer", given))  # tokenizers.implementations wrap one
     if hasattr(given, "encode") and hasattr(given, "decode") and not isinstance(given, type | bytes):
         return ObjectTokenizer(given)
     raise OptionError(f"{name}: {type(given).__name__} is not a list of tokens, a path, a tokenizers.Tokenizer, a SentencePieceProcessor, "

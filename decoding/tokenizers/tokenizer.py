@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -212,8 +213,12 @@ def _encoded(call: Callable[[], Any], tokenizer: Any, text: str) -> list[int]:
         OptionError: it raises, or returns something else.
     """
     ids = from_package(call, OptionError, f"the text {_shorten(text)!r} cannot be encoded by the {tokenizer!r}")
-    if isinstance(ids, list | tuple) and all(isinstance(i, int) and i >= 0 for i in ids):
-        return list(ids)
+    try:
+        found = [operator.index(i) for i in ids]
+    except TypeError:
+        found = [-1]
+    if min(found, default=0) >= 0:
+        return found
     raise OptionError(f"tokenizer: encode() of the {tokenizer!r} returned {shown(ids)}; expected a list of ids")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decoding.errors import DecodingError, ModelError, OptionError
+from decoding.errors import ModelError, OptionError
 from decoding.model.graph.graph import Graph
 from decoding.model.roles.given import special_ids, vocabulary
 from decoding.tokenizers import (
@@ -57,7 +57,7 @@ class EncoderText:
         what, error = ("encoder_tokenizer", OptionError) if self.given else (f"{name}: vocabulary", ModelError)
         try:
             return fitted(read, ids, what, error, f"the encoder takes {ids} ids")
-        except DecodingError:
+        except error:
             if self.shared:
                 return None
             raise
@@ -149,10 +149,9 @@ def text_edges(graph: Graph) -> tuple[tuple[int, ...], tuple[int, ...]]:
     Raises:
         ModelError: one is no id.
     """
-    return tuple(
-        special_ids(graph, key) if key in graph.metadata else special_ids(graph, other)[:1]
-        for key, other in ((TEXT_START, "decoding.bos"), (TEXT_END, "decoding.eos"))
-    )  # type: ignore[return-value]
+    start = special_ids(graph, TEXT_START if TEXT_START in graph.metadata else "decoding.bos")
+    end = special_ids(graph, TEXT_END) if TEXT_END in graph.metadata else special_ids(graph, "decoding.eos")[:1]
+    return start, end
 
 
 def fitted_text(

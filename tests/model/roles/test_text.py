@@ -264,3 +264,22 @@ def test_truncation_of_a_tokenizer_is_not_the_prompts():
     cut.enable_padding(length=100)
     assert read_tokenizer(cut).encode(TEXT) == tokenizer.encode(TEXT)
     assert cut.truncation["max_length"] == 4
+
+
+def test_a_tokenizer_of_transformers(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is optional")
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=with_template("llama"), **special)
+    model = load(network(len(fast)), tokenizer=fast)
+    assert ids_of(model) == (0, (1,), None)
+    assert model.text_start == (0,)
+    fast("All human", truncation=True, max_length=2)  # sets the truncation of the tokenizer within
+    out = decode(model, TEXT[:50], Sample(), seed=1, max_new_tokens=40)[0]
+    assert out.text == fast.decode(out.tokens)
+    assert model.tokenizer.encode(TEXT) == fast.encode(TEXT, add_special_tokens=False)
+    model.save(tmp_path / "m.onnx")
+    same_text(model, load(tmp_path / "m.onnx"))
+    slow = load(network(384), tokenizer=transformers.ByT5Tokenizer())
+    assert ids_of(slow) == (None, (1,), 0)
+    with pytest.raises(OptionError, match=r"a ByT5Tokenizer of 384 tokens cannot be written into a file"):
+        slow.save(tmp_path / "slow.onnx")
