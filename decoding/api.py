@@ -163,6 +163,8 @@ def stream(
 ) -> Outputs[TokenEvent]:
     """Continue every prompt as `decode()` does, and yield each token as soon as it is chosen.
 
+    The texts of a sequence's events join to its text from `decode()`: a character of several tokens comes with the last.
+
     Takes the arguments of `decode()` but teacher, teacher_ratio, workers and progress. `Beam` and `Sample(replacement=False)`
     are refused: they know no token before the end. Errors are those of `decode()`. The iterator has `close()` and is a context
     manager; a next() while another one runs is a DecodeError.

@@ -283,3 +283,12 @@ def test_a_tokenizer_of_transformers(tmp_path):
     assert ids_of(slow) == (None, (1,), 0)
     with pytest.raises(OptionError, match=r"a ByT5Tokenizer of 384 tokens cannot be written into a file"):
         slow.save(tmp_path / "slow.onnx")
+
+
+@pytest.mark.parametrize("options", [{}, {"quantize": "int8"}, {"executor": "native"}, {"roles": {"window": None}}])
+def test_every_way_of_running_has_the_ids_and_the_text(options):
+    model = load(network(500), tokenizer=with_template("byte_level"), eos_token_id=7, **options)
+    for one in (model, model.single_threaded(), model if "quantize" in options else model.with_weights({})):
+        assert ids_of(one) == (0, (7,), 2)
+        assert one.text_start == (0,)
+        assert one.tokenizer is model.tokenizer
