@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoding.tokenizers import TextStream, Vocabulary, read_tokenizer, token_texts
@@ -12,8 +12,6 @@ from tests.helpers.tokenizers import HUGGING_FACE, SENTENCE_PIECE, TEXT, trained
 pytest.importorskip("tokenizers", reason="the text extra is not installed")
 pytest.importorskip("sentencepiece", reason="the text extra is not installed")
 KINDS = [*HUGGING_FACE, *SENTENCE_PIECE]
-# Kinds that have a token for every byte: no text is lost in them.
-WHOLE = ["byte_level", "gemma", "unigram_bytes", "bpe_bytes"]
 
 
 def streamed(tokenizer, ids):
@@ -30,6 +28,7 @@ def check(tokenizer, ids):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)  # the first example trains the tokenizer
 @given(data=st.data())
 def test_pieces_of_random_ids_join_to_the_text(kind, data):
     tokenizer = read_tokenizer(trained(kind))
@@ -38,6 +37,7 @@ def test_pieces_of_random_ids_join_to_the_text(kind, data):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)  # the first example trains the tokenizer
 @given(text=st.text(alphabet=st.one_of(st.sampled_from(TEXT), st.characters(exclude_categories=["Cs"])), max_size=60))
 def test_pieces_of_a_text_join_to_the_text(kind, text):
     tokenizer = read_tokenizer(trained(kind))
@@ -45,6 +45,7 @@ def test_pieces_of_a_text_join_to_the_text(kind, text):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)  # the first example trains the tokenizer
 @given(
     start=st.integers(0, len(TEXT)), changes=st.lists(st.tuples(st.integers(0, 50), st.integers(0, 10**6)), max_size=6)
 )
@@ -108,7 +109,7 @@ def test_a_stream_takes_linear_time(kind, ids):
     """Runs without any settled text too: 10,000 times one control token, or one byte that begins a character."""
     inner = read_tokenizer(trained(kind))
     rng = random.Random(1)
-    for one in rng.sample(range(inner.size), 20) if ids == "one" else [0]:
+    for one in rng.sample(range(inner.size), 4) if ids == "one" else [0]:
         sequence = {
             "random": lambda: [rng.randrange(inner.size) for _ in range(10_000)],
             "text": lambda: (inner.encode(TEXT) * 40)[:10_000],
