@@ -5,7 +5,7 @@ The states are random: with states of zero, a row that reads another row's state
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -97,12 +97,16 @@ def check_rows(session: Session, contract: Contract, tolerance: float) -> bool:
         DependentRows: the results of a row change with the other rows, or with its place.
         ModelError: the graph does not run on these rows.
     """
-    trial, steps = _first_that_runs(session, contract)
-    for rows in _BATCHES[1:]:
-        for found, expected in zip(trial.steps(rows), steps, strict=True):
-            _check_same(session, contract, rows, found, expected, tolerance)
-    if not contract.sequence:
-        return False
+    several = contract.sequence
+    for trial, steps in _trials(session, contract):
+        for rows in _BATCHES[1:]:
+            for found, expected in zip(trial.steps(rows), steps, strict=True):
+                _check_same(session, contract, rows, found, expected, tolerance)
+        several = several and _reads_several(trial, steps, tolerance)
+    return several
+
+
+def _reads_several(trial: _Trial, steps: Sequence[_Results], tolerance: float) -> bool:
     try:
         together = trial.together()
     except ModelError:
@@ -118,36 +122,43 @@ def same_scores(session: Session, a: Contract, b: Contract, tolerance: float) ->
     return _off(stepped_run(session, a, ids), stepped_run(session, b, ids)) <= tolerance
 
 
-def _first_that_runs(session: Session, contract: Contract) -> tuple[_Trial, list[_Results]]:
-    """The trial from random states and its steps; from initial ones where the graph takes no others, as they are indices."""
-    failure = None
-    for kinds in ("fiub", "fb", ""):
-        trial = _Trial(session, contract, _states(contract, kinds))
+def _trials(session: Session, contract: Contract) -> Iterator[tuple[_Trial, list[_Results]]]:
+    """Trials from random states, each with its steps; from initial states where the graph takes no others.
+
+    Raises:
+        ModelError: the graph does not run on these rows.
+    """
+    found, failure = 0, None
+    for kinds, numbers in _STATES:
+        if found and kinds != "fiub":
+            return
+        trial = _Trial(session, contract, _states(contract, kinds, numbers))
         try:
             steps = trial.steps(_BATCHES[0])
-        except ModelError as error:
+        except ModelError as error:  # whole numbers may be indices
             failure = failure or error
             continue
-        if np.isfinite(steps[0].scores).any():
-            return trial, steps
-    if failure is None:  # the scores are NaN whatever the states are
-        return trial, steps
-    raise failure
+        found += 1
+        yield trial, steps
+    if not found and failure is not None:
+        raise failure
 
 
-def _states(contract: Contract, random: str) -> dict[str, Array]:
-    """States of all rows, batch first: random where the dtype's kind is in `random`, else the initial ones.
+# For each trial the kinds of dtypes that get random numbers, and the range of these. A state may be a divisor, or the argument
+# of a logarithm: then only positive numbers tell. Near zero, no squashing function hides a difference.
+_STATES = (("fiub", (0.05, 1)), ("fiub", (-0.2, 0.2)), ("fb", (0.05, 1)), ("", (0, 0)))
 
-    Random numbers are positive: a state may be a divisor, or the argument of a logarithm.
-    """
+
+def _states(contract: Contract, random: str, numbers: tuple[float, float]) -> dict[str, Array]:
+    """States of all rows, batch first: random where the dtype's kind is in `random`, else the initial ones."""
     rng = np.random.default_rng(1)
 
     def rows(state: State) -> Array:
         initial = np.moveaxis(state.initial_rows(len(_BATCHES[0])), state.batch_axis, 0)
-        kind = state.dtype.kind
-        if kind not in random:
+        if state.dtype.kind not in random:
             return initial
-        return (rng.uniform(0.05, 1, initial.shape) if kind == "f" else rng.integers(0, 2, initial.shape)).astype(
+        whole = state.dtype.kind != "f"
+        return (rng.integers(0, 2, initial.shape) if whole else rng.uniform(*numbers, initial.shape)).astype(
             state.dtype
         )
 
