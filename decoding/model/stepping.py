@@ -83,9 +83,9 @@ def _for_many_or_one(exported: ExportedGraph, open_session: OpenSession, verify:
         return one()
     try:
         return several()
-    except ModelError as error:
+    except ModelError:
         if exported.means_one_token:
-            return one().with_note(f"tokens are fed one by one, as the file declares. With several: {_reason(error)}")
+            return one().with_note(_ONE_BY_ONE)
         if not declares_one_row(exported.token_shape):
             raise
         try:
@@ -95,9 +95,7 @@ def _for_many_or_one(exported: ExportedGraph, open_session: OpenSession, verify:
         raise
 
 
-def _reason(error: ModelError) -> str:
-    """An error's message without the name of the file."""
-    return str(error).partition(": ")[2]
+_ONE_BY_ONE = "tokens are fed one by one, as the file declares: it does not run with several, or gives other scores"
 
 
 def _stepped(exported: ExportedGraph, open_session: OpenSession, verify: bool, *, one_step: bool) -> StepProgram:
@@ -214,7 +212,7 @@ def _ways(
         if known is None or several:
             found[alone] = _Way(program, several)
     if not found:
-        raise _no_layout(graph, states, failures)
+        raise _no_layout(exported, states, failures)
     ways: list[_Way] = []
     for way in found.values():
         contract = way.program.contract
@@ -223,16 +221,21 @@ def _ways(
     return ways
 
 
-def _no_layout(graph: Graph, states: Sequence[StateShape], failures: Sequence[ModelError]) -> ModelError:
+def _no_layout(exported: ExportedGraph, states: Sequence[StateShape], failures: Sequence[ModelError]) -> ModelError:
     """The error for a graph of which every candidate failed: that of one which ran, where there is one."""
     dependent = [error for error in failures if isinstance(error, DependentRows)]
     if dependent:
+        open_states = {state.input: list(state.axes) for state in states if len(state.axes) > 1}
+        tried = f". These axes may count rows, and none does: {open_states}" if open_states else ""
         return NotSteppable(
-            f"{dependent[0]}. Rows are decoded together: export the file with a dynamic batch, in evaluation mode (model.eval()), or say which axis of "
-            f"each state counts rows: roles={{'batch_axis': {{input: axis}}}}"
+            f"{dependent[0]}, so rows cannot be decoded together, though one alone may be right{tried}. Export the file with a dynamic batch and in "
+            "evaluation mode (model.eval()), or say which axis of each state counts rows: roles={'batch_axis': {input: axis}}"
         )
     first = str(failures[0])
-    return ModelError(f"{first}{layouts.advice_on_axes(states)}{advice_on_baked_shape(first)}")
+    advice = layouts.advice_on_axes(states) or advice_on_baked_shape(first)
+    if not advice and exported.token_shape and all(isinstance(d, int) for d in exported.token_shape):
+        advice = f". The file declares the token {exported.roles.token} as {list(exported.token_shape)}, and takes no other number of rows: export it with a dynamic batch"
+    return ModelError(f"{first}{advice}")
 
 
 def _choice_of_axes(contracts: Sequence[Contract]) -> str:

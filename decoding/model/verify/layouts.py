@@ -64,8 +64,9 @@ def declared_state_shape(graph: Graph, roles: Roles, name: str, output: str) -> 
         axes = tuple(named)
     else:
         dynamic = tuple(i for i, d in enumerate(shape) if not isinstance(d, int))
-        # All fixed: a recurrent layer has the batch second, a plain cell first.
-        usual = (1, 0, 2) if len(shape) == 3 else tuple(range(len(shape)))
+        # All fixed: a recurrent layer has the batch second, a plain cell first, and most examples have one row.
+        order = (1, 0, 2) if len(shape) == 3 else range(len(shape))
+        usual = tuple(sorted(order, key=lambda axis: shape[axis] != 1))
         tokens = (ports[roles.token].shape or (None,))[:2]
         as_many = tuple(i for i in usual if shape[i] in tokens) if all(isinstance(d, int) for d in tokens) else ()
         axes = dynamic or as_many or usual
