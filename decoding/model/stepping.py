@@ -32,8 +32,12 @@ from decoding.model.verify import equivalence, layouts
 from decoding.model.verify.equivalence import NotSteppable
 from decoding.model.verify.layouts import Layout, StateShape
 from decoding.model.verify.padding import with_padding
-from decoding.model.verify.rows import DependentRows, check_rows, same_scores
+from decoding.model.verify.rows import DependentRows, check_rows, other_pairs, same_scores
 from decoding.model.verify.whole_runs import WholeRuns
+
+
+class WrongPairs(ModelError):
+    """The file's own run over several tokens shows that its states are paired otherwise."""
 
 
 def step_program(exported: ExportedGraph, open_session: OpenSession, verify: bool) -> StepProgram:
@@ -83,6 +87,8 @@ def _for_many_or_one(exported: ExportedGraph, open_session: OpenSession, verify:
         return one()
     try:
         return several()
+    except WrongPairs:
+        raise
     except ModelError:
         if exported.means_one_token:
             return one().with_note(_ONE_BY_ONE)
@@ -205,6 +211,11 @@ def _ways(
             failures.append(error)
             continue
         if exported.means_one_token and layout.sequence and not several:
+            if pairs := other_pairs(session, program.contract, tolerance):
+                raise WrongPairs(
+                    f"{graph.name}: a run over several tokens gives other scores than as many steps, and the same where the states are paired otherwise: "
+                    f"pass roles={{'state': {pairs}}}, or verify=False if they are paired rightly"
+                )
             failures.append(
                 NotSteppable(f"{graph.name}: a run over several tokens gives other scores than as many steps")
             )

@@ -86,3 +86,13 @@ def test_a_declared_length_of_several_is_believed_where_stepping_differs():
     """Only a file of one token is tried with single ones: elsewhere a difference says that the states are paired wrongly."""
     with pytest.raises(ModelError, match="stepping differs from the whole-sequence run"):
         load(build.recurrent("GRU", layers=2, exposed=True), roles={"state": {"h0": "h1_out", "h1": "h0_out"}})
+
+
+def test_wrong_pairs_are_found_in_a_file_of_one_token_that_reads_several():
+    proto = build.recurrent("GRU", layers=2, exposed=True)
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
+    assert load(proto).contract.sequence
+    with pytest.raises(
+        ModelError, match=r"paired otherwise: pass roles=\{'state': \{'h0': 'h0_out', 'h1': 'h1_out'\}\}"
+    ):
+        load(proto, roles={"state": {"h0": "h1_out", "h1": "h0_out"}})

@@ -6,6 +6,8 @@ The states are random: with states of zero, a row that reads another row's state
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +22,8 @@ from decoding.model.verify.equivalence import difference, stepped_run
 # The rows of a batch, then some of them in other places, then one alone.
 _BATCHES = ((0, 1, 2, 3, 4), (3, 0, 4), (2,))
 _STEPS = 2
+# Pairs of states that are exchanged: all of eight states.
+_EXCHANGES = 28
 
 
 class DependentRows(ModelError):
@@ -114,6 +118,22 @@ def _reads_several(trial: _Trial, steps: Sequence[_Results], tolerance: float) -
     scores = np.concatenate([step.scores for step in steps], axis=1)[:, -together.scores.shape[1] :]
     pairs = zip((together.scores, *together.states), (scores, *steps[-1].states), strict=True)
     return all(_off(found, expected) <= tolerance for found, expected in pairs)
+
+
+def other_pairs(session: Session, contract: Contract, tolerance: float) -> dict[str, str] | None:
+    """The states with the outputs of two exchanged, where only then a run over several tokens gives what as many steps give."""
+    alike = [
+        (a, b)
+        for a, b in combinations(contract.states, 2)
+        if (a.dtype, a.initial.shape, a.batch_axis) == (b.dtype, b.initial.shape, b.batch_axis)
+    ]
+    for a, b in alike[:_EXCHANGES]:
+        exchanged = {a.input: b.output, b.input: a.output}
+        states = tuple(replace(s, output=exchanged.get(s.input, s.output)) for s in contract.states)
+        trial, steps = next(_trials(session, replace(contract, states=states)))
+        if _reads_several(trial, steps, tolerance):
+            return {s.input: s.output for s in states}
+    return None
 
 
 def same_scores(session: Session, a: Contract, b: Contract, tolerance: float) -> bool:
