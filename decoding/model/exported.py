@@ -73,7 +73,7 @@ def exported_graph(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) ->
     found = make_auxiliary_inputs(graph.inputs, roles.auxiliary_inputs, roles.sources, roles.draws)
     auxiliary_inputs = tuple(for_each_row(aux, declared[aux.name]) for aux in found)
     exposed = tuple(declared_state_shape(graph, roles, name, output) for name, output in roles.states.items())
-    normalize.check_nodes_run_forward(graph, recurrent_path(graph, roles.token, roles.logits))
+    normalize.check_nodes_run_forward(graph, recurrent_path(graph, roles.token, roles.logits), roles.token)
     normalize.plain_ports(graph, roles)
     for aux in auxiliary_inputs:
         graph.set_shape(aux.name, [None] * aux.rank)

@@ -28,7 +28,7 @@ from decoding.model.roles.infer import Roles
 from decoding.model.runtime.limits import interruptible
 from decoding.model.runtime.session import Session, checked_threads, full_names
 from decoding.model.stepping import step_program
-from decoding.model.verify.equivalence import NotSteppable, same_step
+from decoding.model.verify.equivalence import same_step
 from decoding.model.verify.window import given_window
 from decoding.model.weights import FileWeights
 from decoding.model.windowing import window_program
@@ -135,7 +135,7 @@ def _program(exported: ExportedGraph, open_session: OpenSession, verify: bool, w
         return window_program(exported, open_session, window, "roles ask for a window")
     try:
         return step_program(exported, open_session, verify)
-    except NotSteppable as error:
+    except ModelError as error:
         if exported.exposed:
             raise
         reason = str(error).removeprefix(f"{exported.graph.name}: ")

@@ -11,7 +11,7 @@ from decoding.model.exported import ExportedGraph
 from decoding.model.passes.softmax import cut_softmax, with_log
 from decoding.model.verify import equivalence
 from decoding.model.verify.padding import with_padding
-from decoding.model.verify.window import check_any_length, window_contract
+from decoding.model.verify.window import advice_on_steps, check_any_length, exported_steps, window_contract
 
 
 def window_program(
@@ -29,14 +29,21 @@ def window_program(
     graph, roles = exported.graph.copy(), deepcopy(exported.roles)
     cut_softmax(graph, roles)
     graph.keep_outputs([roles.logits])
-    session = open_session(graph)
+    session = None
     try:
+        session = open_session(graph)
         contract = window_contract(session, graph, roles, exported.auxiliary_inputs, window or Window())
         if window is None:
             check_any_length(graph.name, contract, exported.token_shape)
     except ModelError as error:
+        steps = session and exported_steps(session, roles, exported.token_shape, exported.auxiliary_inputs)
+        if steps and window is None:
+            raise ModelError(f"{graph.name}: {advice_on_steps(steps)}") from error
+        why = str(error).removeprefix(f"{graph.name}: ")
+        if why.startswith(reason):
+            raise ModelError(f"{graph.name}: {why}") from error
         raise ModelError(
-            f"{graph.name}: it cannot be stepped: {reason}. Nor can it be run on whole prefixes: {error}"
+            f"{graph.name}: it cannot be stepped: {reason}. Nor can it be run on whole prefixes: {why}"
         ) from error
     program = with_padding(StepProgram(graph, session, contract.with_notes(f"not stepped: {reason}")))
     if roles.output is None and equivalence.gives_probabilities(session, program.contract):

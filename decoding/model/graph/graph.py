@@ -103,6 +103,24 @@ class Graph:
                     return np.asarray(value)
         return None
 
+    def number_type(self, name: str) -> np.dtype[Any]:
+        """Dtype of weights that the graph may re-arrange or scale: that of the constant or input that they come from.
+
+        float32 where that is not known.
+        """
+        seen = set[str]()
+        while name not in seen:
+            seen.add(name)
+            if (value := self.constant(name)) is not None:
+                return value.dtype
+            node = self.producer(name)
+            if node is None:
+                return next((port.dtype for port in self.inputs if port.name == name), np.dtype(np.float32))
+            if node.op == "Cast":
+                return np.dtype(DTYPES.get(node.integer("to", 1), np.float32))
+            name = node.input(0)
+        return np.dtype(np.float32)
+
     def sizes(self, name: str) -> list[int] | None:
         """The value of a constant that is a list of whole numbers, such as a shape; None for any other tensor."""
         value = self.constant(name)

@@ -124,7 +124,7 @@ def _layer(graph: Graph, node: Node) -> tuple[np.dtype[Any], int]:
         raise ModelError(
             f"{graph.name}: the {node.op} layer {node.label!r} has no recurrence weights [directions, gates * hidden, hidden] and no hidden_size; export it again"
         )
-    return np.dtype(np.float32), size
+    return graph.number_type(node.input(2)), size
 
 
 def initial_values(
@@ -156,7 +156,11 @@ def initial_values(
         for name, value in two.items():
             if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
                 raise ModelError(f"{graph.name}: the initial state {name} holds no numbers: the file is damaged")
-            if not 0 < value.size <= _LARGEST:
+            if value.size == 0:
+                raise ModelError(
+                    f"{graph.name}: the initial state {name} is empty, of the shape {list(value.shape)} for 2 rows: it grows with the sequence, so it is not carried from step to step"
+                )
+            if value.size > _LARGEST:
                 raise ModelError(
                     f"{graph.name}: the initial state {name} has the shape {list(value.shape)} for 2 rows, which no state has: the file is damaged"
                 )
