@@ -11,6 +11,7 @@ from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import Shape
 from decoding.model.passes import normalize
+from decoding.model.passes.delay_lines import write_delay_lines
 from decoding.model.passes.dynamic_shapes import declares_one_row, make_reshapes_dynamic
 from decoding.model.passes.expose_states import HiddenState, InitialValue, find_hidden_states, initial_values
 from decoding.model.roles.auxiliary_inputs import for_each_row, make_auxiliary_inputs
@@ -26,6 +27,7 @@ class ExportedGraph:
         declared: shapes of the inputs as the file declares them.
         exposed: the states that are inputs and outputs of the file.
         baked_reshapes: outputs of the Reshapes that may still hold the example's sizes; None where any may.
+        delay_lines: what causal convolutions and token shifts remember.
     """
 
     graph: Graph
@@ -34,6 +36,7 @@ class ExportedGraph:
     auxiliary_inputs: tuple[AuxiliaryInput, ...]
     exposed: tuple[StateShape, ...]
     baked_reshapes: Set[str] | None
+    delay_lines: tuple[HiddenState, ...]
 
     @property
     def token_shape(self) -> Shape:
@@ -47,7 +50,7 @@ class ExportedGraph:
         Raises:
             ModelError: an initial value cannot be computed.
         """
-        hidden = find_hidden_states(self.graph, self.roles)
+        hidden = [*find_hidden_states(self.graph, self.roles), *self.delay_lines]
         pairs = zip(hidden, self.initial_values(hidden), strict=True)
         # A Loop may carry single numbers too (a clock, a flag); a state has at least a batch axis.
         return [(state, initial) for state, initial in pairs if initial.value.ndim]
@@ -80,4 +83,5 @@ def exported_graph(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) ->
     baked = None  # an export of one row runs at its own sizes alone, so nothing can be seen
     if not declares_one_row(declared[roles.token]):
         baked = make_reshapes_dynamic(graph, roles, exposed, auxiliary_inputs, declared[roles.token])
-    return ExportedGraph(graph, roles, declared, auxiliary_inputs, exposed, baked)
+    delay_lines = write_delay_lines(graph, roles, exposed, auxiliary_inputs)
+    return ExportedGraph(graph, roles, declared, auxiliary_inputs, exposed, baked, delay_lines)

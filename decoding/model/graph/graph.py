@@ -218,6 +218,11 @@ class Graph:
         """The node's index in the order of execution."""
         return next(i for i, proto in enumerate(self._graph.node) if proto is node._proto or proto == node._proto)
 
+    def remove(self, node: Node) -> None:
+        """Remove an operator."""
+        del self._graph.node[self.place(node)]
+        self._producers = None
+
     def inline(self, node: Node, branch: str) -> None:
         """Replace an If by the nodes of its "then_branch" or "else_branch"."""
         body, place = node.body(branch), self.place(node)

@@ -160,7 +160,9 @@ class Node:
 
 def _only_adds(body: Any, taken: str, result: str) -> bool:
     """Return whether a body makes `result` of the value `taken` by appending or writing to it, and reads it nowhere else."""
-    reads = [proto for proto in body.node if taken in (*proto.input, *Node(proto).captures()) and proto.op_type != "Shape"]
+    reads = [
+        proto for proto in body.node if taken in (*proto.input, *Node(proto).captures()) and proto.op_type != "Shape"
+    ]
     if len(reads) != 1 or result not in reads[0].output or taken in (output.name for output in body.output):
         return False
     (node,) = reads

@@ -23,7 +23,7 @@ _LARGEST = 2**26
 
 @dataclass(frozen=True)
 class HiddenState:
-    """A state that a recurrent layer, a Loop or a Scan keeps to itself.
+    """A state that a recurrent layer, a Loop, a Scan or a delay line keeps to itself.
 
     It holds for every copy of the graph that still has the node.
 
@@ -34,7 +34,8 @@ class HiddenState:
         slot: the node's input that takes the initial state.
         out: the node's output that returns the last state.
         initial: the tensor at `slot`, empty where ONNX's default (zeros) is the initial state.
-        size: the layer's hidden size; None for a Loop or a Scan.
+        size: the layer's hidden size; None for other nodes.
+        last: the tensor with the last state, where that is no output of the node.
     """
 
     name: str
@@ -45,6 +46,7 @@ class HiddenState:
     initial: str
     dtype: np.dtype[Any]
     size: int | None
+    last: str = ""
 
     def node(self, graph: Graph) -> Node:
         """The node in this copy of the graph."""
@@ -211,7 +213,7 @@ def expose_states(graph: Graph, hidden: Sequence[tuple[HiddenState, InitialValue
         node = h.node(graph)
         graph.add_input(h.name, h.dtype, None)
         node.set_input(h.slot, h.name)
-        output = node.output(h.out, f"{h.name}_out")
+        output = h.last or node.output(h.out, f"{h.name}_out")
         graph.edited()
         graph.add_output(output, h.dtype, None)
         shapes.append(StateShape(h.name, output, initial.value.shape, initial.axes, h.dtype))

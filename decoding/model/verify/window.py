@@ -92,7 +92,9 @@ def exported_steps(
         if time is None or time < 2:
             continue
         lengths = (time, time - 1, 1, time + 1)
-        exact, *others = (_shape_of_scores(session, roles.logits, token, auxiliary_inputs, batch or 3, n) for n in lengths)
+        exact, *others = (
+            _shape_of_scores(session, roles.logits, token, auxiliary_inputs, batch or 3, n) for n in lengths
+        )
         if exact is None:
             continue
         if len(exact) == 2:  # the last position's: an unrolled loop leaves out what is longer
