@@ -24,6 +24,7 @@ class ExportedGraph:
     """A graph that computes what the exported one computes, with int64 ids in, float32 scores out and dynamic shapes.
 
     Attributes:
+        original: the graph before delay lines were written, where there are any: runs over whole sequences are runs of it.
         declared: shapes of the inputs as the file declares them.
         exposed: the states that are inputs and outputs of the file.
         baked_reshapes: outputs of the Reshapes that may still hold the example's sizes; None where any may.
@@ -31,6 +32,7 @@ class ExportedGraph:
     """
 
     graph: Graph
+    original: Graph
     roles: Roles
     declared: Mapping[str, Shape]
     auxiliary_inputs: tuple[AuxiliaryInput, ...]
@@ -57,7 +59,9 @@ class ExportedGraph:
 
     def copy(self) -> ExportedGraph:
         """An independent copy for another rewriting, after which any Reshape may be baked."""
-        return replace(self, graph=self.graph.copy(), roles=deepcopy(self.roles), baked_reshapes=None)
+        graph = self.graph.copy()
+        original = graph if self.original is self.graph else self.original
+        return replace(self, graph=graph, original=original, roles=deepcopy(self.roles), baked_reshapes=None)
 
     def initial_values(self, hidden: list[HiddenState], graph: Graph | None = None) -> list[InitialValue]:
         """The initial values of hidden states, with the weights of `graph`; default with the file's."""
@@ -83,5 +87,8 @@ def exported_graph(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) ->
     baked = None  # an export of one row runs at its own sizes alone, so nothing can be seen
     if not declares_one_row(declared[roles.token]):
         baked = make_reshapes_dynamic(graph, roles, exposed, auxiliary_inputs, declared[roles.token])
-    delay_lines = write_delay_lines(graph, roles, exposed, auxiliary_inputs)
-    return ExportedGraph(graph, roles, declared, auxiliary_inputs, exposed, baked, delay_lines)
+    stepped = graph.copy()
+    delay_lines = write_delay_lines(stepped, roles, exposed, auxiliary_inputs)
+    return ExportedGraph(
+        stepped if delay_lines else graph, graph, roles, declared, auxiliary_inputs, exposed, baked, delay_lines
+    )

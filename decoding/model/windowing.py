@@ -26,7 +26,7 @@ def window_program(
     Raises:
         ModelError: the graph cannot be run so either.
     """
-    graph, roles = exported.graph.copy(), deepcopy(exported.roles)
+    graph, roles = exported.original.copy(), deepcopy(exported.roles)
     cut_softmax(graph, roles)
     graph.keep_outputs([roles.logits])
     session = None

@@ -73,6 +73,12 @@ class Graph:
         return [read_port(v) for v in self._graph.output]
 
     @property
+    def bfloat16_ports(self) -> list[str]:
+        """Names of the inputs and outputs whose numbers are bfloat16, which NumPy does not have."""
+        ports = (*self._graph.input, *self._graph.output)
+        return [v.name for v in ports if v.type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16]
+
+    @property
     def nodes(self) -> list[Node]:
         """All operators of the main graph, in the order of execution."""
         return [Node(proto) for proto in self._graph.node]

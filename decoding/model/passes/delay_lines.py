@@ -41,7 +41,7 @@ class _Padding:
         axis: where it is padded.
         length: how many entries are added; 0 where a Concat's first input has them.
         value: the number that a Pad or a Conv adds.
-        crop: how many entries a Pad takes away on the right.
+        right: how many entries are added on the right; below 0 as many are taken away.
         cut: the Slice that cuts what a Conv adds on the right.
     """
 
@@ -50,8 +50,14 @@ class _Padding:
     axis: int
     length: int = 0
     value: float = 0.0
-    crop: int = 0
+    right: int = 0
     cut: Node | None = None
+
+    @property
+    def tensors(self) -> list[str]:
+        """The tensor, the node's first two inputs, its result, and what is left of that after the cut."""
+        cut = self.cut.outputs[:1] if self.cut is not None else []
+        return [self.x, *self.node.inputs[:2], self.node.outputs[0], *cut]
 
 
 def write_delay_lines(
@@ -61,15 +67,22 @@ def write_delay_lines(
     if graph.opset < _OPSET:
         return ()
     path = graph.descendants(roles.token) & graph.ancestors(roles.logits)
+    nodes = [node for node in graph.nodes if path & set(node.outputs)]
+    candidates = [padding for node in nodes for padding in _paddings(graph, roles, node)]
+    tensors = list(dict.fromkeys(name for padding in candidates for name in padding.tensors))
+    runs = values_at(graph, roles, tensors, states, auxiliary_inputs, _SIZES) if tensors else None
     found: list[HiddenState] = []
-    for node in [node for node in graph.nodes if path & set(node.outputs)]:
-        for padding in _paddings(graph, roles, node):
-            tensors = [padding.x, *node.inputs[:2], node.outputs[0], *(padding.cut.outputs if padding.cut else ())]
-            runs = values_at(graph, roles, tensors, states, auxiliary_inputs, _SIZES)
-            measured = runs and _measured(padding, [[value.shape for value in run] for run in runs])
-            if runs and measured:
-                found.append(_write(graph, measured, runs[0][0], f"delay_{len(found)}"))
-                break
+    done, resized = set[str](), set[str]()
+    for padding in candidates if runs else ():
+        values = [dict(zip(tensors, run, strict=True)) for run in runs or ()]
+        measured = _measured(padding, [[run[name].shape for name in padding.tensors] for run in values])
+        result = padding.node.outputs[0]
+        if measured is None or result in done or resized & set(padding.tensors):
+            continue
+        done.add(result)
+        if padding.cut is not None:
+            resized.add(result)
+        found.append(_write(graph, measured, values[0][padding.x], f"delay_{len(found)}"))
     return tuple(found)
 
 
@@ -89,12 +102,12 @@ def _of_pad(graph: Graph, node: Node) -> Iterator[_Padding]:
     given = dict(zip(slots, values or (), strict=False))
     sizes, value, axes = given.get(1, np.zeros(0)), given.get(2, np.zeros(1)), given.get(3)
     found = _one_padded(sizes.ravel().tolist())
-    if found is None or value.size != 1 or value.dtype.kind != "f":
+    if found is None or value.size != 1 or value.dtype.kind != "f" or (axes is not None and axes.size <= found[0]):
         return
     place, left, right = found
     axis = place if axes is None else int(axes.ravel()[place])
     if left > 0 >= right >= -left and axis >= 0:
-        yield _Padding(node, node.input(0), axis, left, float(value.item()), crop=-right)
+        yield _Padding(node, node.input(0), axis, left, float(value.item()), right)
 
 
 def _of_conv(graph: Graph, node: Node) -> Iterator[_Padding]:
@@ -102,11 +115,11 @@ def _of_conv(graph: Graph, node: Node) -> Iterator[_Padding]:
     if found is None or node.text("auto_pad", "NOTSET") != "NOTSET" or set(node.attribute("strides") or [1]) != {1}:
         return
     place, left, right = found
-    padding = _Padding(node, node.input(0), place + 2, left)
-    users = graph.consumers(node.outputs[0])
+    padding = _Padding(node, node.input(0), place + 2, left, right=right)
+    users, outputs = graph.consumers(node.outputs[0]), {port.name for port in graph.outputs}
     if left > 0 == right:
         yield padding
-    elif left > 0 < right and len(users) == 1 and _cuts_the_end(graph, users[0], padding.axis):
+    elif left > 0 < right and len(users) == 1 and node.outputs[0] not in outputs and _begins_at_0(graph, users[0]):
         yield replace(padding, cut=users[0])
 
 
@@ -117,7 +130,7 @@ def _of_concat(graph: Graph, roles: Roles, node: Node) -> Iterator[_Padding]:
     if axis < 0 or inputs & data_ancestors(graph, before) or roles.token not in data_ancestors(graph, x):
         return
     end = graph.producer(x)
-    if end is not None and _cuts_the_end(graph, end, axis):
+    if end is not None and _begins_at_0(graph, end):
         yield _Padding(node, end.input(0), axis)
     yield _Padding(node, x, axis)
 
@@ -129,13 +142,9 @@ def _one_padded(sizes: Sequence[int]) -> tuple[int, int, int] | None:
     return found[0] if len(found) == 1 else None
 
 
-def _cuts_the_end(graph: Graph, node: Node, axis: int) -> bool:
-    """Return whether a node is a Slice of the axis that begins with its first entry, and leaves none out between."""
-    if (
-        node.op != "Slice"
-        or graph.sizes(node.input(1)) != [0]
-        or graph.sizes(node.input(3)) not in ([axis], [axis - 3])
-    ):
+def _begins_at_0(graph: Graph, node: Node) -> bool:
+    """Return whether a node is a Slice of one axis that begins with its first entry, and leaves none out between."""
+    if node.op != "Slice" or graph.sizes(node.input(1)) != [0]:
         return False
     return not node.input(4) or graph.sizes(node.input(4)) == [1]
 
@@ -144,20 +153,21 @@ def _measured(padding: _Padding, runs: Sequence[Sequence[tuple[int, ...]]]) -> _
     """The padding with its sizes, if its axis follows the tokens and the result is that of a delay line; else None.
 
     Args:
-        runs: for each of `_SIZES` the shapes of the tensor, of the node's two inputs, of its result and of the cut one.
+        runs: for each of `_SIZES` the shapes of the padding's `tensors`.
     """
     axis = padding.axis
     if any(len(shape) <= axis for run in runs for shape in (run[0], run[3])) or len({run[0][axis] for run in runs}) < 2:
         return None
-    if padding.node.op == "Conv":
-        right = (padding.node.attribute("pads") or [0])[-1]
-        return padding if padding.cut is None or all(run[4][axis] == run[3][axis] - right for run in runs) else None
-    if padding.node.op == "Pad":
+    if padding.cut is not None and any(run[4][axis] != run[3][axis] - padding.right for run in runs):
+        return None
+    if padding.node.op != "Concat":
         return padding
     lengths = {run[1][axis] for run in runs}
-    crops = {run[0][axis] - run[2][axis] for run in runs}
-    length, crop = max(lengths), max(crops)
-    return replace(padding, length=length, crop=crop) if lengths == {length} and crops == {crop} and 0 <= crop <= length > 0 else None  # fmt: skip
+    cropped = {run[0][axis] - run[2][axis] for run in runs}
+    length, crop = max(lengths), max(cropped)
+    if len(lengths) > 1 or len(cropped) > 1 or not 0 <= crop <= length or not length:
+        return None
+    return replace(padding, length=length, right=-crop)
 
 
 def _write(graph: Graph, padding: _Padding, x: Array, name: str) -> HiddenState:
@@ -180,8 +190,8 @@ def _write(graph: Graph, padding: _Padding, x: Array, name: str) -> HiddenState:
         value = graph.add_initializer(f"{name}/value", np.array(padding.value, x.dtype))
         sizes = add("Where", [is_axis, numbers("length", padding.length), add("Shape", [padding.x], f"{name}/shape")], f"{name}/sizes")  # fmt: skip
         initial = add("Expand", [value, sizes], f"{name}/initial")
-    own = node.op == "Conv" or padding.crop
-    delayed = add("Concat", [initial, padding.x], f"{name}/delayed" if own else result, axis=axis)
+    ends = node.op != "Conv" and padding.right == 0
+    delayed = add("Concat", [initial, padding.x], result if ends else f"{name}/delayed", axis=axis)
     axes, end = numbers("axis", axis), numbers("end", _END)
     last = add("Slice", [delayed, numbers("last", -padding.length), end, axes], f"{name}/last_value")
     if node.op == "Conv":
@@ -191,8 +201,8 @@ def _write(graph: Graph, padding: _Padding, x: Array, name: str) -> HiddenState:
             padding.cut.become_identity()
     else:
         graph.remove(node)
-        if padding.crop:
-            add("Slice", [delayed, numbers("first", 0), numbers("crop", -padding.crop), axes], result)
+        if not ends:
+            add("Slice", [delayed, numbers("first", 0), numbers("right", padding.right), axes], result)
     graph.edited()
     source = f"the last {padding.length} steps that {what} reads"
     return HiddenState(f"state_{name}", delayed, source, 0, 0, initial, x.dtype, None, last)
