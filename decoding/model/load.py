@@ -31,7 +31,7 @@ from decoding.model.stepping import step_program
 from decoding.model.verify.equivalence import same_step
 from decoding.model.verify.window import given_window
 from decoding.model.weights import FileWeights
-from decoding.model.windowing import window_program
+from decoding.model.windowing import check_steps, window_program
 from decoding.tokenizers import make_tokenizer
 
 # The largest relative difference between the products of a CPU and of other hardware, which may round to fewer bits.
@@ -137,6 +137,7 @@ def _program(exported: ExportedGraph, open_session: OpenSession, verify: bool, w
         return step_program(exported, open_session, verify)
     except ModelError as error:
         if exported.exposed:
+            check_steps(exported, open_session)
             raise
         reason = str(error).removeprefix(f"{exported.graph.name}: ")
         return window_program(exported, open_session, None, reason)

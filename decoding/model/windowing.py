@@ -29,16 +29,14 @@ def window_program(
     graph, roles = exported.original.copy(), deepcopy(exported.roles)
     cut_softmax(graph, roles)
     graph.keep_outputs([roles.logits])
-    session = None
+    session = open_session(graph)
     try:
-        session = open_session(graph)
         contract = window_contract(session, graph, roles, exported.auxiliary_inputs, window or Window())
         if window is None:
             check_any_length(graph.name, contract, exported.token_shape)
     except ModelError as error:
-        steps = session and exported_steps(session, roles, exported.token_shape, exported.auxiliary_inputs)
-        if steps and window is None:
-            raise ModelError(f"{graph.name}: {advice_on_steps(steps)}") from error
+        if window is None:
+            check_steps(exported, open_session)
         why = str(error).removeprefix(f"{graph.name}: ")
         if why.startswith(reason):
             raise ModelError(f"{graph.name}: {why}") from error
@@ -49,3 +47,20 @@ def window_program(
     if roles.output is None and equivalence.gives_probabilities(session, program.contract):
         program = with_log(program, open_session)
     return program
+
+
+def check_steps(exported: ExportedGraph, open_session: OpenSession) -> None:
+    """Refuse a graph that runs over exactly as many tokens as it declares, in words that say how to export it.
+
+    Raises:
+        ModelError: it is one, or it does not run at all.
+    """
+    roles, declared = exported.roles, exported.token_shape
+    if not any(isinstance(size, int) and size > 1 for size in (declared or ())[:2]):
+        return
+    graph = exported.original.copy()
+    graph.keep_outputs([roles.logits])
+    session = open_session(graph)
+    steps = exported_steps(session, graph, roles, declared, exported.exposed, exported.auxiliary_inputs)
+    if steps:
+        raise ModelError(f"{graph.name}: {advice_on_steps(steps)}")

@@ -533,6 +533,27 @@ def test_what_cannot_be_stepped_for_any_reason_runs_as_a_window():
     np.testing.assert_allclose(best.token_logprobs[0], expected.max(), atol=1e-5)
 
 
+def test_a_token_that_only_gives_lengths_is_not_stepped():
+    """Of such a graph nothing reads the token once the states are exposed and the lengths are dropped (issue 13)."""
+    proto = build.recurrent("GRU")
+    layer = next(node for node in proto.graph.node if node.op_type == "GRU")
+    nodes = [
+        helper.make_node("Sign", ["tokens"], ["some"]),
+        helper.make_node("ReduceSum", ["some", "axis"], ["count"], keepdims=0),
+        helper.make_node("Cast", ["count"], ["lengths"], to=TensorProto.INT32),
+    ]
+    place = list(proto.graph.node).index(layer)
+    for offset, node in enumerate(nodes):
+        proto.graph.node.insert(place + offset, node)
+    layer = proto.graph.node[place + len(nodes)]
+    layer.input[0] = "same"
+    layer.input.extend([""] * (5 - len(layer.input)))
+    layer.input[4] = "lengths"
+    proto.graph.initializer.extend([numpy_helper.from_array(np.ones((7, 5, 8), np.float32), "same"), numpy_helper.from_array(np.array([1]), "axis")])  # fmt: skip
+    with pytest.raises(ModelError, match="a step does not read the token tokens"):
+        load(proto)
+
+
 def test_an_error_that_both_ways_have_is_said_once():
     proto = build.recurrent("GRU")
     proto.graph.node.append(helper.make_node("NoSuchOperator", ["logits"], ["more"]))

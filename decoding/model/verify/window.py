@@ -15,6 +15,7 @@ from decoding.model.graph.types import Array, Shape
 from decoding.model.roles.infer import Roles
 from decoding.model.runtime.session import Session
 from decoding.model.verify import equivalence, layouts
+from decoding.model.verify.layouts import StateShape
 from decoding.model.verify.whole_runs import whole_run
 
 _LENGTHS = (1, 2, 7)
@@ -79,22 +80,36 @@ def check_any_length(name: str, contract: Contract, declared: Shape) -> None:
 
 
 def exported_steps(
-    session: Session, roles: Roles, declared: Shape, auxiliary_inputs: Sequence[AuxiliaryInput]
+    session: Session,
+    graph: Graph,
+    roles: Roles,
+    declared: Shape,
+    states: Sequence[StateShape],
+    auxiliary_inputs: Sequence[AuxiliaryInput],
 ) -> int | None:
     """The number of steps that the token declares, if the graph takes that number and no other; else None.
 
     torch's dynamo exporter fixes every size that `dynamic_shapes` does not name (issue 14).
     """
+    read = {port.name for port in graph.inputs}
+
+    def shape_of_scores(token: Token, batch: int, time: int) -> tuple[int, ...] | None:
+        """None where the run fails. Each state has its batch on its usual axis."""
+        feeds = {aux.name: aux.value(token, batch, time) for aux in auxiliary_inputs}
+        feeds |= {state.input: np.zeros(state.sized(state.axes[0], batch), state.dtype) for state in states}
+        feeds[token.name] = token.arrange(np.zeros((batch, time), np.int64))
+        try:
+            return session.run({name: feeds[name] for name in feeds.keys() & read}, [roles.logits])[0].shape
+        except ModelError:
+            return None
+
     layouts_of_ids: tuple[TokenLayout, ...] = ("BT", "TB")
     for layout in layouts_of_ids:
         token = Token(roles.token, layout)
         batch, time = token.batch_and_time(declared)
         if time is None or time < 2:
             continue
-        lengths = (time, time - 1, 1, time + 1)
-        exact, *others = (
-            _shape_of_scores(session, roles.logits, token, auxiliary_inputs, batch or 3, n) for n in lengths
-        )
+        exact, *others = (shape_of_scores(token, batch or 3, n) for n in (time, time - 1, 1, time + 1))
         if exact is None:
             continue
         if len(exact) == 2:  # the last position's: an unrolled loop leaves out what is longer
@@ -112,18 +127,6 @@ def advice_on_steps(steps: int) -> str:
         "dynamo=True, dynamic_shapes=({0: torch.export.Dim('batch'), 1: torch.export.Dim('time')},)); where that fails, as the exporter unrolls the loop over time (nn.RNN, a loop in Python), "
         "export a single step with its state as an input and an output"
     )
-
-
-def _shape_of_scores(
-    session: Session, logits: str, token: Token, auxiliary_inputs: Sequence[AuxiliaryInput], batch: int, time: int
-) -> tuple[int, ...] | None:
-    """The shape of the scores of so many rows and tokens; None where the graph, which has no states, does not run so."""
-    feeds = {aux.name: aux.value(token, batch, time) for aux in auxiliary_inputs}
-    feeds[token.name] = token.arrange(np.zeros((batch, time), np.int64))
-    try:
-        return session.run(feeds, [logits])[0].shape
-    except ModelError:
-        return None
 
 
 def _check_length(session: Session, contract: Contract, length: int, tolerance: float) -> None:

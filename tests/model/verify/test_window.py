@@ -112,7 +112,7 @@ def test_a_side_to_pad():
 
 def baked(*nodes, logits="logits", declared=("b", 5)):
     graph = graph_of(*nodes)
-    return exported_steps(Session(graph, threads=1), Roles("ids", logits, {}, {}), declared, [])
+    return exported_steps(Session(graph, threads=1), graph, Roles("ids", logits, {}, {}), declared, [], [])
 
 
 FIVE = helper.make_node("Constant", [], ["five"], value_ints=[-1, 5, 6])
