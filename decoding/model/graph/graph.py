@@ -110,22 +110,23 @@ class Graph:
         return None
 
     def number_type(self, name: str) -> np.dtype[Any]:
-        """Dtype of weights that the graph may re-arrange or scale: that of the constant or input that they come from.
+        """Dtype of floating-point weights that the graph may re-arrange or scale: that of the constant or input they come from.
 
-        float32 where that is not known.
+        float32 where that is not known, or holds whole numbers from which the graph makes others.
         """
-        seen = set[str]()
+        seen, found = set[str](), np.dtype(np.float32)
         while name not in seen:
             seen.add(name)
-            if (value := self.constant(name)) is not None:
-                return value.dtype
-            node = self.producer(name)
-            if node is None:
-                return next((port.dtype for port in self.inputs if port.name == name), np.dtype(np.float32))
-            if node.op == "Cast":
-                return np.dtype(DTYPES.get(node.integer("to", 1), np.float32))
-            name = node.input(0)
-        return np.dtype(np.float32)
+            node, value = self.producer(name), self.constant(name)
+            if value is not None:
+                found = value.dtype
+            elif node is None:
+                found = next((port.dtype for port in self.inputs if port.name == name), found)
+            elif node.op == "Cast":
+                found = np.dtype(DTYPES.get(node.integer("to", 1), found))
+            else:
+                name = node.input(0)
+        return found if found.kind == "f" else np.dtype(np.float32)
 
     def sizes(self, name: str) -> list[int] | None:
         """The value of a constant that is a list of whole numbers, such as a shape; None for any other tensor."""

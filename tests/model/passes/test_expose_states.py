@@ -128,6 +128,7 @@ def test_a_layer_has_the_number_type_of_the_weights_that_the_graph_arranges(how)
     layer.set_input(2, graph.add_node(how, [halves, *more], "arranged", at=0, **to))
     graph.edited()
     assert graph.number_type("arranged") == np.float16
+    assert graph.number_type("begin") == np.float32
     (state,) = find_hidden_states(graph, Roles("tokens", "logits", {}, {}))
     assert state.dtype == np.float16
 
