@@ -29,10 +29,10 @@ from decoding.model.roles.text import EncoderText, check_special_ids, encoder_te
 from decoding.model.runtime.limits import interruptible
 from decoding.model.runtime.session import Session, checked_threads, full_names
 from decoding.model.stepping import step_program
-from decoding.model.verify.equivalence import NotSteppable, same_step
+from decoding.model.verify.equivalence import same_step
 from decoding.model.verify.window import given_window
 from decoding.model.weights import FileWeights
-from decoding.model.windowing import window_program
+from decoding.model.windowing import check_steps, window_program
 from decoding.tokenizers import checked_special_ids
 
 # The largest relative difference between the products of a CPU and of other hardware, which may round to fewer bits.
@@ -159,8 +159,9 @@ def _program(exported: ExportedGraph, open_session: OpenSession, verify: bool, w
         return window_program(exported, open_session, window, "roles ask for a window")
     try:
         return step_program(exported, open_session, verify)
-    except NotSteppable as error:
+    except ModelError as error:
         if exported.exposed:
+            check_steps(exported, open_session)
             raise
         reason = str(error).removeprefix(f"{exported.graph.name}: ")
         return window_program(exported, open_session, None, reason)

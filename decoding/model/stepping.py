@@ -314,7 +314,7 @@ def _verified(program: StepProgram, exported: ExportedGraph, kind: str, open_ses
         NotSteppable: stepping gives other scores than the whole sequence.
     """
     contract = program.contract
-    original = exported.graph.copy()
+    original = exported.original.copy()
     original.keep_outputs([exported.roles.logits])
     inputs = {p.name for p in original.inputs}
     known = {aux.name: aux for aux in contract.auxiliary_inputs}

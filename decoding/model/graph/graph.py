@@ -73,6 +73,12 @@ class Graph:
         return [read_port(v) for v in self._graph.output]
 
     @property
+    def bfloat16_ports(self) -> list[str]:
+        """Names of the inputs and outputs whose numbers are bfloat16, which NumPy does not have."""
+        ports = (*self._graph.input, *self._graph.output)
+        return [v.name for v in ports if v.type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16]
+
+    @property
     def nodes(self) -> list[Node]:
         """All operators of the main graph, in the order of execution."""
         return [Node(proto) for proto in self._graph.node]
@@ -102,6 +108,25 @@ class Graph:
                 if (value := node.attribute(kind)) is not None:
                     return np.asarray(value)
         return None
+
+    def number_type(self, name: str) -> np.dtype[Any]:
+        """Dtype of floating-point weights that the graph may re-arrange or scale: that of the constant or input they come from.
+
+        float32 where that is not known, or holds whole numbers from which the graph makes others.
+        """
+        seen, found = set[str](), np.dtype(np.float32)
+        while name not in seen:
+            seen.add(name)
+            node, value = self.producer(name), self.constant(name)
+            if value is not None:
+                found = value.dtype
+            elif node is None:
+                found = next((port.dtype for port in self.inputs if port.name == name), found)
+            elif node.op == "Cast":
+                found = np.dtype(DTYPES.get(node.integer("to", 1), found))
+            else:
+                name = node.input(0)
+        return found if found.kind == "f" else np.dtype(np.float32)
 
     def sizes(self, name: str) -> list[int] | None:
         """The value of a constant that is a list of whole numbers, such as a shape; None for any other tensor."""
@@ -199,6 +224,11 @@ class Graph:
     def place(self, node: Node) -> int:
         """The node's index in the order of execution."""
         return next(i for i, proto in enumerate(self._graph.node) if proto is node._proto or proto == node._proto)
+
+    def remove(self, node: Node) -> None:
+        """Remove an operator."""
+        del self._graph.node[self.place(node)]
+        self._producers = None
 
     def inline(self, node: Node, branch: str) -> None:
         """Replace an If by the nodes of its "then_branch" or "else_branch"."""

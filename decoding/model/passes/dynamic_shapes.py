@@ -27,7 +27,7 @@ from decoding.errors import ModelError
 from decoding.model.contract.io import AuxiliaryInput, Token, TokenLayout
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
-from decoding.model.graph.types import STATE_SLOTS, Shape
+from decoding.model.graph.types import STATE_SLOTS, Array, Shape
 from decoding.model.roles.infer import Roles, data_ancestors
 from decoding.model.runtime.session import Session, constant_values
 from decoding.model.verify.layouts import StateShape
@@ -70,10 +70,11 @@ def make_reshapes_dynamic(
         target = graph.sizes(node.input(1)) if node.op == "Reshape" else None
         if target is None or not _may_be_baked(target) or (only is not None and node.outputs[0] not in only):
             continue
-        given = _given_shapes(graph, roles, node, states, auxiliary_inputs, sizes)
-        if given is None:
+        runs = values_at(graph, roles, [node.input(0)], states, auxiliary_inputs, sizes)
+        if runs is None:
             unjudged.add(node.outputs[0])
             continue
+        given = [value.shape for (value,) in runs]
         if not ones and all(_fits(target, shape) for shape in given):
             continue
         dynamic = dynamic_target(target, given)
@@ -174,16 +175,16 @@ def _feeds_layer(graph: Graph, node: Node) -> bool:
     )
 
 
-def _given_shapes(
+def values_at(
     graph: Graph,
     roles: Roles,
-    node: Node,
+    tensors: Sequence[str],
     states: Sequence[StateShape],
     auxiliary_inputs: Sequence[AuxiliaryInput],
     sizes: Sequence[tuple[int, int]],
-) -> list[tuple[int, ...]] | None:
-    """Shapes of the Reshape's data for each (batch, time) of `sizes`; None where the part before it does not run."""
-    part = graph.part([node.input(0)])
+) -> list[list[Array]] | None:
+    """These tensors in a run for each (batch, time) of `sizes`, all ids 0; None where the part before them does not run so."""
+    part = graph.part(tensors)
     inputs = {p.name: p for p in part.inputs}
     if roles.token not in inputs and not any(state.input in inputs for state in states):
         return None
@@ -192,18 +193,17 @@ def _given_shapes(
     layouts: tuple[TokenLayout, ...] = ("B",) if rank == 1 else ("BT", "TB")
     for layout in layouts:
         token = Token(roles.token, layout)
-        shapes = []
+        runs = []
         for batch, time in sizes:
             feeds = {f.name: f.value(token, batch, time) for f in auxiliary_inputs}
             feeds |= {s.input: np.zeros(s.sized(s.axes[0], batch), s.dtype) for s in states}
             feeds[roles.token] = token.arrange(np.zeros((batch, 1 if rank == 1 else time), np.int64))
             try:
-                value = session.run({name: feeds[name] for name in inputs}, [node.input(0)])[0]
+                runs.append(session.run({name: feeds[name] for name in inputs}, tensors))
             except (ModelError, KeyError):
                 break
-            shapes.append(value.shape)
         else:
-            return shapes
+            return runs
     return None
 
 

@@ -212,13 +212,15 @@ def drop_lengths(graph: Graph, path: list[Node]) -> None:
     graph.edited()
 
 
-def check_nodes_run_forward(graph: Graph, path: list[Node]) -> None:
+def check_nodes_run_forward(graph: Graph, path: list[Node], token: str) -> None:
     """Refuse layers that read the sequence from its end.
 
     Raises:
         ModelError: names the first such layer.
     """
-    turning = {name for node in graph.nodes if _turns_around(graph, node) for name in node.outputs}
+    # Only what the tokens' values reach: torch's legacy exporter reverses the list of a Pad's sizes too (issue 14).
+    reversing = [node for node in graph.nodes if _turns_around(graph, node)]
+    turning = {name for node in reversing for name in node.outputs if token in data_ancestors(graph, name)}
     for node in path:
         direction = node.text("direction", "forward") if node.op in STATE_SLOTS else "forward"
         read = [name for name in (*node.inputs, *node.captures()) if name]

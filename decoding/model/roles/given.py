@@ -137,14 +137,28 @@ def given_roles(graph: Graph, roles: Mapping[str, Any] | None) -> dict[str, Any]
         ("state", list(states.values()), outs),
     ):
         check_names(graph, key, names, known)
-    named = Counter(name for key in _OF_INPUTS for name in set(names_in(merged.get(key))))
-    if twice := [name for name, count in named.items() if count > 1]:
-        keys = [key for key in _OF_INPUTS if twice[0] in names_in(merged.get(key))]
-        raise OptionError(
-            f"roles: {graph.name}: the input {twice[0]!r} has the roles {' and '.join(keys)}; give it one"
-        )
+    _check_one_role(graph, "input", [(n, key) for key in _OF_INPUTS for n in dict.fromkeys(names_in(merged.get(key)))])
+    scores = [(name, key) for key in ("logits", "attention") for name in names_in(merged.get(key))]
+    _check_one_role(graph, "output", [*scores, *((name, "state") for name in states.values())])
     check_axes(graph, merged.get("batch_axis", {}))
     return merged
+
+
+def _check_one_role(graph: Graph, what: str, named: list[tuple[str, str]]) -> None:
+    """Check that no input or output (`what`) is named by two roles.
+
+    Args:
+        named: each name with the role that names it.
+
+    Raises:
+        OptionError: one is.
+    """
+    counts = Counter(name for name, _ in named)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        keys = [key for name, key in named if name == twice[0]]
+        raise OptionError(
+            f"roles: {graph.name}: the {what} {twice[0]!r} has the roles {' and '.join(keys)}; give it one"
+        )
 
 
 def check_names(graph: Graph, key: str, names: list[str], known: list[str]) -> None:

@@ -10,7 +10,7 @@ from decoding.errors import ModelError
 from decoding.model.contract.io import AuxiliaryKind, Draw
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
-from decoding.model.graph.types import STATE_SLOTS
+from decoding.model.graph.types import NO_BFLOAT16, STATE_SLOTS
 from decoding.model.roles.auxiliary_inputs import find_kinds
 from decoding.model.roles.latents import find_latents
 from decoding.model.roles.outputs import find_attention, find_logits
@@ -53,6 +53,8 @@ def find_roles(graph: Graph, given: Mapping[str, Any]) -> Roles:
     Raises:
         ModelError: a role is missing or ambiguous; the message lists what was found and what to pass.
     """
+    if graph.bfloat16_ports:
+        raise ModelError(f"{graph.name}: {graph.bfloat16_ports[0]}: {NO_BFLOAT16}")
     notes: list[str] = []
     token, one_hot = find_token(graph, given, notes)
     ins = [p for p in graph.inputs if p.name != token]

@@ -18,7 +18,7 @@ import onnxruntime as ort
 
 from decoding.errors import ModelError, OptionError
 from decoding.model.graph.graph import Graph
-from decoding.model.graph.types import Array
+from decoding.model.graph.types import NO_BFLOAT16, Array
 from decoding.model.runtime import cuda, limits
 
 SHORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": cuda.PROVIDER}
@@ -117,6 +117,8 @@ class Session:
         except Exception as error:
             line = first_line(error)
             why = cuda.explained(line) if self.device == "cuda" else None
+            if self.device == "cpu" and "bfloat16" in line:
+                why = NO_BFLOAT16
             raise ModelError(f"{name}: {why or f'onnxruntime {ort.__version__} cannot run it: {line}'}") from error
         self.providers: list[str] = self._session.get_providers()
         missing = [p for p in (w if isinstance(w, str) else w[0] for w in wanted) if p not in self.providers]

@@ -54,7 +54,7 @@ def declared_state_shape(graph: Graph, roles: Roles, name: str, output: str) -> 
     ports = {p.name: p for p in graph.inputs}
     token_dims = {d for d in ports[roles.token].shape or () if isinstance(d, str)}
     shape = ports[name].shape
-    if shape is None:
+    if not shape:
         raise ModelError(
             f"{graph.name}: the state input {name} declares no shape; export it with its shape, batch dynamic"
         )

@@ -9,12 +9,13 @@ import numpy as np
 
 from decoding.errors import ModelError, OptionError
 from decoding.model.contract.contract import Contract
-from decoding.model.contract.io import AuxiliaryInput, Window
+from decoding.model.contract.io import AuxiliaryInput, Token, TokenLayout, Window
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import Array, Shape
 from decoding.model.roles.infer import Roles
 from decoding.model.runtime.session import Session
 from decoding.model.verify import equivalence, layouts
+from decoding.model.verify.layouts import StateShape
 from decoding.model.verify.whole_runs import whole_run
 
 _LENGTHS = (1, 2, 7)
@@ -42,6 +43,10 @@ def window_contract(
     Raises:
         ModelError: it does not take such lengths, mixes rows, or does not look at the whole window.
     """
+    if roles.token not in {port.name for port in graph.inputs}:
+        raise ModelError(
+            f"{graph.name}: the logits {roles.logits} do not depend on the token {roles.token}; pass other roles={{'token': name, 'logits': name}}"
+        )
     rank = graph.rank(roles.token)
     if rank == 1:
         raise ModelError(
@@ -72,6 +77,56 @@ def check_any_length(name: str, contract: Contract, declared: Shape) -> None:
             f"{name}: it declares windows of {time} tokens; pass roles={{'window': {time}, 'pad': 'left'}} if shorter prefixes are filled up with the "
             "padding id (metadata decoding.pad, else 0) on that side, or roles={'window': None} if it takes prefixes of any length"
         )
+
+
+def exported_steps(
+    session: Session,
+    graph: Graph,
+    roles: Roles,
+    declared: Shape,
+    states: Sequence[StateShape],
+    auxiliary_inputs: Sequence[AuxiliaryInput],
+) -> int | None:
+    """The number of steps that the token declares, if the graph takes that number and no other; else None.
+
+    torch's dynamo exporter fixes every size that `dynamic_shapes` does not name (issue 14).
+    """
+    read = {port.name for port in graph.inputs}
+
+    def shape_of_scores(token: Token, batch: int, time: int) -> tuple[int, ...] | None:
+        """None where the run fails. Each state has its batch on its usual axis."""
+        feeds = {aux.name: aux.value(token, batch, time) for aux in auxiliary_inputs}
+        feeds |= {state.input: np.zeros(state.sized(state.axes[0], batch), state.dtype) for state in states}
+        feeds[token.name] = token.arrange(np.zeros((batch, time), np.int64))
+        try:
+            return session.run({name: feeds[name] for name in feeds.keys() & read}, [roles.logits])[0].shape
+        except ModelError:
+            return None
+
+    layouts_of_ids: tuple[TokenLayout, ...] = ("BT", "TB")
+    for layout in layouts_of_ids:
+        token = Token(roles.token, layout)
+        batch, time = token.batch_and_time(declared)
+        if time is None or time < 2:
+            continue
+        exact, *others = (shape_of_scores(token, batch or 3, n) for n in (time, time - 1, 1, time + 1))
+        if exact is None:
+            continue
+        if len(exact) == 2:  # the last position's: an unrolled loop leaves out what is longer
+            others = others[:2]
+        # Where all positions have scores, an unrolled loop scores as many of them for any length.
+        if all(shape is None or (shape == exact and len(exact) > 2) for shape in others):
+            return time
+    return None
+
+
+def advice_on_steps(steps: int) -> str:
+    """What is wrong with a graph that runs over exactly `steps` tokens, and the line that exports it right."""
+    return (
+        f"it was exported for exactly {steps} steps, and runs with no other number; export it with a dynamic time axis, in PyTorch torch.onnx.export(model, (tokens,), path, "
+        "dynamo=True, dynamic_shapes=({0: torch.export.Dim('batch'), 1: torch.export.Dim('time')},)); where that fails, as the exporter unrolls the loop over time (nn.RNN, a loop in Python), "
+        "export a single step with its state as an input and an output"
+    )
 
 
 def _check_length(session: Session, contract: Contract, length: int, tolerance: float) -> None:
