@@ -1,10 +1,11 @@
-"""Completes requests as they are taken from the queue: draws their latents and encodes their sources."""
+"""Completes requests as they are taken from the queue: draws their latents, encodes their sources, limits their lengths."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from decoding.engine.latents import Latents
@@ -74,6 +75,33 @@ def encoded(model: Model, requests: Sequence[Request]) -> list[Request]:
     return found
 
 
+def limited_rows(contract: Contract, rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield the rows, each ending with the last value of its step contexts.
+
+    Raises:
+        OptionError: a prompt has more tokens than a step context has values for.
+    """
+    for sequence, request in rows:
+        steps = steps_given(contract, request, len(request.ids))
+        longest = [n for n in (steps and steps - len(request.ids) + 1, request.max_new_tokens) if n is not None]
+        yield sequence, replace(request, max_new_tokens=min(longest, default=None))
+
+
+def steps_given(contract: Contract, request: Request, needed: int) -> int | None:
+    """Return for how many tokens a request has a value of every step context; None where the model has none.
+
+    Raises:
+        OptionError: for fewer than `needed`.
+    """
+    lengths = {f.name: len(request.context[f.name]) for f in contract.step_contexts if f.name in request.context}
+    for name, length in lengths.items():
+        if length < needed:
+            raise OptionError(
+                f"prompts[{request.index}]: its context {name!r} has values for {length} tokens, and {needed} are read (BOS counts); give a value for each token"
+            )
+    return min(lengths.values(), default=None)
+
+
 def _checked(aux: AuxiliaryInput, value: Array, index: int) -> Array:
     for axis, (found, size) in enumerate(zip(value.shape, aux.sizes, strict=False)):
         if size is not None and found != size and not (axis == aux.source_axis and found < size):
@@ -96,12 +124,14 @@ def alike(contract: Contract, requests: Iterable[Request], ahead: int) -> Iterat
         return
     many = iter(requests)
     while chunk := list(itertools.islice(many, len(requests) if isinstance(requests, Sequence) else ahead)):
-        for _, group in itertools.groupby(sorted(chunk, key=_shapes), key=_shapes):
+        shapes = partial(_shapes, contract)
+        for _, group in itertools.groupby(sorted(chunk, key=shapes), key=shapes):
             yield list(group)
 
 
-def _shapes(request: Request) -> Any:
-    return shape_of(request.context), sorted((name, _shape(value)) for name, value in request.source.items())
+def _shapes(contract: Contract, request: Request) -> Any:
+    contexts = {f.name: request.context[f.name] for f in contract.contexts if f.name in request.context}
+    return shape_of(contexts), sorted((name, _shape(value)) for name, value in request.source.items())
 
 
 def _shape(value: Any) -> tuple[int, ...]:

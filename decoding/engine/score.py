@@ -8,8 +8,8 @@ import numpy as np
 
 from decoding import kernels
 from decoding.engine.batch.batch import make_batch
-from decoding.engine.batch.contexts import initial_states
-from decoding.engine.encode import alike, encoded
+from decoding.engine.batch.contexts import initial_states, step_contexts
+from decoding.engine.encode import alike, encoded, steps_given
 from decoding.engine.latents import Latents
 from decoding.engine.request import Request
 from decoding.model.contract.pad import pad_together
@@ -44,11 +44,13 @@ def score_sequences(
     """
     scores: dict[int, Array] = {}
     c = model.contract
-    takes_runs = c.sequence and c.window is None and c.logits.layout != "BV" and not c.draws_alone
+    takes_runs = c.sequence and c.window is None and c.logits.layout != "BV" and not c.one_token_a_run
     for group in alike(model.contract, sequences, len(sequences)):
         order = sorted(group, key=lambda r: -len(r.ids))
         for start in range(0, len(order), batch_size):
             own = encoded(model, order[start : start + batch_size])
+            for request in own:
+                steps_given(c, request, len(request.ids) - 1)
             by_runs = takes_runs and (model.on_device or len(own) * c.logits.vocab_size < _LARGE_STEP)
             values = (_by_runs if by_runs else _by_steps)(model, own, latents, advance)
             scores |= {r.index: value for r, value in zip(own, values, strict=True)}
@@ -76,6 +78,7 @@ def _by_runs(
         end = min(len(sequences[live - 1]) - 1, read + chunk)
         ids = np.stack([s[read : end + 1] for s in sequences[:live]])
         context = pad_together(c.row_inputs, [r.context for r in requests[:live]])
+        context |= step_contexts(c.auxiliary_inputs, requests[:live], np.full(live, read), end - read)
         if latents is not None:
             keys = np.array([r.key for r in requests[:live]])
             context |= latents.steps(c.auxiliary_inputs, keys, np.full(live, read), end - read)

@@ -13,7 +13,7 @@ from decoding.model.graph.types import Shape
 from decoding.model.passes import normalize
 from decoding.model.passes.dynamic_shapes import declares_one_row, make_reshapes_dynamic
 from decoding.model.passes.expose_states import HiddenState, InitialValue, find_hidden_states, initial_values
-from decoding.model.roles.auxiliary_inputs import for_each_row, make_auxiliary_inputs
+from decoding.model.roles.auxiliary_inputs import for_each_row, make_auxiliary_inputs, with_time
 from decoding.model.roles.infer import Roles, recurrent_path
 from decoding.model.verify.layouts import StateShape, declared_state_shape
 
@@ -71,7 +71,8 @@ def exported_graph(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) ->
     normalize.spread_constants(graph, declared, roles.token)
     declared = {**declared, **normalize.put_batch_first(graph, roles, declared)}
     found = make_auxiliary_inputs(graph.inputs, roles.auxiliary_inputs, roles.sources, roles.draws)
-    auxiliary_inputs = tuple(for_each_row(aux, declared[aux.name]) for aux in found)
+    steps = declared[roles.token]
+    auxiliary_inputs = tuple(with_time(for_each_row(aux, declared[aux.name]), declared[aux.name], steps) for aux in found)
     exposed = tuple(declared_state_shape(graph, roles, name, output) for name, output in roles.states.items())
     normalize.check_nodes_run_forward(graph, recurrent_path(graph, roles.token, roles.logits))
     normalize.plain_ports(graph, roles)

@@ -30,8 +30,11 @@ def save_model(program: StepProgram, encoders: Encoders | None, path: Path) -> N
         shape[state.batch_axis] = "batch"
         graph.set_shape(state.input, shape)
         graph.set_shape(state.output, shape)
+    token = {port.name: port.shape for port in graph.inputs}[contract.token.name] or ()
     for aux in contract.row_inputs:
         sizes = [f"{aux.name}_{axis}" if size is None else size for axis, size in enumerate(aux.sizes)]
+        if aux.timed:
+            sizes[:1] = token[1:2]
         graph.set_shape(aux.name, ["batch", *(sizes or [1] * (aux.rank - 1))])
     initial = {state.input: state.initial.tolist() for state in contract.states if state.initial.any()}
     roles = roles_of(contract) | ({} if encoders is None else {"encoder": encoders.roles()})
@@ -52,6 +55,7 @@ def roles_of(contract: Contract) -> dict[str, Any]:
         kind: {aux.name: aux.source for aux in c.auxiliary_inputs if aux.kind == kind}
         for kind in ("source_mask", "source_length")
     }
+    named = {kind: [aux.name for aux in c.auxiliary_inputs if aux.kind == kind] for kind in ("step_context", "position")}
     return {
         "token": c.token.name,
         "logits": c.logits.name,
@@ -60,7 +64,7 @@ def roles_of(contract: Contract) -> dict[str, Any]:
         "batch_axis": {state.input: state.batch_axis for state in c.states},
         "context": [aux.name for aux in c.contexts],
         "latent": {aux.name: {"distribution": aux.draw.distribution, "every": aux.draw.every} for aux in c.latents},
-        **{kind: names for kind, names in about.items() if names},
+        **{kind: names for kind, names in (about | named).items() if names},
         **({"window": c.window.size, "pad": c.window.pad} if c.window else {}),
         **({"attention": c.attention} if c.attention else {}),
     }

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from decoding.engine.batch.batch import Batch, States
+from decoding.engine.batch.contexts import step_contexts
 from decoding.engine.request import Request, Row, RowSource, Settings
 from decoding.model.contract.pad import pad_together
 from decoding.model.graph.types import Array
@@ -96,7 +97,7 @@ class Prefill:
         _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         own, start = [requests[i] for i in first], self._cursor[slots[first]]
         left = int((self._last[slots] - self._cursor[slots]).min())
-        count = min(left, _CHUNK if c.sequence and self._settings.step_inputs is None and not c.draws_alone else 1)
+        count = min(left, _CHUNK if c.sequence and self._settings.step_inputs is None and not c.one_token_a_run else 1)
         ids = np.stack([r.ids[at : at + count] for r, at in zip(own, start, strict=True)])
         after = run(slots[first], c.feeds(ids, start, self._context(own, start, count)))
         self._cursor[slots] += count
@@ -118,6 +119,7 @@ class Prefill:
     def _context(self, requests: Sequence[Request], start: Array, count: int) -> dict[str, Array]:
         c, latents = self._model.contract, self._settings.latents
         context = pad_together(c.row_inputs, [r.context for r in requests])
+        context |= step_contexts(c.auxiliary_inputs, requests, start, count)
         if latents is not None:
             context |= latents.steps(c.auxiliary_inputs, np.array([r.key for r in requests]), start, count)
         if self._settings.step_inputs is not None:

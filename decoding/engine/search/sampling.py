@@ -33,7 +33,7 @@ class SamplingSearch:
         self._sampler = make_sampler(model, self._batch, settings)
         if isinstance(self._batch, DeviceBatch):
             self._batch.draws = self._sampler.draws
-        self._has_extras = bool(settings.step_inputs or settings.return_attention or settings.latents)
+        self._has_extras = self._batch.context.moves or settings.return_attention
 
     def run(self) -> Iterator[FinishedSequence]:
         """Decode the whole queue, yielding each sequence as it finishes."""

@@ -10,6 +10,7 @@ from decoding.model.contract.io import AuxiliaryInput, Logits, State, Token, Win
 from decoding.model.graph.types import Array
 
 _CALLER = "given by the caller: context= or step_inputs="
+_CALLER_STEPS = "given by the caller for each token: context= or step_inputs="
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,19 @@ class Contract:
         return tuple(aux for aux in self.all_auxiliary_inputs if aux.kind == "context")
 
     @property
+    def step_contexts(self) -> tuple[AuxiliaryInput, ...]:
+        """The inputs that the caller or an encoder gives for each token of a request."""
+        return tuple(aux for aux in self.auxiliary_inputs if aux.kind == "step_context")
+
+    @property
     def latents(self) -> tuple[AuxiliaryInput, ...]:
         """The inputs that are drawn."""
         return tuple(aux for aux in self.all_auxiliary_inputs if aux.kind == "latent")
 
     @property
-    def draws_alone(self) -> bool:
-        """Return whether tokens are fed one by one, because a latent is drawn at every step and takes one value a run."""
-        return any(aux.draw.every == "step" and not aux.timed for aux in self.latents)
+    def one_token_a_run(self) -> bool:
+        """Return whether tokens are fed one by one, because an input has a value for each token and takes one a run."""
+        return any(aux.every_step and not aux.timed for aux in self.all_auxiliary_inputs)
 
     @property
     def row_inputs(self) -> tuple[AuxiliaryInput, ...]:
@@ -133,6 +139,9 @@ class Contract:
         sizes = ", ".join(["batch", *("?" if size is None else str(size) for size in aux.sizes)])
         if aux.kind == "context":
             return "context", aux.name, f"{aux.dtype} [{sizes}]", self.givers.get(aux.name, _CALLER)
+        if aux.kind == "step_context":
+            steps = ", ".join(["batch", "time", *map(str, aux.step_sizes)] if aux.timed else ["batch", *map(str, aux.sizes)])
+            return "step context", aux.name, f"{aux.dtype} [{steps}]", self.givers.get(aux.name, _CALLER_STEPS)
         if aux.kind == "latent":
             return "latent", aux.name, f"{aux.dtype} [{sizes}]", f"drawn: {aux.draw}"
         if aux.of_rows:

@@ -12,7 +12,7 @@ from decoding.errors import ModelError
 from decoding.model.graph.types import Array
 
 TokenLayout = Literal["B", "BT", "TB"]
-AuxiliaryKind = Literal["length", "mask", "position", "context", "source_length", "source_mask", "latent"]
+AuxiliaryKind = Literal["length", "mask", "position", "context", "step_context", "source_length", "source_mask", "latent"]
 LogitsLayout = Literal["BV", "BTV", "TBV", "BVT"]
 
 
@@ -126,8 +126,9 @@ class AuxiliaryInput:
 
     Attributes:
         kind: "length" (tokens in this run), "mask" (ones) or "position" (of each token in its sequence), which follow
-            the tokens; "context", which the caller or an encoder gives for each request or each step; "source_length"
-            (how many positions of a context are no padding) or "source_mask" (ones there); "latent", which is drawn.
+            the tokens; "context", which the caller or an encoder gives for each request; "step_context", which they give
+            for each token of a request; "source_length" (how many positions of a context are no padding) or "source_mask"
+            (ones there); "latent", which is drawn.
         rank: number of dimensions: [batch] or [batch, time]; [time, batch] where the token is.
         sizes: of a context's or latent's dimensions after the batch, None where any size will do.
         source_axis: the dimension after the batch along which a context may differ in length from request to request.
@@ -153,12 +154,22 @@ class AuxiliaryInput:
     @property
     def of_rows(self) -> bool:
         """Return whether each row has a value of its own, rather than one that follows from the tokens of a run."""
-        return self.kind in ("context", "source_length", "source_mask", "latent")
+        return self.kind in ("context", "step_context", "source_length", "source_mask", "latent")
+
+    @property
+    def every_step(self) -> bool:
+        """Return whether each token of a row has a value of its own."""
+        return self.kind == "step_context" or (self.kind == "latent" and self.draw.every == "step")
 
     @property
     def timed(self) -> bool:
-        """Return whether it is a latent with one value for each token of a run: [batch, time, ...]."""
-        return self.kind == "latent" and self.draw.every == "step" and self.sizes[:1] == (None,)
+        """Return whether a run takes a value for each of its tokens, [batch, time, ...], rather than one, [batch, ...]."""
+        return self.every_step and self.sizes[:1] == (None,)
+
+    @property
+    def step_sizes(self) -> tuple[int | None, ...]:
+        """Sizes of the value for one token, where each token has one."""
+        return self.sizes[1:] if self.timed else self.sizes
 
     def value(self, token: Token, batch: int, time: int, first: Array | int = 0) -> Array:
         """The input for a run of `time` tokens.
@@ -168,12 +179,12 @@ class AuxiliaryInput:
         Args:
             first: position of each row's first token in its sequence, [batch] or one for all.
         """
-        if self.kind in ("context", "latent"):
+        if self.kind in ("context", "step_context", "latent"):
             shape = (batch, *(_ANY_SIZE if size is None else size for size in self.sizes))
             if not self.timed:
-                return _probe_numbers(0, shape).astype(self.dtype)
+                return _probe_numbers(0, shape, self.dtype)
             seed = int(np.asarray(first).flat[0])  # each position has numbers of its own
-            return np.stack([_probe_numbers(seed + t, (batch, *shape[2:])) for t in range(time)], 1).astype(self.dtype)
+            return np.stack([_probe_numbers(seed + t, (batch, *shape[2:]), self.dtype) for t in range(time)], 1)
         if self.kind in ("source_length", "source_mask"):
             return self.of_source([self.width] * batch, self.width)
         if self.kind == "length":
@@ -232,5 +243,7 @@ class Window:
         return f"window mode: the last {self.size} tokens ({self.pad}-padded with {self.pad_id}) are run at every step, {self.size} times the cost of a step"
 
 
-def _probe_numbers(seed: int, shape: tuple[int, ...]) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape)
+def _probe_numbers(seed: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Normal numbers; for an input of whole numbers 0 and 1, which are in every table."""
+    rng = np.random.default_rng(seed)
+    return (rng.integers(0, 2, shape) if dtype.kind in "iu" else rng.standard_normal(shape)).astype(dtype)
