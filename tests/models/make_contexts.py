@@ -200,19 +200,20 @@ class FullFrames(FullContext):
 
 
 class Positions(nn.Module):
-    """A GRU step with a table of 12 positions; the position comes in as `offset`."""
+    """A GRU with a table of 40 positions; `offset` is the position of the first token of a run."""
 
     def __init__(self):
         super().__init__()
-        self.embed, self.place = nn.Embedding(VOCAB, WIDTH), nn.Embedding(12, WIDTH)
+        self.embed, self.place = nn.Embedding(VOCAB, WIDTH), nn.Embedding(40, WIDTH)
         self.rnn, self.out = nn.GRU(WIDTH, WIDTH, batch_first=True), nn.Linear(WIDTH, VOCAB)
 
     def start(self):
         return (torch.zeros(1, 1, WIDTH),)
 
     def forward(self, token, h, offset):
-        y, h = self.rnn(self.embed(token) + self.place(offset).unsqueeze(1), h)
-        return self.out(y[:, -1]), h
+        at = offset.unsqueeze(1) + torch.ones_like(token).cumsum(-1) - 1
+        y, h = self.rnn(self.embed(token) + self.place(at), h)
+        return self.out(y), h
 
 
 class FullPositions(FullContext):
@@ -246,7 +247,7 @@ CASES = {
     "frames": (Frames, {"tokens": [B, T], "mel": [B, T, 3]}, ["logits"]),
     "frame_step": (FrameStep, {"token": [B, 1], "h": [1, B, WIDTH], "mel": [B, 3]}, ["logits", "h_next"]),
     "factors": (Factors, {"tokens": [B, T], "pos": [B, T]}, ["logits"]),
-    "offset": (Positions, {"token": [B, 1], "h": [1, B, WIDTH], "offset": [B]}, ["logits", "h_next"]),
+    "offset": (Positions, {"token": [B, T], "h": [1, B, WIDTH], "offset": [B]}, ["logits", "h_next"]),
 }  # fmt: skip
 STATES = ("h", "coverage", "prev_weights", "past", "state", "past_key", "past_value")
 SIZES = {B: 2, T: 5, S: 6, P: 3}
@@ -272,7 +273,7 @@ def export(name, module, inputs, outputs, dynamo):
                           dynamic_shapes=shapes, external_data=False, verbose=False)  # fmt: skip
     else:
         names = {key: {i: d for i, d in enumerate(own) if isinstance(d, str)} for key, own in inputs.items()}
-        names["logits"] = {0: B} if len(module(*given)[0].shape) == 1 or "token" in inputs else {0: B, 1: T}
+        names["logits"] = {0: B, 1: T} if T in next(iter(inputs.values())) else {0: B}
         for output in outputs[1:]:
             names[output] = {0: B} if "past" not in output and "key" not in output else {0: B, 1: "present"}
         torch.onnx.export(module, given, path, input_names=list(inputs), output_names=outputs, dynamo=False,

@@ -99,6 +99,10 @@ class ContextRows:
             self._write(name, np.arange(size), value)
         at += 1
 
+    def steps(self, slot: int, start: int, count: int) -> dict[str, Array]:
+        """Return the values that a row has for `count` tokens from `start` on, [count, ...] by name."""
+        return {name: value[0] for name, value in step_contexts(self._steps, self._requests[[slot]], np.array([start]), count).items()}
+
     def rows(self, size: int) -> dict[str, Array]:
         """Return the first `size` rows of each context."""
         return {name: buffer[:size] for name, buffer in self._buffers.items()}

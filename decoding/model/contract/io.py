@@ -182,9 +182,9 @@ class AuxiliaryInput:
         if self.kind in ("context", "step_context", "latent"):
             shape = (batch, *(_ANY_SIZE if size is None else size for size in self.sizes))
             if not self.timed:
-                return _probe_numbers(0, shape, self.dtype)
+                return probe_numbers(np.random.default_rng(0), shape, self.dtype)
             seed = int(np.asarray(first).flat[0])  # each position has numbers of its own
-            return np.stack([_probe_numbers(seed + t, (batch, *shape[2:]), self.dtype) for t in range(time)], 1)
+            return np.stack([probe_numbers(np.random.default_rng(seed + t), (batch, *shape[2:]), self.dtype) for t in range(time)], 1)
         if self.kind in ("source_length", "source_mask"):
             return self.of_source([self.width] * batch, self.width)
         if self.kind == "length":
@@ -243,7 +243,6 @@ class Window:
         return f"window mode: the last {self.size} tokens ({self.pad}-padded with {self.pad_id}) are run at every step, {self.size} times the cost of a step"
 
 
-def _probe_numbers(seed: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Normal numbers; for an input of whole numbers 0 and 1, which are in every table."""
-    rng = np.random.default_rng(seed)
+def probe_numbers(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Normal numbers to probe an input with; for an input of whole numbers 0 and 1, which every table has."""
     return (rng.integers(0, 2, shape) if dtype.kind in "iu" else rng.standard_normal(shape)).astype(dtype)

@@ -93,4 +93,4 @@ def test_numbers_to_probe_with_may_be_sampled():
         return np.ones(shape, aux.dtype)
 
     verify_padding([MEMORY], runs(lambda given: given["memory"].sum(1)), sample)
-    assert asked == [(4, 3), (7, 3), (2, 3)]
+    assert asked == [(4, 3), (7, 3), (2, 3)] * 2  # at two scales
