@@ -145,10 +145,12 @@ def _initial_state(state: State, value: Any, prompts: int) -> Array:
     Raises:
         OptionError: their shape is not the state's without its batch axis.
     """
-    name, sizes = f"context[{state.input!r}]", np.delete(state.initial.shape, state.batch_axis).tolist()
+    name, shape = f"context[{state.input!r}]", state.initial.shape
+    sizes = [None if i == state.free_axis else size for i, size in enumerate(shape) if i != state.batch_axis]
     array = numbers(name, value, state.dtype)
-    if list(array.shape) != [prompts, *sizes]:
+    if not _fits(array.shape, (prompts, *sizes)):
+        shown = ", ".join("any" if size is None else str(size) for size in (prompts, *sizes))
         raise OptionError(
-            f"{name} has shape {list(array.shape)}: expected {[prompts, *sizes]}, the initial state of each prompt"
+            f"{name} has shape {list(array.shape)}: expected [{shown}], the initial state of each prompt"
         )
     return array

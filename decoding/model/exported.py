@@ -15,6 +15,7 @@ from decoding.model.passes.dynamic_shapes import declares_one_row, make_reshapes
 from decoding.model.passes.expose_states import HiddenState, InitialValue, find_hidden_states, initial_values
 from decoding.model.roles.auxiliary_inputs import for_each_row, make_auxiliary_inputs, with_time
 from decoding.model.roles.infer import Roles, recurrent_path
+from decoding.model.verify.free_sizes import with_free_axis
 from decoding.model.verify.layouts import StateShape, declared_state_shape
 
 
@@ -73,7 +74,13 @@ def exported_graph(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) ->
     found = make_auxiliary_inputs(graph.inputs, roles.auxiliary_inputs, roles.sources, roles.draws)
     steps = declared[roles.token]
     auxiliary_inputs = tuple(with_time(for_each_row(aux, declared[aux.name]), declared[aux.name], steps) for aux in found)
-    exposed = tuple(declared_state_shape(graph, roles, name, output) for name, output in roles.states.items())
+    outputs = {port.name: port.shape for port in graph.outputs}
+    exposed = tuple(
+        with_free_axis(
+            declared_state_shape(graph, roles, name, output), declared[name], outputs[output], auxiliary_inputs, declared
+        )
+        for name, output in roles.states.items()
+    )
     normalize.check_nodes_run_forward(graph, recurrent_path(graph, roles.token, roles.logits))
     normalize.plain_ports(graph, roles)
     for aux in auxiliary_inputs:

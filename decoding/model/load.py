@@ -148,8 +148,12 @@ def _moved(program: StepProgram, open_session: OpenSession) -> StepProgram:
     Raises:
         ModelError: they cannot be had there, or give other scores than the CPU.
     """
-    there = program.reopened(open_session)
     contract = program.contract
+    if free := [state.input for state in contract.states if state.free_axis is not None]:
+        raise ModelError(
+            f"{program.graph.name}: the state {free[0]} has no fixed size (it grows, or is as long as a source), and a device keeps states in memory of fixed sizes; pass providers='cpu'"
+        )
+    there = program.reopened(open_session)
     if contract.window is None and not same_step(program.session, there.session, contract, _OTHER_HARDWARE):
         raise ModelError(
             f"{program.graph.name}: {there.session.providers[0]} gives other scores than the CPU; pass providers='cpu', and report it to onnxruntime"

@@ -8,6 +8,7 @@ from typing import Any
 
 from decoding.errors import ModelError, shown
 from decoding.model.contract.contract import Contract
+from decoding.model.contract.io import State
 from decoding.model.contract.program import StepProgram
 from decoding.model.encoders.chain import Encoders
 from decoding.model.paths import encoder_paths
@@ -26,10 +27,8 @@ def save_model(program: StepProgram, encoders: Encoders | None, path: Path) -> N
             "so it cannot be saved; keep the file as it was exported"
         )
     for state in contract.states:
-        shape: list[int | str] = list(state.initial.shape)
-        shape[state.batch_axis] = "batch"
-        graph.set_shape(state.input, shape)
-        graph.set_shape(state.output, shape)
+        for name, size in ((state.input, "past"), (state.output, "present")):
+            graph.set_shape(name, _shape(contract, state, size))
     token = {port.name: port.shape for port in graph.inputs}[contract.token.name] or ()
     for aux in contract.row_inputs:
         sizes = [f"{aux.name}_{axis}" if size is None else size for axis, size in enumerate(aux.sizes)]
@@ -46,6 +45,16 @@ def save_model(program: StepProgram, encoders: Encoders | None, path: Path) -> N
         path.write_bytes(graph.serialize())
     except (OSError, ValueError) as error:  # a folder, a name that the file system does not take
         raise ModelError(f"{shown(str(path))} cannot be written: {error}") from error
+
+
+def _shape(contract: Contract, state: State, size: str) -> list[int | str]:
+    """The shape of a state in the file; `size` is the name of the free axis of one that grows."""
+    shape: list[int | str] = list(state.initial.shape)
+    shape[state.batch_axis] = "batch"
+    if state.free_axis is not None:
+        about = [aux for aux in contract.contexts if aux.name == state.width_of]
+        shape[state.free_axis] = f"{state.width_of}_{about[0].source_axis}" if about else f"{state.input}_{size}"
+    return shape
 
 
 def roles_of(contract: Contract) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from decoding.model.roles.given import initial_value
 from decoding.model.roles.infer import Roles, recurrent_path
 from decoding.model.verify import equivalence, layouts
 from decoding.model.verify.equivalence import NotSteppable
+from decoding.model.verify.free_sizes import check_fixed_vocabulary
 from decoding.model.verify.layouts import StateShape
 from decoding.model.verify.padding import with_padding
 from decoding.model.verify.whole_runs import WholeRuns
@@ -93,7 +94,9 @@ def _stepped(exported: ExportedGraph, open_session: OpenSession, verify: bool, *
     states = [*exported.exposed, *expose_states(graph, exported.hidden)]
     _rewrite_for_steps(graph, roles, exported, states, one_step)
     program = _probed(graph, roles, exported, states, open_session)
-    program = with_padding(_with_initial_state_graph(program, exported))
+    program = _with_initial_state_graph(program, exported)
+    check_fixed_vocabulary(program)
+    program = with_padding(program)
     kind = roles.output
     if kind is None and equivalence.gives_probabilities(program.session, program.contract):
         kind, program = "probs", with_log(program, open_session)
@@ -155,9 +158,19 @@ def _probed(
 
 def _own_state(graph: Graph, shape: StateShape, axis: int) -> State:
     """A state that is an input and an output of the file; its metadata may hold the initial state."""
-    sizes = tuple(1 if i == axis else int(size or 0) for i, size in enumerate(shape.sizes))
+    grows = None if shape.width_of else shape.free_axis
+    sizes = tuple(1 if i == axis else 0 if i == grows else int(size or 0) for i, size in enumerate(shape.sizes))
     initial = initial_value(graph, shape.input, sizes, shape.dtype)
-    return State(shape.input, shape.output, axis, initial, "an input and an output of the file", exposed=True)
+    return State(
+        shape.input,
+        shape.output,
+        axis,
+        initial,
+        "an input and an output of the file",
+        exposed=True,
+        free_axis=shape.free_axis,
+        width_of=shape.width_of,
+    )
 
 
 def _with_initial_state_graph(program: StepProgram, exported: ExportedGraph) -> StepProgram:

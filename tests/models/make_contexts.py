@@ -71,7 +71,7 @@ class Coverage(nn.Module):
             energy = energy.masked_fill(mask == 0, -1e9)
         weights = torch.softmax(energy, -1)
         read = (weights.unsqueeze(-1) * self.value(memory)).sum(1)
-        h = self.cell(torch.cat([self.embed(token[:, 0]), read], -1), h)
+        h = self.cell(torch.cat([self.embed(token), read], -1), h)
         return self.out(torch.cat([h, read], -1)), h, coverage + weights
 
 
@@ -87,7 +87,7 @@ class Location(Coverage):
         energy = self.energy(torch.tanh(self.key(memory) + self.query(h).unsqueeze(1) + near)).squeeze(-1)
         weights = torch.softmax(energy, -1)
         read = (weights.unsqueeze(-1) * self.value(memory)).sum(1)
-        h = self.cell(torch.cat([self.embed(token[:, 0]), read], -1), h)
+        h = self.cell(torch.cat([self.embed(token), read], -1), h)
         return self.out(torch.cat([h, read], -1)), h, weights
 
 
@@ -103,7 +103,7 @@ class History(nn.Module):
         return torch.zeros(1, WIDTH), torch.zeros(1, 0, WIDTH)
 
     def forward(self, token, h, past):
-        h = self.cell(self.embed(token[:, 0]), h)
+        h = self.cell(self.embed(token), h)
         past = torch.cat([past, h.unsqueeze(1)], 1)
         weights = torch.softmax((past @ self.q(h).unsqueeze(-1)).squeeze(-1), -1)
         read = (weights.unsqueeze(-1) * past).sum(1)
@@ -144,7 +144,7 @@ class Pointer(Coverage):
         return (torch.zeros(1, WIDTH),)
 
     def forward(self, token, h, memory):
-        index = token.unsqueeze(-1).expand(-1, -1, memory.shape[2])
+        index = token.reshape(-1, 1, 1).expand(-1, -1, memory.shape[2])
         x = self.value(torch.gather(memory, 1, index)[:, 0])
         h = self.cell(torch.cat([x, x], -1), h)
         return self.energy(torch.tanh(self.key(memory) + self.query(h).unsqueeze(1))).squeeze(-1), h
@@ -169,7 +169,7 @@ class FrameStep(Frames):
         return (torch.zeros(1, 1, WIDTH),)
 
     def forward(self, token, h, mel):
-        y, h = self.rnn(torch.cat([self.embed(token), mel.unsqueeze(1)], -1), h)
+        y, h = self.rnn(torch.cat([self.embed(token), mel], -1).unsqueeze(1), h)
         return self.out(y[:, -1]), h
 
 
@@ -238,14 +238,14 @@ CASES = {
     "window_source": (FullSource, {"tokens": [B, T], "source": [B, S, 4]}, ["logits"]),
     "window_frames": (FullFrames, {"tokens": [B, T], "mel": [B, T, 3]}, ["logits"]),
     "window_positions": (FullPositions, {"tokens": [B, T]}, ["logits"]),
-    "coverage": (Coverage, {"token": [B, 1], "h": [B, WIDTH], "coverage": [B, S], "memory": [B, S, 4]}, ["logits", "h_next", "coverage_next"]),
-    "coverage_mask": (Coverage, {"token": [B, 1], "h": [B, WIDTH], "coverage": [B, S], "memory": [B, S, 4], "mask": [B, S]}, ["logits", "h_next", "coverage_next"]),
-    "location": (Location, {"token": [B, 1], "h": [B, WIDTH], "prev_weights": [B, S], "memory": [B, S, 4]}, ["logits", "h_next", "weights"]),
-    "history": (History, {"token": [B, 1], "h": [B, WIDTH], "past": [B, P, WIDTH]}, ["logits", "h_next", "past_next"]),
+    "coverage": (Coverage, {"token": [B], "h": [B, WIDTH], "coverage": [B, S], "memory": [B, S, 4]}, ["logits", "h_next", "coverage_next"]),
+    "coverage_mask": (Coverage, {"token": [B], "h": [B, WIDTH], "coverage": [B, S], "memory": [B, S, 4], "mask": [B, S]}, ["logits", "h_next", "coverage_next"]),
+    "location": (Location, {"token": [B], "h": [B, WIDTH], "prev_weights": [B, S], "memory": [B, S, 4]}, ["logits", "h_next", "weights"]),
+    "history": (History, {"token": [B], "h": [B, WIDTH], "past": [B, P, WIDTH]}, ["logits", "h_next", "past_next"]),
     "hybrid": (Hybrid, {"input_ids": [B, T], "state": [1, B, WIDTH], "past_key": [B, 2, P, WIDTH // 2], "past_value": [B, 2, P, WIDTH // 2]}, ["logits", "state_out", "present_key", "present_value"]),
-    "pointer": (Pointer, {"token": [B, 1], "h": [B, WIDTH], "memory": [B, S, 4]}, ["logits", "h_next"]),
+    "pointer": (Pointer, {"token": [B], "h": [B, WIDTH], "memory": [B, S, 4]}, ["logits", "h_next"]),
     "frames": (Frames, {"tokens": [B, T], "mel": [B, T, 3]}, ["logits"]),
-    "frame_step": (FrameStep, {"token": [B, 1], "h": [1, B, WIDTH], "mel": [B, 3]}, ["logits", "h_next"]),
+    "frame_step": (FrameStep, {"token": [B], "h": [1, B, WIDTH], "mel": [B, 3]}, ["logits", "h_next"]),
     "factors": (Factors, {"tokens": [B, T], "pos": [B, T]}, ["logits"]),
     "offset": (Positions, {"token": [B, T], "h": [1, B, WIDTH], "offset": [B]}, ["logits", "h_next"]),
 }  # fmt: skip
@@ -265,9 +265,8 @@ def export(name, module, inputs, outputs, dynamo):
     given = tuple(example(key, dims, draw) for key, dims in inputs.items())
     path = FOLDER / f"{name}.onnx"
     if dynamo:
-        dims = {d: torch.export.Dim(d, min=1, max=4096) for d in (B, T, S) if any(d in own for own in inputs.values())}
-        if any(P in own for own in inputs.values()):
-            dims[P] = torch.export.Dim(P, min=1, max=4096)
+        auto = any(P in own for own in inputs.values())  # named, the time is taken for a constant
+        dims = {d: torch.export.Dim.DYNAMIC if auto else torch.export.Dim(d, min=1, max=4096) for d in (B, T, S, P)}
         shapes = tuple({i: dims[d] for i, d in enumerate(own) if d in dims} for own in inputs.values())
         torch.onnx.export(module, given, path, input_names=list(inputs), output_names=outputs, dynamo=True,
                           dynamic_shapes=shapes, external_data=False, verbose=False)  # fmt: skip
@@ -297,7 +296,7 @@ def truth(module, inputs, tokens, contexts):
             now = {"offset": torch.tensor([t])}
             if "mel" in inputs:
                 now["mel"] = contexts["mel"][:, t]
-            values = {**contexts, **own, **now, "token": torch.tensor([[token]]), "input_ids": torch.tensor([[token]])}
+            values = {**contexts, **own, **now, "token": torch.tensor([[token]] if T in next(iter(inputs.values())) else [token]), "input_ids": torch.tensor([[token]])}
             logits, *states = module(*(values[key] for key in inputs))
             rows.append(logits.reshape(-1).numpy())
         return np.stack(rows)

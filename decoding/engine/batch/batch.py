@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from decoding.engine.batch.contexts import ContextRows
 from decoding.engine.batch.device import DeviceBatch
 from decoding.engine.batch.host import HostBatch
+from decoding.engine.batch.ragged import RaggedBatch
 from decoding.engine.batch.reduction import Candidates, reduction_for
 from decoding.engine.batch.window import WindowBatch
 from decoding.engine.latents import Latents
@@ -73,7 +74,7 @@ def make_batch(
     latents: Latents | None = None,
     attention: bool = False,
 ) -> Batch:
-    """Return the batch for a model that is stepped, here or on a device, or for one whose prefixes are run anew.
+    """Return the batch for a model that is stepped (here or on a device, with states of equal sizes or not), or whose prefixes are run anew.
 
     Args:
         settings: of the call, whose strategy needs some of the logits or all; None: all of them.
@@ -87,4 +88,6 @@ def make_batch(
     if model.on_device:
         reduction = None if settings is None else reduction_for(model, settings, capacity)
         return DeviceBatch(model, capacity, context, attention, reduction)
+    if any(state.free_axis is not None for state in c.states):
+        return RaggedBatch(model, capacity, context, attention)
     return HostBatch(model, capacity, context, attention)

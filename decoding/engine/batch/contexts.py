@@ -184,16 +184,14 @@ def step_contexts(
 
 def initial_states(contract: Contract, requests: Sequence[Request]) -> list[Array]:
     """Return the states that these requests start from: those of the request where it has some, else those of the model."""
-    initial_state_graph = contract.initial_state_graph
-    contexts = (
-        {}
-        if initial_state_graph is None
-        else pad_together(initial_state_graph.auxiliary_inputs, [r.context for r in requests])
-    )
+    inputs = contract.initial_inputs
+    contexts = pad_together(inputs, [r.context for r in requests]) if inputs else {}
     states = contract.initial_states(len(requests), contexts)
     for s in contract.states:
         given = {row: r.states[s.input] for row, r in enumerate(requests) if s.input in r.states}
-        if given:
+        if len(given) == len(requests):
+            states[s.input] = np.stack(list(given.values()), axis=s.batch_axis)
+        elif given:
             values = states[s.input] = np.array(states[s.input])
             np.moveaxis(values, s.batch_axis, 0)[list(given)] = list(given.values())
     return list(states.values())

@@ -72,6 +72,12 @@ class Contract:
         return tuple(aux for aux in self.auxiliary_inputs if aux.of_rows)
 
     @property
+    def initial_inputs(self) -> tuple[AuxiliaryInput, ...]:
+        """The inputs that initial states depend on: by their values, or by their sizes."""
+        wide = {s.width_of for s in self.states}
+        return (*self._initial_inputs, *(aux for aux in self.auxiliary_inputs if aux.name in wide))
+
+    @property
     def _initial_inputs(self) -> tuple[AuxiliaryInput, ...]:
         return () if self.initial_state_graph is None else self.initial_state_graph.auxiliary_inputs
 
@@ -83,11 +89,19 @@ class Contract:
         """Initial states of `batch` rows by the state's input.
 
         Args:
-            contexts: contexts and latents [batch, ...] by name; only `initial_state_graph` reads them.
+            contexts: contexts and latents [batch, ...] by name; only `initial_state_graph` reads them, and states that are as
+                wide as one of them.
         """
-        values = {state.input: state.initial_rows(batch) for state in self.states}
+        values = {state.input: state.initial_rows(batch, self.width(state, contexts)) for state in self.states}
         computed = self.initial_state_graph.run(contexts) if self.initial_state_graph is not None else {}
         return values | {name: value for name, value in computed.items() if name in values}
+
+    def width(self, state: State, contexts: Mapping[str, Array]) -> int | None:
+        """The size of a state's free axis: that of the context [batch, ...] that it is as wide as. None where that is not known."""
+        if state.width_of not in contexts:
+            return None
+        axis = next(aux.source_axis for aux in self.contexts if aux.name == state.width_of)
+        return int(contexts[state.width_of].shape[1 + (axis or 0)])
 
     def probe_contexts(self, batch: int, time: int = 1) -> dict[str, Array]:
         """Numbers to probe with for the inputs that initial states are computed from, [batch, ...] by name."""
@@ -129,7 +143,8 @@ class Contract:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def _state_row(self, state: State) -> tuple[str, str, str, str]:
-        dims = ["batch" if axis == state.batch_axis else str(d) for axis, d in enumerate(state.initial.shape)]
+        names = {state.free_axis: f"that of {state.width_of}" if state.width_of else "tokens so far", state.batch_axis: "batch"}
+        dims = [names.get(axis, str(d)) for axis, d in enumerate(state.initial.shape)]
         own = "values in the file" if state.initial.any() else "zeros"
         initial = f"starts from {self.givers.get(state.input, own)}"
         shape = f"{state.dtype} [{', '.join(dims)}]"

@@ -79,6 +79,8 @@ class State:
         initial: the initial state of one row, of the state's shape.
         source: where the state was found, in words.
         exposed: it is an input and an output of the file, rather than one that `load()` exposed.
+        free_axis: the axis whose size differs from row to row; None where there is none. `initial` then has zeros.
+        width_of: the context whose source the state is as long as on that axis; empty where it grows with every token.
     """
 
     input: str
@@ -87,6 +89,8 @@ class State:
     initial: Array
     source: str
     exposed: bool = False
+    free_axis: int | None = None
+    width_of: str = ""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -99,13 +103,17 @@ class State:
         shape[self.batch_axis] = batch
         return tuple(shape)
 
-    def initial_rows(self, batch: int) -> Array:
-        """The initial state repeated for `batch` rows."""
+    def initial_rows(self, batch: int, width: int | None = None) -> Array:
+        """The initial state repeated for `batch` rows, `width` wide on the free axis."""
+        if self.free_axis is not None and width is not None:
+            shape = list(self.shape(batch))
+            shape[self.free_axis] = width
+            return np.zeros(shape, self.dtype)
         return np.array(np.broadcast_to(self.initial, self.shape(batch)))
 
 
 # Size to probe a dynamic dimension of a context with.
-_ANY_SIZE = 4
+PROBE_SIZE = 4
 
 
 @dataclass(frozen=True)
@@ -146,7 +154,7 @@ class AuxiliaryInput:
     sizes: tuple[int | None, ...] = ()
     source_axis: int | None = None
     source: str = ""
-    width: int = _ANY_SIZE
+    width: int = PROBE_SIZE
     inverted: bool = False
     draw: Draw = Draw()
     pad_value: float = 0
@@ -180,7 +188,7 @@ class AuxiliaryInput:
             first: position of each row's first token in its sequence, [batch] or one for all.
         """
         if self.kind in ("context", "step_context", "latent"):
-            shape = (batch, *(_ANY_SIZE if size is None else size for size in self.sizes))
+            shape = (batch, *(PROBE_SIZE if size is None else size for size in self.sizes))
             if not self.timed:
                 return probe_numbers(np.random.default_rng(0), shape, self.dtype)
             seed = int(np.asarray(first).flat[0])  # each position has numbers of its own

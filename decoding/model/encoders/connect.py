@@ -170,7 +170,7 @@ def _targets(stages: Sequence[Encoder], contract: Contract) -> list[Target]:
     last = len(stages)
     targets += [Target(last, f.name, f.dtype, f.sizes, f.kind) for f in contract.all_auxiliary_inputs if f.of_rows]
     for s in contract.states:
-        sizes = tuple(int(d) for i, d in enumerate(s.initial.shape) if i != s.batch_axis)
+        sizes = tuple(None if i == s.free_axis else int(d) for i, d in enumerate(s.initial.shape) if i != s.batch_axis)
         targets.append(Target(last, s.input, s.dtype, sizes, "state" if s.exposed else "hidden state"))
     return targets
 

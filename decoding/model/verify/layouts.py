@@ -26,13 +26,24 @@ _EVERY_COMBINATION = 27
 
 @dataclass(frozen=True)
 class StateShape:
-    """What is known of a state before probing: its sizes (None where dynamic) and the axes that may count rows."""
+    """What is known of a state before probing: its sizes (None where dynamic) and the axes that may count rows.
+
+    Attributes:
+        free_axis, width_of: as in `State`; `sizes` then has a size to probe with.
+    """
 
     input: str
     output: str
     sizes: tuple[int | None, ...]
     axes: tuple[int, ...]
     dtype: np.dtype[Any]
+    free_axis: int | None = None
+    width_of: str = ""
+
+    def after(self, shape: Sequence[int], time: int) -> tuple[int, ...]:
+        """The shape after `time` tokens of a state that had this one."""
+        grows = self.free_axis is not None and not self.width_of
+        return tuple(size + time * (grows and axis == self.free_axis) for axis, size in enumerate(shape))
 
     def sized(self, axis: int, batch: int) -> list[int]:
         """The shape for `batch` rows on `axis`; 0 where a size is not known."""
@@ -167,7 +178,7 @@ def _try_layout(
         feeds[state.input] = np.zeros(sizes, state.dtype)
     scores, *after = session.run(feeds, [logits, *(s.output for s in states)])
     for state, value in zip(states, after, strict=True):
-        if value.shape != feeds[state.input].shape:
+        if value.shape != state.after(feeds[state.input].shape, time):
             raise ModelError(f"{session.name}: the state {state.input} goes in as {list(feeds[state.input].shape)} and comes out of {state.output} "
                              f"as {list(value.shape)}: they are not one state; pass roles={{'state': {{input: output}}}}")  # fmt: skip
     return Layout(token, _logits(session, logits, scores, time), tuple(axes), time > 1)

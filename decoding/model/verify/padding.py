@@ -37,12 +37,14 @@ def with_padding(program: StepProgram) -> StepProgram:
         given = pad_together(auxiliary_inputs, rows)
         given |= {f.name: np.stack([row[f.name] for row in rows]) for f in contract.step_contexts}
         ids = np.repeat(tokens, len(rows), 0)
-        states = {s.input: s.initial_rows(len(rows)) + s.dtype.type(0.3) for s in contract.states}
+        states = {
+            s.input: s.initial_rows(len(rows), contract.width(s, given)) + s.dtype.type(0.3) for s in contract.states
+        }
         stepped = {aux.name for aux in contract.auxiliary_inputs}
         feeds = {**contract.feeds(ids, 0, {name: v for name, v in given.items() if name in stepped}), **states}
         logits, *ends = session.run(feeds, names)
         if contract.initial_state_graph is not None:
-            given = pad_together(contract.initial_state_graph.auxiliary_inputs, rows)
+            given |= pad_together(contract.initial_state_graph.auxiliary_inputs, rows)
         ends = [*ends, *contract.initial_states(len(rows), given).values()]
         after = [np.moveaxis(v, s.batch_axis, 0) for v, s in zip(ends, contract.states * 2, strict=True)]
         return [list(row) for row in zip(contract.logits.arrange(logits), *after, strict=True)]
@@ -55,7 +57,9 @@ def with_padding(program: StepProgram) -> StepProgram:
     note = "contexts of unequal length are padded: verified to change nothing"
     if inverted := [aux.name for aux in verified if aux.inverted]:
         note += f" where {', '.join(inverted)} is 0 for what is no padding"
-    return replace(program, contract=replace(contract, auxiliary_inputs=own, pads=True)).with_note(note)
+    if wide := [s.input for s in contract.states if s.width_of]:
+        note = f"contexts of unequal length are decoded apart: the states {', '.join(wide)} are as long as they are"
+    return replace(program, contract=replace(contract, auxiliary_inputs=own, pads=not wide)).with_note(note)
 
 
 def verify_padding(
