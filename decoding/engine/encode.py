@@ -76,30 +76,39 @@ def encoded(model: Model, requests: Sequence[Request]) -> list[Request]:
 
 
 def limited_rows(contract: Contract, rows: Iterator[Row]) -> Iterator[Row]:
-    """Yield the rows, each ending with the last value of its step contexts.
+    """Yield the rows, each ending with the last token that the model takes.
 
     Raises:
-        OptionError: a prompt has more tokens than a step context has values for.
+        OptionError: a prompt is longer than that.
     """
     for sequence, request in rows:
-        steps = steps_given(contract, request, len(request.ids))
-        longest = [n for n in (steps and steps - len(request.ids) + 1, request.max_new_tokens) if n is not None]
-        yield sequence, replace(request, max_new_tokens=min(longest, default=None))
+        most = tokens_taken(contract, request, len(request.ids))
+        if most is not None:
+            new = most - len(request.ids) + 1
+            own = request.max_new_tokens
+            request = replace(request, max_new_tokens=new if own is None else min(own, new))
+        yield sequence, request
 
 
-def steps_given(contract: Contract, request: Request, needed: int) -> int | None:
-    """Return for how many tokens a request has a value of every step context; None where the model has none.
+def tokens_taken(contract: Contract, request: Request, needed: int) -> int | None:
+    """Return how many tokens of a request the model takes: as many as there are values of every step context, and as the
+    graph allows. None for any number.
 
     Raises:
-        OptionError: for fewer than `needed`.
+        OptionError: fewer than `needed`.
     """
+    if contract.longest is not None and contract.longest < needed:
+        raise OptionError(
+            f"prompts[{request.index}]: {needed} tokens are read (BOS counts), and the model takes {contract.longest}; Model.describe() says why. Give fewer"
+        )
     lengths = {f.name: len(request.context[f.name]) for f in contract.step_contexts if f.name in request.context}
     for name, length in lengths.items():
         if length < needed:
             raise OptionError(
                 f"prompts[{request.index}]: its context {name!r} has values for {length} tokens, and {needed} are read (BOS counts); give a value for each token"
             )
-    return min(lengths.values(), default=None)
+    limits = [*lengths.values(), *([] if contract.longest is None else [contract.longest])]
+    return min(limits, default=None)
 
 
 def _checked(aux: AuxiliaryInput, value: Array, index: int) -> Array:

@@ -45,7 +45,7 @@ def queue_requests(model: Model, settings: Settings, requests: Iterable[Request]
         given = with_latents_of(settings.latents, given, model.contract)
         if model.encoders is not None:
             given = encoded_rows(model, given, rows)
-        return limited_rows(model.contract, given) if model.contract.step_contexts else given
+        return limited_rows(model.contract, given)
 
     return RequestQueue(requests, settings.searches_per_request, prepare)
 

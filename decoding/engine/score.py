@@ -9,7 +9,7 @@ import numpy as np
 from decoding import kernels
 from decoding.engine.batch.batch import make_batch
 from decoding.engine.batch.contexts import initial_states, step_contexts
-from decoding.engine.encode import alike, encoded, steps_given
+from decoding.engine.encode import alike, encoded, tokens_taken
 from decoding.engine.latents import Latents
 from decoding.engine.request import Request
 from decoding.model.contract.pad import pad_together
@@ -50,7 +50,7 @@ def score_sequences(
         for start in range(0, len(order), batch_size):
             own = encoded(model, order[start : start + batch_size])
             for request in own:
-                steps_given(c, request, len(request.ids) - 1)
+                tokens_taken(c, request, len(request.ids) - 1)
             by_runs = takes_runs and (model.on_device or len(own) * c.logits.vocab_size < _LARGE_STEP)
             values = (_by_runs if by_runs else _by_steps)(model, own, latents, advance)
             scores |= {r.index: value for r, value in zip(own, values, strict=True)}
@@ -75,7 +75,7 @@ def _by_runs(
     while read < longest:
         live = sum(len(s) - 1 > read for s in sequences)
         chunk = max(1, min(_LOGITS // (live * c.logits.vocab_size), most // (live * cost)))
-        end = min(len(sequences[live - 1]) - 1, read + chunk)
+        end = min(len(sequences[live - 1]) - 1, read + min(chunk, c.longest_run or chunk))
         ids = np.stack([s[read : end + 1] for s in sequences[:live]])
         context = pad_together(c.row_inputs, [r.context for r in requests[:live]])
         context |= step_contexts(c.auxiliary_inputs, requests[:live], np.full(live, read), end - read)

@@ -29,6 +29,7 @@ from decoding.model.verify import equivalence, layouts
 from decoding.model.verify.equivalence import NotSteppable
 from decoding.model.verify.free_sizes import check_fixed_vocabulary
 from decoding.model.verify.layouts import StateShape
+from decoding.model.verify.lengths import with_lengths
 from decoding.model.verify.padding import with_padding
 from decoding.model.verify.whole_runs import WholeRuns
 
@@ -102,7 +103,7 @@ def _stepped(exported: ExportedGraph, open_session: OpenSession, verify: bool, *
         kind, program = "probs", with_log(program, open_session)
     if verify and (program.contract.sequence or exported.hidden):
         program = _verified(program, exported, kind or "logits", open_session)
-    return program
+    return with_lengths(program) if verify else program
 
 
 def _rewrite_for_steps(

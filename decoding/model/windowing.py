@@ -11,6 +11,7 @@ from decoding.model.exported import ExportedGraph
 from decoding.model.passes.softmax import cut_softmax, with_log
 from decoding.model.verify import equivalence
 from decoding.model.verify.free_sizes import check_fixed_vocabulary
+from decoding.model.verify.lengths import with_lengths
 from decoding.model.verify.padding import with_padding
 from decoding.model.verify.window import check_any_length, window_contract
 
@@ -44,4 +45,4 @@ def window_program(
     program = with_padding(program)
     if roles.output is None and equivalence.gives_probabilities(session, program.contract):
         program = with_log(program, open_session)
-    return program
+    return with_lengths(program)

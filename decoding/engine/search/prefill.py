@@ -15,7 +15,7 @@ from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.processors import History
 
-# Longest chunk read in one run: it bounds the memory of the hidden sequences, [rows, chunk, hidden] a layer,
+# Longest chunk read in one run, as long as the longest that load() tries (model/verify/lengths.py): it bounds the memory of the hidden sequences, [rows, chunk, hidden] a layer,
 # and how long it takes until a search that was stopped notices.
 _CHUNK = 512
 
@@ -97,7 +97,8 @@ class Prefill:
         _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         own, start = [requests[i] for i in first], self._cursor[slots[first]]
         left = int((self._last[slots] - self._cursor[slots]).min())
-        count = min(left, _CHUNK if c.sequence and self._settings.step_inputs is None and not c.one_token_a_run else 1)
+        several = c.sequence and self._settings.step_inputs is None and not c.one_token_a_run
+        count = min(left, c.longest_run or _CHUNK, _CHUNK if several else 1)
         ids = np.stack([r.ids[at : at + count] for r, at in zip(own, start, strict=True)])
         after = run(slots[first], c.feeds(ids, start, self._context(own, start, count)))
         self._cursor[slots] += count

@@ -23,6 +23,8 @@ class Contract:
         window: how to decode a graph that cannot be stepped; it then has no states.
         attention: the output with the weights over the source, [batch, source] at each step.
         pads: contexts of unequal length may share a batch: padding changes no result.
+        longest: tokens that a sequence may have; None where no limit is known.
+        longest_run: tokens that one run may read, where it takes several; None where no limit is known.
         initial_state_graph: computes initial states from contexts and latents, where the file does so inside.
         notes: what `load()` decided and the evidence, one sentence each.
         givers: what gives a context or an initial state, in words, where the caller does not: "the encoder's hidden".
@@ -36,6 +38,8 @@ class Contract:
     window: Window | None = None
     attention: str | None = None
     pads: bool = False
+    longest: int | None = None
+    longest_run: int | None = None
     initial_state_graph: InitialStateGraph | None = None
     notes: tuple[str, ...] = ()
     givers: Mapping[str, str] = field(default_factory=dict)
