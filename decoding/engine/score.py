@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from decoding import kernels
-from decoding.engine.batch.batch import make_batch
+from decoding.engine.batch.batch import failed_step, make_batch
 from decoding.engine.batch.contexts import initial_states, step_contexts
 from decoding.engine.encode import alike, encoded, tokens_taken
 from decoding.engine.latents import Latents
 from decoding.engine.request import Request
+from decoding.errors import ModelError
 from decoding.model.contract.pad import pad_together
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
@@ -52,7 +53,10 @@ def score_sequences(
             for request in own:
                 tokens_taken(c, request, len(request.ids) - 1)
             by_runs = takes_runs and (model.on_device or len(own) * c.logits.vocab_size < _LARGE_STEP)
-            values = (_by_runs if by_runs else _by_steps)(model, own, latents, advance)
+            try:
+                values = (_by_runs if by_runs else _by_steps)(model, own, latents, advance)
+            except ModelError as error:
+                raise failed_step(model, error, History([r.ids for r in own], [r.ids[:0] for r in own])) from error
             scores |= {r.index: value for r, value in zip(own, values, strict=True)}
     return scores
 

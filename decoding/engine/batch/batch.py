@@ -13,8 +13,10 @@ from decoding.engine.batch.reduction import Candidates, reduction_for
 from decoding.engine.batch.window import WindowBatch
 from decoding.engine.latents import Latents
 from decoding.engine.request import Request, Settings
+from decoding.errors import DecodeError, ModelError
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
+from decoding.processors import History
 
 States = Sequence[Any]  # only the batch that returned them knows what they are
 
@@ -64,6 +66,24 @@ class Batch(Protocol):
 
     def keep(self, slots: Array) -> None:
         """Go on with the rows at `slots`, in that order; a slot may be named more than once."""
+
+
+def failed_step(model: Model, error: ModelError, history: History) -> DecodeError | ModelError:
+    """Return the error of a step that the network could not run, with its place and the likely cause.
+
+    An error of a device, whose memory may be full, stays as it is.
+
+    Args:
+        history: of the rows that took the step.
+    """
+    if model.on_device or not len(history):
+        return error
+    step = max(len(ids) for ids in history)
+    return DecodeError(
+        f"token {step} of the longest of {len(history)} rows: {error}. Steps of fewer tokens or rows ran. Likely the graph holds only up to some length (a table of positions, a size that the "
+        "export baked), or a context has an id that its table lacks: pass a smaller max_new_tokens, check context=, or export it with dynamic sizes",
+        step=step,
+    )
 
 
 def make_batch(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from decoding.engine.batch.batch import Batch, States
+from decoding.engine.batch.batch import Batch, States, failed_step
 from decoding.engine.batch.contexts import step_contexts
 from decoding.engine.request import Request, Row, RowSource, Settings
+from decoding.errors import ModelError
 from decoding.model.contract.pad import pad_together
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
@@ -151,7 +152,7 @@ class RequestRows:
     """
 
     def __init__(self, model: Model, batch: Batch, settings: Settings, queue: RowSource, width: int) -> None:
-        self._batch, self._queue, self._width = batch, queue, width
+        self._model, self._batch, self._queue, self._width = model, batch, queue, width
         self._prefill = Prefill(model, batch, settings)
         self._ready: list[Ready] = []
 
@@ -167,10 +168,18 @@ class RequestRows:
 
     def read_chunk(self) -> list[Request]:
         """Read a chunk of every prompt, while no row writes."""
-        return self._arrange(np.zeros(0, np.int64), self._prefill.read_chunk())
+        try:
+            return self._arrange(np.zeros(0, np.int64), self._prefill.read_chunk())
+        except ModelError as error:
+            raise failed_step(self._model, error, self.histories([], [])) from error
 
-    def step(self) -> None:
-        """Read on, after a step of the batch."""
+    def step(self, histories: Callable[[], History]) -> None:
+        """Take a step of the batch, in which the rows that read go on reading; `histories` is that of every row."""
+        try:
+            self._batch.context.refresh(histories, self._batch.size)
+            self._batch.step()
+        except ModelError as error:
+            raise failed_step(self._model, error, histories()) from error
         self._ready = self._prefill.step() if self._prefill else []
 
     def move(self, rows: Array) -> list[Request]:

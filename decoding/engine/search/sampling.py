@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from decoding.engine.batch.batch import Batch, make_batch
+from decoding.engine.batch.batch import Batch, failed_step, make_batch
 from decoding.engine.batch.device import DeviceBatch
 from decoding.engine.request import Choice, FinishedSequence, Row, RowSource, Settings
 from decoding.engine.search.prefill import Prefill, Ready
 from decoding.engine.search.row_sampler import RowSampler
 from decoding.engine.search.stopping import Stopping
+from decoding.errors import ModelError
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.processors import History
@@ -55,26 +56,30 @@ class SamplingSearch:
             every: yield after each step; else only after those in which a row finished. At 35 microseconds a
                 step, the Python code here counts (bench/test_decode.py).
         """
-        batch, sampler, prefill, stopped = self._batch, self._sampler, self._prefill, self._queue.stopped.is_set
+        model, stopped = self._model, self._queue.stopped.is_set
+        batch, sampler, prefill = self._batch, self._sampler, self._prefill
         rows = self._queue.take(batch.capacity)
         batch.size = len(rows)
         if rows:
             self._admit(np.arange(len(rows)), rows)
         step, advance, extras = batch.step, sampler.advance, self._has_extras
-        while batch.size and not stopped():
-            if prefill and not len(sampler.running(batch.size)):
-                self._begin(prefill.read_chunk())
-                continue
-            if extras:
-                batch.context.refresh(self._histories, batch.size)
-            step()
-            finished = advance(batch.size)
-            if extras and batch.attention is not None:
-                sampler.record_attention(batch.attention[: batch.size])
-            if prefill:
-                self._begin(prefill.step())
-            if finished or every:
-                yield finished
+        try:
+            while batch.size and not stopped():
+                if prefill and not len(sampler.running(batch.size)):
+                    self._begin(prefill.read_chunk())
+                    continue
+                if extras:
+                    batch.context.refresh(self._histories, batch.size)
+                step()
+                finished = advance(batch.size)
+                if extras and batch.attention is not None:
+                    sampler.record_attention(batch.attention[: batch.size])
+                if prefill:
+                    self._begin(prefill.step())
+                if finished or every:
+                    yield finished
+        except ModelError as error:
+            raise failed_step(model, error, self._histories()) from error
 
     def _histories(self) -> History:
         """Return the history of every row; of an idle row, the history it had."""

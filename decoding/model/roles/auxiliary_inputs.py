@@ -57,7 +57,8 @@ def find_kinds(
     sources = find_sources(graph, given, token, kinds, notes)
     for name, kind in kinds.items():
         if kind in _VALUES:
-            notes.append(f"{name} is filled with {_VALUES[kind]}: {kind_evidence(graph, name)}")
+            evidence = "given by roles" if name in given.get("position", ()) else kind_evidence(graph, name)
+            notes.append(f"{name} is filled with {_VALUES[kind]}: {evidence}")
         elif kind == "context":
             notes.append(
                 f"{name} is a context, given by the caller: neither token nor state nor anything that decoding fills"
