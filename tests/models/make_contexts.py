@@ -230,6 +230,17 @@ class FullPositions(FullContext):
         return self.out(x + torch.softmax(scores.masked_fill(~seen, -1e9), -1) @ self.v(x))
 
 
+class Conditioner(nn.Module):
+    """An encoder that makes a frame of each vector of features, for `frames`."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.out = nn.GRU(2, WIDTH, batch_first=True, bidirectional=True), nn.Linear(2 * WIDTH, 3)
+
+    def forward(self, features):
+        return self.out(self.rnn(features)[0])
+
+
 B, T, S, P = "batch", "time", "source", "past"
 # NAME: module, inputs, their dimensions after the order of forward(), outputs, contexts with their sizes.
 # In `inputs` and `outputs` a dimension is a name where it is dynamic.
@@ -246,6 +257,7 @@ CASES = {
     "pointer": (Pointer, {"token": [B], "h": [B, WIDTH], "memory": [B, S, 4]}, ["logits", "h_next"]),
     "frames": (Frames, {"tokens": [B, T], "mel": [B, T, 3]}, ["logits"]),
     "frame_step": (FrameStep, {"token": [B], "h": [1, B, WIDTH], "mel": [B, 3]}, ["logits", "h_next"]),
+    "conditioner": (Conditioner, {"features": [B, S, 2]}, ["mel"]),
     "factors": (Factors, {"tokens": [B, T], "pos": [B, T]}, ["logits"]),
     "offset": (Positions, {"token": [B, T], "h": [1, B, WIDTH], "offset": [B]}, ["logits", "h_next"]),
 }  # fmt: skip
@@ -273,6 +285,7 @@ def export(name, module, inputs, outputs, dynamo):
     else:
         names = {key: {i: d for i, d in enumerate(own) if isinstance(d, str)} for key, own in inputs.items()}
         names["logits"] = {0: B, 1: T} if T in next(iter(inputs.values())) else {0: B}
+        names["mel"] = names.get("mel", {0: B, 1: S})
         for output in outputs[1:]:
             names[output] = {0: B} if "past" not in output and "key" not in output else {0: B, 1: "present"}
         torch.onnx.export(module, given, path, input_names=list(inputs), output_names=outputs, dynamo=False,
@@ -313,6 +326,12 @@ def make(name):
             parameter.data *= 2  # so that every input matters
         path = export(f"{exporter}_{name}", module, inputs, outputs, exporter == "dynamo")
         draw, data = np.random.default_rng(1), {}
+        if name == "conditioner":
+            features = draw.standard_normal((1, 7, 2)).astype(np.float32)
+            with torch.no_grad():
+                mel = module.double()(torch.tensor(features).double()).numpy()
+            np.savez_compressed(FOLDER / f"{exporter}_{name}.npz", features=features, mel=mel.astype(np.float32))
+            continue
         for row, (length, source) in enumerate(zip(LENGTHS, SOURCES, strict=True)):
             sizes, contexts = {T: length, S: source}, {}
             for key, dims in inputs.items():

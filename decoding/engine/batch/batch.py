@@ -80,7 +80,7 @@ def failed_step(model: Model, error: ModelError, history: History) -> DecodeErro
         return error
     step = max(len(ids) for ids in history)
     return DecodeError(
-        f"token {step} of the longest of {len(history)} rows: {error}. Steps of fewer tokens or rows ran. Likely the graph holds only up to some length (a table of positions, a size that the "
+        f"the run from token {step} on of the longest of {len(history)} rows: {error}. Likely the graph holds only up to some length (a table of positions, a size that the "
         "export baked), or a context has an id that its table lacks: pass a smaller max_new_tokens, check context=, or export it with dynamic sizes",
         step=step,
     )

@@ -11,6 +11,7 @@ from decoding.model.graph.graph import Graph
 from decoding.model.roles.infer import Roles
 from decoding.model.runtime.session import Session
 from decoding.model.verify.window import check_any_length, given_window, window_contract
+from tests.helpers.exports import context_names, with_contexts
 
 TABLE = np.random.default_rng(0).standard_normal((6, 6)).astype(np.float32)
 MEAN = helper.make_node("ReduceMean", ["all"], ["logits"], axes=[1], keepdims=0)
@@ -102,3 +103,11 @@ def test_a_window_is_a_number_of_tokens(size):
 def test_a_side_to_pad():
     with pytest.raises(OptionError, match=r"roles\['pad'\]='middle': expected 'left' or 'right'"):
         given_window({"window": 3, "pad": "middle"}, None)
+
+
+@pytest.mark.parametrize("name", context_names("window_vector", "window_source", "window_frames"))
+def test_each_row_is_run_alone_with_its_own_context(name):
+    """Rows that were run alone with the first row's context seemed to depend on each other (issue 14)."""
+    model, _, contexts, _ = with_contexts(name)
+    assert model.contract.window == Window()
+    assert list(contexts) == [aux.name for aux in model.contract.row_inputs]
