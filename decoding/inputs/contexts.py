@@ -150,7 +150,5 @@ def _initial_state(state: State, value: Any, prompts: int) -> Array:
     array = numbers(name, value, state.dtype)
     if not _fits(array.shape, (prompts, *sizes)):
         shown = ", ".join("any" if size is None else str(size) for size in (prompts, *sizes))
-        raise OptionError(
-            f"{name} has shape {list(array.shape)}: expected [{shown}], the initial state of each prompt"
-        )
+        raise OptionError(f"{name} has shape {list(array.shape)}: expected [{shown}], the initial state of each prompt")
     return array

@@ -73,11 +73,17 @@ def exported_graph(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) ->
     declared = {**declared, **normalize.put_batch_first(graph, roles, declared)}
     found = make_auxiliary_inputs(graph.inputs, roles.auxiliary_inputs, roles.sources, roles.draws)
     steps = declared[roles.token]
-    auxiliary_inputs = tuple(with_time(for_each_row(aux, declared[aux.name]), declared[aux.name], steps) for aux in found)
+    auxiliary_inputs = tuple(
+        with_time(for_each_row(aux, declared[aux.name]), declared[aux.name], steps) for aux in found
+    )
     outputs = {port.name: port.shape for port in graph.outputs}
     exposed = tuple(
         with_free_axis(
-            declared_state_shape(graph, roles, name, output), declared[name], outputs[output], auxiliary_inputs, declared
+            declared_state_shape(graph, roles, name, output),
+            declared[name],
+            outputs[output],
+            auxiliary_inputs,
+            declared,
         )
         for name, output in roles.states.items()
     )

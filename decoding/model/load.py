@@ -65,7 +65,7 @@ def load(
             for NAME.onnx; ``[]`` for none.
         roles: overrides what is inferred: ``{"token": name, "logits": name, "state": {input: output},
             "output": "logits" | "probs" | "logprobs", "batch_axis": {input: axis}, "constant": {input: value},
-            "context": [input], "attention": output, "encoder": {encoder output: input, or None to leave it out},
+            "context": [input], "step_context": [input], "position": input, "attention": output, "encoder": {encoder output: input, or None to leave it out},
             "latent": {input: "normal" | "uniform" | {"distribution": ..., "every": "sequence" | "step"}},
             "source_mask": {input: context}, "source_length": {input: context},
             "window": W or None for the whole prefix, "pad": "left" | "right"}``.

@@ -31,9 +31,9 @@ def save_model(program: StepProgram, encoders: Encoders | None, path: Path) -> N
             graph.set_shape(name, _shape(contract, state, size))
     token = {port.name: port.shape for port in graph.inputs}[contract.token.name] or ()
     for aux in contract.row_inputs:
-        sizes = [f"{aux.name}_{axis}" if size is None else size for axis, size in enumerate(aux.sizes)]
+        sizes: list[Any] = [f"{aux.name}_{axis}" if size is None else size for axis, size in enumerate(aux.sizes)]
         if aux.timed:
-            sizes[:1] = token[1:2]
+            sizes[:1] = token[1:2]  # that it has the token's time shows that it has a value for each token
         graph.set_shape(aux.name, ["batch", *(sizes or [1] * (aux.rank - 1))])
     initial = {state.input: state.initial.tolist() for state in contract.states if state.initial.any()}
     roles = roles_of(contract) | ({} if encoders is None else {"encoder": encoders.roles()})
@@ -64,7 +64,9 @@ def roles_of(contract: Contract) -> dict[str, Any]:
         kind: {aux.name: aux.source for aux in c.auxiliary_inputs if aux.kind == kind}
         for kind in ("source_mask", "source_length")
     }
-    named = {kind: [aux.name for aux in c.auxiliary_inputs if aux.kind == kind] for kind in ("step_context", "position")}
+    named = {
+        kind: [aux.name for aux in c.auxiliary_inputs if aux.kind == kind] for kind in ("step_context", "position")
+    }
     return {
         "token": c.token.name,
         "logits": c.logits.name,

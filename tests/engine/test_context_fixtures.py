@@ -57,7 +57,9 @@ def test_a_row_gets_the_same_in_every_batch(case):
     prompts = prompts_of(tokens)
     together = decode(model, prompts, context=contexts or None, **options)
     one_slot = decode(model, prompts, context=contexts or None, batch_size=1, **options)
-    alone = [decode(model, [prompts[row]], context=cut(contexts, row), **options)[0].tokens for row in range(len(prompts))]
+    alone = [
+        decode(model, [prompts[row]], context=cut(contexts, row), **options)[0].tokens for row in range(len(prompts))
+    ]
     streamed = [[] for _ in prompts]
     for event in stream(model, prompts, context=contexts or None, **options):
         streamed[event.prompt_index].append(event.token)

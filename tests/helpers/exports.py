@@ -47,6 +47,7 @@ CONTEXTS = MODELS / "contexts"
 # What the caller must say of these.
 CONTEXT_ROLES = {
     "factors": {"step_context": ["pos"]},
+    "frames_tb": {"batch_axis": {"mel": 1}},
     "frame_step": {"step_context": ["mel"]},
     "offset": {"position": "offset"},
 }

@@ -162,6 +162,13 @@ class Frames(nn.Module):
         return self.out(self.rnn(torch.cat([self.embed(tokens), mel], -1))[0])
 
 
+class FramesTB(Frames):
+    """The same with the time first."""
+
+    def forward(self, tokens, mel):
+        return super().forward(tokens.t(), mel.transpose(0, 1)).transpose(0, 1)
+
+
 class FrameStep(Frames):
     """The same for one sample a run: the frame has no time axis."""
 
@@ -256,6 +263,7 @@ CASES = {
     "hybrid": (Hybrid, {"input_ids": [B, T], "state": [1, B, WIDTH], "past_key": [B, 2, P, WIDTH // 2], "past_value": [B, 2, P, WIDTH // 2]}, ["logits", "state_out", "present_key", "present_value"]),
     "pointer": (Pointer, {"token": [B], "h": [B, WIDTH], "memory": [B, S, 4]}, ["logits", "h_next"]),
     "frames": (Frames, {"tokens": [B, T], "mel": [B, T, 3]}, ["logits"]),
+    "frames_tb": (FramesTB, {"tokens": [T, B], "mel": [T, B, 3]}, ["logits"]),
     "frame_step": (FrameStep, {"token": [B], "h": [1, B, WIDTH], "mel": [B, 3]}, ["logits", "h_next"]),
     "conditioner": (Conditioner, {"features": [B, S, 2]}, ["mel"]),
     "factors": (Factors, {"tokens": [B, T], "pos": [B, T]}, ["logits"]),
@@ -284,7 +292,7 @@ def export(name, module, inputs, outputs, dynamo):
                           dynamic_shapes=shapes, external_data=False, verbose=False)  # fmt: skip
     else:
         names = {key: {i: d for i, d in enumerate(own) if isinstance(d, str)} for key, own in inputs.items()}
-        names["logits"] = {0: B, 1: T} if T in next(iter(inputs.values())) else {0: B}
+        names["logits"] = names[next(iter(inputs))]
         names["mel"] = names.get("mel", {0: B, 1: S})
         for output in outputs[1:]:
             names[output] = {0: B} if "past" not in output and "key" not in output else {0: B, 1: "present"}
@@ -309,17 +317,27 @@ def truth(module, inputs, tokens, contexts):
             now = {"offset": torch.tensor([t])}
             if "mel" in inputs:
                 now["mel"] = contexts["mel"][:, t]
-            values = {**contexts, **own, **now, "token": torch.tensor([[token]] if T in next(iter(inputs.values())) else [token]), "input_ids": torch.tensor([[token]])}
+            values = {
+                **contexts,
+                **own,
+                **now,
+                "token": torch.tensor([[token]] if T in next(iter(inputs.values())) else [token]),
+                "input_ids": torch.tensor([[token]]),
+            }
             logits, *states = module(*(values[key] for key in inputs))
             rows.append(logits.reshape(-1).numpy())
         return np.stack(rows)
-    tokens = torch.tensor(tokens)[None]
-    return module(tokens, *(contexts[key] for key in inputs if key in contexts))[0].numpy()
+    given = [torch.tensor(tokens)[None], *(contexts[key] for key in inputs if key in contexts)]
+    if next(iter(inputs.values())) == [T, B]:
+        return module(*(value.transpose(0, 1) for value in given))[:, 0].numpy()
+    return module(*given)[0].numpy()
 
 
 def make(name):
     build, inputs, outputs = CASES[name]
-    for exporter in ("dynamo", "legacy") if name != "hybrid" else ("legacy",):  # dynamo bakes the hybrid's time
+    for exporter in (
+        ("dynamo", "legacy") if name not in ("hybrid", "frames_tb") else ("legacy",)
+    ):  # dynamo bakes their time
         torch.manual_seed(0)
         module = build().eval()
         for parameter in module.parameters():
@@ -337,7 +355,8 @@ def make(name):
             for key, dims in inputs.items():
                 if key in STATES or key in ("token", "tokens", "input_ids", "offset"):
                     continue
-                shape = [length, *dims[1:]] if name == "frame_step" else [sizes.get(d, d) for d in dims[1:]]
+                shape = [sizes.get(d, d) for d in dims if d != B]
+                shape = [length, *shape] if name == "frame_step" else shape
                 contexts[key] = draw.integers(0, 4, shape) if key == "pos" else np.ones(shape) if key == "mask" else draw.standard_normal(shape)  # fmt: skip
                 contexts[key] = contexts[key] if key == "pos" else contexts[key].astype(np.float32)
             tokens = draw.integers(0, min(SOURCES) if name == "pointer" else VOCAB, length)

@@ -90,7 +90,7 @@ class ContextRows:
         if not self.moves:
             return
         at = self._positions[:size]
-        values = step_contexts(self._steps, self._requests[:size], at, 1)
+        values = step_contexts(self._steps, list(self._requests[:size]), at, 1)
         if self._latents is not None:
             values |= self._latents.steps(list(self._inputs.values()), self._owners[:size], at, 1)
         if self._step_inputs is not None:
@@ -101,7 +101,8 @@ class ContextRows:
 
     def steps(self, slot: int, start: int, count: int) -> dict[str, Array]:
         """Return the values that a row has for `count` tokens from `start` on, [count, ...] by name."""
-        return {name: value[0] for name, value in step_contexts(self._steps, self._requests[[slot]], np.array([start]), count).items()}
+        found = step_contexts(self._steps, [self._requests[slot]], np.array([start]), count)
+        return {name: value[0] for name, value in found.items()}
 
     def rows(self, size: int) -> dict[str, Array]:
         """Return the first `size` rows of each context."""

@@ -147,7 +147,10 @@ class Contract:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def _state_row(self, state: State) -> tuple[str, str, str, str]:
-        names = {state.free_axis: f"that of {state.width_of}" if state.width_of else "tokens so far", state.batch_axis: "batch"}
+        names = {
+            state.free_axis: f"that of {state.width_of}" if state.width_of else "tokens so far",
+            state.batch_axis: "batch",
+        }
         dims = [names.get(axis, str(d)) for axis, d in enumerate(state.initial.shape)]
         own = "values in the file" if state.initial.any() else "zeros"
         initial = f"starts from {self.givers.get(state.input, own)}"
@@ -159,7 +162,9 @@ class Contract:
         if aux.kind == "context":
             return "context", aux.name, f"{aux.dtype} [{sizes}]", self.givers.get(aux.name, _CALLER)
         if aux.kind == "step_context":
-            steps = ", ".join(["batch", "time", *map(str, aux.step_sizes)] if aux.timed else ["batch", *map(str, aux.sizes)])
+            steps = ", ".join(
+                ["batch", "time", *map(str, aux.step_sizes)] if aux.timed else ["batch", *map(str, aux.sizes)]
+            )
             return "step context", aux.name, f"{aux.dtype} [{steps}]", self.givers.get(aux.name, _CALLER_STEPS)
         if aux.kind == "latent":
             return "latent", aux.name, f"{aux.dtype} [{sizes}]", f"drawn: {aux.draw}"

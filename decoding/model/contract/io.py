@@ -12,7 +12,9 @@ from decoding.errors import ModelError
 from decoding.model.graph.types import Array
 
 TokenLayout = Literal["B", "BT", "TB"]
-AuxiliaryKind = Literal["length", "mask", "position", "context", "step_context", "source_length", "source_mask", "latent"]
+AuxiliaryKind = Literal[
+    "length", "mask", "position", "context", "step_context", "source_length", "source_mask", "latent"
+]
 LogitsLayout = Literal["BV", "BTV", "TBV", "BVT"]
 
 
@@ -192,7 +194,10 @@ class AuxiliaryInput:
             if not self.timed:
                 return probe_numbers(np.random.default_rng(0), shape, self.dtype)
             seed = int(np.asarray(first).flat[0])  # each position has numbers of its own
-            return np.stack([probe_numbers(np.random.default_rng(seed + t), (batch, *shape[2:]), self.dtype) for t in range(time)], 1)
+            return np.stack(
+                [probe_numbers(np.random.default_rng(seed + t), (batch, *shape[2:]), self.dtype) for t in range(time)],
+                1,
+            )
         if self.kind in ("source_length", "source_mask"):
             return self.of_source([self.width] * batch, self.width)
         if self.kind == "length":

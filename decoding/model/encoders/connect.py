@@ -39,7 +39,12 @@ def connect(
     """
     targets = _targets(stages, contract)
     asked = _asked(stages, targets, given.get("encoder"), decoder)
-    free = [t for t in targets if t.kind in ("source", "context", "step_context", "state") and t.name not in {*given.get("context", ()), *given.get("step_context", ())}]
+    free = [
+        t
+        for t in targets
+        if t.kind in ("source", "context", "step_context", "state")
+        and t.name not in {*given.get("context", ()), *given.get("step_context", ())}
+    ]
     found = _Connection(stages, asked, free)
     found.link_names(targets)
     found.link_alike_names()
@@ -247,7 +252,11 @@ def _fed_contract(stages: Sequence[Encoder], contract: Contract, links: Sequence
     initial_state_graph = contract.initial_state_graph and replace(
         contract.initial_state_graph, auxiliary_inputs=given(contract.initial_state_graph.auxiliary_inputs)
     )
-    notes = tuple(n for n in contract.notes if not any(n.startswith((f"{name} is a context, given by", f"{name} is a step context")) for name in fed))
+    notes = tuple(
+        n
+        for n in contract.notes
+        if not any(n.startswith((f"{name} is a context, given by", f"{name} is a step context")) for name in fed)
+    )
     return replace(
         contract,
         auxiliary_inputs=given(contract.auxiliary_inputs),

@@ -11,7 +11,6 @@ from decoding.errors import ModelError
 from decoding.model.contract.io import AuxiliaryInput, AuxiliaryKind, Draw
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import Port, Shape
-from decoding.model.roles.given import names_in
 from decoding.model.roles.masks import find_kind, find_sources, kind_evidence
 from decoding.model.roles.token import embedding_rows
 
@@ -87,7 +86,9 @@ def _check_position(graph: Graph, port: Port) -> None:
 
 def _shares_time(shape: Shape, token: Shape) -> bool:
     """Return whether an input declares the token's own dimensions, [batch, time] or [time, batch], as its first two."""
-    return bool(shape and token) and len(token) == 2 and shape[:2] == token and all(isinstance(d, str) for d in token)  # type: ignore[arg-type,index]
+    if shape is None or token is None or len(token) != 2:
+        return False
+    return shape[:2] == token and all(isinstance(d, str) for d in token)
 
 
 def make_auxiliary_inputs(

@@ -88,7 +88,17 @@ _ROLES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }  # fmt: skip
 ROLE_KEYS = tuple(_ROLES)
 # The roles that an input has only one of; it may have a batch_axis beside it.
-_OF_INPUTS = ("token", "state", "constant", "context", "step_context", "position", "latent", "source_mask", "source_length")
+_OF_INPUTS = (
+    "token",
+    "state",
+    "constant",
+    "context",
+    "step_context",
+    "position",
+    "latent",
+    "source_mask",
+    "source_length",
+)
 # The roles that hold names of inputs alone.
 _NAMES = ("context", "step_context", "position")
 

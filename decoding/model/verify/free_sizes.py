@@ -32,8 +32,12 @@ def with_free_axis(
     if len(unknown) != 1 or taken is None:
         return state
     (axis,) = unknown
-    sources = {aux.name: declared[aux.name] for aux in contexts if aux.kind == "context" and aux.source_axis is not None}
-    shared = [name for name, dims in sources.items() if isinstance(taken[axis], str) and taken[axis] in (dims or ())[1:]]
+    sources = {
+        aux.name: declared[aux.name] for aux in contexts if aux.kind == "context" and aux.source_axis is not None
+    }
+    shared = [
+        name for name, dims in sources.items() if isinstance(taken[axis], str) and taken[axis] in (dims or ())[1:]
+    ]
     keeps = taken[axis] is not None and given is not None and len(given) > axis and given[axis] == taken[axis]
     width_of = shared[0] if shared else next(iter(sources)) if keeps and len(sources) == 1 else ""
     sizes = tuple(PROBE_SIZE if i == axis else size for i, size in enumerate(state.sizes))

@@ -19,6 +19,8 @@ from decoding.model.verify import equivalence
 LONGEST_RUN, _FAR = 512, 1 << 20
 # Numbers in the scores, or in the states that grow, of the longest sequence that is tried: 64 MiB.
 _NUMBERS = 1 << 24
+# Products with weights of the longest run that is tried: below a second on one core.
+_PRODUCTS = 1 << 33
 # Tokens of the runs that a long one is compared with: verification has seen as many.
 _PIECE = 32
 
@@ -36,9 +38,12 @@ def with_lengths(program: StepProgram) -> StepProgram:
         notes.append(f"a sequence has at most {longest} tokens: with more, {why}")
     run = None
     if contract.sequence and contract.window is None and not _only_layers(program.graph, contract):
-        run = _longest_run(program, min(LONGEST_RUN, longest or LONGEST_RUN))
+        asked = min(LONGEST_RUN, longest or LONGEST_RUN)
+        run = _longest_run(program, max(_PIECE, min(_tokens_to_try(program), asked)), asked)
     if run is not None:
-        notes.append(f"a run reads at most {run} tokens: more fail, or give other states than several runs")
+        notes.append(
+            f"a run reads at most {run} tokens: more fail, give other states than several runs, or were not tried"
+        )
     return replace(program, contract=replace(contract, longest=longest, longest_run=run).with_notes(*notes))
 
 
@@ -49,7 +54,7 @@ def _longest_sequence(program: StepProgram) -> tuple[int | None, str]:
     if contract.window is not None:
         if contract.window.size is not None:
             return None, ""
-        most = min(LONGEST_RUN, _NUMBERS // contract.logits.vocab_size)
+        most = min(_tokens_to_try(program), _NUMBERS // contract.logits.vocab_size)
     elif growing:
         most = min(LONGEST_RUN, _NUMBERS // sum(math.prod(s.initial_rows(1, 1).shape) for s in growing))
     elif any(aux.kind == "position" for aux in contract.auxiliary_inputs):
@@ -67,8 +72,8 @@ def _longest_sequence(program: StepProgram) -> tuple[int | None, str]:
     return _most(run, most)
 
 
-def _longest_run(program: StepProgram, most: int) -> int | None:
-    """The number of tokens that one run may read; None for `most`."""
+def _longest_run(program: StepProgram, most: int, asked: int) -> int | None:
+    """The number of tokens that one run may read, of `most` that are tried; None where that is all that is `asked` for."""
     contract, session = program.contract, program.session
     names = [s.output for s in contract.states]
     ids = np.random.default_rng(0).integers(0, contract.logits.vocab_size, (1, most))
@@ -82,7 +87,9 @@ def _longest_run(program: StepProgram, most: int) -> int | None:
         return list(values.values())
 
     def run(tokens: int) -> None:
-        session.run({**contract.feeds(ids[:, :tokens]), **contract.initial_states(1, contexts)}, names, only_fetched=True)
+        session.run(
+            {**contract.feeds(ids[:, :tokens]), **contract.initial_states(1, contexts)}, names, only_fetched=True
+        )
 
     longest, _ = _most(run, most)
     if longest is not None:
@@ -90,30 +97,33 @@ def _longest_run(program: StepProgram, most: int) -> int | None:
     within = max(1e-3, equivalence.tolerance(program.graph, contract.states))
     pairs = zip(states_after(most), states_after(_PIECE), strict=True)
     same = all(a.shape == b.shape and equivalence.difference(a, b) <= within for a, b in pairs)
-    return None if same else _PIECE
+    return _PIECE if not same else None if most >= asked else most
+
+
+def _tokens_to_try(program: StepProgram) -> int:
+    """How many tokens the longest run has that is tried."""
+    weights = max(1, program.session.bytes // 4)
+    return min(LONGEST_RUN, _PRODUCTS // weights)
 
 
 def _only_layers(graph: Graph, contract: Contract) -> bool:
-    """Return whether every state is one of a recurrent layer and nothing else depends on the number of tokens."""
+    """Return whether every state is one of a recurrent layer, a Loop or a Scan, and nothing else depends on the number of tokens."""
     slots = sum(len(STATE_SLOTS[node.op]) for node in graph.nodes if node.op in STATE_SLOTS)
+    known = slots >= len(contract.states) or not any(s.exposed for s in contract.states)
     positions = any(aux.kind == "position" for aux in contract.auxiliary_inputs)
-    return slots >= len(contract.states) and not positions and all(s.free_axis is None for s in contract.states)
+    return known and not positions and all(s.free_axis is None for s in contract.states)
 
 
 def _most(run: Callable[[int], None], most: int) -> tuple[int | None, str]:
-    """The largest number below `most` with which `run` works, and the error of the next one; None if it works with all that are tried."""
-    works, fails, why = 1, None, ""
-    size = 64
-    while fails is None and works < most:
-        size = min(size, most)
-        why = _failure(run, size)
-        works, fails = (works, size) if why else (size, None)
-        size *= 2
-    while fails is not None and fails - works > 1:
+    """The largest number below `most` with which `run` works, and the error of the next one; None if it works with `most`."""
+    works, fails, why = 1, most, _failure(run, most)
+    if not why:
+        return None, ""
+    while fails - works > 1:
         middle = (works + fails) // 2
         failure = _failure(run, middle)
         works, fails, why = (works, middle, failure) if failure else (middle, fails, why)
-    return (None, "") if fails is None else (works, why)
+    return works, why
 
 
 def _failure(run: Callable[[int], None], size: int) -> str:

@@ -7,7 +7,7 @@ from decoding.model.roles.auxiliary_inputs import find_kinds, make_auxiliary_inp
 from tests.helpers.exports import CONTEXTS
 from tests.helpers.text import graph
 
-TABLE = "float[9,4] table = {%s}" % ", ".join(["0"] * 36)
+TABLE = "float[9,4] table = {" + ", ".join(["0"] * 36) + "}"
 
 
 def kinds(port, given=None, token="int64[batch,time] token", looked_up=True):

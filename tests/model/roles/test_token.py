@@ -6,7 +6,7 @@ from decoding import ModelError
 from decoding.model.roles.token import find_token
 from tests.helpers.text import graph
 
-EMBED = "float[9,4] table = {%s}" % ", ".join(["0"] * 36)
+EMBED = "float[9,4] table = {" + ", ".join(["0"] * 36) + "}"
 RIVALS = f"""(int64[batch,time] tags, int64[batch,time] tokens) => (float[batch,time,9] logits)
 <{EMBED}> {{ e = Gather(table, tags)
     t = Cast<to = 1>(tokens)

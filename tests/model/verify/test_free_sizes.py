@@ -46,7 +46,7 @@ def test_scores_over_the_positions_of_a_source_are_no_vocabulary(name):
 
 @pytest.mark.parametrize("name", context_names("coverage", "location", "history", "hybrid"))
 def test_what_takes_states_of_fixed_sizes_refuses_these(name):
-    with pytest.raises(ModelError, match="executor='native': in the way is the state .*, which has no fixed size"):
+    with pytest.raises(ModelError, match=r"executor='native': in the way is the state .*, which has no fixed size"):
         load(CONTEXTS / f"{name}.onnx", executor="native")
 
 
