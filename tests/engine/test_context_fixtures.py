@@ -6,8 +6,9 @@ import pytest
 from decoding import Beam, Greedy, Sample, decode, load, rollout, score, stream
 from tests.helpers.exports import context_names, with_contexts
 
-REFUSED = ("pointer",)
-NAMES = [name for name in context_names() if name.split("_", 1)[1] not in REFUSED]
+# The conditioner is an encoder.
+OTHERS = ("pointer", "conditioner")
+NAMES = [name for name in context_names() if name.split("_", 1)[1] not in OTHERS]
 
 
 @pytest.fixture(scope="module", params=NAMES)
