@@ -13,7 +13,7 @@ from decoding.model.graph.types import Shape
 from decoding.model.passes import normalize
 from decoding.model.passes.dynamic_shapes import declares_one_row, make_reshapes_dynamic
 from decoding.model.passes.expose_states import HiddenState, InitialValue, find_hidden_states, initial_values
-from decoding.model.roles.auxiliary_inputs import for_each_row, make_auxiliary_inputs, with_time
+from decoding.model.roles.auxiliary_inputs import for_each_row, make_auxiliary_inputs, over_past, with_time
 from decoding.model.roles.infer import Roles, recurrent_path
 from decoding.model.verify.free_sizes import with_free_axis
 from decoding.model.verify.layouts import StateShape, declared_state_shape
@@ -87,6 +87,8 @@ def exported_graph(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) ->
         )
         for name, output in roles.states.items()
     )
+    if any(state.grows for state in exposed):
+        auxiliary_inputs = tuple(over_past(aux, declared[aux.name], steps) for aux in auxiliary_inputs)
     normalize.check_nodes_run_forward(graph, recurrent_path(graph, roles.token, roles.logits))
     normalize.plain_ports(graph, roles)
     for aux in auxiliary_inputs:

@@ -159,8 +159,8 @@ def _probed(
 
 def _own_state(graph: Graph, shape: StateShape, axis: int) -> State:
     """A state that is an input and an output of the file; its metadata may hold the initial state."""
-    grows = None if shape.width_of else shape.free_axis
-    sizes = tuple(1 if i == axis else 0 if i == grows else int(size or 0) for i, size in enumerate(shape.sizes))
+    empty = shape.free_axis if shape.grows else None
+    sizes = tuple(1 if i == axis else 0 if i == empty else int(size or 0) for i, size in enumerate(shape.sizes))
     initial = initial_value(graph, shape.input, sizes, shape.dtype)
     return State(
         shape.input,

@@ -122,14 +122,15 @@ class Hybrid(nn.Module):
         cache = torch.zeros(1, 2, 0, WIDTH // 2)
         return torch.zeros(1, 1, WIDTH), cache, cache.clone()
 
-    def forward(self, input_ids, state, past_key, past_value):
+    def forward(self, input_ids, state, past_key, past_value, attention_mask=None):
+        hidden = torch.zeros(1, dtype=torch.bool) if attention_mask is None else attention_mask[:, None, None] == 0
         x, state = self.rnn(self.embed(input_ids), state)
         q, k, v = (self.heads(part) for part in self.qkv(x).chunk(3, -1))
         key, value = torch.cat([past_key, k], 2), torch.cat([past_value, v], 2)
         scores = q @ key.transpose(2, 3)
         column = torch.ones_like(scores).cumsum(-1) - 1
         row = torch.ones_like(scores).cumsum(-2) - 1 + past_key.shape[2]
-        weights = torch.softmax(scores.masked_fill(column > row, -1e9), -1)
+        weights = torch.softmax(scores.masked_fill((column > row) | hidden, -1e9), -1)
         x = x + (weights @ value).transpose(1, 2).flatten(2)
         return self.out(x), state, key, value
 
@@ -261,6 +262,7 @@ CASES = {
     "location": (Location, {"token": [B], "h": [B, WIDTH], "prev_weights": [B, S], "memory": [B, S, 4]}, ["logits", "h_next", "weights"]),
     "history": (History, {"token": [B], "h": [B, WIDTH], "past": [B, P, WIDTH]}, ["logits", "h_next", "past_next"]),
     "hybrid": (Hybrid, {"input_ids": [B, T], "state": [1, B, WIDTH], "past_key": [B, 2, P, WIDTH // 2], "past_value": [B, 2, P, WIDTH // 2]}, ["logits", "state_out", "present_key", "present_value"]),
+    "hybrid_mask": (Hybrid, {"input_ids": [B, T], "state": [1, B, WIDTH], "past_key": [B, 2, P, WIDTH // 2], "past_value": [B, 2, P, WIDTH // 2], "attention_mask": [B, "total"]}, ["logits", "state_out", "present_key", "present_value"]),
     "pointer": (Pointer, {"token": [B], "h": [B, WIDTH], "memory": [B, S, 4]}, ["logits", "h_next"]),
     "frames": (Frames, {"tokens": [B, T], "mel": [B, T, 3]}, ["logits"]),
     "frames_tb": (FramesTB, {"tokens": [T, B], "mel": [T, B, 3]}, ["logits"]),
@@ -270,14 +272,18 @@ CASES = {
     "offset": (Positions, {"token": [B, T], "h": [1, B, WIDTH], "offset": [B]}, ["logits", "h_next"]),
 }  # fmt: skip
 STATES = ("h", "coverage", "prev_weights", "past", "state", "past_key", "past_value")
-SIZES = {B: 2, T: 5, S: 6, P: 3}
+SIZES = {B: 2, T: 5, S: 6, P: 3, "total": 8}
 
 
 def example(name, dims, draw):
     shape = [SIZES.get(d, d) for d in dims]
     if name in ("tokens", "token", "input_ids", "pos", "offset"):
         return torch.tensor(draw.integers(0, 4, shape))
-    return torch.tensor(draw.standard_normal(shape), dtype=torch.float32) if name != "mask" else torch.ones(shape)
+    return (
+        torch.tensor(draw.standard_normal(shape), dtype=torch.float32)
+        if "mask" not in name
+        else torch.ones(shape, dtype=torch.int64 if "_" in name else torch.float32)
+    )
 
 
 def export(name, module, inputs, outputs, dynamo):
@@ -314,7 +320,7 @@ def truth(module, inputs, tokens, contexts):
         rows = []
         for t, token in enumerate(tokens):
             own = dict(zip([key for key in inputs if key in STATES], states, strict=True))
-            now = {"offset": torch.tensor([t])}
+            now = {"offset": torch.tensor([t]), "attention_mask": torch.ones(1, t + 1)}
             if "mel" in inputs:
                 now["mel"] = contexts["mel"][:, t]
             values = {
@@ -336,7 +342,7 @@ def truth(module, inputs, tokens, contexts):
 def make(name):
     build, inputs, outputs = CASES[name]
     for exporter in (
-        ("dynamo", "legacy") if name not in ("hybrid", "frames_tb") else ("legacy",)
+        ("dynamo", "legacy") if name not in ("hybrid", "hybrid_mask", "frames_tb") else ("legacy",)
     ):  # dynamo bakes their time
         torch.manual_seed(0)
         module = build().eval()
@@ -353,7 +359,7 @@ def make(name):
         for row, (length, source) in enumerate(zip(LENGTHS, SOURCES, strict=True)):
             sizes, contexts = {T: length, S: source}, {}
             for key, dims in inputs.items():
-                if key in STATES or key in ("token", "tokens", "input_ids", "offset"):
+                if key in STATES or key in ("token", "tokens", "input_ids", "offset", "attention_mask"):
                     continue
                 shape = [sizes.get(d, d) for d in dims if d != B]
                 shape = [length, *shape] if name == "frame_step" else shape

@@ -95,6 +95,11 @@ class State:
     width_of: str = ""
 
     @property
+    def grows(self) -> bool:
+        """Whether the state gets longer with every token."""
+        return self.free_axis is not None and not self.width_of
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """NumPy dtype of the state."""
         return self.initial.dtype
@@ -147,6 +152,7 @@ class AuxiliaryInput:
         inverted: the source_mask is 0 where there is no padding.
         draw: how a latent is drawn.
         pad_value: pads a context after its end.
+        over_past: a mask is about all tokens of a sequence so far, as where keys of earlier tokens are in a state.
     """
 
     name: str
@@ -160,6 +166,7 @@ class AuxiliaryInput:
     inverted: bool = False
     draw: Draw = Draw()
     pad_value: float = 0
+    over_past: bool = False
 
     @property
     def of_rows(self) -> bool:
@@ -203,7 +210,8 @@ class AuxiliaryInput:
         if self.kind == "length":
             return np.full((batch,), time, self.dtype)
         if self.kind == "mask":
-            ids = np.ones((batch, time), self.dtype)
+            before = int(np.max(first)) if self.over_past else 0
+            ids = np.ones((batch, before + time), self.dtype)
         else:
             ids = (np.broadcast_to(first, batch)[:, None] + np.arange(time)).astype(self.dtype)
         if self.rank < 2:

@@ -119,6 +119,13 @@ def with_time(aux: AuxiliaryInput, shape: Shape, token: Shape) -> AuxiliaryInput
     return aux
 
 
+def over_past(aux: AuxiliaryInput, shape: Shape, token: Shape) -> AuxiliaryInput:
+    """The input of a graph whose states grow: a mask whose length is not that of the run's tokens spans all tokens so far."""
+    length, time = (shape or ())[1:], (token or ())[1:]
+    spans = aux.kind == "mask" and len(length) == 1 and not isinstance(length[0], int) and length != time
+    return replace(aux, over_past=True) if spans else aux
+
+
 def _make(
     ports: Mapping[str, Port],
     name: str,

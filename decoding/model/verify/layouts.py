@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from decoding.errors import ModelError
-from decoding.model.contract.io import AuxiliaryInput, Logits, LogitsLayout, Token, TokenLayout
+from decoding.model.contract.io import PROBE_SIZE, AuxiliaryInput, Logits, LogitsLayout, Token, TokenLayout
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import Array
 from decoding.model.roles.infer import Roles
@@ -40,10 +40,14 @@ class StateShape:
     free_axis: int | None = None
     width_of: str = ""
 
+    @property
+    def grows(self) -> bool:
+        """Whether the state gets longer with every token."""
+        return self.free_axis is not None and not self.width_of
+
     def after(self, shape: Sequence[int], time: int) -> tuple[int, ...]:
         """The shape after `time` tokens of a state that had this one."""
-        grows = self.free_axis is not None and not self.width_of
-        return tuple(size + time * (grows and axis == self.free_axis) for axis, size in enumerate(shape))
+        return tuple(size + time * (self.grows and axis == self.free_axis) for axis, size in enumerate(shape))
 
     def sized(self, axis: int, batch: int) -> list[int]:
         """The shape for `batch` rows on `axis`; 0 where a size is not known."""
@@ -168,7 +172,8 @@ def _try_layout(
     axes: Sequence[int],
     time: int,
 ) -> Layout:
-    feeds = {f.name: f.value(token, _BATCH, time) for f in auxiliary_inputs}
+    past = PROBE_SIZE if any(state.grows for state in states) else 0
+    feeds = {f.name: f.value(token, _BATCH, time, past) for f in auxiliary_inputs}
     feeds[token.name] = token.arrange(np.zeros((_BATCH, time), np.int64))
     for state, axis in zip(states, axes, strict=True):
         sizes = state.sized(axis, _BATCH)

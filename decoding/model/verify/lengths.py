@@ -50,7 +50,7 @@ def with_lengths(program: StepProgram) -> StepProgram:
 def _longest_sequence(program: StepProgram) -> tuple[int | None, str]:
     """The number of tokens that a sequence may have, and why no more; None where none that was tried is too long."""
     contract, session = program.contract, program.session
-    growing = [s for s in contract.states if s.free_axis is not None and not s.width_of]
+    growing = [s for s in contract.states if s.grows]
     if contract.window is not None:
         if contract.window.size is not None:
             return None, ""
