@@ -47,7 +47,9 @@ def check_contexts(model: Model, context: Any, step_inputs: StepInputs | None, p
         raise OptionError(
             f"context: {fed[0]!r} comes from the encoder; the contexts that it does not give are {', '.join(wanted) or 'none'}"
         )
-    if (missing := sorted(wanted.keys() - given.keys())) and step_inputs is None:
+    missing = sorted(wanted.keys() - given.keys())
+    # A window shows many tokens, and step_inputs computes the values of one.
+    if missing and (step_inputs is None or (c.window is not None and inputs[missing[0]].timed)):
         sizes = ", ".join(["prompts", *("any" if s is None else str(s) for s in _sizes(inputs[missing[0]]))])
         raise OptionError(
             f"context: the model needs {missing[0]!r}; pass context={{{missing[0]!r}: array [{sizes}]}}, or step_inputs="

@@ -1,4 +1,4 @@
-"""Sizes that differ from row to row: states as wide as a source or growing with the tokens, and scores over a source's positions."""
+"""Sizes that differ from row to row: of states that follow a source or the tokens, of step contexts, of scores over a source."""
 
 from __future__ import annotations
 
@@ -68,6 +68,23 @@ def check_fixed_vocabulary(program: StepProgram) -> None:
             f"one position longer it has {found[1]} scores and not {found[0]}. decode() chooses tokens of a fixed vocabulary; export scores over one, or scores of as many "
             "positions as the longest source has"
         )
+
+
+def follows_tokens(program: StepProgram, name: str) -> bool:
+    """Return whether a step context has as many values as a run has tokens: with more, the graph fails or scores more tokens."""
+    contract, session = program.contract, program.session
+    aux = next((aux for aux in contract.step_contexts if aux.name == name), None)
+    if aux is None or not aux.timed:
+        return True
+    time = 3 if contract.sequence else 1
+    ids = np.zeros((2, time), np.int64)
+    feeds = {**contract.feeds(ids), **contract.initial_states(2, contract.probe_contexts(2))}
+    feeds[name] = aux.value(contract.token, 2, time + 1)
+    try:
+        (scores,) = session.run(feeds, [contract.logits.name])
+    except ModelError:
+        return True
+    return contract.logits.arrange(scores).shape[1] not in (1, time)
 
 
 def _feeds_of_length(contract: Contract, longer: int) -> dict[str, np.ndarray]:

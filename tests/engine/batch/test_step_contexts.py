@@ -110,3 +110,9 @@ def test_an_encoder_may_give_them(exporter):
     np.testing.assert_allclose(found[0][1:], wanted[0][1:], atol=1e-5)
     assert "step context  mel" in model.describe()
     assert "the encoder's mel" in model.describe()
+
+
+def test_a_window_needs_the_values_of_all_its_tokens():
+    model = MODELS["dynamo_window_frames"][0]
+    with pytest.raises(OptionError, match="context: the model needs 'mel'"):
+        decode(model, [[1, 2]], step_inputs=lambda history: {"mel": np.zeros((len(history), 3))})

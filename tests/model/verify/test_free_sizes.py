@@ -1,9 +1,10 @@
 """Sizes that differ from row to row: states as wide as a source or growing with the tokens, scores over a source's positions."""
 
 import numpy as np
+import onnx
 import pytest
 
-from decoding import ModelError, OptionError, decode, load
+from decoding import ModelError, OptionError, decode, load, score
 from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.verify.free_sizes import with_free_axis
 from decoding.model.verify.layouts import StateShape
@@ -81,3 +82,26 @@ def test_weights_over_sources_of_unequal_length():
     assert [h.attention.shape for h in out] == [(3, len(source)) for source in contexts["memory"]]
     for hypothesis in out:
         np.testing.assert_allclose(hypothesis.attention.sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", context_names("window_source", "coverage"))
+def test_a_source_that_is_called_as_the_tokens_time_is_no_step_context(name):
+    """The legacy exporter lets the caller give one name to the time of the tokens and to that of the source."""
+    _, tokens, contexts, logprobs = with_contexts(name)
+    proto = onnx.load(CONTEXTS / f"{name}.onnx")
+    for port in proto.graph.input:
+        for dim in port.type.tensor_type.shape.dim:
+            if dim.dim_param == "source":
+                dim.dim_param = "time"
+    model = load(proto)
+    assert [aux.kind for aux in model.contract.auxiliary_inputs] == ["context"]
+    found = score(model, tokens, context=contexts)
+    for own, ids, x in zip(found, tokens, logprobs, strict=True):
+        np.testing.assert_allclose(own[1:], x[np.arange(len(ids) - 1), ids[1:]], atol=2e-5)
+
+
+def test_a_plain_run_needs_a_value_for_each_token():
+    model = with_contexts("dynamo_frames")[0]
+    with pytest.raises(OptionError, match="needs 'mel' too; it takes tokens, mel"):
+        model.run({"tokens": [[1, 2]]})
+    assert model.run({"tokens": [[1, 2]], "mel": np.zeros((1, 2, 3))})["logits"].shape == (1, 2, 11)
