@@ -38,16 +38,23 @@ class SamplingSearch:
 
     def run(self) -> Iterator[FinishedSequence]:
         """Decode the whole queue, yielding each sequence as it finishes."""
-        for _ in self._steps(every=False):
+        for _ in self._checked_steps(every=False):
             yield from self._retire()
 
     def choices(self) -> Iterator[Choice]:
         """Decode the whole queue, yielding every token as it is chosen."""
-        for finished in self._steps(every=True):
+        for finished in self._checked_steps(every=True):
             yield from itertools.starmap(Choice, self._sampler.chosen(self._batch.size))
             if finished:
                 for _ in self._retire():
                     pass
+
+    def _checked_steps(self, *, every: bool) -> Iterator[int]:
+        """Do what `_steps` does; a step that the network cannot run is a DecodeError."""
+        try:
+            yield from self._steps(every=every)
+        except ModelError as error:
+            raise failed_step(self._model, error, self._histories()) from error
 
     def _steps(self, *, every: bool) -> Iterator[int]:
         """Take steps until nothing is left, yielding how many rows finished, for the caller to retire.
@@ -56,30 +63,26 @@ class SamplingSearch:
             every: yield after each step; else only after those in which a row finished. At 35 microseconds a
                 step, the Python code here counts (bench/test_decode.py).
         """
-        model, stopped = self._model, self._queue.stopped.is_set
-        batch, sampler, prefill = self._batch, self._sampler, self._prefill
+        batch, sampler, prefill, stopped = self._batch, self._sampler, self._prefill, self._queue.stopped.is_set
         rows = self._queue.take(batch.capacity)
         batch.size = len(rows)
         if rows:
             self._admit(np.arange(len(rows)), rows)
         step, advance, extras = batch.step, sampler.advance, self._has_extras
-        try:
-            while batch.size and not stopped():
-                if prefill and not len(sampler.running(batch.size)):
-                    self._begin(prefill.read_chunk())
-                    continue
-                if extras:
-                    batch.context.refresh(self._histories, batch.size)
-                step()
-                finished = advance(batch.size)
-                if extras and batch.attention is not None:
-                    sampler.record_attention(batch.attention[: batch.size])
-                if prefill:
-                    self._begin(prefill.step())
-                if finished or every:
-                    yield finished
-        except ModelError as error:
-            raise failed_step(model, error, self._histories()) from error
+        while batch.size and not stopped():
+            if prefill and not len(sampler.running(batch.size)):
+                self._begin(prefill.read_chunk())
+                continue
+            if extras:
+                batch.context.refresh(self._histories, batch.size)
+            step()
+            finished = advance(batch.size)
+            if extras and batch.attention is not None:
+                sampler.record_attention(batch.attention[: batch.size])
+            if prefill:
+                self._begin(prefill.step())
+            if finished or every:
+                yield finished
 
     def _histories(self) -> History:
         """Return the history of every row; of an idle row, the history it had."""
