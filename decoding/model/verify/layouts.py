@@ -183,6 +183,10 @@ def _try_layout(
         feeds[state.input] = np.zeros(sizes, state.dtype)
     scores, *after = session.run(feeds, [logits, *(s.output for s in states)])
     for state, value in zip(states, after, strict=True):
+        if state.grows and value.shape == feeds[state.input].shape:
+            raise ModelError(
+                f"{session.name}: the state {state.input} of no fixed size stays as long as it is; if it is as long as a source, export both with one name for that dimension"
+            )
         if value.shape != state.after(feeds[state.input].shape, time):
             raise ModelError(f"{session.name}: the state {state.input} goes in as {list(feeds[state.input].shape)} and comes out of {state.output} "
                              f"as {list(value.shape)}: they are not one state; pass roles={{'state': {{input: output}}}}")  # fmt: skip

@@ -105,3 +105,10 @@ def test_a_plain_run_needs_a_value_for_each_token():
     with pytest.raises(OptionError, match="needs 'mel' too; it takes tokens, mel"):
         model.run({"tokens": [[1, 2]]})
     assert model.run({"tokens": [[1, 2]], "mel": np.zeros((1, 2, 3))})["logits"].shape == (1, 2, 11)
+
+
+def test_a_state_that_keeps_an_unnamed_size_is_asked_about():
+    proto = onnx.load(CONTEXTS / "legacy_coverage.onnx")
+    next(p for p in proto.graph.input if p.name == "coverage").type.tensor_type.shape.dim[1].dim_param = "unnamed"
+    with pytest.raises(ModelError, match="the state coverage of no fixed size stays as long as it is; if it is as long as a source, export both with one name"):  # fmt: skip
+        load(proto)
