@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from decoding import kernels
-from decoding.engine.batch.batch import make_batch
-from decoding.engine.batch.contexts import initial_states
-from decoding.engine.encode import alike, encoded
+from decoding.engine.batch.batch import failed_step, make_batch
+from decoding.engine.batch.contexts import initial_states, step_contexts
+from decoding.engine.encode import alike, encoded, tokens_taken
 from decoding.engine.latents import Latents
 from decoding.engine.request import Request
+from decoding.errors import ModelError
 from decoding.model.contract.pad import pad_together
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
@@ -44,13 +45,18 @@ def score_sequences(
     """
     scores: dict[int, Array] = {}
     c = model.contract
-    takes_runs = c.sequence and c.window is None and c.logits.layout != "BV" and not c.draws_alone
+    takes_runs = c.sequence and c.window is None and c.logits.layout != "BV" and not c.one_token_a_run
     for group in alike(model.contract, sequences, len(sequences)):
         order = sorted(group, key=lambda r: -len(r.ids))
         for start in range(0, len(order), batch_size):
             own = encoded(model, order[start : start + batch_size])
+            for request in own:
+                tokens_taken(c, request, len(request.ids) - 1)
             by_runs = takes_runs and (model.on_device or len(own) * c.logits.vocab_size < _LARGE_STEP)
-            values = (_by_runs if by_runs else _by_steps)(model, own, latents, advance)
+            try:
+                values = (_by_runs if by_runs else _by_steps)(model, own, latents, advance)
+            except ModelError as error:
+                raise failed_step(model, error, History([r.ids for r in own], [r.ids[:0] for r in own])) from error
             scores |= {r.index: value for r, value in zip(own, values, strict=True)}
     return scores
 
@@ -73,9 +79,10 @@ def _by_runs(
     while read < longest:
         live = sum(len(s) - 1 > read for s in sequences)
         chunk = max(1, min(_LOGITS // (live * c.logits.vocab_size), most // (live * cost)))
-        end = min(len(sequences[live - 1]) - 1, read + chunk)
+        end = min(len(sequences[live - 1]) - 1, read + min(chunk, c.longest_run or chunk))
         ids = np.stack([s[read : end + 1] for s in sequences[:live]])
         context = pad_together(c.row_inputs, [r.context for r in requests[:live]])
+        context |= step_contexts(c.auxiliary_inputs, requests[:live], np.full(live, read), end - read)
         if latents is not None:
             keys = np.array([r.key for r in requests[:live]])
             context |= latents.steps(c.auxiliary_inputs, keys, np.full(live, read), end - read)

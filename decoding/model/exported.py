@@ -14,8 +14,9 @@ from decoding.model.passes import normalize
 from decoding.model.passes.delay_lines import write_delay_lines
 from decoding.model.passes.dynamic_shapes import declares_one_row, make_reshapes_dynamic
 from decoding.model.passes.expose_states import HiddenState, InitialValue, find_hidden_states, initial_values
-from decoding.model.roles.auxiliary_inputs import for_each_row, make_auxiliary_inputs
+from decoding.model.roles.auxiliary_inputs import for_each_row, make_auxiliary_inputs, over_past, with_time
 from decoding.model.roles.infer import Roles, recurrent_path
+from decoding.model.verify.free_sizes import with_free_axis
 from decoding.model.verify.layouts import StateShape, declared_state_shape
 
 
@@ -89,8 +90,23 @@ def exported_graph(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) ->
     normalize.spread_constants(graph, declared, roles.token)
     declared = {**declared, **normalize.put_batch_first(graph, roles, declared)}
     found = make_auxiliary_inputs(graph.inputs, roles.auxiliary_inputs, roles.sources, roles.draws)
-    auxiliary_inputs = tuple(for_each_row(aux, declared[aux.name]) for aux in found)
-    exposed = tuple(declared_state_shape(graph, roles, name, output) for name, output in roles.states.items())
+    steps = declared[roles.token]
+    auxiliary_inputs = tuple(
+        with_time(for_each_row(aux, declared[aux.name]), declared[aux.name], steps) for aux in found
+    )
+    outputs = {port.name: port.shape for port in graph.outputs}
+    exposed = tuple(
+        with_free_axis(
+            declared_state_shape(graph, roles, name, output),
+            declared[name],
+            outputs[output],
+            auxiliary_inputs,
+            declared,
+        )
+        for name, output in roles.states.items()
+    )
+    if any(state.grows for state in exposed):
+        auxiliary_inputs = tuple(over_past(aux, declared[aux.name], steps) for aux in auxiliary_inputs)
     normalize.check_nodes_run_forward(graph, recurrent_path(graph, roles.token, roles.logits), roles.token)
     normalize.plain_ports(graph, roles)
     for aux in auxiliary_inputs:

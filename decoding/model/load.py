@@ -17,6 +17,7 @@ from decoding.model.encoders.roles import split_roles
 from decoding.model.exported import ExportedGraph, exported_graph
 from decoding.model.generator import Generator, roles_or_latents
 from decoding.model.graph.graph import Graph, ModelFile
+from decoding.model.graph.types import Shape
 from decoding.model.model import Model
 from decoding.model.native.step import check_executor, with_native_step
 from decoding.model.passes import normalize
@@ -24,12 +25,13 @@ from decoding.model.passes.fold_embedding import with_folded_step
 from decoding.model.passes.quantize import check_quantize, quantized
 from decoding.model.paths import encoder_files, model_file, shipped
 from decoding.model.roles.given import caller_roles, given_roles, special_id
-from decoding.model.roles.infer import Roles
+from decoding.model.roles.infer import Roles, find_roles
 from decoding.model.roles.text import EncoderText, check_special_ids, encoder_text, fitted_text, text_of
 from decoding.model.runtime.limits import interruptible
 from decoding.model.runtime.session import Session, checked_threads, full_names
 from decoding.model.stepping import step_program
 from decoding.model.verify.equivalence import same_step
+from decoding.model.verify.free_sizes import follows_tokens
 from decoding.model.verify.window import given_window
 from decoding.model.weights import FileWeights
 from decoding.model.windowing import check_steps, window_program
@@ -72,7 +74,7 @@ def load(
             for NAME.onnx; ``[]`` for none.
         roles: overrides what is inferred: ``{"token": name, "logits": name, "state": {input: output},
             "output": "logits" | "probs" | "logprobs", "batch_axis": {input: axis}, "constant": {input: value},
-            "context": [input], "attention": output, "encoder": {encoder output: input, or None to leave it out},
+            "context": [input], "step_context": [input], "position": input, "attention": output, "encoder": {encoder output: input, or None to leave it out},
             "latent": {input: "normal" | "uniform" | {"distribution": ..., "every": "sequence" | "step"}},
             "source_mask": {input: context}, "source_length": {input: context},
             "window": W or None for the whole prefix, "pad": "left" | "right"}``.
@@ -131,8 +133,7 @@ def load(
                 f"{graph.name}: a plain generator, which has no contexts or states for the encoder {encoder_graphs[0].name} to feed; load it with encoder=[]"
             )
         return Generator(graph, open_session(graph), found)
-    exported = exported_graph(graph, found, declared)
-    program = _program(exported, open_session, verify, given_window(given, special_id(graph, "decoding.pad")))
+    exported, program = _exported_and_program(graph, given, found, declared, open_session, verify)
     exact, vocab_size = program, program.contract.logits.vocab_size
     fits = fitted_text(text, tokenizer, vocab_size, graph.name)
     check_special_ids(special, vocab_size)
@@ -151,6 +152,41 @@ def load(
         raise OptionError(f"encoder_tokenizer: no encoder of {graph.name} takes ids or one-hot vectors; leave it out")
     file = FileWeights.of(initializers, quantize is not None, exported, program.contract)
     return Model(program, fits, file, encoders)
+
+
+def _exported_and_program(
+    graph: Graph,
+    given: Mapping[str, Any],
+    found: Roles,
+    declared: Mapping[str, Shape],
+    open_session: OpenSession,
+    verify: bool,
+) -> tuple[ExportedGraph, StepProgram]:
+    """The exported graph, and its program.
+
+    Inputs were taken for step contexts because they declare the token's time. Exporters let the caller give one name to
+    two sizes, so that is shown by a run, or they are contexts after all.
+    """
+    window = given_window(given, special_id(graph, "decoding.pad"))
+    steps = [name for name, kind in found.auxiliary_inputs.items() if kind == "step_context"]
+    guessed = [name for name in steps if name not in given.get("step_context", ())]
+    original = graph.copy() if guessed else graph
+    try:
+        exported = exported_graph(graph, found, declared)
+        program = _program(exported, open_session, verify, window)
+        if all(follows_tokens(program, name) for name in guessed):
+            return exported, program
+        failure = None
+    except ModelError as error:
+        if not guessed:
+            raise
+        failure = error
+    try:
+        given = {**given, "context": [*given.get("context", ()), *guessed]}
+        exported = exported_graph(original, find_roles(original, given), declared)
+        return exported, _program(exported, open_session, verify, window)
+    except ModelError as error:
+        raise (failure or error) from None
 
 
 def _program(exported: ExportedGraph, open_session: OpenSession, verify: bool, window: Window | None) -> StepProgram:
@@ -173,8 +209,12 @@ def _moved(program: StepProgram, open_session: OpenSession) -> StepProgram:
     Raises:
         ModelError: they cannot be had there, or give other scores than the CPU.
     """
-    there = program.reopened(open_session)
     contract = program.contract
+    if free := [state.input for state in contract.states if state.free_axis is not None]:
+        raise ModelError(
+            f"{program.graph.name}: the state {free[0]} has no fixed size (it grows, or is as long as a source), and a device keeps states in memory of fixed sizes; pass providers='cpu'"
+        )
+    there = program.reopened(open_session)
     if contract.window is None and not same_step(program.session, there.session, contract, _OTHER_HARDWARE):
         raise ModelError(
             f"{program.graph.name}: {there.session.providers[0]} gives other scores than the CPU; pass providers='cpu', and report it to onnxruntime"

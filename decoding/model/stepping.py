@@ -30,7 +30,9 @@ from decoding.model.roles.infer import Roles, recurrent_path
 from decoding.model.runtime.session import Session
 from decoding.model.verify import equivalence, layouts
 from decoding.model.verify.equivalence import NotSteppable
+from decoding.model.verify.free_sizes import check_fixed_vocabulary
 from decoding.model.verify.layouts import Layout, StateShape
+from decoding.model.verify.lengths import with_lengths
 from decoding.model.verify.padding import with_padding
 from decoding.model.verify.rows import DependentRows, check_rows, other_pairs, same_scores
 from decoding.model.verify.whole_runs import WholeRuns
@@ -146,7 +148,8 @@ def _finished(way: _Way, exported: ExportedGraph, roles: Roles, open_session: Op
         program = program.with_note(
             "tokens are fed one by one: a run over several gives other scores than as many steps"
         )
-    return replace(program, contract=replace(program.contract, sequence=way.several))
+    program = replace(program, contract=replace(program.contract, sequence=way.several))
+    return with_lengths(program) if verify else program
 
 
 def _rewrite_for_steps(
@@ -287,14 +290,26 @@ def _in_layout(
         attention=roles.attention,
         notes=tuple(roles.notes),
     )
-    return with_padding(_with_initial_state_graph(StepProgram(graph, session, contract), exported))
+    program = _with_initial_state_graph(StepProgram(graph, session, contract), exported)
+    check_fixed_vocabulary(program)
+    return with_padding(program)
 
 
 def _own_state(graph: Graph, shape: StateShape, axis: int) -> State:
     """A state that is an input and an output of the file; its metadata may hold the initial state."""
-    sizes = tuple(1 if i == axis else int(size or 0) for i, size in enumerate(shape.sizes))
+    empty = shape.free_axis if shape.grows else None
+    sizes = tuple(1 if i == axis else 0 if i == empty else int(size or 0) for i, size in enumerate(shape.sizes))
     initial = initial_value(graph, shape.input, sizes, shape.dtype)
-    return State(shape.input, shape.output, axis, initial, "an input and an output of the file", exposed=True)
+    return State(
+        shape.input,
+        shape.output,
+        axis,
+        initial,
+        "an input and an output of the file",
+        exposed=True,
+        free_axis=shape.free_axis,
+        width_of=shape.width_of,
+    )
 
 
 def _with_initial_state_graph(program: StepProgram, exported: ExportedGraph) -> StepProgram:

@@ -10,6 +10,8 @@ from decoding.model.contract.program import OpenSession, StepProgram
 from decoding.model.exported import ExportedGraph
 from decoding.model.passes.softmax import cut_softmax, with_log
 from decoding.model.verify import equivalence
+from decoding.model.verify.free_sizes import check_fixed_vocabulary
+from decoding.model.verify.lengths import with_lengths
 from decoding.model.verify.padding import with_padding
 from decoding.model.verify.window import advice_on_steps, check_any_length, exported_steps, window_contract
 
@@ -43,10 +45,12 @@ def window_program(
         raise ModelError(
             f"{graph.name}: it cannot be stepped: {reason}. Nor can it be run on whole prefixes: {why}"
         ) from error
-    program = with_padding(StepProgram(graph, session, contract.with_notes(f"not stepped: {reason}")))
+    program = StepProgram(graph, session, contract.with_notes(f"not stepped: {reason}"))
+    check_fixed_vocabulary(program)
+    program = with_padding(program)
     if roles.output is None and equivalence.gives_probabilities(session, program.contract):
         program = with_log(program, open_session)
-    return program
+    return with_lengths(program)
 
 
 def check_steps(exported: ExportedGraph, open_session: OpenSession) -> None:

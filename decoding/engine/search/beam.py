@@ -72,9 +72,7 @@ class BeamSearch:
             if not self._requests:
                 self._begin(self._rows.read_chunk())
                 continue
-            self._batch.context.refresh(self._histories, self._batch.size)
-            self._batch.step()
-            self._rows.step()
+            self._rows.step(self._histories)
             scores, parents, tokens, logprobs = self._best_continuations()
             reasons = self._finish_reasons(parents, tokens)
             ends = (reasons != GOES_ON) & (scores > -np.inf)

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from decoding.engine.batch.batch import Batch, make_batch
+from decoding.engine.batch.batch import Batch, failed_step, make_batch
 from decoding.engine.batch.device import DeviceBatch
 from decoding.engine.request import Choice, FinishedSequence, Row, RowSource, Settings
 from decoding.engine.search.prefill import Prefill, Ready
 from decoding.engine.search.row_sampler import RowSampler
 from decoding.engine.search.stopping import Stopping
+from decoding.errors import ModelError
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.processors import History
@@ -33,20 +34,27 @@ class SamplingSearch:
         self._sampler = make_sampler(model, self._batch, settings)
         if isinstance(self._batch, DeviceBatch):
             self._batch.draws = self._sampler.draws
-        self._has_extras = bool(settings.step_inputs or settings.return_attention or settings.latents)
+        self._has_extras = self._batch.context.moves or settings.return_attention
 
     def run(self) -> Iterator[FinishedSequence]:
         """Decode the whole queue, yielding each sequence as it finishes."""
-        for _ in self._steps(every=False):
+        for _ in self._checked_steps(every=False):
             yield from self._retire()
 
     def choices(self) -> Iterator[Choice]:
         """Decode the whole queue, yielding every token as it is chosen."""
-        for finished in self._steps(every=True):
+        for finished in self._checked_steps(every=True):
             yield from itertools.starmap(Choice, self._sampler.chosen(self._batch.size))
             if finished:
                 for _ in self._retire():
                     pass
+
+    def _checked_steps(self, *, every: bool) -> Iterator[int]:
+        """Do what `_steps` does; a step that the network cannot run is a DecodeError."""
+        try:
+            yield from self._steps(every=every)
+        except ModelError as error:
+            raise failed_step(self._model, error, self._histories()) from error
 
     def _steps(self, *, every: bool) -> Iterator[int]:
         """Take steps until nothing is left, yielding how many rows finished, for the caller to retire.

@@ -64,9 +64,7 @@ class StochasticBeamSearch:
             if not self._requests:
                 self._begin(self._rows.read_chunk())
                 continue
-            self._batch.context.refresh(self._histories, self._batch.size)
-            self._batch.step()
-            self._rows.step()
+            self._rows.step(self._histories)
             self._branches = self._extend()
             open_ = [i for i, own in enumerate(self._branches) if any(b.finish_reason is None for b in own)]
             finished = sorted(set(range(len(self._requests))) - set(open_))

@@ -84,6 +84,8 @@ class _Reader(Labels):
         for state in c.states:
             if state.dtype != np.float32:
                 raise NotNative(f"the state {state.input} is {state.dtype}")
+            if state.free_axis is not None:
+                raise NotNative(f"the state {state.input}, which has no fixed size")
             labels = self.new(Vector(state.initial.size, "state", state.input))
             shape = np.moveaxis(np.empty(state.shape(ROWS)), state.batch_axis, 0).shape
             self.labels[state.input] = np.moveaxis(labels.reshape(shape), 0, state.batch_axis)

@@ -186,12 +186,15 @@ def initial_values(
 def _run_part(
     part: Graph, session: Session, tensors: Sequence[str], declared: Mapping[str, Shape], batch: int
 ) -> dict[str, Array]:
-    """The tensors for inputs of this batch, or of the declared sizes where the export runs with no others."""
+    """The tensors for inputs of this batch and one token, or of the declared sizes where the export runs with no others.
+
+    Where some inputs have the batch first and others the time, only as many tokens as rows fit all of them.
+    """
     failure = None
-    for as_declared in (False, True):
+    for as_declared, tokens in ((False, 1), (True, 1), (True, batch)):
         feeds = {}
         for port in part.inputs:
-            sizes = [batch, *[1] * (len(port.shape or (None, None)) - 1)]
+            sizes = [batch, tokens, *[1] * (len(port.shape or (None, None)) - 2)][: len(port.shape or (None, None))]
             dims = zip(declared[port.name] or sizes, sizes, strict=False)
             feeds[port.name] = np.zeros([d if as_declared and isinstance(d, int) else s for d, s in dims], port.dtype)
         try:

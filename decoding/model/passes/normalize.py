@@ -257,7 +257,7 @@ def put_batch_first(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -
         shape = declared[name] or ()
         named = [axis for axis, d in enumerate(shape) if d in called]
         axis = roles.batch_axis.get(name, named[0] if len(named) == 1 else 0)
-        if kind in ("context", "source_mask", "latent") and axis:
+        if kind in ("context", "step_context", "source_mask", "latent") and axis:
             batch_first(graph, name, axis)
             changed[name] = (shape[axis], *shape[:axis], *shape[axis + 1 :])
             roles.notes.append(f"{name} takes its batch as axis {axis}: transposed")

@@ -76,6 +76,8 @@ _ROLES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch_axis": (_dict_of(_axis), f"{{input: axis}}, each axis a whole number from 0 to {_RANK - 1}"),
     "constant": (_dict_of(lambda value: True), "{input: value}"),
     "context": (_texts_or_none, "a list of names of inputs"),
+    "step_context": (_texts_or_none, "a list of names of inputs"),
+    "position": (_texts_or_none, "the name of an input, or a list of them"),
     "attention": (_text_or_none, "the name of an output"),
     "window": (_window, f"a number of tokens of at least 1, or None for the whole prefix, and at most {_WINDOW:,}"),
     "pad": (_one_of("left", "right"), "'left' or 'right'"),
@@ -86,7 +88,19 @@ _ROLES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }  # fmt: skip
 ROLE_KEYS = tuple(_ROLES)
 # The roles that an input has only one of; it may have a batch_axis beside it.
-_OF_INPUTS = ("token", "state", "constant", "context", "latent", "source_mask", "source_length")
+_OF_INPUTS = (
+    "token",
+    "state",
+    "constant",
+    "context",
+    "step_context",
+    "position",
+    "latent",
+    "source_mask",
+    "source_length",
+)
+# The roles that hold names of inputs alone.
+_NAMES = ("context", "step_context", "position")
 
 
 def caller_roles(roles: Any) -> dict[str, Any]:
@@ -116,7 +130,7 @@ def _checked(roles: Any, where: str, error: type[DecodingError]) -> dict[str, An
         fits, expected = _ROLES.get(key, (None, ""))
         if fits is not None and not fits(value):
             raise error(f"{where}[{key!r}]={shown(value)}: expected {expected}")
-    return {key: names_in(value) if key == "context" else value for key, value in roles.items()}
+    return {key: names_in(value) if key in _NAMES else value for key, value in roles.items()}
 
 
 def given_roles(graph: Graph, roles: Mapping[str, Any] | None) -> dict[str, Any]:

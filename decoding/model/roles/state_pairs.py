@@ -14,6 +14,7 @@ from decoding.errors import ModelError
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import STATE_SLOTS, VIEW_OPS, Port, listing
+from decoding.model.roles.masks import named_kind
 
 # The operators between a state and its next value: c' = f*c + i*g, h' = (1-z)*n + z*h, s' = w*s + k*v.
 _CARRY_OPS = VIEW_OPS | {"Add", "Sub", "Mul", "Where", "Sum", "ScatterND", "ScatterElements", "Clip"}
@@ -49,6 +50,12 @@ def pair_states(graph: Graph, ins: Sequence[Port], outs: Sequence[Port], notes: 
         if not _varies_twice(a)
     }
     carry = {a: [b for b in bs if b.name in _carried(graph, a)] for a, bs in reach.items()}
+    carry |= {
+        # As wide as a source, or growing: it may also be a context, of which no output is a sum or the continuation.
+        a.name: [b for b in outs if _alike(a, b) and b.name in _carried(graph, a.name)]
+        for a in ins
+        if _varies_twice(a) and a.dtype.kind == "f" and named_kind(a.name) is None
+    }
     _pair_forced(carry, "it is carried over by sums and products", pairs, notes, both_ways=True)
     _pair_forced(reach, "the only way to give each state an output that depends on it", pairs, notes, both_ways=False)
     for a in ins:

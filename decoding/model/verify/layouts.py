@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from decoding.errors import ModelError
-from decoding.model.contract.io import AuxiliaryInput, Logits, LogitsLayout, Token, TokenLayout
+from decoding.model.contract.io import PROBE_SIZE, AuxiliaryInput, Logits, LogitsLayout, Token, TokenLayout
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import Array
 from decoding.model.roles.infer import Roles
@@ -32,13 +32,28 @@ _EVERY_COMBINATION = 27
 
 @dataclass(frozen=True)
 class StateShape:
-    """What is known of a state before probing: its sizes (None where dynamic) and the axes that may count rows."""
+    """What is known of a state before probing: its sizes (None where dynamic) and the axes that may count rows.
+
+    Attributes:
+        free_axis, width_of: as in `State`; `sizes` then has a size to probe with.
+    """
 
     input: str
     output: str
     sizes: tuple[int | None, ...]
     axes: tuple[int, ...]
     dtype: np.dtype[Any]
+    free_axis: int | None = None
+    width_of: str = ""
+
+    @property
+    def grows(self) -> bool:
+        """Whether the state gets longer with every token."""
+        return self.free_axis is not None and not self.width_of
+
+    def after(self, shape: Sequence[int], time: int) -> tuple[int, ...]:
+        """The shape after `time` tokens of a state that had this one."""
+        return tuple(size + time * (self.grows and axis == self.free_axis) for axis, size in enumerate(shape))
 
     def sized(self, axis: int, batch: int) -> list[int]:
         """The shape for `batch` rows on `axis`; 0 where a size is not known."""
@@ -206,7 +221,8 @@ def try_candidate(
         size for aux in auxiliary_inputs for size in aux.sizes
     }
     batch = next(rows for rows in count(_BATCH, 2) if rows not in sizes)  # or another axis would take as many
-    feeds = {f.name: f.value(token, batch, time) for f in auxiliary_inputs}
+    past = PROBE_SIZE if any(state.grows for state in states) else 0
+    feeds = {f.name: f.value(token, batch, time, past) for f in auxiliary_inputs}
     feeds[token.name] = token.arrange(np.zeros((batch, time), np.int64))
     for state, axis in zip(states, candidate.axes, strict=True):
         shape = state.sized(axis, batch)
@@ -216,7 +232,11 @@ def try_candidate(
         feeds[state.input] = np.zeros(shape, state.dtype)
     scores, *after = session.run(feeds, [logits, *(s.output for s in states)])
     for state, value in zip(states, after, strict=True):
-        if value.shape != feeds[state.input].shape:
+        if state.grows and value.shape == feeds[state.input].shape:
+            raise ModelError(
+                f"{session.name}: the state {state.input} of no fixed size stays as long as it is; if it is as long as a source, export both with one name for that dimension"
+            )
+        if value.shape != state.after(feeds[state.input].shape, time):
             raise ModelError(f"{session.name}: the state {state.input} goes in as {list(feeds[state.input].shape)} and comes out of {state.output} "
                              f"as {list(value.shape)}: they are not one state; pass roles={{'state': {{input: output}}}}")  # fmt: skip
     return Layout(token, _logits(session, logits, scores, batch, time), candidate.axes, time > 1)

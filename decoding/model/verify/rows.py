@@ -14,7 +14,7 @@ import numpy as np
 
 from decoding.errors import ModelError
 from decoding.model.contract.contract import Contract
-from decoding.model.contract.io import State
+from decoding.model.contract.io import PROBE_SIZE, State
 from decoding.model.graph.types import Array
 from decoding.model.runtime.session import Session
 from decoding.model.verify.equivalence import difference, stepped_run
@@ -49,6 +49,7 @@ class _Trial:
     def __init__(self, session: Session, contract: Contract, states: Mapping[str, Array]) -> None:
         self._session, self._contract, self._states = session, contract, states
         rows = len(_BATCHES[0])
+        self._past = PROBE_SIZE if any(s.grows for s in contract.states) else 0  # tokens that the states have
         self._ids = np.random.default_rng(0).integers(0, contract.logits.vocab_size, (rows, _STEPS))
 
     def steps(self, rows: Sequence[int]) -> list[_Results]:
@@ -66,12 +67,12 @@ class _Trial:
 
     def _run(self, rows: Sequence[int], times: slice, states: Mapping[str, Array]) -> tuple[_Results, dict[str, Array]]:
         contract, places = self._contract, list(rows)
-        ids = self._ids[places, times]
+        ids, first = self._ids[places, times], self._past + times.start
         given = {
-            aux.name: aux.value(contract.token, len(self._ids), ids.shape[1], times.start)[places]
+            aux.name: aux.value(contract.token, len(self._ids), ids.shape[1], first)[places]
             for aux in contract.row_inputs
         }
-        feeds = contract.feeds(ids, times.start, given)
+        feeds = contract.feeds(ids, first, given)
         feeds |= {s.input: np.ascontiguousarray(np.moveaxis(states[s.input], 0, s.batch_axis)) for s in contract.states}
         names = [contract.logits.name, *(s.output for s in contract.states)]
         scores, *after = self._session.run(feeds, names)
@@ -82,9 +83,12 @@ class _Trial:
                 f"by other sizes it is {list(contract.logits.layout)} (batch, time, vocabulary): export the graph with outputs of one rank for every batch and time"
             )
         for state, value in zip(contract.states, after, strict=True):
-            if value.shape != state.shape(len(places)):
+            expected = list(feeds[state.input].shape)
+            if state.grows and state.free_axis is not None:
+                expected[state.free_axis] += ids.shape[1]
+            if list(value.shape) != expected:
                 raise ModelError(
-                    f"{self._session.name}: for {len(places)} rows the state {state.output} has shape {list(value.shape)}; expected {list(state.shape(len(places)))}"
+                    f"{self._session.name}: for {len(places)} rows the state {state.output} has shape {list(value.shape)}; expected {expected}"
                 )
         following = {
             s.input: np.moveaxis(value, s.batch_axis, 0) for s, value in zip(contract.states, after, strict=True)
@@ -173,7 +177,7 @@ def _states(contract: Contract, random: str) -> dict[str, Array]:
     count = len(_BATCHES[0])
 
     def rows(state: State) -> Array:
-        initial = np.moveaxis(state.initial_rows(count), state.batch_axis, 0)
+        initial = np.moveaxis(state.initial_rows(count, PROBE_SIZE), state.batch_axis, 0)
         if state.dtype.kind not in random:
             return initial
         if state.dtype.kind != "f":

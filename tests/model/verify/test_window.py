@@ -17,6 +17,7 @@ from decoding.model.verify.window import (
     given_window,
     window_contract,
 )
+from tests.helpers.exports import context_names, with_contexts
 
 TABLE = np.random.default_rng(0).standard_normal((6, 6)).astype(np.float32)
 MEAN = helper.make_node("ReduceMean", ["all"], ["logits"], axes=[1], keepdims=0)
@@ -144,3 +145,11 @@ def test_logits_that_do_not_read_the_token_take_no_window():
     graph = graph_of(MEAN)
     with pytest.raises(ModelError, match=r"the logits logits do not depend on the token other; pass other roles="):
         window_contract(Session(graph, threads=1), graph, Roles("other", "logits", {}, {}), [], Window())
+
+
+@pytest.mark.parametrize("name", context_names("window_vector", "window_source", "window_frames"))
+def test_each_row_is_run_alone_with_its_own_context(name):
+    """Rows that were run alone with the first row's context seemed to depend on each other (issue 14)."""
+    model, _, contexts, _ = with_contexts(name)
+    assert model.contract.window == Window()
+    assert list(contexts) == [aux.name for aux in model.contract.row_inputs]
