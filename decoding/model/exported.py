@@ -41,6 +41,17 @@ class ExportedGraph:
         return self.declared[self.roles.token]
 
     @cached_property
+    def means_one_token(self) -> bool:
+        """Return whether a run of the file reads one token of each row: so it declares, and it hides no state.
+
+        Of ``[n, 1]`` the n is the number of rows where the states have sizes that are not numbers, too.
+        """
+        shape = self.token_shape or ()
+        dynamic_states = any(None in state.sizes for state in self.exposed)
+        rows = [d for d in shape if not isinstance(d, int)]
+        return len(shape) == 2 and 1 in shape and (not rows or dynamic_states) and not self.hidden
+
+    @cached_property
     def hidden(self) -> list[tuple[HiddenState, InitialValue]]:
         """The states that the graph hides, with their initial values.
 
@@ -77,7 +88,9 @@ def exported_graph(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) ->
     normalize.plain_ports(graph, roles)
     for aux in auxiliary_inputs:
         graph.set_shape(aux.name, [None] * aux.rank)
-    baked = None  # an export of one row runs at its own sizes alone, so nothing can be seen
-    if not declares_one_row(declared[roles.token]):
-        baked = make_reshapes_dynamic(graph, roles, exposed, auxiliary_inputs, declared[roles.token])
-    return ExportedGraph(graph, roles, declared, auxiliary_inputs, exposed, baked)
+    exported = ExportedGraph(graph, roles, declared, auxiliary_inputs, exposed, None)
+    # An export of one row or one token runs at its own sizes alone, so nothing can be seen.
+    if declares_one_row(exported.token_shape) or exported.means_one_token:
+        return exported
+    baked = make_reshapes_dynamic(graph, roles, exposed, auxiliary_inputs, exported.token_shape)
+    return replace(exported, baked_reshapes=baked)

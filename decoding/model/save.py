@@ -25,6 +25,8 @@ def save_model(program: StepProgram, encoders: Encoders | None, path: Path) -> N
             f"{graph.name}: it computes its initial states from {contract.initial_state_graph.auxiliary_inputs[0].name}, which is no input of a step graph, "
             "so it cannot be saved; keep the file as it was exported"
         )
+    if not contract.sequence and contract.token.layout != "B":
+        graph.set_shape(contract.token.name, ["batch", 1] if contract.token.layout == "BT" else [1, "batch"])
     for state in contract.states:
         shape: list[int | str] = list(state.initial.shape)
         shape[state.batch_axis] = "batch"

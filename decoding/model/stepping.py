@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -66,21 +67,34 @@ def step_program(exported: ExportedGraph, open_session: OpenSession, verify: boo
 
 
 def _for_many_or_one(exported: ExportedGraph, open_session: OpenSession, verify: bool) -> StepProgram:
-    """The program for any number of tokens; for single tokens where only that works and the export is of one row.
+    """The program for any number of tokens; for single tokens where only that works and the export may be of one.
+
+    A file that declares one token and shows all its states means one: that it also takes several tokens, and how, must be
+    verified.
 
     Raises:
-        ModelError: neither works; the message is that of any number of tokens.
+        ModelError: neither works; the message is that of any number of tokens, or of one where the file means one.
     """
+    several, one = (partial(_stepped, exported, open_session, verify, one_step=one_step) for one_step in (False, True))
+    if exported.means_one_token and not verify:
+        return one()
     try:
-        return _stepped(exported, open_session, verify, one_step=False)
-    except ModelError:
+        return several()
+    except ModelError as error:
+        if exported.means_one_token:
+            return one().with_note(f"tokens are fed one by one, as the file declares. With several: {_reason(error)}")
         if not declares_one_row(exported.token_shape):
             raise
         try:
-            return _stepped(exported, open_session, verify, one_step=True)
+            return one()
         except ModelError:
             pass
         raise
+
+
+def _reason(error: ModelError) -> str:
+    """An error's message without the name of the file."""
+    return str(error).partition(": ")[2]
 
 
 def _stepped(exported: ExportedGraph, open_session: OpenSession, verify: bool, *, one_step: bool) -> StepProgram:
@@ -92,7 +106,8 @@ def _stepped(exported: ExportedGraph, open_session: OpenSession, verify: bool, *
     graph, roles = exported.graph.copy(), deepcopy(exported.roles)
     states = [*exported.exposed, *expose_states(graph, exported.hidden)]
     _rewrite_for_steps(graph, roles, exported, states, one_step)
-    program = _probed(graph, roles, exported, states, open_session)
+    times = layouts.TIMES if not exported.means_one_token else layouts.TIMES[1:] if one_step else layouts.TIMES[:1]
+    program = _probed(graph, roles, exported, states, open_session, times)
     program = with_padding(_with_initial_state_graph(program, exported))
     kind = roles.output
     if kind is None and equivalence.gives_probabilities(program.session, program.contract):
@@ -112,16 +127,27 @@ def _rewrite_for_steps(
     cut_softmax(graph, roles)
     if one_step:
         turn_loops_once(graph, path, declared)
-    baked = exported.baked_reshapes
-    make_reshapes_dynamic(graph, roles, states, exported.auxiliary_inputs, declared, only=baked, one_step=one_step)
+    baked, rewrite = exported.baked_reshapes, partial(make_reshapes_dynamic, graph, roles, states)
+    if one_step and exported.means_one_token and declares_one_row(declared):
+        # Of the parts that run over several tokens, only these tell the time from a size of 1.
+        baked = rewrite(exported.auxiliary_inputs, declared, only=baked)
+    rewrite(exported.auxiliary_inputs, declared, only=baked, one_step=one_step)
     attention = [roles.attention] if roles.attention else []
     graph.keep_outputs([roles.logits, *(state.output for state in states), *attention])
 
 
 def _probed(
-    graph: Graph, roles: Roles, exported: ExportedGraph, states: list[StateShape], open_session: OpenSession
+    graph: Graph,
+    roles: Roles,
+    exported: ExportedGraph,
+    states: list[StateShape],
+    open_session: OpenSession,
+    times: Sequence[int],
 ) -> StepProgram:
     """Open a session over the step graph and find the layouts of its inputs and outputs.
+
+    Args:
+        times: numbers of tokens to probe it with.
 
     Raises:
         NotSteppable: a step of it does not read the token.
@@ -135,7 +161,8 @@ def _probed(
     session = open_session(graph)
     auxiliary_inputs = tuple(aux for aux in exported.auxiliary_inputs if aux.name in inputs)
     try:
-        layout = layouts.probe(session, roles.token, graph.rank(roles.token), roles.logits, states, auxiliary_inputs)
+        rank = graph.rank(roles.token)
+        layout = layouts.probe(session, roles.token, rank, roles.logits, states, auxiliary_inputs, times)
     except ModelError as error:
         raise ModelError(f"{error}{advice_on_baked_shape(str(error))}") from error
     count = len(exported.exposed)
@@ -194,6 +221,9 @@ def _verified(program: StepProgram, exported: ExportedGraph, kind: str, open_ses
     if not runs:
         return program.with_note("not verified: the logits are NaN whatever the tokens are; check the weights")
     sizes = ", ".join(f"{batch}x{length}" for batch, length in runs)
+    if all(length == 1 for _, length in runs):  # of several tokens the file says nothing
+        several = equivalence.reads_several(program.session, contract, tolerance)
+        program = replace(program, contract=replace(contract, sequence=several))
     return program.with_note(
         f"verified: stepping equals the whole-sequence run on random prefixes (batch x length {sizes})"
     )

@@ -343,6 +343,18 @@ def states():
     case("lstm_states_t1", lambda: zoo.LstmStates(2), step, [{0: B}, d, d, {0: B}, d, d], "LSTM", row,
          names=lstm,
          states=HC, run="steps", notes="time 1 baked, batch free", by="l")  # fmt: skip
+    for how, note in (("first", "y[:, 0]"), ("squeeze", "y.squeeze(1)")):
+        case(f"lstm_step_{how}", lambda how=how: zoo.LstmStep(how), step, [{0: B}, d, d, {0: B}, d, d], "LSTM",
+             row, names=lstm, states=HC, out=(0, "BV"), run="steps",
+             notes=f"time 1 baked, batch free: {note}")  # fmt: skip
+        case(f"lstm_step_{how}_fixed", lambda how=how: zoo.LstmStep(how), one, None, "LSTM", row, names=lstm,
+             states=HC, out=(0, "BV"), run="steps", notes=f"batch 1 and time 1 baked: {note}")  # fmt: skip
+    case("transducer", lambda: zoo.Transducer(), (TOKENS[:, :1], torch.zeros(2, 1, 3), h, h),
+         [{0: B}, {0: B}, d, d, {0: B}, d, d], "LSTM, RNN-T", row,
+         names=(["label", "frame", "h0", "c0"], ["logits", "hn", "cn"]), states={2: (1, 1), 3: (2, 1)},
+         arrays={1: np.linspace(-1, 1, 3, dtype=np.float32)[None, None]}, roles={"context": ["frame"]},
+         out=(0, "BV"), output="logprobs", run="steps",
+         notes="prediction and joint network; frame [B, 1, 3] of the encoder")  # fmt: skip
     case("gru_states_tb", lambda: zoo.GruStates(2, tb=True), (TOKENS.T.contiguous(), h), [TB, d, TB, d],
          "GRU", row, names=gru,
          states={1: (1, 1)}, token=(0, "TB"), out=(0, "TBV"), notes="time first", dynamo=BAKED,

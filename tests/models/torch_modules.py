@@ -90,6 +90,32 @@ class LstmStates(nn.Module):
         return self.out(y), h, c
 
 
+class LstmStep(LstmStates):
+    """One token a call, [batch, 1]: scores [batch, V], of the first position or of the only one."""
+
+    def __init__(self, how):
+        super().__init__(2)
+        self.how = how
+
+    def forward(self, token, h0, c0):
+        y, (h, c) = self.rnn(self.emb(token), (h0, c0))
+        return self.out(y[:, 0] if self.how == "first" else y.squeeze(1)), h, c
+
+
+class Transducer(nn.Module):
+    """An RNN-T's prediction network and its joint network: the last label and a frame of the encoder in, scores out."""
+
+    def __init__(self):
+        super().__init__()
+        self.emb, self.rnn = nn.Embedding(V, E), nn.LSTM(E, H, 2, batch_first=True)
+        self.prediction, self.frame, self.out = nn.Linear(H, E), nn.Linear(3, E), nn.Linear(E, V)
+
+    def forward(self, label, frame, h0, c0):
+        y, (h, c) = self.rnn(self.emb(label), (h0, c0))
+        joint = torch.tanh(self.frame(frame)[:, :, None] + self.prediction(y)[:, None])
+        return torch.log_softmax(self.out(joint).squeeze(2).squeeze(1), -1), h, c
+
+
 class GruStates(nn.Module):
     def __init__(self, layers, kind="GRU", tb=False):
         super().__init__()

@@ -62,8 +62,9 @@ def make_reshapes_dynamic(
     Returns:
         The outputs of the Reshapes that cannot be judged, as the part before them does not run at other sizes.
     """
-    example = tuple(declared or ())[:2]
     sizes = _ONE_STEP if one_step else _SIZES
+    # What the example had one of, any 1 in a target may stand for.
+    ones = declares_one_row(declared) if one_step else 1 in tuple(declared or ())[:2]
     unjudged = set()
     for node in graph.nodes:
         target = graph.sizes(node.input(1)) if node.op == "Reshape" else None
@@ -73,10 +74,10 @@ def make_reshapes_dynamic(
         if given is None:
             unjudged.add(node.outputs[0])
             continue
-        if 1 not in example and all(_fits(target, shape) for shape in given):
+        if not ones and all(_fits(target, shape) for shape in given):
             continue
         dynamic = dynamic_target(target, given)
-        if one_step and len(target) == 3:
+        if one_step and ones and len(target) == 3:
             # Where batch and time are 1, exporters write any Reshape for a Transpose or for a new axis.
             if _feeds_layer(graph, node):
                 dynamic = [1, -1, given[0][-1]]

@@ -19,6 +19,8 @@ from decoding.model.runtime.session import Session
 
 # Distinct, so that an output's dimensions say which of them it follows; the batch differs from usual layer counts.
 _BATCH, _TIME = 5, 3
+# Numbers of tokens to run a graph with: several, or where that fails one.
+TIMES = (_TIME, 1)
 # Combinations of batch axes that are all tried. Each layer of fixed-shape LSTM states has nine times as many: with more
 # than these, only the likely ones are tried, whose number grows with that of the states (issue 13).
 _EVERY_COMBINATION = 27
@@ -85,7 +87,7 @@ def probe(
     logits: str,
     states: Sequence[StateShape],
     auxiliary_inputs: Sequence[AuxiliaryInput],
-    times: Sequence[int] = (_TIME, 1),
+    times: Sequence[int] = TIMES,
 ) -> Layout:
     """Run a graph on small inputs in each layout that its shapes allow, and return the first whose outputs fit.
 
