@@ -39,7 +39,7 @@ class Discriminator:
         providers: Any = None,
         threads: int | None = None,
     ) -> None:
-        graph = Graph.load(model)
+        graph = read_graph(model)
         self.name = graph.name
         self._token = _the_one(graph.name, "token", "input", graph.inputs, token)
         self._score = _the_one(graph.name, "score", "output", graph.outputs, score)

@@ -27,6 +27,7 @@ from decoding.model.roles.given import caller_roles, given_roles, special_id, vo
 from decoding.model.roles.infer import Roles
 from decoding.model.runtime.limits import interruptible
 from decoding.model.runtime.session import Session, checked_threads, full_names
+from decoding.model.runtime.versions import read_graph
 from decoding.model.stepping import step_program
 from decoding.model.verify.equivalence import NotSteppable, same_step
 from decoding.model.verify.window import given_window
@@ -91,7 +92,7 @@ def load(
     roles = caller_roles(roles)
     check_executor(executor, wanted)
     source = shipped(model)
-    graph, encoder_graphs = Graph.load(source), [Graph.load(file) for file in encoder_files(source, encoder)]
+    graph, encoder_graphs = read_graph(source), [read_graph(file) for file in encoder_files(source, encoder)]
     initializers, vocab = graph.initializers, vocabulary(graph)
     roles, encoder_roles = split_roles(roles, graph, encoder_graphs)
     given = given_roles(graph, roles)
