@@ -142,10 +142,7 @@ def transformers_models():
         whole, step = lms.Whole(model), lms.step_of(name, model)
         for exporter in ("legacy", "dynamo"):
             more = {"cell": f"{stem}ForCausalLM", "notes": by, "tolerance": 1e-3 if name == "qwen3_next" else 1e-4}
-            if name == "rwkv":
-                more |= {"accept": ["step", "refuse"], "reason": "row|batch"}
-                step_case(name, exporter, step, whole, model, rows=1, **more)
-            elif (name, exporter) == ("zamba", "legacy"):
+            if (name, exporter) == ("zamba", "legacy"):
                 more |= {"expect": "refuse", "run": "none", "reason": "leaves as it came",
                          "notes": f"{by}; broken: the exporter loses recurrent_state[:, head].copy_(...)"}  # fmt: skip
                 step_case(name, exporter, step, whole, model, **more)

@@ -195,7 +195,7 @@ class XlstmStep(nn.Module):
 
 
 class RwkvStep(nn.Module):
-    """RWKV-4. Its step adds [batch, hidden] to [batch, 1, hidden], which is right for one row alone."""
+    """RWKV-4: the last inputs of each layer, and its running weighted mean kept in log space."""
 
     inputs = ()
     names = ("ffn_shift", "shift", "num", "den", "top")
@@ -206,12 +206,26 @@ class RwkvStep(nn.Module):
 
     def start(self, batch):
         config = self.model.config
-        states = [torch.zeros(batch, config.hidden_size, config.num_hidden_layers) for _ in self.names]
-        return [*states[:4], states[4] - 1e30]
+        return [torch.zeros(batch, config.hidden_size, config.num_hidden_layers) for _ in self.names]
 
     def forward(self, input_ids, *states):
-        out = self.model(input_ids=input_ids, state=[s.clone() for s in states], use_cache=True)
-        return out.logits, *out.state
+        ffn_shift, shift, *sums = (s.clone() for s in states)
+        state = [_Shift(ffn_shift), _Shift(shift), *sums]
+        logits = self.model(input_ids=input_ids, state=state, use_cache=True).logits
+        return logits, ffn_shift, shift, *sums
+
+
+class _Shift:
+    """The inputs before, read as [batch, 1, hidden]: transformers reads [batch, hidden], which is right for one row alone."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def __getitem__(self, at):
+        return self.state[at][:, None]
+
+    def __setitem__(self, at, value):
+        self.state[at] = value
 
 
 class GriffinStep(nn.Module):

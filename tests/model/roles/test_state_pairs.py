@@ -116,3 +116,14 @@ def test_outputs_that_show_a_layers_last_state():
     }""")
     assert shows_state(found, "last")
     assert not shows_state(found, "y")
+
+
+def test_a_state_that_no_step_changes_is_refused():
+    """torch's legacy exporter loses writes into a part of a tensor: the state would stay zero for ever."""
+    text = """(int64[batch] token, float[batch,4] h, float[batch,4] s) => (float[batch,4] new_h, float[batch,4] new_s) {
+      new_h = Tanh(h)
+      same = Identity(s)
+      new_s = Identity(same)
+    }"""
+    with pytest.raises(ModelError, match=r"the state s .* leaves as it came, as new_s.*roles=\{'context': \['s'\]\}"):
+        paired(text)
