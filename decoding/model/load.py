@@ -22,6 +22,7 @@ from decoding.model.native.step import check_executor, with_native_step
 from decoding.model.passes import normalize
 from decoding.model.passes.fold_embedding import with_folded_step
 from decoding.model.passes.quantize import check_quantize, quantized
+from decoding.model.passes.short_convolutions import with_short_convolutions
 from decoding.model.paths import encoder_files, shipped
 from decoding.model.roles.given import caller_roles, given_roles, special_id, vocabulary
 from decoding.model.roles.infer import Roles
@@ -115,6 +116,8 @@ def load(
         return Generator(graph, open_session(graph), found)
     exported = exported_graph(graph, found, declared)
     program = _program(exported, open_session, verify, given_window(given, special_id(graph, "decoding.pad")))
+    if wanted == full_names("cpu") and program.contract.window is None:
+        program = with_short_convolutions(program, open_session)
     exact = program
     if quantize:
         program = quantized(program, open_session, verify)
