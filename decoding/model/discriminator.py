@@ -8,9 +8,10 @@ import numpy as np
 
 from decoding.arguments import numbers
 from decoding.errors import ModelError, OptionError, shown, whole_number
-from decoding.model.graph.graph import Graph, ModelFile
+from decoding.model.graph.graph import ModelFile
 from decoding.model.graph.types import Array, Port, listing
 from decoding.model.runtime.session import Session
+from decoding.model.runtime.versions import read_graph
 
 
 class Discriminator:

@@ -19,7 +19,7 @@ def heads(x):
 class MinGru(nn.Module):
     """minGRU: h = (1 - z) h + z g(x W), z = sigmoid(x U) (Feng et al. 2024, arXiv:2410.01201, appendix B)."""
 
-    states = {"h": (H,)}
+    states = (("h", (H,)),)
 
     def __init__(self, layer, layers):
         super().__init__()
@@ -41,7 +41,7 @@ class MinGru(nn.Module):
 class Hgrn(nn.Module):
     """HGRN: h = a exp(i t) h + (1 - a) c, a above a bound that rises with the layer (Qin et al. 2023, arXiv:2311.04823)."""
 
-    states = {"real": (H,), "imag": (H,)}
+    states = (("real", (H,)), ("imag", (H,)))
 
     def __init__(self, layer, layers):
         super().__init__()
@@ -67,7 +67,7 @@ class Hgrn(nn.Module):
 class DeltaNet(nn.Module):
     """DeltaNet: S = S - b (S k - v) k', q and k of length 1 (Yang et al. 2024, arXiv:2406.06484)."""
 
-    states = {"memory": (HEADS, D, D)}
+    states = (("memory", (HEADS, D, D)),)
 
     def __init__(self, layer, layers):
         super().__init__()
@@ -92,7 +92,7 @@ class DeltaNet(nn.Module):
 class RetNet(nn.Module):
     """Retention: S = g S + k v', o = q S, q and k turned by their position (Sun et al. 2023, arXiv:2307.08621)."""
 
-    states = {"memory": (HEADS, D, D)}
+    states = (("memory", (HEADS, D, D)),)
 
     def __init__(self, layer, layers):
         super().__init__()
@@ -102,7 +102,7 @@ class RetNet(nn.Module):
         self.register_buffer("theta", torch.tensor([1.0, 0.3]).repeat_interleave(2))
 
     def turned(self, x, position):
-        """x [..., HEADS, D], each pair of numbers turned by position [...] times its angle."""
+        """Turn x [..., HEADS, D]: each pair of numbers by position [...] times its angle."""
         angle = (position.to(x.dtype)[..., None] * self.theta)[..., None, :]
         other = torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2)
         return x * torch.cos(angle) + other * torch.sin(angle)
@@ -139,11 +139,11 @@ class LanguageModel(nn.Module):
 
     @property
     def names(self):
-        own = [f"{name}_{i}" for i, mixer in enumerate(self.mixers) for name in mixer.states]
+        own = [f"{name}_{i}" for i, mixer in enumerate(self.mixers) for name, _ in mixer.states]
         return [*own, "position"] if self.counts else own
 
     def start(self, batch):
-        own = [torch.zeros(batch, *shape) for mixer in self.mixers for shape in mixer.states.values()]
+        own = [torch.zeros(batch, *shape) for mixer in self.mixers for _, shape in mixer.states]
         return [*own, torch.zeros(batch, dtype=torch.int64)] if self.counts else own
 
     def forward(self, token, *states):
@@ -174,7 +174,7 @@ class Whole(nn.Module):
         return model.out(model.norm(x))
 
     def _start(self, mixer, values, rows):
-        return tuple(torch.zeros(rows, *shape, dtype=values[0].dtype) for shape in mixer.states.values())
+        return tuple(torch.zeros(rows, *shape, dtype=values[0].dtype) for _, shape in mixer.states)
 
     def _parallel(self, mixer, values, rows):
         return mixer.parallel(*values)

@@ -27,7 +27,9 @@ def lower_opset(model: onnx.ModelProto, opset: int, ir_version: int) -> None:
         return  # the installed onnx does not know what its operators mean
     nodes = [node for node in _nodes(model) if node.domain in _OWN]
     contributed = [node for node in nodes if node.op_type in _CONTRIBUTED]
-    if not all(node.op_type in _CONTRIBUTED or _means_the_same(node.op_type, declared.version, opset) for node in nodes):
+    if not all(
+        node.op_type in _CONTRIBUTED or _means_the_same(node.op_type, declared.version, opset) for node in nodes
+    ):
         return
     for node in contributed:
         node.domain = _ORT

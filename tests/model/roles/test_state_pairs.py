@@ -119,7 +119,7 @@ def test_outputs_that_show_a_layers_last_state():
 
 
 def test_a_state_that_no_step_changes_is_refused():
-    """torch's legacy exporter loses writes into a part of a tensor: the state would stay zero for ever."""
+    """The legacy exporter of torch loses writes into a part of a tensor: the state would stay zero for ever."""
     text = """(int64[batch] token, float[batch,4] h, float[batch,4] s) => (float[batch,4] new_h, float[batch,4] new_s) {
       new_h = Tanh(h)
       same = Identity(s)

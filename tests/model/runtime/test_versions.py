@@ -62,7 +62,7 @@ def test_a_file_that_cannot_be_lowered_is_refused_by_its_opset():
     model = build.recurrent("LSTM")
     model.graph.node.append(helper.make_node("Mod", [model.graph.output[0].name] * 2, ["rest"], fmod=1))
     model.graph.output[0].name = "rest"
-    with pytest.raises(ModelError, match="IR version|opset"):
+    with pytest.raises(ModelError, match=r"IR version|opset"):
         load(with_versions(model, NEWEST))
 
 
