@@ -2,11 +2,13 @@
 
     python scripts/fuzz_models.py --kind structure --count 10000 --seed 0 --jobs 2
 
-There are three kinds of cases, all made from the files of tests/models/:
+There are four kinds of cases, the first three made from the files of tests/models/:
 
     bytes       bytes flipped, overwritten, cut out, doubled or truncated
     structure   a file that protobuf reads, with parts that are wrong (scripts/fuzz/structure.py), as a path, bytes or ModelProto
     roles       a good file, loaded with roles of wrong kinds
+    layouts     a good file with states in random layouts (scripts/fuzz/layouts.py): decoded exactly as its cell in NumPy says,
+                or refused
 
 The kind, the seed and the number of a case make it again; `--only N` loads one, here, with its traceback. How cases end is
 in scripts/fuzz/pool.py. What the process died of is onnxruntime's or onnx's, for nothing of ours that load() calls is native.
@@ -25,10 +27,10 @@ import onnx
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.fuzz import odd, pool, ports, structure  # noqa: E402
+from scripts.fuzz import layouts, odd, pool, ports, structure  # noqa: E402
 from scripts.fuzz.pool import Result  # noqa: E402
 
-KINDS = ("bytes", "structure", "roles")
+KINDS = ("bytes", "structure", "roles", "layouts")
 
 
 def damaged(seed: int, number: int) -> bytes:
@@ -79,11 +81,14 @@ def load_case(kind: str, seed: int, number: int) -> Any:
 
     Raises:
         WronglyAccepted: it was loaded, though it has data in files that it may not read.
+        WrongScores: it was loaded, and gives other scores than its cell.
     """
     from decoding import load
 
     if kind == "bytes":
         return load(damaged(seed, number), threads=1)
+    if kind == "layouts":
+        return layouts.check(layouts.cell(seed, number), verify=number % 2 == 0)
     if kind == "roles":
         data, roles = roles_of(seed, number)
         return load(data, threads=1, roles=roles)
@@ -123,6 +128,8 @@ def main() -> int:
     if options.only is not None:
         if kind == "structure":
             print(structure.mutant(seed, options.only).notes)
+        elif kind == "layouts":
+            print(layouts.cell(seed, options.only).notes)
         elif kind == "roles":
             print(roles_of(seed, options.only)[1])
         model = load_case(kind, seed, options.only)

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from decoding.errors import ModelError
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.initial_states import make_initial_state_graph
-from decoding.model.contract.io import State
+from decoding.model.contract.io import AuxiliaryInput, State
 from decoding.model.contract.program import OpenSession, StepProgram
 from decoding.model.exported import ExportedGraph
 from decoding.model.graph.graph import Graph
@@ -26,11 +27,17 @@ from decoding.model.passes.expose_states import expose_states, exposed_states
 from decoding.model.passes.softmax import cut_softmax, with_log
 from decoding.model.roles.given import initial_value
 from decoding.model.roles.infer import Roles, recurrent_path
+from decoding.model.runtime.session import Session
 from decoding.model.verify import equivalence, layouts
 from decoding.model.verify.equivalence import NotSteppable
-from decoding.model.verify.layouts import StateShape
+from decoding.model.verify.layouts import Layout, StateShape
 from decoding.model.verify.padding import with_padding
+from decoding.model.verify.rows import DependentRows, check_rows, other_pairs, same_scores
 from decoding.model.verify.whole_runs import WholeRuns
+
+
+class WrongPairs(ModelError):
+    """The file's own run over several tokens shows that its states are paired otherwise."""
 
 
 def step_program(exported: ExportedGraph, open_session: OpenSession, verify: bool) -> StepProgram:
@@ -80,9 +87,11 @@ def _for_many_or_one(exported: ExportedGraph, open_session: OpenSession, verify:
         return one()
     try:
         return several()
-    except ModelError as error:
+    except WrongPairs:
+        raise
+    except ModelError:
         if exported.means_one_token:
-            return one().with_note(f"tokens are fed one by one, as the file declares. With several: {_reason(error)}")
+            return one().with_note(_ONE_BY_ONE)
         if not declares_one_row(exported.token_shape):
             raise
         try:
@@ -92,29 +101,48 @@ def _for_many_or_one(exported: ExportedGraph, open_session: OpenSession, verify:
         raise
 
 
-def _reason(error: ModelError) -> str:
-    """An error's message without the name of the file."""
-    return str(error).partition(": ")[2]
+_ONE_BY_ONE = "tokens are fed one by one, as the file declares: it does not run with several, or gives other scores"
 
 
 def _stepped(exported: ExportedGraph, open_session: OpenSession, verify: bool, *, one_step: bool) -> StepProgram:
     """Expose the hidden states, make shapes dynamic, find the layouts, verify.
 
     Raises:
-        NotSteppable: stepping gives other scores than the whole sequence.
+        NotSteppable: rows depend on each other, or stepping gives other scores than the whole sequence.
+        ModelError: the graph runs in no layout, or several are right and give other scores.
     """
     graph, roles = exported.graph.copy(), deepcopy(exported.roles)
     states = [*exported.exposed, *expose_states(graph, exported.hidden)]
     _rewrite_for_steps(graph, roles, exported, states, one_step)
     times = layouts.TIMES if not exported.means_one_token else layouts.TIMES[1:] if one_step else layouts.TIMES[:1]
-    program = _probed(graph, roles, exported, states, open_session, times)
-    program = with_padding(_with_initial_state_graph(program, exported))
-    kind = roles.output
+    right: list[StepProgram] = []
+    failure = None
+    for way in _ways(graph, roles, exported, states, open_session, times):
+        try:
+            program = _finished(way, exported, roles, open_session, verify)
+        except ModelError as error:
+            failure = failure or error
+        else:
+            right.append(program)
+    if failure is not None and not right:
+        raise failure
+    if len(right) > 1:
+        raise ModelError(f"{graph.name}: {_choice_of_axes([program.contract for program in right])}")
+    return right[0]
+
+
+def _finished(way: _Way, exported: ExportedGraph, roles: Roles, open_session: OpenSession, verify: bool) -> StepProgram:
+    """The program of one layout, with logits for scores, verified where the file can be run over whole sequences.
+
+    Raises:
+        NotSteppable: stepping gives other scores than the whole sequence.
+    """
+    program, kind = way.program, roles.output
     if kind is None and equivalence.gives_probabilities(program.session, program.contract):
         kind, program = "probs", with_log(program, open_session)
     if verify and (program.contract.sequence or exported.hidden):
         program = _verified(program, exported, kind or "logits", open_session)
-    return program
+    return replace(program, contract=replace(program.contract, sequence=way.several))
 
 
 def _rewrite_for_steps(
@@ -136,21 +164,31 @@ def _rewrite_for_steps(
     graph.keep_outputs([roles.logits, *(state.output for state in states), *attention])
 
 
-def _probed(
+class _Way(NamedTuple):
+    """A layout in which rows are independent. `several`: a run over several tokens gives what as many steps give."""
+
+    program: StepProgram
+    several: bool
+
+
+def _ways(
     graph: Graph,
     roles: Roles,
     exported: ExportedGraph,
     states: list[StateShape],
     open_session: OpenSession,
     times: Sequence[int],
-) -> StepProgram:
-    """Open a session over the step graph and find the layouts of its inputs and outputs.
+) -> list[_Way]:
+    """The layouts in which rows are independent, one of those that give the same scores.
+
+    Args:
+        times: numbers of tokens to probe the graph with.
 
     Args:
         times: numbers of tokens to probe it with.
 
     Raises:
-        NotSteppable: a step of it does not read the token.
+        NotSteppable: a step of it does not read the token, or rows depend on each other in every layout.
         ModelError: it runs in no layout.
     """
     inputs = {p.name for p in graph.inputs}
@@ -160,11 +198,81 @@ def _probed(
         )
     session = open_session(graph)
     auxiliary_inputs = tuple(aux for aux in exported.auxiliary_inputs if aux.name in inputs)
-    try:
-        rank = graph.rank(roles.token)
-        layout = layouts.probe(session, roles.token, rank, roles.logits, states, auxiliary_inputs, times)
-    except ModelError as error:
-        raise ModelError(f"{error}{advice_on_baked_shape(str(error))}") from error
+    found: dict[tuple[tuple[int | None, ...], ...], _Way] = {}
+    failures: list[ModelError] = []
+    for candidate in layouts.candidates(roles.token, graph.rank(roles.token), states, times):
+        # Two layouts in which rows are independent, and a row alone has the same shapes, are one.
+        known = found.get(alone := candidate.of_one_row(states))
+        if known is not None and (known.several or candidate.time == 1):
+            continue
+        try:
+            layout = layouts.try_candidate(session, candidate, roles.logits, states, auxiliary_inputs)
+            program = _in_layout(graph, roles, exported, states, session, auxiliary_inputs, layout)
+            tolerance = equivalence.tolerance(graph, program.contract.states)
+            several = check_rows(session, program.contract, tolerance)
+        except ModelError as error:
+            failures.append(error)
+            continue
+        if exported.means_one_token and layout.sequence and not several:
+            if pairs := other_pairs(session, program.contract, tolerance):
+                raise WrongPairs(
+                    f"{graph.name}: a run over several tokens gives other scores than as many steps, and the same where the states are paired otherwise: "
+                    f"pass roles={{'state': {pairs}}}, or verify=False if they are paired rightly"
+                )
+            failures.append(
+                NotSteppable(f"{graph.name}: a run over several tokens gives other scores than as many steps")
+            )
+            continue
+        if known is None or several:
+            found[alone] = _Way(program, several)
+    if not found:
+        raise _no_layout(exported, states, failures)
+    ways: list[_Way] = []
+    for way in found.values():
+        contract = way.program.contract
+        if not any(same_scores(session, other.program.contract, contract, tolerance) for other in ways):
+            ways.append(way)
+    return ways
+
+
+def _no_layout(exported: ExportedGraph, states: Sequence[StateShape], failures: Sequence[ModelError]) -> ModelError:
+    """The error for a graph of which every candidate failed: that of one which ran, where there is one."""
+    dependent = [error for error in failures if isinstance(error, DependentRows)]
+    if dependent:
+        open_states = {state.input: list(state.axes) for state in states if len(state.axes) > 1}
+        tried = f". These axes may count rows, and none does: {open_states}" if open_states else ""
+        return NotSteppable(
+            f"{dependent[0]}, so rows cannot be decoded together, though one alone may be right{tried}. Export the file with a dynamic batch and in "
+            "evaluation mode (model.eval()), or say which axis of each state counts rows: roles={'batch_axis': {input: axis}}"
+        )
+    first = str(failures[0])
+    advice = layouts.advice_on_axes(states) or advice_on_baked_shape(first)
+    if not advice and exported.token_shape and all(isinstance(d, int) for d in exported.token_shape):
+        advice = f". The file declares the token {exported.roles.token} as {list(exported.token_shape)}, and takes no other number of rows: export it with a dynamic batch"
+    return ModelError(f"{first}{advice}")
+
+
+def _choice_of_axes(contracts: Sequence[Contract]) -> str:
+    """What to say of layouts that are all right and give other scores: the axes of each, as roles."""
+    states = list(zip(*(contract.states for contract in contracts), strict=True))
+    unlike = [place for place, same in enumerate(states) if len({state.batch_axis for state in same}) > 1]
+    choices = [{contract.states[i].input: contract.states[i].batch_axis for i in unlike} for contract in contracts]
+    return (
+        f"which axis of a state counts rows cannot be told: {len(contracts)} choices keep rows independent and give other scores. Pass one of "
+        + " or ".join(f"roles={{'batch_axis': {choice}}}" for choice in choices)
+    )
+
+
+def _in_layout(
+    graph: Graph,
+    roles: Roles,
+    exported: ExportedGraph,
+    states: Sequence[StateShape],
+    session: Session,
+    auxiliary_inputs: tuple[AuxiliaryInput, ...],
+    layout: Layout,
+) -> StepProgram:
+    """The program of a graph in one layout."""
     count = len(exported.exposed)
     own = [_own_state(graph, shape, axis) for shape, axis in zip(states[:count], layout.axes[:count], strict=True)]
     hidden = exposed_states(graph, exported.hidden, states[count:], layout.axes[count:])
@@ -177,7 +285,7 @@ def _probed(
         attention=roles.attention,
         notes=tuple(roles.notes),
     )
-    return StepProgram(graph, session, contract)
+    return with_padding(_with_initial_state_graph(StepProgram(graph, session, contract), exported))
 
 
 def _own_state(graph: Graph, shape: StateShape, axis: int) -> State:

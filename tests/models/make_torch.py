@@ -398,6 +398,11 @@ def states():
                                                            ["logits", *(n + "_out" for n in zoo.Rwkv.names)]),
          states={1: (1, 1), 2: (2, 1), 3: (3, 1), 4: (4, 1), 5: (5, 0)},
          notes="shift [L, B, D], num, den, top [L, B, D], an int64 counter [B]", **step, by="d")  # fmt: skip
+    fixed = (TOKENS[:1, :1], *zoo.Rwkv4.start(1))
+    case("rwkv4_fixed", lambda: zoo.Rwkv4(), fixed, None, "RWKV-4", "other plain-operator cells",
+         names=(["token", *zoo.Rwkv4.names], ["logits", *(n + "_out" for n in zoo.Rwkv4.names)]),
+         states={i: (i, 0) for i in range(1, 6)}, run="steps",
+         notes="five states [B, D, L], batch 1 and time 1 baked")  # fmt: skip
     names = ["shift", "memory", "seen"]
     case("rwkv_matrix", lambda: zoo.RwkvMatrix(), (TOKENS[:, 0], *zoo.RwkvMatrix.start(2)), [b] * 8,
          "RWKV-like, matrix state",

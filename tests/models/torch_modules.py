@@ -368,6 +368,43 @@ class Rwkv(nn.Module):
         return self.out(x), *(torch.stack(n) for n in news), count + 1
 
 
+class Rwkv4(nn.Module):
+    """RWKV-4 as its authors and Hugging Face keep the states: five of [batch, hidden, layers], each layer a slice of them."""
+
+    names = ("ffn_x", "att_x", "num", "den", "top")
+
+    def __init__(self, layers=2):
+        super().__init__()
+        self.emb, self.out = nn.Embedding(V, H), nn.Linear(H, V)
+        self.kvr, self.key = (nn.ModuleList(nn.Linear(H, n) for _ in range(layers)) for n in (3 * H, 2 * H))
+        self.value, self.gate = (nn.ModuleList(nn.Linear(n, H) for _ in range(layers)) for n in (2 * H, H))
+        self.mix, self.decay, self.first = (nn.Parameter(torch.zeros(layers, H)) for _ in range(3))
+
+    @staticmethod
+    def start(batch):
+        return tuple(torch.zeros(batch, H, 2) for _ in range(5))
+
+    def forward(self, token, ffn_x, att_x, num, den, top):
+        x, news = self.emb(token)[:, 0], ([], [], [], [], [])
+        for i, layer in enumerate(self.kvr):
+            mixed = x + torch.sigmoid(self.mix[i]) * (att_x[:, :, i] - x)
+            k, v, r = layer(mixed).chunk(3, -1)
+            p = torch.maximum(top[:, :, i], self.first[i] + k)
+            old, new = torch.exp(top[:, :, i] - p), torch.exp(self.first[i] + k - p)
+            y = (old * num[:, :, i] + new * v) / (old * den[:, :, i] + new)
+            faded = top[:, :, i] - torch.exp(self.decay[i])
+            q = torch.maximum(faded, k)
+            old, new = torch.exp(faded - q), torch.exp(k - q)
+            seen, x = x, x + torch.sigmoid(r) * y
+            mixed = x + torch.sigmoid(self.mix[i]) * (ffn_x[:, :, i] - x)
+            for values, value in zip(
+                news, (x, seen, old * num[:, :, i] + new * v, old * den[:, :, i] + new, q), strict=True
+            ):
+                values.append(value)
+            x = x + torch.sigmoid(self.gate[i](mixed)) * self.value[i](torch.relu(self.key[i](mixed)) ** 2)
+        return self.out(x)[:, None], *(torch.stack(n, -1) for n in news)
+
+
 class RwkvMatrix(nn.Module):
     """RWKV-5's matrix-valued memory, with a float16 token shift and a flag set after the first step."""
 

@@ -7,8 +7,8 @@ two cases:
 
 - the part before it runs at the example's sizes alone (an initial state of exactly 5 rows, say), so no other shape
   can be observed;
-- it does more than drop dimensions of 1 or merge the first ones: several targets would fit, and a wrong one mixes
-  rows.
+- it does more than drop dimensions of 1, merge the first ones, or re-arrange those after the batch alone: several
+  targets would fit, and a wrong one mixes rows.
 
 A graph with such a Reshape still loads if it can be stepped. Otherwise it is refused: either `verify/layouts.py`
 cannot run it with another number of rows, and `load()` raises a ModelError with onnxruntime's message and
@@ -185,9 +185,9 @@ def _given_shapes(
     """Shapes of the Reshape's data for each (batch, time) of `sizes`; None where the part before it does not run."""
     part = graph.part([node.input(0)])
     inputs = {p.name: p for p in part.inputs}
-    if roles.token not in inputs:
+    if roles.token not in inputs and not any(state.input in inputs for state in states):
         return None
-    rank = len(inputs[roles.token].shape or (None, None))
+    rank = len(inputs[roles.token].shape or (None, None)) if roles.token in inputs else 2
     session = Session(part, threads=1)
     layouts: tuple[TokenLayout, ...] = ("B",) if rank == 1 else ("BT", "TB")
     for layout in layouts:
@@ -221,11 +221,16 @@ def dynamic_target(target: Sequence[int], given: Sequence[tuple[int, ...]]) -> l
 
     >>> dynamic_target([2, 3, 4], [(2, 3, 2, 2), (4, 3, 2, 2), (2, 5, 2, 2)])
     [2, 3, 4]
+
+    Except after a batch that alone varies: rows keep their places however the rest is split or merged.
+
+    >>> dynamic_target([1, 4, 5], [(2, 20), (3, 20), (4, 20)])
+    [0, 4, 5]
     """
     sizes = [shapes[0] if len(set(shapes)) == 1 else None for shapes in zip(*given, strict=True)]
     groups = _squeezed(target, sizes) or _merged(target, sizes)
     if groups is None:
-        return list(target)
+        return _rest_rearranged(target, sizes) or list(target)
     dynamic = [
         _entry(entry, group, place, sizes) for place, (entry, group) in enumerate(zip(target, groups, strict=True))
     ]
@@ -247,6 +252,14 @@ def _squeezed(target: Sequence[int], sizes: Sequence[int | None]) -> list[list[i
         if all(sizes[i] is None or entry in (-1, 0, sizes[i]) for entry, i in zip(target, kept, strict=True)):
             return [[i] for i in kept]
     return None
+
+
+def _rest_rearranged(target: Sequence[int], sizes: Sequence[int | None]) -> list[int] | None:
+    """The target where only the first dimension varies, and the Reshape leaves it as it is; None where it does more."""
+    rest = [size for size in sizes[1:] if size is not None]
+    if sizes[:1] != [None] or len(rest) < len(sizes) - 1 or min(target) < 1 or prod(rest) != prod(target[1:]):
+        return None
+    return [0, *target[1:]]
 
 
 def _merged(target: Sequence[int], sizes: Sequence[int | None]) -> list[list[int]] | None:

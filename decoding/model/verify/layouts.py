@@ -1,10 +1,14 @@
-"""Which axis is which: the layouts of token, logits and states, found by running the graph on small inputs."""
+"""Which axis is which: the layouts of token, logits and states that a graph runs in, found on small inputs.
+
+A graph may run in a layout that is not its own: a state [1, 32, 2] whose last axis counts layers may take rows there, too.
+So all layouts that the shapes allow are candidates, and `verify/rows.py` looks at those that run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import count, product
 from math import prod
 from typing import Any
 
@@ -60,9 +64,34 @@ def declared_state_shape(graph: Graph, roles: Roles, name: str, output: str) -> 
         axes = tuple(named)
     else:
         dynamic = tuple(i for i, d in enumerate(shape) if not isinstance(d, int))
-        # All fixed: a recurrent layer has the batch second, a plain cell first.
-        axes = dynamic or ((1, 0, 2) if len(shape) == 3 else tuple(range(len(shape))))
+        # All fixed: a recurrent layer has the batch second, a plain cell first, and most examples have one row.
+        order = (1, 0, 2) if len(shape) == 3 else range(len(shape))
+        usual = tuple(sorted(order, key=lambda axis: shape[axis] != 1))
+        tokens = (ports[roles.token].shape or (None,))[:2]
+        as_many = tuple(i for i in usual if shape[i] in tokens) if all(isinstance(d, int) for d in tokens) else ()
+        axes = dynamic or as_many or usual
     return StateShape(name, output, tuple(d if isinstance(d, int) else None for d in shape), axes, ports[name].dtype)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to run a graph.
+
+    Attributes:
+        axes: for each state the axis that counts rows.
+        time: number of tokens to run it with.
+    """
+
+    token: Token
+    axes: tuple[int, ...]
+    time: int
+
+    def of_one_row(self, states: Sequence[StateShape]) -> tuple[tuple[int | None, ...], ...]:
+        """The shapes of the states of one row."""
+        return tuple(
+            tuple(1 if i == axis else size for i, size in enumerate(state.sizes))
+            for state, axis in zip(states, self.axes, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -80,6 +109,21 @@ class Layout:
     sequence: bool
 
 
+def candidates(
+    token: str, rank: int, states: Sequence[StateShape], times: Sequence[int] = TIMES
+) -> Iterator[Candidate]:
+    """The ways to run a graph that its shapes allow, the most usual first.
+
+    Args:
+        token: the token's input; `rank`: its number of dimensions, 0 where the file does not say.
+        times: numbers of tokens to run it with.
+    """
+    layouts: tuple[TokenLayout, ...] = ("B",) if rank == 1 else ("BT", "TB") if rank == 2 else ("BT", "TB", "B")
+    for time, layout, axes in product(times, layouts, _combinations(states)):
+        if layout != "B" or time == 1:
+            yield Candidate(Token(token, layout), axes, time)
+
+
 def probe(
     session: Session,
     token: str,
@@ -89,27 +133,22 @@ def probe(
     auxiliary_inputs: Sequence[AuxiliaryInput],
     times: Sequence[int] = TIMES,
 ) -> Layout:
-    """Run a graph on small inputs in each layout that its shapes allow, and return the first whose outputs fit.
+    """The first layout that a graph runs in.
 
     Args:
-        token: the token's input; `rank`: its number of dimensions, 0 where the file does not say.
+        token, rank, states, times: as `candidates` takes them.
         logits: the output with the scores.
-        times: numbers of tokens to run it with, the first that works wins.
 
     Raises:
-        ModelError: no layout fits; the message is that of the most usual one.
+        ModelError: it runs in none; the message is that of the most usual one.
     """
-    layouts: tuple[TokenLayout, ...] = ("B",) if rank == 1 else ("BT", "TB") if rank == 2 else ("BT", "TB", "B")
     failures = []
-    for time, layout in product(times, layouts):
-        if layout == "B" and time > 1:
-            continue
-        for axes in _combinations(states):
-            try:
-                return _try_layout(session, Token(token, layout), logits, states, auxiliary_inputs, axes, time)
-            except ModelError as error:
-                failures.append(str(error))
-    raise ModelError(failures[0] + _advice_on_axes(states))
+    for candidate in candidates(token, rank, states, times):
+        try:
+            return try_candidate(session, candidate, logits, states, auxiliary_inputs)
+        except ModelError as error:
+            failures.append(str(error))
+    raise ModelError(failures[0] + advice_on_axes(states))
 
 
 def _combinations(states: Sequence[StateShape]) -> Iterator[tuple[int, ...]]:
@@ -139,7 +178,7 @@ def _count_combinations(states: Sequence[StateShape]) -> int:
     return prod(len(s.axes) for s in states)
 
 
-def _advice_on_axes(states: Sequence[StateShape]) -> str:
+def advice_on_axes(states: Sequence[StateShape]) -> str:
     """What to add to a failure where not every combination of batch axes was tried; else nothing."""
     if _count_combinations(states) <= _EVERY_COMBINATION:
         return ""
@@ -150,37 +189,45 @@ def _advice_on_axes(states: Sequence[StateShape]) -> str:
     )
 
 
-def _try_layout(
+def try_candidate(
     session: Session,
-    token: Token,
+    candidate: Candidate,
     logits: str,
     states: Sequence[StateShape],
     auxiliary_inputs: Sequence[AuxiliaryInput],
-    axes: Sequence[int],
-    time: int,
 ) -> Layout:
-    feeds = {f.name: f.value(token, _BATCH, time) for f in auxiliary_inputs}
-    feeds[token.name] = token.arrange(np.zeros((_BATCH, time), np.int64))
-    for state, axis in zip(states, axes, strict=True):
-        sizes = state.sized(axis, _BATCH)
-        if 0 in sizes:
+    """Run a graph on small inputs, and see that the shapes of its outputs fit.
+
+    Raises:
+        ModelError: it does not run, or they do not fit.
+    """
+    token, time = candidate.token, candidate.time
+    sizes = {size for state in states for size in state.sizes} | {
+        size for aux in auxiliary_inputs for size in aux.sizes
+    }
+    batch = next(rows for rows in count(_BATCH, 2) if rows not in sizes)  # or another axis would take as many
+    feeds = {f.name: f.value(token, batch, time) for f in auxiliary_inputs}
+    feeds[token.name] = token.arrange(np.zeros((batch, time), np.int64))
+    for state, axis in zip(states, candidate.axes, strict=True):
+        shape = state.sized(axis, batch)
+        if 0 in shape:
             raise ModelError(f"{session.name}: the state {state.input} has more than one dynamic dimension; pass roles={{'batch_axis': {{{state.input!r}: axis}}}} "
                              "and export it with its other dimensions fixed")  # fmt: skip
-        feeds[state.input] = np.zeros(sizes, state.dtype)
+        feeds[state.input] = np.zeros(shape, state.dtype)
     scores, *after = session.run(feeds, [logits, *(s.output for s in states)])
     for state, value in zip(states, after, strict=True):
         if value.shape != feeds[state.input].shape:
             raise ModelError(f"{session.name}: the state {state.input} goes in as {list(feeds[state.input].shape)} and comes out of {state.output} "
                              f"as {list(value.shape)}: they are not one state; pass roles={{'state': {{input: output}}}}")  # fmt: skip
-    return Layout(token, _logits(session, logits, scores, time), tuple(axes), time > 1)
+    return Layout(token, _logits(session, logits, scores, batch, time), candidate.axes, time > 1)
 
 
-def _logits(session: Session, name: str, scores: Array, time: int) -> Logits:
+def _logits(session: Session, name: str, scores: Array, batch: int, time: int) -> Logits:
     # Where batch and time are equal the later key wins: [batch, time].
-    layouts: dict[tuple[int, ...], LogitsLayout] = {(time, _BATCH): "TBV", (_BATCH, time): "BTV", (_BATCH,): "BV"}
+    layouts: dict[tuple[int, ...], LogitsLayout] = {(time, batch): "TBV", (batch, time): "BTV", (batch,): "BV"}
     if scores.shape[:-1] in layouts:
         return Logits(name, layouts[scores.shape[:-1]], scores.shape[-1])
-    if scores.ndim == 3 and scores.shape[::2] == (_BATCH, time):  # as torch's NLLLoss takes them
+    if scores.ndim == 3 and scores.shape[::2] == (batch, time):  # as torch's NLLLoss takes them
         return Logits(name, "BVT", scores.shape[1])
-    raise ModelError(f"{session.name}: for {_BATCH} rows of {time} tokens the output {name} has shape {list(scores.shape)}; expected logits [{_BATCH}, vocabulary], "
-                     f"[{_BATCH}, {time}, vocabulary], [{time}, {_BATCH}, vocabulary] or [{_BATCH}, vocabulary, {time}]")  # fmt: skip
+    raise ModelError(f"{session.name}: for {batch} rows of {time} tokens the output {name} has shape {list(scores.shape)}; expected logits [{batch}, vocabulary], "
+                     f"[{batch}, {time}, vocabulary], [{time}, {batch}, vocabulary] or [{batch}, vocabulary, {time}]")  # fmt: skip
