@@ -184,9 +184,6 @@ def _ways(
     Args:
         times: numbers of tokens to probe the graph with.
 
-    Args:
-        times: numbers of tokens to probe it with.
-
     Raises:
         NotSteppable: a step of it does not read the token, or rows depend on each other in every layout.
         ModelError: it runs in no layout.
@@ -329,9 +326,6 @@ def _verified(program: StepProgram, exported: ExportedGraph, kind: str, open_ses
     if not runs:
         return program.with_note("not verified: the logits are NaN whatever the tokens are; check the weights")
     sizes = ", ".join(f"{batch}x{length}" for batch, length in runs)
-    if all(length == 1 for _, length in runs):  # of several tokens the file says nothing
-        several = equivalence.reads_several(program.session, contract, tolerance)
-        program = replace(program, contract=replace(contract, sequence=several))
     return program.with_note(
         f"verified: stepping equals the whole-sequence run on random prefixes (batch x length {sizes})"
     )

@@ -144,17 +144,6 @@ def verify_stepping(
     return runs
 
 
-def reads_several(session: Session, contract: Contract, tolerance: float) -> bool:
-    """Return whether a run over several tokens gives the scores of as many steps: of each, or of the last."""
-    ids = np.random.default_rng(0).integers(0, contract.logits.vocab_size, (2, 5))
-    try:
-        scores = whole_run(session, contract, ids)
-    except ModelError:
-        return False
-    steps = stepped_run(session, contract, ids)[:, -scores.shape[1] :]
-    return scores.shape == steps.shape and difference(scores, steps) <= tolerance
-
-
 def _differ(found: Array, expected: Array, kind: str) -> float:
     """The largest difference between logits and scores of a kind, in float64, a few positions at a time."""
     vocab = expected.shape[-1]
