@@ -223,7 +223,7 @@ def _run(session, kinds, entry, data, ids):
     inputs = {}
     for state in entry["states"]:
         dtype, shape = kinds[state]
-        shape = [d if isinstance(d, int) else 1 for d in shape]
+        shape = [int(d) if str(d).isdecimal() else 1 for d in shape]  # transformers writes 16 as "16"
         shape[entry["states"][state]["batch_axis"]] = 1
         start = data[f"feed_{state}"] if f"feed_{state}" in data else np.zeros(shape, dtype)
         inputs[state] = np.repeat(start, batch, entry["states"][state]["batch_axis"])

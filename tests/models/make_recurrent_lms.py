@@ -65,6 +65,21 @@ def export(module, exporter, args, names, axes):
         return torch.onnx.export(module, args, dynamo=True, verbose=False, dynamic_shapes=nested, **options).model_proto
 
 
+def by_transformers(model):
+    """The decode step as transformers' own exporter writes it. It leaves the width of a convolution's state open: set it."""
+    import onnx_ir
+    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+    from transformers.exporters.utils import decompose_prefill_decode
+
+    parts = decompose_prefill_decode(model, {"input_ids": torch.full((2, 5), 3)})
+    program = OnnxExporter().export(*parts["decode"], config=OnnxConfig(dynamic=True)).program
+    proto = onnx_ir.to_proto(program)
+    for value in (*proto.graph.input, *proto.graph.output):
+        if "conv_states" in value.name:
+            value.type.tensor_type.shape.dim[2].dim_value = model.config.conv_kernel
+    return proto
+
+
 def generated(whole, model):
     """What the framework gives for one prompt: by greedy search, by beam search, and by draws from its logits."""
     ids = torch.tensor([PROMPT])
@@ -94,11 +109,12 @@ def case(name, exporter, module, args, names, axes, whole, model, **more):
         with torch.no_grad():
             return whole(torch.from_numpy(ids)[None])[0].numpy()
 
-    settings = {"script": SELF, "exporter": f"{VERSIONS} {exporter}, opset {OPSET}", "vocab": zoo.V,
+    named = f"transformers {transformers.__version__}" if exporter == "transformers" else f"{VERSIONS} {exporter}"
+    settings = {"script": SELF, "exporter": f"{named}, opset {20 if exporter == 'transformers' else OPSET}", "vocab": zoo.V,
                 "row": "modern recurrent language models", "token": (0, "BT"), "out": (0, "BTV"), "low": 3,
                 "tolerance": 1e-4}  # fmt: skip
     try:
-        proto = export(module, exporter, args, names, axes)
+        proto = by_transformers(model) if exporter == "transformers" else export(module, exporter, args, names, axes)
         add(full, proto, truth, **settings | more, generated=generated(whole, model))
     except BaseException as error:
         print(f"{full:36} FAILED: {str(error)[-400:]}", flush=True)
@@ -164,6 +180,14 @@ def transformers_whole():
         whole_case(name, exporter, whole, whole, model, cell=f"{lms.CONFIGS[name][0]}ForCausalLM", **more)
 
 
+def own_exporter():
+    """The exporter of transformers: sizes written as names ("32"), states called input.cache_params.layers.0.conv_states.0."""
+    model = lms.language_model("mamba")
+    whole, step = lms.Whole(model), lms.step_of("mamba", model)
+    notes = "the width of the convolutions' states is set after the export"
+    step_case("mamba", "transformers", step, whole, model, cell="MambaForCausalLM", notes=notes)
+
+
 def plain_models():
     for name, mixer in PLAIN.items():
         torch.manual_seed(1)
@@ -187,5 +211,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     transformers.logging.set_verbosity_error()
-    for group in (plain_models, transformers_models, transformers_whole):
+    for group in (plain_models, transformers_models, transformers_whole, own_exporter):
         group()
