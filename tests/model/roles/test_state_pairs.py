@@ -3,6 +3,7 @@
 import pytest
 
 from decoding import ModelError
+from decoding.model.roles.infer import find_roles
 from decoding.model.roles.state_pairs import pair_states, shows_state
 from tests.helpers.text import graph
 
@@ -127,3 +128,15 @@ def test_a_state_that_no_step_changes_is_refused():
     }"""
     with pytest.raises(ModelError, match=r"the state s .* leaves as it came, as new_s.*roles=\{'context': \['s'\]\}"):
         paired(text)
+
+
+def test_an_input_that_roles_call_a_context_is_no_state():
+    text = """(int64[batch] token, float[9,4] table, float[batch,4] h, float[batch,4] s) => (float[batch,4] logits, float[batch,4] new_h, float[batch,4] new_s) {
+      x = Gather(table, token)
+      sum = Add(x, s)
+      new_h = Add(sum, h)
+      logits = Tanh(new_h)
+      new_s = Identity(s)
+    }"""
+    roles = find_roles(graph(text), {"token": "token", "context": ["s"], "constant": {"table": 0}, "logits": "logits"})
+    assert roles.states == {"h": "new_h"}
