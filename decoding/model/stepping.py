@@ -142,6 +142,10 @@ def _finished(way: _Way, exported: ExportedGraph, roles: Roles, open_session: Op
         kind, program = "probs", with_log(program, open_session)
     if verify and (program.contract.sequence or exported.hidden):
         program = _verified(program, exported, kind or "logits", open_session)
+    if program.contract.sequence and not way.several:
+        program = program.with_note(
+            "tokens are fed one by one: a run over several gives other scores than as many steps"
+        )
     return replace(program, contract=replace(program.contract, sequence=way.several))
 
 
@@ -240,7 +244,8 @@ def _no_layout(exported: ExportedGraph, states: Sequence[StateShape], failures: 
         tried = f". These axes may count rows, and none does: {open_states}" if open_states else ""
         return NotSteppable(
             f"{dependent[0]}, so rows cannot be decoded together, though one alone may be right{tried}. Export the file with a dynamic batch and in "
-            "evaluation mode (model.eval()), or say which axis of each state counts rows: roles={'batch_axis': {input: axis}}"
+            f"evaluation mode (model.eval()), or say which axis of each state counts rows: "
+            f"roles={{'batch_axis': {{input: axis}}}}{layouts.advice_on_axes(states)}"
         )
     first = str(failures[0])
     advice = layouts.advice_on_axes(states) or advice_on_baked_shape(first)

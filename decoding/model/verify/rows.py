@@ -5,7 +5,7 @@ The states are random: with states of zero, a row that reads another row's state
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import NamedTuple
@@ -21,6 +21,8 @@ from decoding.model.verify.equivalence import difference, stepped_run
 
 # The rows of a batch, then some of them in other places, then one alone.
 _BATCHES = ((0, 1, 2, 3, 4), (3, 0, 4), (2,))
+# Rows whose states are positive.
+_POSITIVE = (0, 2)
 _STEPS = 2
 # Pairs of states that are exchanged: all of eight states.
 _EXCHANGES = 28
@@ -101,13 +103,16 @@ def check_rows(session: Session, contract: Contract, tolerance: float) -> bool:
         DependentRows: the results of a row change with the other rows, or with its place.
         ModelError: the graph does not run on these rows.
     """
-    several = contract.sequence
-    for trial, steps in _trials(session, contract):
-        for rows in _BATCHES[1:]:
-            for found, expected in zip(trial.steps(rows), steps, strict=True):
-                _check_same(session, contract, rows, found, expected, tolerance)
-        several = several and _reads_several(trial, steps, tolerance)
-    return several
+    trial, steps = _first_that_runs(session, contract)
+    for rows in _BATCHES[1:]:
+        for found, expected in zip(trial.steps(rows), steps, strict=True):
+            names = [f"the scores {contract.logits.name}", *(f"the state {state.output}" for state in contract.states)]
+            _check_same(
+                session.name, rows, names, [found.scores, *found.states], [expected.scores, *expected.states], tolerance
+            )
+    if contract.initial_state_graph is not None:
+        _check_initial_states(session.name, contract, tolerance)
+    return contract.sequence and _reads_several(trial, steps, tolerance)
 
 
 def _reads_several(trial: _Trial, steps: Sequence[_Results], tolerance: float) -> bool:
@@ -130,7 +135,7 @@ def other_pairs(session: Session, contract: Contract, tolerance: float) -> dict[
     for a, b in alike[:_EXCHANGES]:
         exchanged = {a.input: b.output, b.input: a.output}
         states = tuple(replace(s, output=exchanged.get(s.input, s.output)) for s in contract.states)
-        trial, steps = next(_trials(session, replace(contract, states=states)))
+        trial, steps = _first_that_runs(session, replace(contract, states=states))
         if _reads_several(trial, steps, tolerance):
             return {s.input: s.output for s in states}
     return None
@@ -142,60 +147,70 @@ def same_scores(session: Session, a: Contract, b: Contract, tolerance: float) ->
     return _off(stepped_run(session, a, ids), stepped_run(session, b, ids)) <= tolerance
 
 
-def _trials(session: Session, contract: Contract) -> Iterator[tuple[_Trial, list[_Results]]]:
-    """Trials from random states, each with its steps; from initial states where the graph takes no others.
+def _first_that_runs(session: Session, contract: Contract) -> tuple[_Trial, list[_Results]]:
+    """The trial from random states and its steps; from initial states where the graph takes no others, as they are indices.
 
     Raises:
         ModelError: the graph does not run on these rows.
     """
-    found, failure = 0, None
-    for kinds, numbers in _STATES:
-        if found and kinds != "fiub":
-            return
-        trial = _Trial(session, contract, _states(contract, kinds, numbers))
+    failure = None
+    for kinds in ("fiub", "fb", ""):
+        trial = _Trial(session, contract, _states(contract, kinds))
         try:
-            steps = trial.steps(_BATCHES[0])
-        except ModelError as error:  # whole numbers may be indices
+            return trial, trial.steps(_BATCHES[0])
+        except ModelError as error:
             failure = failure or error
-            continue
-        found += 1
-        yield trial, steps
-    if not found and failure is not None:
-        raise failure
+    raise failure or ModelError(session.name)
 
 
-# For each trial the kinds of dtypes that get random numbers, and the range of these. A state may be a divisor, or the argument
-# of a logarithm: then only positive numbers tell. Near zero, no squashing function hides a difference.
-_STATES = (("fiub", (0.05, 1)), ("fiub", (-0.2, 0.2)), ("fb", (0.05, 1)), ("", (0, 0)))
+def _states(contract: Contract, random: str) -> dict[str, Array]:
+    """States of all rows, batch first: random where the dtype's kind is in `random`, else the initial ones.
 
-
-def _states(contract: Contract, random: str, numbers: tuple[float, float]) -> dict[str, Array]:
-    """States of all rows, batch first: random where the dtype's kind is in `random`, else the initial ones."""
+    Some rows have positive numbers: a state may be a divisor, or the argument of a logarithm. The others have numbers near
+    zero, where no squashing function hides a difference.
+    """
     rng = np.random.default_rng(1)
+    count = len(_BATCHES[0])
 
     def rows(state: State) -> Array:
-        initial = np.moveaxis(state.initial_rows(len(_BATCHES[0])), state.batch_axis, 0)
+        initial = np.moveaxis(state.initial_rows(count), state.batch_axis, 0)
         if state.dtype.kind not in random:
             return initial
-        whole = state.dtype.kind != "f"
-        return (rng.integers(0, 2, initial.shape) if whole else rng.uniform(*numbers, initial.shape)).astype(
-            state.dtype
-        )
+        if state.dtype.kind != "f":
+            return rng.integers(0, 2, initial.shape).astype(state.dtype)
+        positive = np.isin(np.arange(count), _POSITIVE).reshape(-1, *[1] * (initial.ndim - 1))
+        numbers = np.where(positive, rng.uniform(0.05, 1, initial.shape), rng.uniform(-0.2, 0.2, initial.shape))
+        return numbers.astype(state.dtype)
 
     return {state.input: rows(state) for state in contract.states}
 
 
+def _check_initial_states(name: str, contract: Contract, tolerance: float) -> None:
+    contexts = contract.probe_contexts(len(_BATCHES[0]))
+    together = contract.initial_states(len(_BATCHES[0]), contexts)
+    names = [f"the initial state {state.input}" for state in contract.states]
+    expected = [np.moveaxis(together[s.input], s.batch_axis, 0) for s in contract.states]
+    for rows in _BATCHES[1:]:
+        values = contract.initial_states(len(rows), {key: value[list(rows)] for key, value in contexts.items()})
+        found = [np.moveaxis(values[s.input], s.batch_axis, 0) for s in contract.states]
+        _check_same(name, rows, names, found, expected, tolerance)
+
+
 def _check_same(
-    session: Session, contract: Contract, rows: Sequence[int], found: _Results, expected: _Results, tolerance: float
+    name: str,
+    rows: Sequence[int],
+    names: Sequence[str],
+    found: Sequence[Array],
+    expected: Sequence[Array],
+    tolerance: float,
 ) -> None:
-    names = [f"the scores {contract.logits.name}", *(f"the state {state.output}" for state in contract.states)]
-    pairs = zip((found.scores, *found.states), (expected.scores, *expected.states), strict=True)
-    for name, (one, all_rows) in zip(names, pairs, strict=True):
+    """Check that these rows have the results that they have among all, [batch first] each."""
+    for what, one, all_rows in zip(names, found, expected, strict=True):
         off = _off(one, all_rows[list(rows)])
         if not off <= tolerance:
             where = "alone" if len(rows) == 1 else "in another place of the batch"
             raise DependentRows(
-                f"{session.name}: rows are not independent: {name} of a row change by {off:.1e} (relative) when it is run {where}"
+                f"{name}: rows are not independent: {what} of a row changes by {off:.1e} (relative) when it is run {where}"
             )
 
 

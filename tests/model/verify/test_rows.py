@@ -52,7 +52,7 @@ MIXED = {
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("how", MIXED)
 def test_rows_that_depend_on_each_other_are_refused_whatever_verify_says(how, verify):
-    with pytest.raises(ModelError, match=r"rows are not independent: .* change by .*model\.eval\(\)"):
+    with pytest.raises(ModelError, match=r"rows are not independent: .* changes by .*model\.eval\(\)"):
         load(cell(*MIXED[how]), verify=verify)
 
 
@@ -71,6 +71,30 @@ def test_rows_that_mix_contexts_are_refused():
         load(cell(*nodes, more=[context]), roles={"context": ["image"]})
     good = helper.make_node("Add", ["h", "image"], ["mixed"])
     assert load(cell(good, more=[context]), roles={"context": ["image"]}).contract.contexts
+
+
+def test_initial_states_that_mix_contexts_are_refused():
+    """A hidden layer that starts from an image less the mean over the batch."""
+
+    def starting(*nodes):
+        proto = build.recurrent("GRU", hidden=SIZE)
+        node = next(n for n in proto.graph.node if n.op_type == "GRU")
+        node.input[5] = "start"
+        proto.graph.input.append(helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", SIZE]))
+        proto.graph.initializer.append(numpy_helper.from_array(np.array([0]), "axis"))
+        proto.graph.initializer.append(numpy_helper.from_array(np.eye(SIZE, dtype=np.float32), "bridge"))
+        bridge = helper.make_node("MatMul", ["centred", "bridge"], ["first"])
+        for n in (helper.make_node("Unsqueeze", ["first", "axis"], ["start"]), bridge, *nodes):
+            proto.graph.node.insert(0, n)
+        return proto
+
+    mixed = starting(
+        helper.make_node("Sub", ["image", "mean"], ["centred"]),
+        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[0], keepdims=1),
+    )
+    with pytest.raises(ModelError, match="rows are not independent: the initial state state_0_h of a row changes"):
+        load(mixed, roles={"context": ["image"]}, verify=False)
+    assert load(starting(helper.make_node("Tanh", ["image"], ["centred"])), roles={"context": ["image"]})
 
 
 @pytest.mark.parametrize("direction", ["hidden", "exposed"])
@@ -112,7 +136,7 @@ def test_dependent_rows_are_told_from_files_that_do_not_run():
             found = model.session.run(feeds, names)
             return [found[0] + np.arange(len(found[0]), dtype=np.float32)[:, None], *found[1:]]
 
-    with pytest.raises(DependentRows, match=r"mixing: rows are not independent: the scores logits of a row change"):
+    with pytest.raises(DependentRows, match=r"mixing: rows are not independent: the scores logits of a row changes"):
         check_rows(Mixing(), model.contract, 1e-4)
 
 
