@@ -23,12 +23,14 @@ from decoding.model.native.step import check_executor, with_native_step
 from decoding.model.passes import normalize
 from decoding.model.passes.fold_embedding import with_folded_step
 from decoding.model.passes.quantize import check_quantize, quantized
+from decoding.model.passes.short_convolutions import with_short_convolutions
 from decoding.model.paths import encoder_files, model_file, shipped
 from decoding.model.roles.given import caller_roles, given_roles, special_id
 from decoding.model.roles.infer import Roles, find_roles
 from decoding.model.roles.text import EncoderText, check_special_ids, encoder_text, fitted_text, text_of
 from decoding.model.runtime.limits import interruptible
 from decoding.model.runtime.session import Session, checked_threads, full_names
+from decoding.model.runtime.versions import read_graph
 from decoding.model.stepping import step_program
 from decoding.model.verify.equivalence import same_step
 from decoding.model.verify.free_sizes import follows_tokens
@@ -107,7 +109,7 @@ def load(
     check_executor(executor, wanted)
     special = checked_special_ids(bos_token_id, eos_token_id, pad_token_id)
     source, folder = model_file(shipped(model))
-    graph, encoder_graphs = Graph.load(source), [Graph.load(file) for file in encoder_files(source, encoder)]
+    graph, encoder_graphs = read_graph(source), [read_graph(file) for file in encoder_files(source, encoder)]
     if encoder_tokenizer is not None and not encoder_graphs:
         raise OptionError(f"encoder_tokenizer: {graph.name} has no encoder; pass tokenizer=, or encoder=")
     text = text_of(graph, tokenizer, special, folder)
@@ -134,6 +136,8 @@ def load(
             )
         return Generator(graph, open_session(graph), found)
     exported, program = _exported_and_program(graph, given, found, declared, open_session, verify)
+    if wanted == full_names("cpu") and program.contract.window is None:
+        program = with_short_convolutions(program, open_session)
     exact, vocab_size = program, program.contract.logits.vocab_size
     fits = fitted_text(text, tokenizer, vocab_size, graph.name)
     check_special_ids(special, vocab_size)

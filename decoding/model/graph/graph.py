@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError as ProtobufError
 from onnx import helper, numpy_helper
 
 from decoding.errors import ModelError
-from decoding.model.graph import external_weights
+from decoding.model.graph import external_weights, opsets
 from decoding.model.graph.node import Node
 from decoding.model.graph.protobuf import DTYPES, read_port, rename, retain
 from decoding.model.graph.read import ModelFile as ModelFile
@@ -50,9 +50,9 @@ class Graph:
         return cls(*read_model(source))
 
     @classmethod
-    def empty(cls, name: str, opset: int) -> Graph:
+    def empty(cls, name: str, opset: int, ir_version: int = 8) -> Graph:
         """A graph without any node, to add to."""
-        proto = onnx.ModelProto(ir_version=8, opset_import=[helper.make_opsetid("", opset)])
+        proto = onnx.ModelProto(ir_version=ir_version, opset_import=[helper.make_opsetid("", opset)])
         proto.graph.name = name
         return cls(proto, name, {})
 
@@ -92,6 +92,11 @@ class Graph:
     def opset(self) -> int:
         """Version of ONNX's own operator set."""
         return next((o.version for o in self._model.opset_import if o.domain in ("", "ai.onnx")), 1)
+
+    @property
+    def ir_version(self) -> int:
+        """Version of the file format."""
+        return int(self._model.ir_version)
 
     def constant(self, name: str) -> Array | None:
         """Value of an initializer or of a Constant node; None for any other tensor."""
@@ -209,6 +214,10 @@ class Graph:
             self._graph.initializer.append(numpy_helper.from_array(value, name))
         self._constants[name] = self._graph.initializer[-1]
         return name
+
+    def lower_opset(self, opset: int, ir_version: int) -> None:
+        """Declare this operator set and IR version where they are older and every operator means the same in them."""
+        opsets.lower_opset(self._model, opset, ir_version)
 
     def use_operators(self, domain: str, version: int) -> None:
         """Declare an operator set for nodes to add, if the file does not declare it."""

@@ -31,7 +31,7 @@ def pair_states(graph: Graph, ins: Sequence[Port], outs: Sequence[Port], notes: 
     """The output among `outs` with the next value of each state among `ins`. Inputs that are no states are left out.
 
     Raises:
-        ModelError: several outputs could each have the next value of an input.
+        ModelError: several outputs could each have the next value of an input, or it is returned unchanged.
     """
     pairs: Pairs = {}
     _pair_equal(
@@ -59,6 +59,11 @@ def pair_states(graph: Graph, ins: Sequence[Port], outs: Sequence[Port], notes: 
     _pair_forced(carry, "it is carried over by sums and products", pairs, notes, both_ways=True)
     _pair_forced(reach, "the only way to give each state an output that depends on it", pairs, notes, both_ways=False)
     for a in ins:
+        if a.name in pairs and _is_same(graph, a.name, pairs[a.name]):
+            raise ModelError(
+                f"{graph.name}: the state {a} leaves as it came, as {pairs[a.name]}: no step changes it. torch's legacy exporter loses what a network writes into a part of a "
+                f"tensor (state[:, 0].copy_(...)): export with dynamo=True; if {a.name} does stay the same for a whole sequence, pass roles={{'context': [{a.name!r}]}}"
+            )
         left = [b for b in reach.get(a.name, ()) if b.name not in pairs.values()]
         if a.name not in pairs and left:
             raise ModelError(
@@ -114,6 +119,13 @@ def _pair_forced(
                     break
             if found:
                 break
+
+
+def _is_same(graph: Graph, name: str, output: str) -> bool:
+    """Return whether an output is an input, unchanged."""
+    while (node := graph.producer(output)) is not None and node.op == "Identity":
+        output = node.input(0)
+    return output == name
 
 
 def _carried(graph: Graph, name: str) -> set[str]:

@@ -17,7 +17,7 @@ from tests.helpers.exports import MODELS, fixture, fixtures
 # Of the fixtures that are stepped: how many run natively, at least.
 QUALIFY = 105
 # What is in the way of the others, as the messages name it.
-IN_THE_WAY = r"in the way is (Loop|Scan|Conv|Add|Sub|Less|Equal|Gemm|MatMul|ReduceLogSumExp|ReduceMax|Gather|Mul|Softmax|Unsqueeze|Where|the state) |differ from onnxruntime's by"
+IN_THE_WAY = r"in the way is (?!LSTM|GRU|RNN)([\w.]+|the state) |differ from onnxruntime's by"
 
 
 @pytest.fixture(scope="module")
