@@ -31,8 +31,8 @@ def window_program(
     graph, roles = exported.original.copy(), deepcopy(exported.roles)
     cut_softmax(graph, roles)
     graph.keep_outputs([roles.logits])
-    session = open_session(graph)
     try:
+        session = open_session(graph)
         contract = window_contract(session, graph, roles, exported.auxiliary_inputs, window or Window())
         if window is None:
             check_any_length(graph.name, contract, exported.token_shape)
