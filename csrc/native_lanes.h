@@ -99,19 +99,35 @@ static inline vf vexpm1_parts(vf y, vf *power) {
     return vfma(vmul(p, r), r, r);
 }
 
-/* 1 / (1 + e ** -x): nothing cancels, whatever x's sign. */
-static inline vf vsigmoid(vf x) {
+/* What 1 is divided by: 1 + e ** -x. Nothing cancels, whatever x's sign. */
+static inline vf vsigmoid_divisor(vf x) {
     vf power, one = vsplat(1.0f);
     vf p = vexpm1_parts(vclamp(vsub(vsplat(0.0f), x), -88.0f, 88.0f), &power);
-    return vdiv(one, vfma(p, power, vadd(power, one)));
+    return vfma(p, power, vadd(power, one));
 }
 
-/* t / (2 + t) with t = e ** 2 x - 1, which keeps all its digits near 0. From 9.02 on the result is 1. */
-static inline vf vtanh(vf x) {
+static inline vf vsigmoid(vf x) {
+    return vdiv(vsplat(1.0f), vsigmoid_divisor(x));
+}
+
+/* t and 2 + t with t = e ** 2 x - 1, which keeps all its digits near 0. From 9.02 on their quotient is 1. */
+static inline vf vtanh_parts(vf x, vf *divisor) {
     vf power, one = vsplat(1.0f);
     vf y = vclamp(x, -10.0f, 10.0f);
     vf p = vexpm1_parts(vadd(y, y), &power);
-    return vdiv(vfma(p, power, vsub(power, one)), vfma(p, power, vadd(power, one)));
+    *divisor = vfma(p, power, vadd(power, one));
+    return vfma(p, power, vsub(power, one));
+}
+
+static inline vf vtanh(vf x) {
+    vf divisor, t = vtanh_parts(x, &divisor);
+    return vdiv(t, divisor);
+}
+
+/* sigmoid(x) tanh(y) with one division */
+static inline vf vsigmoid_tanh(vf x, vf y) {
+    vf divisor, t = vtanh_parts(y, &divisor);
+    return vdiv(t, vmul(vsigmoid_divisor(x), divisor));
 }
 
 static inline vf vactivate(dec_activation activation, float alpha, float beta, vf x) {
@@ -177,6 +193,12 @@ ALWAYS_INLINE void lstm_cells(const dec_layer *layer, const int usual, const flo
         if (peepholes) {
             gate[0] = vfma(vget(peepholes + j, n), cell, gate[0]);
             gate[2] = vfma(vget(peepholes + 2 * width + j, n), cell, gate[2]);
+        }
+        if (usual) {
+            cell = vadd(vdiv(cell, vsigmoid_divisor(gate[2])), vsigmoid_tanh(gate[0], gate[3]));
+            vput(c + j, cell, n);
+            vput(h + j, vsigmoid_tanh(gate[1], cell), n);
+            continue;
         }
         vf in = vapply(layer, 0, usual, gate[0]);
         vf forget = !usual && layer->coupled ? vsub(vsplat(1.0f), in) : vapply(layer, 0, usual, gate[2]);
