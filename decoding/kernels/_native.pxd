@@ -10,8 +10,10 @@ from decoding.kernels._library cimport (
 cdef class Scratch:
     cdef char *memory
     cdef size_t size
+    cdef double start
 
     cdef int reserve(self, size_t size) except -1
+    cdef bint is_over(self) noexcept nogil
 
 
 cdef class NativeNetwork:
@@ -49,7 +51,10 @@ cdef class NativeRun:
     cdef void project(self, Scratch scratch, int64_t start, int64_t time) noexcept nogil
     cdef dec_status choose(self, Scratch scratch, const dec_stream *stream, const float *temperature, int64_t *tokens,
                            float *logprobs, int64_t *bad) noexcept nogil
+    cdef void move_rows(self, Scratch scratch, const int64_t *rows) noexcept nogil
+    cdef bint fuses(self) noexcept nogil
     cdef object refused(self, int64_t row)
+    cdef void _move(self, float *state, int64_t stride, int64_t hidden, const int64_t *rows, float *aside) noexcept nogil
     cdef float *_top(self, Scratch scratch) noexcept nogil
     cdef float *_context(self, Scratch scratch) noexcept nogil
     cdef void *_work(self, Scratch scratch) noexcept nogil

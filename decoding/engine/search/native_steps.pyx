@@ -6,23 +6,12 @@ from decoding.engine.search.row_sampler cimport RowSampler
 from decoding.kernels._library cimport DEC_OK, dec_status
 from decoding.kernels._native cimport NativeRun, Scratch
 
-cdef extern from "<time.h>" nogil:
-    struct timespec:
-        long long tv_sec
-        long tv_nsec
-    int timespec_get(timespec *now, int base)
-    int TIME_UTC
-
-# Seconds after which a call returns. Ctrl-C and the caller who leaves are noticed between calls; returning and
-# entering again costs 2 us, which at 10 ms nobody sees.
-cdef double LONGEST = 0.01
-
 
 cdef class NativeSteps:
     """Takes steps for a sampling search whose batch has a native network.
 
     A step gives the tokens, log-probabilities and errors of `batch.step()` and `sampler.advance()`, bit for bit. Where
-    every row takes the most probable token, or draws one without filters, the logits are not written.
+    every row takes the most probable token, or draws one without filters, from up to 8192, the logits are not written.
 
     Args:
         batch: a HostBatch whose states are updated in place.
@@ -48,9 +37,7 @@ cdef class NativeSteps:
         cdef int64_t size = self._batch.size, done = 0, finished = 0, bad = 0
         cdef bint is_read = False, may_stop = False
         cdef dec_status status
-        cdef double start
         with nogil:
-            start = seconds()
             run.add_contexts(scratch)
             while True:
                 status = run.read(scratch, 0, 1, &bad)
@@ -65,7 +52,7 @@ cdef class NativeSteps:
                 if may_stop:
                     break
                 finished = sampler.finish(size)
-                if finished or done == most or not 0 <= seconds() - start < LONGEST:
+                if finished or done == most or scratch.is_over():
                     break
         run.give_back(scratch)
         self._batch.moved(done)
@@ -75,14 +62,7 @@ cdef class NativeSteps:
 
 cdef dec_status choose(NativeRun run, Scratch scratch, RowSampler sampler, int64_t size, int64_t *bad) noexcept nogil:
     """Fill tokens and log-probabilities of the running rows after the step that was read."""
-    if sampler.is_plain(size):
+    if run.fuses() and sampler.is_plain(size):
         return run.choose(scratch, sampler.stream(), sampler._temperature, sampler._tokens, sampler._logprobs, bad)
     run.project(scratch, 0, 1)
     return sampler.choose(sampler.logits(), size, bad)
-
-
-cdef double seconds() noexcept nogil:
-    """Return the time of the clock; it may be set while a call runs, so a difference may be negative."""
-    cdef timespec now
-    timespec_get(&now, TIME_UTC)
-    return <double> now.tv_sec + 1e-9 * <double> now.tv_nsec

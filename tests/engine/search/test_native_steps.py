@@ -34,7 +34,10 @@ def outputs(model, prompts, strategy, **options):
     if not isinstance(strategy, Greedy):
         options["seed"] = 5
     found = decode(model, prompts, strategy, **options)
-    return [(h.prompt_index, h.rank, h.ids.tolist(), h.logprob, h.token_logprobs.tobytes(), h.score, h.finish_reason) for h in found]
+    return [
+        (h.prompt_index, h.rank, h.ids.tolist(), h.logprob, h.token_logprobs.tobytes(), h.score, h.finish_reason)
+        for h in found
+    ]
 
 
 @settings(max_examples=80, deadline=None)
@@ -81,7 +84,15 @@ def test_a_fault_is_that_of_the_steps_one_by_one(models, strategy):
 
     def fault(**options):
         with pytest.raises(DecodeError, match="the model's logits hold a NaN") as caught:
-            outputs(faulty, [[i] for i in (1, 2, 3, 4, 10)], strategy, max_new_tokens=200, eos_token_id=None, workers=1, **options)
+            outputs(
+                faulty,
+                [[i] for i in (1, 2, 3, 4, 10)],
+                strategy,
+                max_new_tokens=200,
+                eos_token_id=None,
+                workers=1,
+                **options,
+            )
         return str(caught.value), caught.value.row, caught.value.step
 
     assert fault() == fault(logprobs=1)
