@@ -10,9 +10,11 @@ from decoding.kernels._library cimport (
 cdef class Scratch:
     cdef char *memory
     cdef size_t size
-    cdef double start
+    cdef double start, last
 
     cdef int reserve(self, size_t size) except -1
+    cdef void begin(self) noexcept nogil
+    cdef double lap(self) noexcept nogil
     cdef bint is_over(self) noexcept nogil
 
 

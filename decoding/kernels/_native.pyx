@@ -67,9 +67,19 @@ cdef class Scratch:
             self.size = size
         return 0
 
+    cdef void begin(self) noexcept nogil:
+        """Start the clock of a call that takes many steps."""
+        self.start = self.last = seconds()
+
+    cdef double lap(self) noexcept nogil:
+        """Return the seconds since the last lap, or since the call began."""
+        cdef double before = self.last
+        self.last = seconds()
+        return self.last - before
+
     cdef bint is_over(self) noexcept nogil:
-        """Return whether a call that takes many steps is to return to Python now."""
-        return not 0 <= seconds() - self.start < LONGEST
+        """Return whether, at the last lap, the call had run so long that it is to return to Python."""
+        return not 0 <= self.last - self.start < LONGEST
 
 
 cdef class NativeNetwork:
@@ -270,7 +280,7 @@ cdef class NativeRun:
         cdef list pool = self.network.pool
         cdef Scratch scratch = pool.pop() if pool else Scratch()
         scratch.reserve(self.size)
-        scratch.start = seconds()
+        scratch.begin()
         return scratch
 
     cdef void give_back(self, Scratch scratch):

@@ -94,6 +94,7 @@ cdef class NativeBeams:
                     break
                 self._go_on(requests)
                 run.move_rows(scratch, self._rows)
+                scratch.lap()
                 if scratch.is_over():
                     break
         run.give_back(scratch)

@@ -40,6 +40,7 @@ cdef class RowSampler:
 
     # What a step is made of. The rows are the first `size`; of these, those that run count.
     cdef float *logits(self) noexcept nogil
+    cdef int64_t count_running(self, int64_t size) noexcept nogil
     cdef bint is_plain(self, int64_t size) noexcept nogil
     cdef const dec_stream *stream(self) noexcept nogil
     cdef bint may_stop(self, int64_t size) noexcept nogil

@@ -226,6 +226,13 @@ cdef class RowSampler:
         """Return the network's logits."""
         return <float *> self._logits.data
 
+    cdef int64_t count_running(self, int64_t size) noexcept nogil:
+        """Return how many rows run."""
+        cdef int64_t row, count = 0
+        for row in range(size):
+            count += self._status[row] == RUNNING
+        return count
+
     cdef bint is_plain(self, int64_t size) noexcept nogil:
         """Return whether every row runs, and takes the most probable token or draws one without filters."""
         cdef int64_t row

@@ -99,6 +99,23 @@ def test_a_fault_is_that_of_the_steps_one_by_one(models, strategy):
     assert fault()[2] > 0
 
 
+def test_what_finished_before_a_fault_comes_first(models):
+    table = np.random.default_rng(0).uniform(-1, 1, (37, 21)).astype(np.float32)
+    table[5] = np.nan
+    faulty = models[37, "LSTM", None].with_weights({"table": table})
+
+    def finished(seed, **options):
+        found = []
+        with pytest.raises(DecodeError) as caught:
+            for h in decode_iter(faulty, [[i % 4] for i in range(64)], Sample(), seed=seed, max_new_tokens=200, eos_token_id=[1, 2],
+                                 batch_size=16, workers=1, **options):  # fmt: skip
+                found.append((h.prompt_index, h.ids.tolist()))
+        return found, str(caught.value)
+
+    for seed in range(8):
+        assert finished(seed) == finished(seed, logprobs=1)
+
+
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that sends a signal")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_ends_a_long_call_at_once(models, workers):
