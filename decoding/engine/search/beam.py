@@ -75,8 +75,9 @@ class BeamSearch:
             if not self._requests:
                 self._begin(self._rows.read_chunk())
                 continue
-            if self._steps_are_native():
-                if not self._native.take(len(self._requests)):
+            native = self._native_now()
+            if native is not None:
+                if not native.take(len(self._requests)):
                     continue
             else:
                 self._batch.context.refresh(self._histories, self._batch.size)
@@ -104,15 +105,15 @@ class BeamSearch:
             limits=self._limits, ids=self._ids, logprobs=self._logprobs,
         )  # fmt: skip
 
-    def _steps_are_native(self) -> bool:
-        """Return whether plain steps can be taken without Python now: no row reads, and no group has all its hypotheses.
+    def _native_now(self) -> NativeBeams | None:
+        """Return what takes plain steps without Python; None while a row reads, or a group has as many hypotheses as it keeps.
 
-        A group that has them may be done after any step (`_check_done`).
+        Such a group may be done after any step (`_check_done`).
         """
         if self._native is None or self._batch.size != len(self._requests) * self._beam.num_beams:
-            return False
+            return None
         width = self._beam.num_beams // self._beam.num_beam_groups
-        return all(len(closed) < width for slot in self._closed for closed in slot)
+        return self._native if all(len(closed) < width for slot in self._closed for closed in slot) else None
 
     def _histories(self) -> History:
         """Return the history of every beam, and of every row that still reads."""
