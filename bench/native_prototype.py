@@ -2,7 +2,7 @@
 
     python bench/native_prototype.py [--draw 0.8] [--isa avx2] [--seconds 0.3] [name ...]
 
-Builds csrc/ into a shared object with the flags of setup.py and calls dec_network_run through ctypes, 64 steps a call. onnxruntime runs the same network with one thread, through `run_with_iobinding` on buffers that
+Builds csrc/ and native_run.c into a shared object with the flags of setup.py and calls dec_network_run through ctypes, 64 steps a call. onnxruntime runs the same network with one thread, through `run_with_iobinding` on buffers that
 were bound once, and chooses nothing. Columns: microseconds a step; native over onnxruntime; the limit is the greater of
 the time that a sum over as many bytes as the weights have takes, in the same turns, and the operations over the peak that
 products of registers reach. It needs AVX-512 with VNNI.
@@ -105,7 +105,7 @@ def build(folder: str) -> ctypes.CDLL:
     """csrc/ and the loops of this file as one library."""
     loop, library = Path(folder) / "loop.c", Path(folder) / "native.so"
     loop.write_text(LOOP)
-    sources = [str(path) for path in sorted((ROOT / "csrc").glob("*.c"))]
+    sources = [str(path) for path in sorted((ROOT / "csrc").glob("*.c"))] + [str(ROOT / "bench/native_run.c")]
     subprocess.run(["cc", *FLAGS, f"-I{ROOT / 'csrc'}", *sources, str(loop), "-o", str(library), "-lm", "-lpthread"], check=True)  # fmt: skip
     lib = ctypes.CDLL(str(library))
     for name in (

@@ -82,18 +82,20 @@ class NativeSession:
         logits = None
         if plan.logits[0] in outputs:
             logits = np.empty((ids.shape[1], len(ids), len(plan.arrays.output)), np.float32)
-        self._bound(np.ascontiguousarray(ids, np.int64), states, logits, feeds, ()).run()
+        self._bound(np.ascontiguousarray(ids, np.int64), states, logits, feeds).run()
         found = {output: states[name] for output, name in self._state_names.items()}
         if logits is not None:
             found[plan.logits[0]] = _arranged(logits, plan.logits[1])
         return [found[name] for name in outputs]
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> NativeRun:
-        """Prepare runs of one token a row that read inputs from these arrays and write outputs into these."""
+        """Prepare runs of one token a row that read inputs from these arrays and write outputs into these.
+
+        The states are updated in place: those of `outputs` are those of `inputs`.
+        """
         ids = inputs[self._plan.token[0]].reshape(-1, 1)
         logits = outputs[self._plan.logits[0]].reshape(1, len(ids), -1)
-        after = {name: outputs[output] for output, name in self._state_names.items()}
-        return self._bound(ids, after, logits, inputs, [(inputs[name], value) for name, value in after.items()])
+        return self._bound(ids, {name: inputs[name] for name in self._state_names.values()}, logits, inputs)
 
     def _bound(
         self,
@@ -101,7 +103,6 @@ class NativeSession:
         states: Mapping[str, Array],
         logits: Array | None,
         feeds: Mapping[str, Array],
-        copies: Sequence[tuple[Array, Array]],
     ) -> NativeRun:
         """A run that updates `states` in place."""
         pairs = [
@@ -110,7 +111,7 @@ class NativeSession:
         ]
         contexts = [feeds[name].reshape(len(ids), -1) for name in self._plan.contexts]
         try:
-            return self._network.bind(ids, pairs, logits, contexts, copies)
+            return self._network.bind(ids, pairs, logits, contexts)
         except ValueError as error:
             raise ModelError(f"{self._plan.name}: the native step cannot take these inputs: {error}") from error
 
