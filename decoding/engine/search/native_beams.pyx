@@ -52,20 +52,32 @@ cdef class NativeBeams:
     def __init__(self, batch, Stopping stopping, strategy, int64_t candidates, eos, *, scores, lengths, limits, ids, logprobs):
         requests, beams, longest = ids.shape
         width, ends = batch.logits.shape[1], np.array(eos, np.int64)
+        best = np.empty((requests, 2 * candidates), np.float32)
+        parents, following = np.empty(best.shape, np.int64), np.empty(best.shape, np.int64)
+        rows, normalizers = np.empty((requests, beams), np.int64), np.empty(beams, np.float32)
+        moved_ids, moved_logprobs = np.empty_like(ids[0]), np.empty_like(logprobs[0])
+        scratch = np.empty(max(beam_scratch_size(beams, candidates, width), scratch_size(width)) + 64, np.uint8)
+        self._keep = (scores, lengths, limits, ids, logprobs, batch.logits, batch.tokens, ends, best, parents, following, rows,
+                      normalizers, moved_ids, moved_logprobs, scratch)
+
         self._batch, self._stopping, self._beams, self._longest = batch, stopping, beams, longest
         self._beam = dec_beam(0, beams, candidates, strategy.num_beam_groups, strategy.diversity_penalty,
                               <const int64_t *> address(ends), len(ends), 0)
         self._logits = dec_rows(<const float *> address(batch.logits), 0, width, width)
-        self._scores, self._lengths, self._limits = <float *> address(scores), <int64_t *> address(lengths), <int64_t *> address(limits)
-        self._ids, self._logprobs, self._tokens = <int64_t *> address(ids), <float *> address(logprobs), <int64_t *> address(batch.tokens)
-        best, normalizers, moved_logprobs = np.empty((requests, 2 * candidates), np.float32), np.empty(beams, np.float32), np.empty_like(logprobs[0])
-        parents, following, rows, moved_ids = np.empty(best.shape, np.int64), np.empty(best.shape, np.int64), np.empty((requests, beams), np.int64), np.empty_like(ids[0])
-        scratch = np.empty(max(beam_scratch_size(beams, candidates, width), scratch_size(width)) + 64, np.uint8)
-        self._best, self._normalizers, self._moved_logprobs = <float *> address(best), <float *> address(normalizers), <float *> address(moved_logprobs)
-        self._parents, self._next, self._rows, self._moved_ids = <int64_t *> address(parents), <int64_t *> address(following), <int64_t *> address(rows), <int64_t *> address(moved_ids)
+        self._tokens = <int64_t *> address(batch.tokens)
+        self._scores = <float *> address(scores)
+        self._lengths = <int64_t *> address(lengths)
+        self._limits = <int64_t *> address(limits)
+        self._ids = <int64_t *> address(ids)
+        self._logprobs = <float *> address(logprobs)
+        self._best = <float *> address(best)
+        self._parents = <int64_t *> address(parents)
+        self._next = <int64_t *> address(following)
+        self._rows = <int64_t *> address(rows)
+        self._normalizers = <float *> address(normalizers)
+        self._moved_ids = <int64_t *> address(moved_ids)
+        self._moved_logprobs = <float *> address(moved_logprobs)
         self._scratch = <void *> ((<size_t> address(scratch) + 63) & ~<size_t> 63)
-        self._keep = (scores, lengths, limits, ids, logprobs, batch.logits, batch.tokens, ends, best, normalizers, moved_logprobs,
-                      parents, following, rows, moved_ids, scratch)
 
     def take(self, int64_t requests):
         """Take steps of this number of requests, which are all rows of the batch, until one is not plain or 10 ms are over.
@@ -110,7 +122,8 @@ cdef class NativeBeams:
             if self._stopping.hide(self._lengths[p], NULL, NULL):
                 return False
         self._beam.prompts, self._logits.rows = requests, requests * self._beams
-        if c_beam_prune(&self._logits, &self._beam, self._scores, self._best, self._parents, self._next, self._scratch, &bad) != DEC_OK:
+        if c_beam_prune(&self._logits, &self._beam, self._scores, self._best, self._parents, self._next, self._scratch,
+                        &bad) != DEC_OK:  # BeamSearch finds the same fault, and says so
             return False
         for p in range(requests):
             for i in range(p * each, (p + 1) * each):
@@ -126,18 +139,21 @@ cdef class NativeBeams:
 
     cdef void _go_on(self, int64_t requests) noexcept nogil:
         """Make the best candidates of each group its beams."""
-        cdef int64_t p, b, i, row, each = 2 * self._beam.num_beams // self._beam.groups, width = self._beams // self._beam.groups
+        cdef int64_t p, b, i
         for p in range(requests):
             self._normalize(p)
             for b in range(self._beams):
-                i = (p * self._beam.groups + b // width) * each + b % width
-                row = p * self._beams + b
-                self._rows[row] = p * self._beams + (b if self._next[i] < 0 else self._parents[i])
+                i = self._candidate(p, b)
+                self._rows[p * self._beams + b] = p * self._beams + (b if self._next[i] < 0 else self._parents[i])
             self._move_histories(p)
             for b in range(self._beams):
-                i = (p * self._beam.groups + b // width) * each + b % width
-                self._append(p, b, i)
+                self._append(p, b, self._candidate(p, b))
             self._lengths[p] += 1
+
+    cdef int64_t _candidate(self, int64_t p, int64_t b) noexcept nogil:
+        """Return which candidate of the step becomes a beam of a request: each group's are sorted, the best first."""
+        cdef int64_t groups = self._beam.groups, width = self._beams // self._beam.groups
+        return (p * groups + b // width) * (2 * self._beam.num_beams // groups) + b % width
 
     cdef void _normalize(self, int64_t p) noexcept nogil:
         """Find for each live beam of a request what is subtracted from its logits to make them log-probabilities."""

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoding import DecodeError, Greedy, Sample, TopN, decode, decode_iter, load, stream
+from decoding.engine.search import sampling
+from decoding.engine.search.native_steps import NativeSteps
 from tests.helpers import build
 
 STRATEGIES = [
@@ -60,6 +62,27 @@ def test_equal_the_steps_one_by_one_bit_for_bit(models, data):
     found = outputs(model, prompts, strategy, **options, workers=data.draw(st.integers(1, 3)))
     # logprobs= needs the logits of every step, so those steps are taken one by one
     assert found == outputs(model, prompts, strategy, **options, workers=1, logprobs=1)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_many_steps_are_one_call(models, monkeypatch, strategy):
+    calls = []
+
+    class Counted:
+        def __init__(self, batch, sampler):
+            self.steps = NativeSteps(batch, sampler)
+
+        def take(self, most):
+            calls.append(most)
+            return self.steps.take(most)
+
+    monkeypatch.setattr(sampling, "NativeSteps", Counted)
+    options = {"max_new_tokens": 2000, "eos_token_id": None}
+    outputs(models[37, "GRU", None], [[1]], strategy, **options)
+    assert 1 <= len(calls) < 500  # a call takes 10 ms, thousands of steps, but a busy machine may hold it up
+    calls.clear()
+    outputs(models[37, "GRU", None], [[1]], strategy, **options, logprobs=1)
+    assert not calls
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
