@@ -100,7 +100,6 @@ class NativeNetwork:
         states: Sequence[tuple[NDArray[Any], NDArray[Any] | None]],
         logits: NDArray[Any] | None,
         contexts: Sequence[NDArray[Any]] = (),
-        copies: Sequence[tuple[NDArray[Any], NDArray[Any]]] = (),
     ) -> NativeRun: ...
 
 class NativeRun:

@@ -18,12 +18,6 @@ from decoding.filters import ALL_OFF
 from decoding.kernels import token_logprobs, top_logprobs, uniform
 from decoding.processors import History, apply_processors
 
-cdef enum:
-    GREEDY = 0
-    SAMPLE = 1
-    TOP_N = 2
-
-
 cdef class RowSampler:
     """Chooses and records the next token of every running row.
 
@@ -43,32 +37,6 @@ cdef class RowSampler:
         top_logprobs: how many of the best log-probabilities to record at each step.
         teacher_ratio: probability of feeding the teacher's token; None without a teacher.
     """
-
-    cdef readonly object status, sequences, lengths, limits, temperature, requests
-    cdef object _buffers, _lines_array, _history_array, _history_logprobs_array, _logits_array, _edited
-    cdef object _processors, _attention, _top_ids, _top_values, _teacher_logprobs
-    cdef dec_rows _logits
-    cdef dec_stream _stream
-    cdef dec_filter _filter
-    cdef int _how
-    cdef Stopping _stopping
-    cdef int64_t _top_n, _max_new, _eos_count, _top
-    cdef object _teacher_ratio
-    cdef float *_eos_logits
-    cdef uint8_t *_stops
-    cdef uint8_t *_status
-    cdef uint64_t *_sequences
-    cdef int64_t *_lengths
-    cdef int64_t *_limits
-    cdef int64_t *_lines
-    cdef float *_temperature
-    cdef int64_t *_tokens
-    cdef float *_logprobs
-    cdef int64_t *_history
-    cdef float *_history_logprobs
-    cdef void *_scratch
-    cdef const int64_t *_ids
-    cdef const double *_normalizers
 
     def __init__(self, logits, tokens, *, int64_t vocab_size, ids, normalizers, seed, filters, int64_t top_n,
                  Stopping stopping, processors, int64_t top_logprobs, teacher_ratio):
@@ -108,9 +76,9 @@ cdef class RowSampler:
         self._normalizers = NULL if ids is None else <const double *> address(normalizers)
 
         self._logits = dec_rows(<const float *> address(logits), 0, width, width)
-        self._stream = dec_stream(<uint64_t> seed, NULL, NULL, 0)
         self._how, self._top_n = TOP_N if top_n else GREEDY if filters is None else SAMPLE, top_n
         f = filters or ALL_OFF
+        self._has_filters = dict(f) != dict(ALL_OFF)
         self._filter = dec_filter(f["top_k"], f["top_p"], f["min_p"], f["typical_p"], f["epsilon_cutoff"], f["eta_cutoff"])
         self._stopping, self._max_new, self._eos_count = stopping, max_new_tokens, stopping.eos_count
         self._eos_logits = <float *> address(eos_logits)
@@ -118,6 +86,7 @@ cdef class RowSampler:
         self._status = <uint8_t *> address(self.status)
         self._sequences = <uint64_t *> address(self.sequences)
         self._lengths = <int64_t *> address(self.lengths)
+        self._stream = dec_stream(<uint64_t> seed, self._sequences, self._lengths, 0)
         self._limits = <int64_t *> address(self.limits)
         self._temperature = <float *> address(self.temperature)
         self._lines = <int64_t *> address(self._lines_array)
@@ -145,34 +114,22 @@ cdef class RowSampler:
         """
         cdef int64_t bad = 0, finished = 0
         cdef dec_status status
-        cdef float *source = <float *> self._logits.data
-        cdef bint edited, hidden
+        cdef float *source = self.logits()
         if self._edited is not None:
             self._edit(size)
             source = <float *> address(self._edited)
         with nogil:
-            edited = source != self._logits.data
-            hidden = self._hide_eos(source, size)
-            status = self._check_normalizers(size, &bad)
+            status = self.choose(source, size, &bad)
             if status == DEC_OK:
-                status = self._choose(source, size, &bad)
-            if status == DEC_OK and self._ids != NULL:
-                self._name_choices(size)
-            if hidden and not edited:
-                self._restore_eos(source, size)
-            if status == DEC_OK and (hidden or edited):
-                status = self._own_logprobs(size, &bad)
-            if status == DEC_OK:
-                self._record(size)
+                self.record(size)
                 if not self._stopping.looks_for_stops:
-                    finished = self._finish(size)
+                    finished = self.finish(size)
         if status != DEC_OK:
-            raise self._error(status, bad)
+            raise self.error(status, bad)
         if self._top:
             self._record_top(size)
         if self._stopping.looks_for_stops:
-            self._look_for_stops(size)
-            finished = self._finish(size)
+            finished = self.finish_or_stop(size)
         if self._teacher_ratio is not None:
             self._teach(size)
         return finished
@@ -265,6 +222,58 @@ cdef class RowSampler:
         if len(running) < size:  # back to their slots; idle rows are not looked at
             self._edited[running] = edited.copy()
 
+    cdef float *logits(self) noexcept nogil:
+        """Return the network's logits."""
+        return <float *> self._logits.data
+
+    cdef int64_t count_running(self, int64_t size) noexcept nogil:
+        """Return how many rows run."""
+        cdef int64_t row, count = 0
+        for row in range(size):
+            count += self._status[row] == RUNNING
+        return count
+
+    cdef bint is_plain(self, int64_t size) noexcept nogil:
+        """Return whether every row runs, and takes the most probable token or draws one without filters."""
+        cdef int64_t row
+        if self._how == TOP_N or self._has_filters:
+            return False
+        for row in range(size):
+            if self._status[row] != RUNNING or self._stopping.hide(self._lengths[row], NULL, NULL):
+                return False
+        return True
+
+    cdef const dec_stream *stream(self) noexcept nogil:
+        """Return the stream of the rows' next draws; NULL where nothing is drawn."""
+        return NULL if self._how == GREEDY else &self._stream
+
+    cdef bint may_stop(self, int64_t size) noexcept nogil:
+        """Return whether the choices just recorded may complete a stop sequence or a stop string."""
+        cdef int64_t row
+        if self._stopping.looks_for_stops:
+            for row in range(size):
+                if self._status[row] == RUNNING and self._stopping.may_stop(self._tokens[row]):
+                    return True
+        return False
+
+    cdef dec_status choose(self, float *source, int64_t size, int64_t *bad) noexcept nogil:
+        """Fill tokens and log-probabilities of the running rows.
+
+        Args:
+            source: the logits to choose by: the network's, or an edited copy.
+        """
+        cdef bint edited = source != self._logits.data, hidden = self._hide_eos(source, size)
+        cdef dec_status status = self._check_normalizers(size, bad)
+        if status == DEC_OK:
+            status = self._choose(source, size, bad)
+        if status == DEC_OK and self._ids != NULL:
+            self._name_choices(size)
+        if hidden and not edited:
+            self._restore_eos(source, size)
+        if status == DEC_OK and (hidden or edited):
+            status = self._own_logprobs(size, bad)
+        return status
+
     cdef bint _hide_eos(self, float *source, int64_t size) noexcept nogil:
         """Hide EOS from the running rows that are too short to end, and return whether there are any."""
         cdef int64_t row
@@ -351,7 +360,7 @@ cdef class RowSampler:
                 self._logprobs[row] = self._logits.data[at] - self._normalizers[row]
                 self._tokens[row] = self._ids[at]
 
-    cdef void _record(self, int64_t size) noexcept nogil:
+    cdef void record(self, int64_t size) noexcept nogil:
         """Write the choices into the history."""
         cdef int64_t row, at
         for row in range(size):
@@ -361,7 +370,7 @@ cdef class RowSampler:
                 self._history_logprobs[at] = self._logprobs[row]
                 self._lengths[row] += 1
 
-    cdef int64_t _finish(self, int64_t size) noexcept nogil:
+    cdef int64_t finish(self, int64_t size) noexcept nogil:
         """Set which rows end with their choices, and return how many do."""
         cdef int64_t row, finished = 0
         for row in range(size):
@@ -369,13 +378,15 @@ cdef class RowSampler:
                 self._status[row] = self._stopping.finish(
                     self._tokens[row], self._stops[row], self._lengths[row], self._limits[row]
                 )
+                self._stops[row] = 0
                 finished += self._status[row] != RUNNING
         return finished
 
-    cdef _look_for_stops(self, int64_t size):
-        """Note which rows end with a stop sequence or a stop string."""
+    cdef int64_t finish_or_stop(self, int64_t size) except -1:
+        """Do as `finish` does, and look for stop sequences and stop strings too."""
         for slot in self.running(size):
             self._stops[<int64_t> slot] = self._stopping.stops(self.output(slot))
+        return self.finish(size)
 
     cdef _record_top(self, int64_t size):
         """Write the best log-probabilities of the rows that chose."""
@@ -398,7 +409,7 @@ cdef class RowSampler:
             if coin < self._teacher_ratio:
                 tokens[i] = token
 
-    def _error(self, dec_status status, int64_t row):
+    cdef object error(self, dec_status status, int64_t row):
         sequence, step = int(self.sequences[row]), int(self.lengths[row])
         fault = {DEC_NAN: "hold a NaN", DEC_INFINITE: "hold +inf"}.get(status, "are all -inf, so no token is possible")
         edits = ["the processors"] * (self._edited is not None) + ["min_new_tokens"] * self._stopping.hides_eos(self.lengths[row : row + 1])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator
 
 import numpy as np
 
 from decoding.engine.batch.batch import Batch, failed_step, make_batch
 from decoding.engine.batch.device import DeviceBatch
+from decoding.engine.batch.host import HostBatch
 from decoding.engine.request import Choice, FinishedSequence, Row, RowSource, Settings
+from decoding.engine.search.native_steps import NativeSteps
 from decoding.engine.search.prefill import Prefill, Ready
 from decoding.engine.search.row_sampler import RowSampler
 from decoding.engine.search.stopping import Stopping
@@ -35,6 +38,7 @@ class SamplingSearch:
         if isinstance(self._batch, DeviceBatch):
             self._batch.draws = self._sampler.draws
         self._has_extras = self._batch.context.moves or settings.return_attention
+        self._native = self._native_steps()
 
     def run(self) -> Iterator[FinishedSequence]:
         """Decode the whole queue, yielding each sequence as it finishes."""
@@ -68,21 +72,32 @@ class SamplingSearch:
         batch.size = len(rows)
         if rows:
             self._admit(np.arange(len(rows)), rows)
-        step, advance, extras = batch.step, sampler.advance, self._has_extras
+        step, advance, extras, native = batch.step, sampler.advance, self._has_extras, self._native
         while batch.size and not stopped():
             if prefill and not len(sampler.running(batch.size)):
                 self._begin(prefill.read_chunk())
                 continue
             if extras:
                 batch.context.refresh(self._histories, batch.size)
-            step()
-            finished = advance(batch.size)
+            if native is not None:
+                finished = native.take(1 if every or prefill else sys.maxsize)
+            else:
+                step()
+                finished = advance(batch.size)
             if extras and batch.attention is not None:
                 sampler.record_attention(batch.attention[: batch.size])
             if prefill:
                 self._begin(prefill.step())
             if finished or every:
                 yield finished
+
+    def _native_steps(self) -> NativeSteps | None:
+        """Return what takes whole steps without Python; None where there is no native step, or each needs some Python."""
+        settings, batch = self._settings, self._batch
+        per_step = settings.processors or settings.top_logprobs or settings.teacher_ratio is not None
+        if self._has_extras or per_step or not (isinstance(batch, HostBatch) and batch.in_place):
+            return None
+        return NativeSteps(batch, self._sampler)
 
     def _histories(self) -> History:
         """Return the history of every row; of an idle row, the history it had."""

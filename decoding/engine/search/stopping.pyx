@@ -33,9 +33,13 @@ cdef class Stopping:
         ids = np.array(sorted(set(settings.eos)), np.int64)
         is_eos = np.zeros(vocab_size, np.uint8)
         is_eos[ids] = 1
-        self._buffers = ids, is_eos
+        # Any token may complete a stop string, but only its last id a stop sequence.
+        may_stop = np.full(vocab_size, bool(self._stop_strings), np.uint8)
+        may_stop[[sequence[-1] for sequence in self._stop]] = 1
+        self._buffers = ids, is_eos, may_stop
         self._eos, self._eos_count = <const int64_t *> <size_t> ids.ctypes.data, len(ids)
         self._is_eos = <const uint8_t *> <size_t> is_eos.ctypes.data
+        self._may_stop = <const uint8_t *> <size_t> may_stop.ctypes.data
 
     @property
     def eos_count(self):
@@ -119,6 +123,10 @@ cdef class Stopping:
         if self.hide(length, NULL, NULL):
             for i in range(self._eos_count):
                 logits[self._eos[i]] = hidden[i]
+
+    cdef bint may_stop(self, int64_t token) noexcept nogil:
+        """Return whether `stops` is to be asked after this token; where not, it would say no."""
+        return self._may_stop[token]
 
     cdef slot_status finish(self, int64_t token, bint stops, int64_t length, int64_t limit) noexcept nogil:
         """Return whether a sequence of this length ends with its newest token, and why: by EOS, else a stop, else its length.

@@ -60,6 +60,12 @@ class Labels:
 
     def vector_of(self, node: Node, labels: Array) -> tuple[Vector, Array]:
         """The vector that the last axis holds, and the row of each position before it."""
+        flat = labels.reshape(-1, labels.shape[-1])
+        first, vector = flat[:, 0], self.whose(flat)
+        whose = first >> BITS
+        whole = vector.kind == "linear" and vector.size == flat.shape[1] and not (first & PLACE).any()
+        if whole and (whose // ROWS == whose[0] // ROWS).all() and (flat - first[:, None] == np.arange(vector.size)).all():  # fmt: skip
+            return vector, whose % ROWS  # as nearly always: told apart by few operations, for with_weights()
         vectors, rows, places = self.parts(node, labels)
         ends = [0, *(np.flatnonzero((np.diff(vectors) != 0) | (np.diff(places) != 1)) + 1).tolist(), len(vectors)]
         found = [(self.vectors[vectors[a]], places[a:b]) for a, b in itertools.pairwise(ends)]
