@@ -38,7 +38,7 @@ class NativePlan:
 
     Attributes:
         token, logits: names, with the order of their axes: "BT", "BTV".
-        states: for each layer its h and, for LSTM, its c.
+        states: for each layer its h and, for LSTM, its c; of a dense layer neither.
         contexts: names of the inputs that `arrays.contexts` multiply.
     """
 
@@ -46,7 +46,7 @@ class NativePlan:
     arrays: NativeArrays
     token: tuple[str, str]
     logits: tuple[str, str]
-    states: Sequence[tuple[NativeState, NativeState | None]]
+    states: Sequence[tuple[NativeState | None, NativeState | None]]
     contexts: Sequence[str]
 
 
@@ -104,7 +104,10 @@ class NativeSession:
     ) -> NativeRun:
         """A run that updates `states` in place."""
         pairs = [
-            (_rows(states, h, layer.hidden, len(ids)), None if c is None else _rows(states, c, layer.hidden, len(ids)))
+            (
+                None if h is None else _rows(states, h, layer.width, len(ids)),
+                None if c is None else _rows(states, c, layer.hidden, len(ids)),
+            )
             for (h, c), layer in zip(self._plan.states, self._plan.arrays.layers, strict=True)
         ]
         contexts = [feeds[name].reshape(len(ids), -1) for name in self._plan.contexts]
