@@ -14,6 +14,7 @@ from decoding.model.native.formulas import Formulas
 from decoding.model.native.labels import ROWS
 from decoding.model.native.network import Network
 from decoding.model.native.read import Reader
+from decoding.model.native.turns import turned_once
 from decoding.model.native.vectors import Joined, Source, Vector
 from decoding.model.runtime.native import NativePlan, NativeState
 
@@ -26,6 +27,7 @@ def native_plan(graph: Graph, contract: Contract) -> NativePlan:
     """
     if contract.window is not None:
         raise NotNative("it runs whole windows, no steps")
+    graph = turned_once(graph, contract)
     reader = Reader(graph, contract)
     reader.read()
     after = _next_states(reader, contract)
