@@ -33,17 +33,32 @@ static int64_t panel_width(int64_t outputs, int64_t panel) {
     return left < DEC_PANEL ? left : DEC_PANEL;
 }
 
+/* One vector of outputs, [inputs, 16]; fewer than 16 outputs are followed by zeros. */
+static void pack_vector(const float *weights, int64_t outputs, int64_t inputs, int64_t output_stride,
+                        int64_t input_stride, float *packed) {
+    const int64_t count = outputs < DEC_LANES ? outputs : DEC_LANES;
+    if (count < DEC_LANES)
+        memset(packed, 0, (size_t)(inputs * DEC_LANES) * sizeof *packed);
+    if (output_stride == 1) {
+        for (int64_t k = 0; k < inputs; k++)
+            memcpy(packed + k * DEC_LANES, weights + k * input_stride, (size_t)count * sizeof *packed);
+        return;
+    }
+    /* 16 inputs at a time: what is read and what is written both stay in the first-level cache */
+    for (int64_t k = 0; k < inputs; k += DEC_LANES) {
+        const int64_t end = k + DEC_LANES < inputs ? k + DEC_LANES : inputs;
+        for (int64_t j = 0; j < count; j++)
+            for (int64_t i = k; i < end; i++)
+                packed[i * DEC_LANES + j] = weights[j * output_stride + i * input_stride];
+    }
+}
+
 static void pack_float(const dec_linear *linear, const float *weights, int64_t output_stride,
                        int64_t input_stride) {
     const int64_t inputs = linear->inputs, outputs = linear->outputs;
-    for (int64_t p = 0; p < dec_panels(outputs); p++) {
-        const int64_t width = panel_width(outputs, p), first = p * DEC_PANEL;
-        float *panel = (float *)linear->weights + first * inputs;
-        for (int64_t k = 0; k < inputs; k++)
-            for (int64_t j = 0; j < width; j++)
-                panel[(j / DEC_LANES * inputs + k) * DEC_LANES + j % DEC_LANES] =
-                    first + j < outputs ? weights[(first + j) * output_stride + k * input_stride] : 0.0f;
-    }
+    for (int64_t first = 0; first < outputs; first += DEC_LANES)
+        pack_vector(weights + first * output_stride, outputs - first, inputs, output_stride, input_stride,
+                    (float *)linear->weights + first * inputs);
 }
 
 /* The greatest magnitude divided by largest. Bits without the sign order magnitudes, NaN above all. */

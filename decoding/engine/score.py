@@ -67,7 +67,7 @@ def _by_runs(
     names = [c.logits.name, *(s.output for s in c.states)]
     states = initial_states(c, requests)
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
-    cost = model.session.bytes // 4 + _OVERHEAD
+    cost = model.weight_bytes // 4 + _OVERHEAD
     most = _PRODUCTS * (_DEVICE if model.on_device else 1)
     read, longest = 0, len(sequences[0]) - 1
     while read < longest:

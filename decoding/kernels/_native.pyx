@@ -3,7 +3,7 @@
 cimport numpy as cnp
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from decoding.kernels._library cimport (
     DEC_AFFINE, DEC_DENSE, DEC_FLOAT32, DEC_GRU, DEC_HARD_SIGMOID, DEC_INT8, DEC_LEAKY_RELU, DEC_LSTM, DEC_OK, DEC_RELU, DEC_RNN,
@@ -183,14 +183,17 @@ cdef class NativeRun:
     cdef void **copies
     cdef size_t *copied
     cdef const float **contexts
+    cdef float *context  # [rows, gates]: the product of the contexts
+    cdef float *read  # the contexts that it was computed from, one after the other
+    cdef bint computed
     cdef const int64_t *tokens
     cdef float *logits
     cdef int64_t rows, time, part, copy_count
-    cdef size_t size, top_at, context_at, scratch_at
+    cdef size_t size, scratch_at
     cdef tuple keep
 
     def __cinit__(self, NativeNetwork network, tokens, states, logits, contexts, copies):
-        cdef int64_t i, count = network.network.layer_count, longest = 0
+        cdef int64_t i, count = network.network.layer_count, longest = 0, wide = 0
         cdef size_t product = 0
         self.network = network
         self.keep = (tokens, states, logits, contexts, copies)
@@ -214,6 +217,12 @@ cdef class NativeRun:
         for i in range(network.context_count):
             self._check(contexts[i], np.float32, (self.rows, network.contexts[i].inputs), True)
             self.contexts[i] = <const float *>cnp.PyArray_DATA(contexts[i])
+            wide += network.contexts[i].inputs
+        if network.context_count:
+            self.context = <float *>malloc(self.rows * network.gates * sizeof(float) + 1)
+            self.read = <float *>malloc(self.rows * wide * sizeof(float) + 1)
+            if self.context == NULL or self.read == NULL:
+                raise MemoryError("the contexts of a run")
         for before, after in copies:
             self._check(after, before.dtype, before.shape, True)
             self._check(before, before.dtype, before.shape, True)
@@ -228,8 +237,7 @@ cdef class NativeRun:
             product = max(product, linear_scratch_size(&network.contexts[i], self.rows))
         product = max(product, linear_scratch_size(network.output, self.rows * self.part))
         product = max(product, network_scratch_size(&network.network, self.rows, self.part))
-        self.context_at = (self.rows * self.part * network.width * 4 + 63) // 64 * 64
-        self.scratch_at = self.context_at + (self.rows * network.gates * 4 + 63) // 64 * 64
+        self.scratch_at = (self.rows * self.part * network.width * 4 + 63) // 64 * 64
         self.size = self.scratch_at + product + 64
 
     def __dealloc__(self):
@@ -237,6 +245,8 @@ cdef class NativeRun:
         free(self.copies)
         free(self.copied)
         free(self.contexts)
+        free(self.context)
+        free(self.read)
 
     cdef int _check(self, array, dtype, shape, bint contiguous) except -1:
         if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape or not (
@@ -283,15 +293,13 @@ cdef class NativeRun:
         cdef dec_status status
         cdef int64_t i, start
         cdef float *top = <float *>(<size_t>(memory + 63) // 64 * 64)
-        cdef float *context = <float *>(<char *>top + self.context_at)
         cdef void *scratch = <char *>top + self.scratch_at
         for i in range(self.copy_count):
             memcpy(self.copies[2 * i + 1], self.copies[2 * i], self.copied[i])
         feed.rows, feed.token_stride, feed.vectors, feed.lengths = self.rows, self.time, NULL, NULL
-        feed.context, feed.context_stride = context if network.context_count else NULL, network.gates
-        for i in range(network.context_count):
-            c_linear_product(&network.contexts[i], self.contexts[i], network.contexts[i].inputs, self.rows, context,
-                             network.gates, i > 0, scratch)
+        feed.context, feed.context_stride = self.context, network.gates
+        if network.context_count:
+            self._multiply_contexts(network, scratch)
         start = 0
         while start < self.time:
             feed.time, feed.tokens = min(self.part, self.time - start), self.tokens + start
@@ -304,3 +312,33 @@ cdef class NativeRun:
                                  scratch)
             start += feed.time
         return DEC_OK
+
+    cdef void _multiply_contexts(self, NativeNetwork network, void *scratch) noexcept nogil:
+        """Compute the contexts' product again, for the rows whose contexts changed since the last step: mostly for none."""
+        cdef int64_t start = 0, end
+        while start < self.rows:
+            end = start
+            while end < self.rows and self._takes_context(network, end):
+                end += 1
+            if end > start:
+                for i in range(network.context_count):
+                    c_linear_product(&network.contexts[i], self.contexts[i] + start * network.contexts[i].inputs,
+                                     network.contexts[i].inputs, end - start, self.context + start * network.gates,
+                                     network.gates, i > 0, scratch)
+            start = end + 1
+        self.computed = True
+
+    cdef bint _takes_context(self, NativeNetwork network, int64_t row) noexcept nogil:
+        """Return whether a context of the row is another than in the last step, and keep it for the next."""
+        cdef bint other = not self.computed
+        cdef float *kept = self.read
+        cdef const float *own
+        cdef int64_t i, n
+        for i in range(network.context_count):
+            n = network.contexts[i].inputs
+            own = self.contexts[i] + row * n
+            if other or memcmp(kept + row * n, own, n * sizeof(float)) != 0:
+                other = True
+                memcpy(kept + row * n, own, n * sizeof(float))
+            kept += self.rows * n
+        return other

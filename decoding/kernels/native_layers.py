@@ -74,3 +74,9 @@ class NativeArrays:
     output: NDArray[Any]
     output_bias: NDArray[Any]
     contexts: Sequence[NDArray[Any]] = field(default=())
+
+    @property
+    def multiplied(self) -> int:
+        """Number of weights that a step multiplies: those of the layers and the output."""
+        matrices = [(layer.input, layer.state, layer.candidate, layer.projection) for layer in self.layers]
+        return self.output.size + sum(m.size for own in matrices for m in own if m is not None)

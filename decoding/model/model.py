@@ -71,7 +71,8 @@ class Model:
         with self._lock:
             if self._alone is None:
                 wanted = self.session.wanted
-                program = self._program.reopened(lambda graph: Session(graph, providers=wanted, threads=1))
+                later = self._program.native is not None  # which runs in one thread as it is
+                program = self._program.reopened(lambda graph: Session(graph, providers=wanted, threads=1, later=later))
                 self._alone = Model(program, self.tokenizer, self._file, self.encoders)
         return self._alone
 
@@ -149,13 +150,15 @@ class Model:
         graph, contract, file = self._graph.with_values(values), self.contract, self._file.changed(values)
         if file is not self._file:
             contract = file.with_initial_states(contract)
-        session_over = self._program.session_over
-        program = replace(self._program, graph=graph, session=session_over(graph), contract=contract)
+        native = self._program.native and native_session(graph, contract, int8=False)
+        session_over = (
+            self._program.session_over
+        )  # with a native step only run() uses it, which a trainer may never call
+        session = session_over(graph, later=native is not None)
+        program = replace(self._program, graph=graph, session=session, contract=contract, native=native)
         if program.folded is not None:
             folded = fold_embedding(graph, contract)
             program = replace(program, folded=None if folded is None else FoldedStep(folded, session_over(folded)))
-        if program.native is not None:
-            program = replace(program, native=native_session(graph, contract, int8=False))
         return Model(program, self.tokenizer, file, self.encoders)
 
     def describe(self) -> str:

@@ -1,5 +1,7 @@
 """The native step beside its twin in NumPy, and a row's bits at every batch size."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -113,6 +115,30 @@ def test_a_long_chunk_has_the_bits_of_its_steps():
     for t in range(150):
         one, pairs = run(net, tokens[:, t : t + 1], pairs, 9)
         np.testing.assert_array_equal(one[0], logits[t])
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 20), int8=st.booleans(), data=st.data())
+def test_contexts_that_change_between_steps_have_the_bits_of_contexts_that_were_new(rows, int8, data):
+    rng = np.random.default_rng(rows)
+    arrays, _ = network(rng, "LSTM", 17, context=3)
+    arrays = replace(arrays, contexts=[*arrays.contexts, weights(rng, 68, 5)])
+    net = NativeNetwork(arrays, int8=int8)
+    tokens, pairs, contexts = (
+        np.zeros((rows, 1), np.int64),
+        states(rng, arrays, rows),
+        [weights(rng, rows, n) for n in (3, 5)],
+    )
+    logits, kept = np.zeros((1, rows, 9), np.float32), [(h.copy(), c.copy()) for h, c in pairs]
+    stepped = net.bind(tokens, kept, logits, contexts)
+    for _ in range(4):
+        for which in (0, 1):
+            other = data.draw(st.lists(st.integers(0, rows - 1), max_size=4))
+            contexts[which][other] = data.draw(st.sampled_from([0.0, -0.0, 1.5, np.nan]))
+        tokens[:] = rng.integers(0, 11, tokens.shape)
+        expected, pairs = run(net, tokens, pairs, 9, contexts)
+        stepped.run()
+        np.testing.assert_array_equal(logits, expected)
 
 
 def test_int8_is_near_float():

@@ -63,6 +63,18 @@ def test_layers_and_the_table_that_is_folded_from_them(cell, exposed, layers, na
     assert_same(other.single_threaded(), other)
 
 
+@pytest.mark.parametrize("vocab", [11, 3000])  # with a table of embedding and input weights, and without
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
+def test_the_native_step(cell, vocab):
+    proto = build.recurrent(cell, layers=2, vocab=vocab, exposed=True)
+    model, weights = load(proto, executor="native"), changed(proto)
+    other = model.with_weights(weights)
+    assert other.executor == "native"
+    assert_same(other, load(rewritten(proto, weights), executor="native"))
+    assert_same(model, load(proto, executor="native"))
+    assert_same(other.single_threaded(), other)
+
+
 @pytest.mark.parametrize("name", fixtures("step"))
 def test_real_exports(name):
     _, pairs, roles = fixture(name)

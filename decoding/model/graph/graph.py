@@ -116,9 +116,9 @@ class Graph:
         """The nodes that read the tensor `name`, in their bodies too."""
         return self._edges()[1].get(name, [])
 
-    def ancestors(self, name: str, *, stop_ops: Iterable[str] = ()) -> set[str]:
-        """All tensors that `name` is computed from, itself included; the search ends at operators in `stop_ops`."""
-        stop, seen, todo = set(stop_ops), set[str](), [name]
+    def ancestors(self, *names: str, stop_ops: Iterable[str] = ()) -> set[str]:
+        """All tensors that these are computed from, themselves included; the search ends at operators in `stop_ops`."""
+        stop, seen, todo = set(stop_ops), set[str](), list(names)
         while todo:
             if (tensor := todo.pop()) in seen:
                 continue
@@ -265,7 +265,7 @@ class Graph:
         values = [onnx.ValueInfoProto.FromString(kept[name].SerializeToString()) for name in names]
         del self._graph.output[:]
         self._graph.output.extend(values)
-        needed = set().union(*(self.ancestors(name) for name in names))
+        needed = self.ancestors(*names)
         retain(self._graph.node, lambda node: any(output in needed for output in node.output))
         retain(self._graph.initializer, lambda tensor: tensor.name in needed)
         retain(self._graph.input, lambda port: port.name in needed)
@@ -282,7 +282,7 @@ class Graph:
     def part(self, outputs: Iterable[str]) -> Graph:
         """A graph that computes these tensors of this one as its outputs, without anything that they do not need."""
         outputs = list(dict.fromkeys(outputs))
-        needed = set().union(*(self.ancestors(name) for name in outputs))
+        needed = self.ancestors(*outputs)
         copy = onnx.ModelProto(
             ir_version=self._model.ir_version, opset_import=self._model.opset_import, functions=self._model.functions
         )

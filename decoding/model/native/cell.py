@@ -9,23 +9,13 @@ import numpy as np
 
 from decoding.kernels.native_layers import Activation, NativeLayer
 from decoding.model.graph.node import Node
-from decoding.model.graph.types import Array
-from decoding.model.native.vectors import Source, Vector
+from decoding.model.native.vectors import NotNative, Source, Vector, what
 from decoding.model.passes.recurrent_cells import Layer, activation_parameters
 
 # By operator in lower case: the kernels' name, and the parameters where the operator has no others.
 ACTIVATIONS = {"sigmoid": ("sigmoid", 0.0, 0.0), "tanh": ("tanh", 0.0, 0.0), "relu": ("relu", 0.0, 0.0), "affine": ("affine", 1.0, 0.0),
                "hardsigmoid": ("hard_sigmoid", 0.2, 0.5), "leakyrelu": ("leaky_relu", 0.01, 0.0),
                "scaledtanh": ("scaled_tanh", 1.0, 1.0), "softsign": ("softsign", 0.0, 0.0)}  # fmt: skip
-
-
-class NotNative(Exception):
-    """What in a graph the native step does not have."""
-
-
-def what(node: Node | None) -> str:
-    """An operator in words: what it is, and its name."""
-    return "an operator" if node is None else f"{node.op} {node.label}"
 
 
 @dataclass(frozen=True)
@@ -91,8 +81,3 @@ def from_operator(read: OperatorLayer) -> ReadLayer:
         linear_before_reset=whole,
     )
     return ReadLayer(node, read.x, native, read.states, read.after)
-
-
-def as_matrix(rows: Sequence[Array]) -> Array:
-    """Matrices one below the other."""
-    return rows[0] if len(rows) == 1 else np.concatenate(rows)

@@ -12,10 +12,11 @@ import numpy as np
 
 from decoding.kernels.native_layers import Activation, NativeLayer
 from decoding.model.graph.types import Array
-from decoding.model.native.cell import NotNative, ReadLayer, what
+from decoding.model.native.cell import ReadLayer
 from decoding.model.native.vectors import (
     Factor,
     Function,
+    NotNative,
     Pieces,
     Source,
     Sum,
@@ -24,6 +25,7 @@ from decoding.model.native.vectors import (
     inner_vectors,
     matrix,
     times,
+    what,
 )
 
 
@@ -240,11 +242,25 @@ def _activated(value: Vector) -> tuple[Activation | None, Vector]:
     """The activation that gives a value, and what it is applied to; ``1 - sigmoid(x)`` is ``sigmoid(-x)``."""
     if isinstance(value, Function) and value.name not in ("mul", "clip"):
         return Activation(value.name, value.alpha, value.beta), value.inputs[0]
+    if (hard := _hard_sigmoid(value)) is not None:
+        return hard
     inner = _complement(value)
     if isinstance(inner, Function) and inner.name == "sigmoid":
         x = inner.inputs[0]
         return Activation("sigmoid"), combined([(np.full(x.size, -1.0), x)], np.zeros(x.size), value.node)
     return None, value
+
+
+def _hard_sigmoid(value: Vector) -> tuple[Activation, Vector] | None:
+    """The x of ``clip(x, 0, 6) / 6``, as Keras writes ``hard_sigmoid(x - 3)``, with its activation."""
+    parts = value.parts if isinstance(value, Sum) and not value.bias.any() else ((None, value),)
+    factor, vector = parts[0]
+    if len(parts) > 1 or not isinstance(vector, Function) or vector.name != "clip" or vector.alpha != 0:
+        return None
+    scale = np.ones(1) if factor is None else factor
+    if scale.ndim > 1 or (scale != scale[0]).any() or not np.isclose(scale[0] * vector.beta, 1, rtol=1e-6):
+        return None
+    return Activation("hard_sigmoid", float(scale[0]), 0.0), vector.inputs[0]
 
 
 def _complement(value: Vector) -> Vector | None:

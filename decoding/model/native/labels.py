@@ -8,8 +8,7 @@ import numpy as np
 
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import Array
-from decoding.model.native.cell import NotNative, what
-from decoding.model.native.vectors import Pieces, TokenVector, Vector
+from decoding.model.native.vectors import NotNative, Pieces, TokenVector, Vector, what
 
 # Rows of the step that is followed: more than one, so that a row is told from the whole batch.
 ROWS = 3

@@ -10,12 +10,13 @@ import numpy as np
 from decoding.kernels.native_layers import NativeArrays
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import Array
-from decoding.model.native.cell import NotNative, ReadLayer, what
+from decoding.model.native.cell import ReadLayer
 from decoding.model.native.formulas import dense
 from decoding.model.native.vectors import (
     Factor,
     Function,
     Joined,
+    NotNative,
     Source,
     Sum,
     TokenVector,
@@ -26,6 +27,7 @@ from decoding.model.native.vectors import (
     same,
     sources,
     times,
+    what,
 )
 
 # What a vector is a linear function of; the token's one-hot vector is None.

@@ -9,13 +9,13 @@ import numpy as np
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.io import State
 from decoding.model.graph.graph import Graph
-from decoding.model.native.cell import NotNative, ReadLayer, from_operator, what
+from decoding.model.native.cell import ReadLayer, from_operator
 from decoding.model.native.formulas import Formulas
 from decoding.model.native.labels import ROWS
 from decoding.model.native.network import Network
 from decoding.model.native.read import Reader
 from decoding.model.native.turns import turned_once
-from decoding.model.native.vectors import Joined, Source, Vector
+from decoding.model.native.vectors import Joined, NotNative, Source, Vector, what
 from decoding.model.runtime.native import NativePlan, NativeState
 
 

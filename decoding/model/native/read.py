@@ -13,15 +13,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from decoding.errors import ModelError
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.io import State
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import STATE_SLOTS, Array
-from decoding.model.native.cell import ACTIVATIONS, NotNative, OperatorLayer, what
+from decoding.model.native.cell import ACTIVATIONS, OperatorLayer
 from decoding.model.native.labels import ROWS, Labels
 from decoding.model.native.token import FUNCTIONS
-from decoding.model.native.vectors import Function, Source, TokenVector, Vector, combined, product
+from decoding.model.native.vectors import Function, NotNative, Source, TokenVector, Vector, combined, product, what
 from decoding.model.native.views import VIEWS
 from decoding.model.passes.recurrent_cells import read_layer, why_not_plain
 from decoding.model.runtime.session import Session
@@ -48,12 +49,16 @@ class Reader(Labels):
         graph, c = self._graph, self._contract
         self._inputs()
         wanted = [c.logits.name, *(s.output for s in c.states)]
-        needed = set[str]().union(*(graph.ancestors(name) for name in wanted))
+        needed = graph.ancestors(*wanted)
         nodes = [n for n in graph.nodes if needed.intersection(n.outputs)]
         followed = [n for n in nodes if self._depends(n)]
         self._find_constants([n for n in followed if n.op in _OPERATORS or n.op in VIEWS or n.op in FUNCTIONS])
         for node in followed:
-            self._follow(node)
+            try:
+                self._follow(node)
+            except (ValueError, LookupError, TypeError) as error:
+                # NumPy on a form of the operator that onnxruntime takes and that is not expected here
+                raise NotNative(f"{what(node)}: {error}") from error
 
     def state(self, state: State, start: int, end: int) -> Source:
         """The numbers of a state from `start` to `end`."""
@@ -112,7 +117,10 @@ class Reader(Labels):
             feeds = c.feeds(np.zeros((ROWS, 1), np.int64))
             feeds |= {s.input: s.initial_rows(ROWS) for s in c.states}
             wanted = {port.name for port in part.inputs}
-            found = Session(part, threads=1).run({n: v for n, v in feeds.items() if n in wanted}, list(computed))
+            try:
+                found = Session(part, threads=1).run({n: v for n, v in feeds.items() if n in wanted}, list(computed))
+            except ModelError as error:
+                raise NotNative(f"a part of the graph that does not run alone: {error}") from error
             self._constants |= dict(zip(computed, found, strict=True))
 
     # -- operators ---------------------------------------------------------------------------------------

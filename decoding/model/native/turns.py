@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from decoding.errors import ModelError
 from decoding.model.contract.contract import Contract
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
@@ -56,7 +57,10 @@ def _loop(graph: Graph, node: Node, contract: Contract) -> Graph | None:
     goes = flat.add_initializer(f"{label}/goes", np.ones((), bool))
     carried = len(node.inputs) - 2
     names = _inline(flat, label, [first, goes, *node.inputs[2:]], carried, [0] * (len(body.output) - 1 - carried), 1)
-    values = _values(flat, contract, [n for n in (trip_count, condition, names[0]) if n])
+    try:
+        values = _values(flat, contract, [n for n in (trip_count, condition, names[0]) if n])
+    except ModelError:
+        return None
     turns = values.get(trip_count, np.array(2))
     if turns.size != 1 or turns.item() < 1 or not values.get(condition, np.array(True)).all():
         return None
@@ -82,10 +86,9 @@ def _inline(graph: Graph, label: str, given: list[str], carried: int, axes: list
     node = next(n for n in graph.nodes if n.label == label)
     outputs = list(node.outputs)
     names = [f"{label}/out{k}" for k in range(len(node.body("body").output))]
-    count = len(graph.nodes)
-    end = graph.place(node) - 1
+    place, count = graph.place(node), len(graph.nodes)
     graph.inline(node, "body", given, names)
-    end += len(graph.nodes) - count + 2
+    end = place + len(graph.nodes) - count + 1
     for k, name in enumerate(outputs):
         if not name:
             continue

@@ -22,6 +22,19 @@ _NUMBERS = itertools.count()
 Factor = Array | None
 
 
+# A larger matrix is not made where the graph has none: of the one-hot vectors of many ids, say.
+_LARGEST = 1 << 28  # numbers
+
+
+class NotNative(Exception):
+    """What in a graph the native step does not have."""
+
+
+def what(node: Node | None) -> str:
+    """An operator in words: what it is, and its name."""
+    return "an operator" if node is None else f"{node.op} {node.label}"
+
+
 @dataclass(eq=False)
 class Vector:
     """A vector of each row.
@@ -166,7 +179,13 @@ def product(weights: Array, x: Vector, bias: Array, node: Node | None = None) ->
 
 
 def matrix(factor: Factor, size: int) -> Array:
-    """A factor as a matrix, float32."""
+    """A factor as a matrix, float32.
+
+    Raises:
+        NotNative: it would be too large.
+    """
+    if (factor is None or factor.ndim == 1) and size * size > _LARGEST:
+        raise NotNative(f"a vector of {size} numbers, which would be multiplied by itself")
     if factor is None:
         return np.eye(size, dtype=np.float32)
     return np.diag(factor).astype(np.float32) if factor.ndim == 1 else factor

@@ -123,7 +123,7 @@ def fix_sizes_in_weights(graph: Graph) -> None:
     weights = [name for node in graph.nodes if node.op in STATE_SLOTS for name in node.inputs[1:4] if name]
     tensors = [
         name
-        for name in sorted(set().union(*(graph.ancestors(name) for name in weights)) - inputs)
+        for name in sorted(graph.ancestors(*weights) - inputs)
         if inputs & graph.ancestors(name) and not inputs & data_ancestors(graph, name)
     ]
     runs = _for_sizes(graph, tensors) if tensors else []

@@ -8,6 +8,7 @@ import operator
 import re
 import reprlib
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,9 +62,10 @@ class Session:
         captures: on a CUDA device, capture runs over device arrays as CUDA graphs and replay them.
         profile: record for `profiled()` which provider ran which operator.
         brief: it ends soon, so its weights are not packed and it keeps no memory between runs.
+        later: open it when it is first used, which may be never; the graph must not be edited until then.
 
     Attributes:
-        bytes: size of the weights.
+        bytes: size of the weights, once the session is open.
         wanted: onnxruntime's names of the providers asked for, with their options.
         graphs: number of CUDA graphs asked for so far.
         device: "cuda" if the preferred provider keeps its memory there, else "cpu".
@@ -78,27 +80,48 @@ class Session:
         captures: bool = False,
         profile: bool = False,
         brief: bool = False,
+        later: bool = False,
     ) -> None:
+        self.name = graph.name
+        self.threads = checked_threads(threads)
+        self.wanted = full_names(providers)
+        self.device, self._device_id = cuda.device_of(self.wanted)
+        self.captures = captures and self.device == "cuda"
+        self.graphs = 0
+        self._folder = tempfile.TemporaryDirectory() if profile else None
+        self._brief = brief
+        self._unopened: Graph | None = graph
+        self._opening = threading.Lock()
+        if not later:
+            self._open(graph)
+
+    @property
+    def providers(self) -> list[str]:
+        """Names of the providers that the session runs on, the preferred one first."""
+        return list(self._session.get_providers())
+
+    @property
+    def _session(self) -> ort.InferenceSession:
+        if self._unopened is not None:
+            with self._opening:
+                if (graph := self._unopened) is not None:
+                    self._open(graph)
+        return self._opened
+
+    def _open(self, graph: Graph) -> None:
         if (limit := limits.run_limit()) is not None:
             limit.check()
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors are raised as exceptions with the model's name
-        threads = checked_threads(threads)
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        if brief:
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        if self._brief:
             options.enable_cpu_mem_arena = False
             options.add_session_config_entry("session.disable_prepacking", "1")
-        self._folder = tempfile.TemporaryDirectory() if profile else None
         if self._folder is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(self._folder.name) / "run")
-        self.name = name = graph.name
-        self.threads = threads
-        self.wanted = wanted = full_names(providers)
-        self.device, self._device_id = cuda.device_of(wanted)
-        self.captures = captures and self.device == "cuda"
-        self.graphs = 0
+        name, wanted = self.name, self.wanted
         data, weights = graph.skeleton()
         self.bytes = len(data) + sum(value.nbytes for value in weights.values())
         self._weights = {key: ort.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
@@ -111,14 +134,14 @@ class Session:
         given = cuda.with_options(wanted, self.captures) if self.device == "cuda" else wanted
         try:
             # Without enable_fallback=0 onnxruntime goes on with the CPU after printing a line.
-            self._session = ort.InferenceSession(
+            self._opened = ort.InferenceSession(
                 data, options, providers=given, disabled_optimizers=_CRASHING, enable_fallback=0
             )
         except Exception as error:
             line = first_line(error)
             why = cuda.explained(line) if self.device == "cuda" else None
             raise ModelError(f"{name}: {why or f'onnxruntime {ort.__version__} cannot run it: {line}'}") from error
-        self.providers: list[str] = self._session.get_providers()
+        self._unopened = None
         missing = [p for p in (w if isinstance(w, str) else w[0] for w in wanted) if p not in self.providers]
         if cuda.PROVIDER in missing:
             raise ModelError(
