@@ -53,7 +53,7 @@ def test_layers_and_the_table_that_is_folded_from_them(cell, exposed, layers, na
     if narrow:  # fold these small layers too
         monkeypatch.setattr(fold_embedding, "SMALLEST_HIDDEN", 1)
     proto = build.recurrent(cell, layers=layers, exposed=exposed)
-    model, weights = load(proto), changed(proto)
+    model, weights = load(proto, executor="onnxruntime"), changed(proto)
     other = model.with_weights(weights)
     assert (other.step_session is not other.session) == (narrow and cell != "RNN")
     assert_same(other, load(rewritten(proto, weights)))

@@ -27,6 +27,8 @@ def native_plan(graph: Graph, contract: Contract) -> NativePlan:
     """
     if contract.window is not None:
         raise NotNative("it runs whole windows, no steps")
+    if contract.attention is not None:
+        raise NotNative(f"the attention over a source, whose weights are the output {contract.attention}")
     graph = turned_once(graph, contract)
     reader = Reader(graph, contract)
     reader.read()
@@ -38,8 +40,6 @@ def native_plan(graph: Graph, contract: Contract) -> NativePlan:
     if maker is None or not reader.labels[contract.logits.name].size:
         raise NotNative("the logits are not computed from the token")
     network = Network(layers, reader.ids or contract.logits.vocab_size, _logits(reader, graph, contract), maker)
-    if contract.attention is not None:
-        raise NotNative(f"the attention {contract.attention}, which nothing but onnxruntime computes")
     states = [_state_pair(layer, contract) for layer in network.layers]
     token, out = (contract.token.name, contract.token.layout), (contract.logits.name, contract.logits.layout)
     return NativePlan(graph.name, network.arrays, token, out, states, network.contexts)

@@ -235,8 +235,10 @@ class Reader(Labels):
 
     def mat_mul(self, node: Node) -> None:
         """A product with constant weights on the right."""
-        if node.input(0) not in self.labels or node.input(1) in self.labels:
-            raise NotNative(f"{what(node)}, whose weights are not on the right or no constants")
+        if node.input(0) in self.labels and node.input(1) in self.labels:
+            raise NotNative(f"{what(node)}, a product of two computed tensors, as in attention")
+        if node.input(0) not in self.labels:
+            raise NotNative(f"{what(node)}, whose weights are not on the right")
         weights = self._weights(node, 1)
         self._product(node, weights.T, np.zeros(weights.shape[1]))
 
