@@ -58,9 +58,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.4, help="for each ratio, at least")
     options = parser.parse_args()
     print("| network | weights | numbers | threads |", *(f" {b} |" for b in options.batch))
-    for cell, hidden, layers, vocab in itertools.product(
-        options.cells, options.hidden, options.layers, options.vocab
-    ):
+    for cell, hidden, layers, vocab in itertools.product(options.cells, options.hidden, options.layers, options.vocab):
         proto = build.recurrent(cell, hidden=hidden, layers=layers, vocab=vocab, exposed=True, scale=hidden**-0.5)
         for quantize, way in itertools.product((None, "int8"), options.ways):
             threads, workers = (1, 1) if way == "alone" else (None, None)

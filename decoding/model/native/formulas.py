@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -202,12 +203,12 @@ class Formulas:
         return False
 
     def _read(
-        self, after: Vector, gates: Sequence[Gate], states: Sequence[Source], given: Sequence[Vector], **options: object
+        self, after: Vector, gates: Sequence[Gate], states: Sequence[Source], given: Sequence[Vector], **options: Any
     ) -> ReadLayer | None:
         """The layer of these gates; None where their clips differ or one reads no state where another does."""
         if len({gate.clip for gate in gates}) > 1:
             return None
-        hidden = int(options["hidden"])  # type: ignore[call-overload]
+        hidden = options["hidden"]
         bases = list(dict.fromkeys(vector for gate in gates for _, vector in gate.inputs))
         if not bases:
             raise NotNative(f"{what(after.node)} does not read the token")
@@ -217,8 +218,12 @@ class Formulas:
         zeros = np.zeros((hidden, states[0].size), np.float32)
         state = np.concatenate([zeros if gate.state is None else gate.state for gate in with_state])
         native = NativeLayer(
-            input=weights, bias=np.concatenate([gate.bias for gate in gates]), state=state, clip=gates[0].clip, **options
-        )  # type: ignore[arg-type]  # fmt: skip
+            input=weights,
+            bias=np.concatenate([gate.bias for gate in gates]),
+            state=state,
+            clip=gates[0].clip,
+            **options,
+        )
         return ReadLayer(after.node, self._pieces.joined(bases), native, states, given)
 
 
@@ -293,11 +298,7 @@ def _cell_products(c: Source, cell: Vector) -> list[tuple[Vector, Vector, Vector
         return []
     (_, a), (_, b) = cell.parts
     return [
-        (f, i, g)
-        for kept, new in ((a, b), (b, a))
-        for f, old in _orders(kept)
-        if old is c
-        for i, g in _orders(new)
+        (f, i, g) for kept, new in ((a, b), (b, a)) for f, old in _orders(kept) if old is c for i, g in _orders(new)
     ]
 
 

@@ -228,4 +228,3 @@ def _over(weights: Array, factor: Factor) -> Array:
 
 def _sum(a: Factor, b: Factor, width: int) -> Array:
     return matrix(a, width) + matrix(b, width)
-

@@ -72,7 +72,7 @@ def _layers(reader: Reader, after: dict[Source, Vector]) -> list[ReadLayer]:
             if after.pop(state, None) is not value:
                 raise NotNative(f"the state {state.of[0]} does not get what {what(layer.node)} gives")
     formulas = Formulas(reader.pieces, after)
-    found = [layer for state in after if (layer := formulas.layer(state)) is not None]
+    found = [layer for layer in map(formulas.layer, after) if layer is not None]
     taken = [state for layer in found for state in layer.states]
     for state, value in sorted(after.items(), key=lambda item: item[1].number):
         if taken.count(state) != 1:

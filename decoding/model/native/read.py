@@ -167,7 +167,7 @@ class Reader(Labels):
         if function is None or not all(not n or n in self.labels or n in self._constants for n in node.inputs):
             return False
         tokens = [self.of_token(self.labels[n]) if n in self.labels else None for n in node.inputs]
-        constants = [self._constants[n] if n in self._constants else None for n in node.inputs]
+        constants = [self._constants.get(n) for n in node.inputs]
         if any(t is None and c is None for t, c in zip(tokens, constants, strict=True)):
             return False
         whole = np.broadcast(*(self.labels[n] if n in self.labels else self._constants[n] for n in node.inputs))
@@ -223,7 +223,8 @@ class Reader(Labels):
 
         def values(ids: Array) -> Array:
             index = token.values(ids).astype(np.int64)
-            return np.where(index % depth == np.arange(depth), on, off).astype(np.float32)
+            found: Array = np.where(index % depth == np.arange(depth), on, off).astype(np.float32)
+            return found
 
         vector = TokenVector(depth, values, one_hot=plain and off == 0 and on == 1, node=node)
         self.labels[node.outputs[0]] = self.spread(vector, self.rows_of(labels).ravel(), (*labels.shape, depth))
@@ -282,7 +283,8 @@ class Reader(Labels):
         flat = np.broadcast_to(np.asarray(self._constants[name], np.float64), shape).reshape(-1, shape[-1])
         if (flat != flat[:1]).any():
             raise NotNative(f"{what(node)}, whose constant {name} differs from row to row")
-        return flat[0]
+        constant: Array = flat[0]
+        return constant
 
     def elementwise(self, node: Node) -> None:
         """A function of each number of one or two vectors, or of a vector and a constant."""
@@ -363,7 +365,8 @@ def _mul(node: Node, a: Operand, b: Operand) -> Vector:
     if isinstance(a, Vector) and isinstance(b, Vector):
         return Function(a.size, "mul", (a, b), node=node)
     vector, factor = (a, b) if isinstance(a, Vector) else (b, a)
-    assert isinstance(vector, Vector) and isinstance(factor, np.ndarray)
+    assert isinstance(vector, Vector)
+    assert isinstance(factor, np.ndarray)
     return combined([(factor, vector)], np.zeros(vector.size), node)
 
 

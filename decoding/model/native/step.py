@@ -117,7 +117,9 @@ def _judged(program: StepProgram, exact: StepProgram, plan: NativePlan) -> StepP
             f"a difference from onnxruntime's scores and states: {off:.1e} (relative) after a step, more than {TOLERANCE:.0e}, "
             f"or {drift:.1e} over random prefixes, more than {allowed:.0e}"
         )
-    note = f"the native step runs it: within {off:.0e} of onnxruntime's scores and states at every step of random prefixes"
+    note = (
+        f"the native step runs it: within {off:.0e} of onnxruntime's scores and states at every step of random prefixes"
+    )
     if program is not exact:
         session = NativeSession(plan, int8=True)
         moved = equivalence.change(session, exact.session, exact.contract)

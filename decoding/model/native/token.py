@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -15,30 +16,25 @@ def _cast(node: Node, x: Array) -> Array:
     return x.astype(DTYPES[node.attribute("to")])
 
 
-def _of_numbers(function: Callable[..., Array]) -> Callable[..., Array]:
-    return lambda node, *values: function(*values)
+def _ufunc(function: Callable[..., Any]) -> Callable[..., Array]:
+    return lambda node, *values: np.asarray(function(*values))
 
 
 # By operator: takes the node and the values of its inputs for each id, [ids, n] or [1, n].
 FUNCTIONS: dict[str, Callable[..., Array]] = {
     "Cast": _cast,
-    **{
-        op: _of_numbers(function)
-        for op, function in {
-            "Add": np.add,
-            "Sub": np.subtract,
-            "Mul": np.multiply,
-            "Less": np.less,
-            "LessOrEqual": np.less_equal,
-            "Greater": np.greater,
-            "GreaterOrEqual": np.greater_equal,
-            "Equal": np.equal,
-            "Not": np.logical_not,
-            "And": np.logical_and,
-            "Or": np.logical_or,
-            "Where": np.where,
-            "Min": np.minimum,
-            "Max": np.maximum,
-        }.items()
-    },
+    "Add": _ufunc(np.add),
+    "Sub": _ufunc(np.subtract),
+    "Mul": _ufunc(np.multiply),
+    "Less": _ufunc(np.less),
+    "LessOrEqual": _ufunc(np.less_equal),
+    "Greater": _ufunc(np.greater),
+    "GreaterOrEqual": _ufunc(np.greater_equal),
+    "Equal": _ufunc(np.equal),
+    "Not": _ufunc(np.logical_not),
+    "And": _ufunc(np.logical_and),
+    "Or": _ufunc(np.logical_or),
+    "Where": _ufunc(np.where),
+    "Min": _ufunc(np.minimum),
+    "Max": _ufunc(np.maximum),
 }

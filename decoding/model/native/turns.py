@@ -19,7 +19,9 @@ def turned_once(graph: Graph, contract: Contract) -> Graph:
     """
     read, done = {contract.token.name, *(s.input for s in contract.states)}, set[str]()
     flat = graph
-    while loops := [n for n in flat.nodes if n.op in ("Loop", "Scan") and n.label not in done and _reads(flat, n, read)]:
+    while loops := [
+        n for n in flat.nodes if n.op in ("Loop", "Scan") and n.label not in done and _reads(flat, n, read)
+    ]:
         node = loops[0]
         done.add(node.label)
         flat = (_scan if node.op == "Scan" else _loop)(flat, node, contract) or flat
@@ -101,4 +103,3 @@ def _inline(graph: Graph, label: str, given: list[str], carried: int, axes: list
             axis = graph.add_initializer(f"{name}/axis", np.array([axes[k - carried]]))
             graph.add_node("Unsqueeze", [made, axis], name, at=end)
     return names
-

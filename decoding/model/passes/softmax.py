@@ -43,9 +43,10 @@ def _softmax(graph: Graph, node: Node, rank: int) -> tuple[str, Literal["probs",
         return inner[0], "logprobs", f"Log of {inner[2]}"
     if node.op == "Sub" and other is not None and _is_log_sum(graph, other, node.input(0), rank):
         return _less_maximum(graph, node.input(0), rank), "logprobs", f"Sub of {other.op}"
-    if node.op == "Div" and other is not None and maker is not None and maker.op == "Exp":
-        if _reduces(graph, other, "ReduceSum", node.input(0), rank):
-            return _less_maximum(graph, maker.input(0), rank), "probs", "Div of Exp"
+    if node.op != "Div" or maker is None or maker.op != "Exp" or other is None:
+        return None
+    if _reduces(graph, other, "ReduceSum", node.input(0), rank):
+        return _less_maximum(graph, maker.input(0), rank), "probs", "Div of Exp"
     return None
 
 

@@ -69,7 +69,9 @@ def test_as_many_fixtures_qualify_as_documented(tried, counted):
 @pytest.mark.parametrize("name", ["shakespeare", "tang"])
 def test_shipped_models_run_natively(name):
     model = load(name, executor="native")
-    (found,), (expected,) = (decode(m, [[1, 2, 3]], Greedy(), max_new_tokens=40) for m in (model, load(name, executor="onnxruntime")))
+    (found,), (expected,) = (
+        decode(m, [[1, 2, 3]], Greedy(), max_new_tokens=40) for m in (model, load(name, executor="onnxruntime"))
+    )
     assert found.ids.tolist() == expected.ids.tolist()
     np.testing.assert_allclose(found.logprob, expected.logprob, rtol=1e-5)
 
