@@ -63,12 +63,17 @@ class Labels:
             NotNative: positions hold different vectors, or one holds numbers of several rows.
         """
         flat = labels.reshape(-1, labels.shape[-1])
+        first = flat[:, 0]
+        numbers, whole = (first >> _BITS) // ROWS, self._vectors[int(first[0] >> _BITS) // ROWS]
+        starts = whole.size == flat.shape[1] and not (first & _PLACE).any() and (numbers == numbers[0]).all()
+        if starts and (flat == first[:, None] + np.arange(whole.size)).all():
+            return whole, (first >> _BITS) % ROWS  # as nearly always: told by few operations, for with_weights()
         whose = flat >> _BITS
         vectors, rows, places = whose // ROWS, whose % ROWS, flat & _PLACE
         if (rows != rows[:, :1]).any() or (vectors != vectors[0]).any() or (places != places[0]).any():
             raise NotNative(f"{what(node)} mixes rows")
-        first, place = vectors[0], places[0]
-        ends = [0, *(np.flatnonzero((np.diff(first) != 0) | (np.diff(place) != 1)) + 1).tolist(), len(first)]
+        own, place = vectors[0], places[0]
+        ends = [0, *(np.flatnonzero((np.diff(own) != 0) | (np.diff(place) != 1)) + 1).tolist(), len(own)]
         cuts = itertools.pairwise(ends)
-        parts = [self.pieces.part(self._vectors[first[a]], int(place[a]), int(place[b - 1]) + 1) for a, b in cuts]
+        parts = [self.pieces.part(self._vectors[own[a]], int(place[a]), int(place[b - 1]) + 1) for a, b in cuts]
         return self.pieces.joined(parts), rows[:, 0]

@@ -77,8 +77,8 @@ class Reader(Labels):
         token = TokenVector(1, lambda ids: ids[:, None])
         self.labels[c.token.name] = self.labelled(token)[:, 0].reshape(c.token.shape(ROWS))
         for state in c.states:
-            if state.dtype != np.float32:
-                raise NotNative(f"the state {state.input} is {state.dtype}")
+            if state.dtype != np.float32 or not state.initial.size:
+                raise NotNative(f"the state {state.input} is {state.dtype} of {state.initial.size} numbers")
             self._states[state.input] = Source(state.initial.size, "state", (state.input, 0))
             labels = self.labelled(self._states[state.input])
             shape = np.moveaxis(np.empty(state.shape(ROWS)), state.batch_axis, 0).shape
