@@ -113,8 +113,8 @@ typedef struct dec_layer {
     int coupled;                  /* LSTM: f = 1 - i; the f gate is not looked at */
     int linear_before_reset;      /* GRU */
     int residual;                 /* the next layer gets h' + this layer's input; needs equal widths */
-    dec_activation
-        activation[3]; /* as ONNX lists them: gates, candidate, (LSTM) what shows c; RNN and DENSE: the first */
+    dec_activation activation
+        [3]; /* as ONNX lists them: gates, candidate, (LSTM) what shows c; RNN and DENSE: the first */
     float alpha[3], beta[3];
 } dec_layer;
 

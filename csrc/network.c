@@ -197,8 +197,8 @@ dec_status dec_network_read(const dec_network *network, const dec_feed *feed, co
         for (int64_t t = 0; t < feed->time; t++) {
             const int64_t active = active_rows(feed, t);
             if (layer->cell == DEC_DENSE) {
-                run_dense(layer, active, w.gates + t * rows * gates, layer->residual ? x + t * rows * width : NULL,
-                          y + t * rows * width);
+                run_dense(layer, active, w.gates + t * rows * gates,
+                          layer->residual ? x + t * rows * width : NULL, y + t * rows * width);
                 continue;
             }
             run_cells(layer, active, w.gates + t * rows * gates, states + i, &w);

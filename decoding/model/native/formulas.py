@@ -94,7 +94,7 @@ class Formulas:
                     peepholes = np.stack([zeros if p.peephole is None else p.peephole for p in (i_, o_, f_)])
                 return self._read(
                     after, found, [h, c], [after, cell], cell="LSTM", hidden=inner.size, peepholes=peepholes,
-                    activations=[i_.activation, g_.activation, shows], projection=projection, projection_bias=projection_bias,
+                    activations=[i_.activation, g_.activation, shows or Activation("affine", 1.0)], projection=projection, projection_bias=projection_bias,
                 )  # fmt: skip
         return None
 

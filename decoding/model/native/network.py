@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from decoding.kernels.native_layers import NativeArrays
+from decoding.kernels.reference_native import ACTIVATIONS
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import Array
 from decoding.model.native.cell import ReadLayer
@@ -40,7 +41,8 @@ class Network:
     Args:
         recurrent: the layers with states, in the order in which they are computed.
         ids: number of token ids.
-        output: the logits, and the operator that gives them.
+        output: the logits.
+        node: the operator that gives them, for messages.
 
     Attributes:
         layers: the recurrent layers and the dense ones, as they are read.
@@ -204,20 +206,9 @@ class Network:
 def applied(v: Function, inputs: Sequence[Array]) -> Array:
     """A function of numbers, computed."""
     x = np.asarray(inputs[0], np.float64)
-    with np.errstate(over="ignore"):
-        return _COMPUTED[v.name](v, x, *inputs[1:])
-
-
-_COMPUTED: Mapping[str, Callable[..., Array]] = {
-    "mul": lambda v, x, y: x * y,
-    "clip": lambda v, x: np.clip(x, v.alpha, v.beta),
-    "sigmoid": lambda v, x: 1 / (1 + np.exp(-x)),
-    "tanh": lambda v, x: np.tanh(x),
-    "relu": lambda v, x: np.maximum(x, 0),
-    "softsign": lambda v, x: x / (1 + np.abs(x)),
-    "hard_sigmoid": lambda v, x: np.clip(v.alpha * x + v.beta, 0, 1),
-    "leaky_relu": lambda v, x: np.where(x < 0, v.alpha * x, x),
-}
+    if v.name == "mul":
+        return x * inputs[1]
+    return np.clip(x, v.alpha, v.beta) if v.name == "clip" else ACTIVATIONS[v.name](x, v.alpha, v.beta)
 
 
 def _over(weights: Array, factor: Factor) -> Array:

@@ -119,9 +119,7 @@ def _judged(program: StepProgram, exact: StepProgram, plan: NativePlan) -> StepP
             f"a difference from onnxruntime's scores and states: {off:.1e} (relative) after a step, more than {TOLERANCE:.0e}, "
             f"or {drift:.1e} over random prefixes, more than {allowed:.0e}"
         )
-    note = (
-        f"the native step runs it: within {off:.0e} of onnxruntime's scores and states on random states and prefixes"
-    )
+    note = f"the native step runs it: within {off:.0e} of onnxruntime's scores and states on random states and prefixes"
     if program is not exact:
         session = NativeSession(plan, int8=True)
         moved = equivalence.change(session, exact.session, exact.contract)
@@ -149,7 +147,9 @@ def differences(session: Session, native: NativeSession, contract: Contract) -> 
             step = max(step, off)
         if contract.sequence:
             outputs = [s.output for s in contract.states]
-            found, expected = (r.run(contract.feeds(ids) | first, outputs, only_fetched=True) for r in (native, session))
+            found, expected = (
+                r.run(contract.feeds(ids) | first, outputs, only_fetched=True) for r in (native, session)
+            )
             drift = max(drift, *map(_state_difference, contract.states, found, expected))
     return step, drift
 

@@ -134,6 +134,7 @@ CELLS = {
     "lstm coupled peepholes": lstm("joined", coupled=True, peepholes=True),
     "lstm clip": lstm(clip=True),
     "lstm relu": lstm(cell="Relu"),
+    "lstm without a function of c": lstm(cell="Identity"),
     **{f"lstm projected to {n}": lstm(how, projected=n) for n, how in ((3, "joined"), (HIDDEN, "apart"), (8, "each"))},
     **{f"gru {form}, reset {reset}": gru(form, reset=reset) for form in ("sum", "swapped", "from n", "from h") for reset in ("before", "after")},
     **{f"gru {how}": gru("sum", how) for how in HOW},
