@@ -2,17 +2,23 @@
 
 `decode()` end to end with sampling, over the bare `run_with_iobinding` loop of the exported file with no choice of tokens.
 One thread each. The runs alternate, so that what else the machine does meets all of them; the least and the median of each.
+The limits are the processor's own, in the same turns: the greater of the time in which it reads the weights and of the
+operations over the peak of products of registers (bench/native_prototype.py, AVX-512 with VNNI alone).
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
+import tempfile
 import time
+from functools import partial
 
 import numpy as np
 import onnxruntime as ort
 
+from bench.native_prototype import Case, Reads, peak
+from bench.native_prototype import build as build_library
 from decoding import Sample, decode, load
 from decoding.kernels import instruction_set
 from tests.helpers import build
@@ -65,7 +71,14 @@ def main(rounds: int = 9) -> None:
     print(
         f"onnxruntime {ort.__version__}, instruction set {instruction_set()}, {rounds} rounds; µs a step: least (median)"
     )
+    with tempfile.TemporaryDirectory() as folder:
+        library = build_library(folder)
+    assert library.dec_use_isa(None) == 0
+    peaks = {"float32": peak(library, 0), "int8": peak(library, 1)}
+    print(", ".join(f"{name}: {rate / 1e3:.0f} G multiply-adds a second" for name, rate in peaks.items()))
     for cell, hidden, layers, vocab, batch, steps in NETWORKS:
+        case = Case("", cell, layers, hidden, vocab, batch)
+        reads = {"float32": Reads(library, 4 * case.products), "int8": Reads(library, case.products)}
         options = {"hidden": hidden, "layers": layers, "vocab": vocab, "scale": 1 / np.sqrt(hidden)}
         proto = build.recurrent(cell, exposed=True, **options)
         peers = {"bare": bare(proto, cell, hidden, layers, vocab, batch, steps)}
@@ -74,6 +87,7 @@ def main(rounds: int = 9) -> None:
             "native int8": {"executor": "native", "quantize": "int8"},
         }.items():  # fmt: skip
             peers[name] = decoded(load(proto, threads=1, **how), batch, steps)
+        peers |= {f"read {name}": partial(read.steps, steps) for name, read in reads.items()}
         times = {name: [] for name in peers}
         for _ in range(rounds):
             for name, run in peers.items():
@@ -81,7 +95,10 @@ def main(rounds: int = 9) -> None:
                 run()
                 times[name].append((time.perf_counter() - start) / steps * 1e6)
         floor = min(times["bare"])
-        cells = [f"{min(t):.1f} ({statistics.median(t):.1f}), {min(t) / floor:.2f}x" for t in times.values()]
+        took = {name: min(t) for name, t in times.items()}
+        limits = {name: max(took.pop(f"read {name}"), case.products * batch / rate) for name, rate in peaks.items()}
+        cells = [f"{t:.1f} ({statistics.median(times[name]):.1f}), {t / floor:.2f}x" for name, t in took.items()]
+        cells += [f"limit {name} {limit:.1f}" for name, limit in limits.items()]
         print(f"| {cell} {layers}x{hidden} V{vocab} | {batch} | {' | '.join(cells)} |", flush=True)
 
 

@@ -12,17 +12,23 @@
 
 /* ---- product ------------------------------------------------------------------------------------ */
 
+enum { AHEAD = 256 }; /* inputs: 16 KiB of each vector of outputs */
+
 /* One chain for each output and row, k ascending: rows and vectors only say how many chains run side by side.
- */
+ * far: the weights are fetched ahead, at a panel's end those of the next. */
 ALWAYS_INLINE void float_tile(const float *w, int64_t apart, int64_t inputs, const float *x, int64_t x_stride,
-                              const int rows, const int vectors, const float *from, int64_t from_stride,
-                              float *y, int64_t y_stride) {
+                              const int rows, const int vectors, const int far, const float *from,
+                              int64_t from_stride, float *y, int64_t y_stride) {
     vf sum[DEC_TILE_ROWS][4];
     UNROLLED for (int r = 0; r < rows; r++) UNROLLED for (int v = 0; v < vectors; v++) sum[r][v] =
         vload(from + r * from_stride + v * DEC_LANES);
     for (int64_t k = 0; k < inputs; k++, w += DEC_LANES) {
         vf weight[4];
         UNROLLED for (int v = 0; v < vectors; v++) weight[v] = vload(w + v * apart);
+        if (far) {
+            const float *ahead = w + AHEAD * DEC_LANES + (k + AHEAD < inputs ? 0 : (vectors - 1) * apart);
+            UNROLLED for (int v = 0; v < vectors; v++) __builtin_prefetch(ahead + v * apart, 0, 2);
+        }
         UNROLLED for (int r = 0; r < rows; r++) {
             const vf factor = vsplat(x[r * x_stride + k]);
             UNROLLED for (int v = 0; v < vectors; v++) sum[r][v] = vfma(factor, weight[v], sum[r][v]);
@@ -36,14 +42,17 @@ ALWAYS_INLINE void float_tiles(const float *w, int64_t apart, int64_t inputs, co
                                int64_t x_stride, const int rows, const dec_tile *tile) {
     const int most = TILE_VECTORS(rows);
     int v = 0;
+    for (; tile->far && v + most <= tile->vectors; v += most)
+        float_tile(w + v * apart, apart, inputs, x, x_stride, rows, most, 1, tile->from + v * DEC_LANES,
+                   tile->from_stride, tile->y + v * DEC_LANES, tile->y_stride);
     for (; v + most <= tile->vectors; v += most)
-        float_tile(w + v * apart, apart, inputs, x, x_stride, rows, most, tile->from + v * DEC_LANES,
+        float_tile(w + v * apart, apart, inputs, x, x_stride, rows, most, 0, tile->from + v * DEC_LANES,
                    tile->from_stride, tile->y + v * DEC_LANES, tile->y_stride);
     for (; most == 4 && v + 2 <= tile->vectors; v += 2)
-        float_tile(w + v * apart, apart, inputs, x, x_stride, rows, 2, tile->from + v * DEC_LANES,
+        float_tile(w + v * apart, apart, inputs, x, x_stride, rows, 2, 0, tile->from + v * DEC_LANES,
                    tile->from_stride, tile->y + v * DEC_LANES, tile->y_stride);
     for (; most > 1 && v < tile->vectors; v++)
-        float_tile(w + v * apart, apart, inputs, x, x_stride, rows, 1, tile->from + v * DEC_LANES,
+        float_tile(w + v * apart, apart, inputs, x, x_stride, rows, 1, 0, tile->from + v * DEC_LANES,
                    tile->from_stride, tile->y + v * DEC_LANES, tile->y_stride);
 }
 
@@ -83,7 +92,8 @@ static inline vf vclamp(vf x, float low, float high) { /* NaN stays */
 /* e ** y - 1 as 2 ** n * p + (2 ** n - 1), p = e ** r - 1, for y in [-88, 88]; n and p serve e ** y, too. The
  * argument is reduced in two steps (Cody and Waite), so that y's rounding is all that is lost. */
 static inline vf vexpm1_parts(vf y, vf *power) {
-    const vf magic = vsplat(12582912.0f); /* 1.5 * 2 ** 23: adding it rounds, and leaves n in the lowest bits */
+    const vf magic =
+        vsplat(12582912.0f); /* 1.5 * 2 ** 23: adding it rounds, and leaves n in the lowest bits */
     vf m = vfma(y, vsplat(1.44269504f), magic);
     vf n = vsub(m, magic);
     vf r = vfma(n, vsplat(-0.693359375f), y);

@@ -115,6 +115,9 @@ static void check_products(void) {
             for (size_t r = 0; r < sizeof ROWS / sizeof *ROWS; r++)
                 for (int number = 0; number < 2; number++)
                     check_product(INPUTS[i], OUTPUTS[o], ROWS[r], (dec_number)number);
+    /* weights that are fetched ahead for one row and not for seven, with more and with fewer inputs than ahead */
+    check_product(1030, 1025, 7, DEC_FLOAT32);
+    check_product(100, 10500, 7, DEC_FLOAT32);
     first = first ? first : products;
     CHECK(products == first || !strcmp(dec_native_name(), "portable"), "products have other bits than %s's",
           dec_native_supported(0));

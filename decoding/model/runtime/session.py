@@ -141,8 +141,8 @@ class Session:
             line = first_line(error)
             why = cuda.explained(line) if self.device == "cuda" else None
             raise ModelError(f"{name}: {why or f'onnxruntime {ort.__version__} cannot run it: {line}'}") from error
-        self._unopened = None
-        missing = [p for p in (w if isinstance(w, str) else w[0] for w in wanted) if p not in self.providers]
+        own = self._opened.get_providers()
+        missing = [p for p in (w if isinstance(w, str) else w[0] for w in wanted) if p not in own]
         if cuda.PROVIDER in missing:
             raise ModelError(
                 f"{name}: {cuda.why_not_started(said, ort.__version__, getattr(ort, 'cuda_version', '') or '13')}"
@@ -150,6 +150,7 @@ class Session:
         if missing:
             raise ModelError(f"{name}: onnxruntime could not start {missing[0]}; available here: {', '.join(ort.get_available_providers())}. "
                              "Pass providers='cpu', or install the onnxruntime build that has it")  # fmt: skip
+        self._unopened = None
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str], *, only_fetched: bool = False) -> list[Array]:
         """Run once over arrays and return the named outputs.
