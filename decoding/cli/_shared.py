@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from importlib import import_module
 from pathlib import Path
 from textwrap import shorten
@@ -10,6 +11,16 @@ from typing import Any
 import decoding
 from decoding.errors import OptionError
 from decoding.model.model import Model
+from decoding.model.native.step import EXECUTORS
+
+
+def add_executor(parser: argparse.ArgumentParser) -> None:
+    """Add the option that chooses what runs the network."""
+    parser.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        help="what runs the network; default: the native step where it runs the graph and the network is not too large, else onnxruntime",
+    )
 
 
 def read_prompt(model: Model, prompt: str | None, name: str = "PROMPT") -> str | list[int] | None:

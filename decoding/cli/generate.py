@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from decoding.api import decode, stream
-from decoding.cli._shared import check_picture, read_prompt, write_picture
+from decoding.cli._shared import add_executor, check_picture, read_prompt, write_picture
 from decoding.errors import OptionError
 from decoding.inputs.sources import source_tokens
 from decoding.model.load import load
@@ -52,12 +52,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="write a picture too, of the kind that FILE ends in (.png, .svg, .pdf): the attention map of the best output where the model "
         "has attention, else with --num-beams how the beams grew, else the tokens shaded by their probability; needs matplotlib",
     )
+    add_executor(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print one output as it is made, or several, or a beam search's, when all are finished."""
-    model = load(args.model)
+    model = load(args.model, executor=args.executor)
     prompt, strategy = read_prompt(model, args.prompt), _strategy(args)
     options: dict[str, Any] = {"max_new_tokens": args.max_new_tokens, "seed": args.seed}
     # A source is read, not continued: only a prompt belongs to the text.

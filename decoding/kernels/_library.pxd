@@ -129,6 +129,7 @@ cdef extern from "native.h":
         DEC_LSTM
         DEC_GRU
         DEC_RNN
+        DEC_DENSE
 
     ctypedef enum dec_activation:
         DEC_SIGMOID

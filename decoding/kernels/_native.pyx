@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
 from decoding.kernels._library cimport (
-    DEC_AFFINE, DEC_FLOAT32, DEC_GRU, DEC_HARD_SIGMOID, DEC_INT8, DEC_LEAKY_RELU, DEC_LSTM, DEC_OK, DEC_RELU, DEC_RNN,
+    DEC_AFFINE, DEC_DENSE, DEC_FLOAT32, DEC_GRU, DEC_HARD_SIGMOID, DEC_INT8, DEC_LEAKY_RELU, DEC_LSTM, DEC_OK, DEC_RELU, DEC_RNN,
     DEC_SCALED_TANH, DEC_SIGMOID, DEC_SOFTSIGN, DEC_TANH, c_linear_draw, c_linear_greedy, c_linear_pack, c_linear_product,
     c_network_read, choose_scratch_size, dec_activation, dec_feed, dec_layer, dec_linear, dec_number, dec_state, dec_status,
     dec_stream, linear_scratch_size, linear_size, network_scratch_size,
@@ -18,7 +18,7 @@ from decoding.errors import ModelError
 
 cnp.import_array()
 
-_CELLS = {"LSTM": DEC_LSTM, "GRU": DEC_GRU, "RNN": DEC_RNN}
+_CELLS = {"LSTM": DEC_LSTM, "GRU": DEC_GRU, "RNN": DEC_RNN, "DENSE": DEC_DENSE}
 _ACTIVATIONS = {
     "sigmoid": DEC_SIGMOID, "tanh": DEC_TANH, "relu": DEC_RELU, "affine": DEC_AFFINE, "hard_sigmoid": DEC_HARD_SIGMOID,
     "leaky_relu": DEC_LEAKY_RELU, "scaled_tanh": DEC_SCALED_TANH, "softsign": DEC_SOFTSIGN,
@@ -96,7 +96,7 @@ cdef class NativeNetwork:
         cdef int64_t count = len(arrays.layers)
         self.keep, self.pool, self.name = [], [], name
         self.layers = <dec_layer *>calloc(count, sizeof(dec_layer))
-        self.linears = <dec_linear *>calloc(3 * count + 1 + len(arrays.contexts), sizeof(dec_linear))
+        self.linears = <dec_linear *>calloc(4 * count + 1 + len(arrays.contexts), sizeof(dec_linear))
         if self.layers == NULL or self.linears == NULL:
             raise MemoryError(f"{count} layers")
         self.network.layers, self.network.layer_count = self.layers, count
@@ -106,7 +106,7 @@ cdef class NativeNetwork:
         for i, layer in enumerate(arrays.layers):
             self._layer(&self.layers[i], layer, int8, i > 0 or self.network.table == NULL)
         self.output = self._pack(arrays.output, arrays.output_bias, int8)
-        self.width = self.layers[count - 1].hidden
+        self.width = arrays.layers[count - 1].width
         self.contexts, self.context_count = &self.linears[self.packed], len(arrays.contexts)
         for weights in arrays.contexts:
             self._pack(weights, None, int8)
@@ -146,9 +146,12 @@ cdef class NativeNetwork:
         cdef cnp.ndarray peepholes
         to.cell, to.hidden = _CELLS[layer.cell], layer.hidden
         to.input = self._pack(layer.input, layer.bias, int8) if reads else NULL
-        to.state = self._pack(layer.state, None, int8)
+        if layer.state is not None:
+            to.state = self._pack(layer.state, None, int8)
         if layer.candidate is not None:
             to.candidate = self._pack(layer.candidate, layer.candidate_bias, int8)
+        if layer.projection is not None:
+            to.projection = self._pack(layer.projection, layer.projection_bias, int8)
         if layer.peepholes is not None:
             peepholes = np.ascontiguousarray(layer.peepholes, np.float32)
             self.keep.append(peepholes)
@@ -187,7 +190,7 @@ cdef class NativeNetwork:
 
         Args:
             tokens: int64 [rows, time].
-            states: for each layer (h, c) as float32 [rows, width], each row contiguous; c is None but for LSTM.
+            states: for each layer (h, c) as float32 [rows, width], each row contiguous; c is None but for LSTM, both are for DENSE.
             logits: float32 [time, rows, outputs], or None where they are not wanted.
             contexts: float32 [rows, n] for each context.
         """
@@ -215,7 +218,8 @@ cdef class NativeRun:
         if len(states) != count or len(contexts) != network.context_count:
             raise ValueError(f"{len(states)} states, {len(contexts)} contexts: expected {count}, {network.context_count}")
         for i in range(count):
-            self._state(&self.states[i], states[i], network.layers[i].hidden, network.layers[i].cell == DEC_LSTM)
+            if network.layers[i].cell != DEC_DENSE:
+                self._state(&self.states[i], states[i], &network.layers[i])
         for i in range(network.context_count):
             self._check(contexts[i], np.float32, (self.rows, network.contexts[i].inputs), True)
             self.contexts[i] = <const float *>cnp.PyArray_DATA(contexts[i])
@@ -250,11 +254,13 @@ cdef class NativeRun:
             raise ValueError(f"{getattr(array, 'dtype', type(array))} of shape {np.shape(array)}: expected {dtype} of shape {shape}")
         return 0
 
-    cdef int _state(self, dec_state *to, pair, int64_t hidden, bint has_c) except -1:
+    cdef int _state(self, dec_state *to, pair, const dec_layer *layer) except -1:
+        cdef bint has_c = layer.cell == DEC_LSTM
+        cdef int64_t hidden = layer.hidden, width = hidden if layer.projection == NULL else layer.projection.outputs
         h, c = pair
-        for array in (h, c) if has_c else (h,):
-            self._check(array, np.float32, (self.rows, hidden), False)
-            if (hidden > 1 and array.strides[1] != 4) or array.strides[0] % 4:
+        for array, size in ((h, width), (c, hidden)) if has_c else ((h, width),):
+            self._check(array, np.float32, (self.rows, size), False)
+            if (size > 1 and array.strides[1] != 4) or array.strides[0] % 4:
                 raise ValueError(f"a state with strides {array.strides}: expected contiguous rows")
         to.h, to.h_stride = <float *>cnp.PyArray_DATA(h), h.strides[0] // 4
         if has_c:

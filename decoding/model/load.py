@@ -19,7 +19,7 @@ from decoding.model.generator import Generator, roles_or_latents
 from decoding.model.graph.graph import Graph, ModelFile
 from decoding.model.graph.types import Shape
 from decoding.model.model import Model
-from decoding.model.native.step import check_executor, with_native_step
+from decoding.model.native.step import check_executor, with_executor
 from decoding.model.passes import normalize
 from decoding.model.passes.fold_embedding import with_folded_step
 from decoding.model.passes.quantize import check_quantize, quantized
@@ -95,8 +95,10 @@ def load(
         quantize: "int8" turns the weights of LSTM layers, products and embeddings into int8, after verification, for
             onnxruntime's int8 products; `Model.describe()` says which, which could not be, and how far that moves the logits.
         executor: "native" decodes by the step of csrc/, whose rows have the same bits in every batch: for an embedding or one-hot ids,
-            LSTM, GRU or RNN layers and a linear output, on the CPU, one thread a worker. It is compared with onnxruntime at
-            loading. Default: onnxruntime.
+            LSTM, GRU, RNN and dense layers and a linear output, on the CPU, one thread a worker. It is compared with
+            onnxruntime at loading. "onnxruntime" runs every graph. Default: the native step where it runs the graph, if
+            `threads` is None or 1 and, without `threads`, a step multiplies at most 40 MiB of weights; else onnxruntime, and
+            `Model.describe()` says why. docs/native.md has the rule and what it rests on.
         verify: run the graph on random prefixes, and refuse it where stepping differs from the original's whole-sequence run.
 
     Raises:
@@ -143,9 +145,8 @@ def load(
     check_special_ids(special, vocab_size)
     if quantize:
         program = quantized(program, open_session, verify)
-    if executor == "native":
-        program = with_native_step(program, exact)
-    elif quantize is None and program.contract.window is None:
+    program = with_executor(program, exact, executor, wanted, threads)
+    if program.native is None and quantize is None and program.contract.window is None:
         program = with_folded_step(program, open_session)
     if wanted != full_names("cpu"):
         program = _moved(program, partial(Session, providers=wanted, threads=threads))

@@ -239,10 +239,17 @@ class Graph:
         del self._graph.node[self.place(node)]
         self._producers = None
 
-    def inline(self, node: Node, branch: str) -> None:
-        """Replace an If by the nodes of its "then_branch" or "else_branch"."""
+    def inline(self, node: Node, branch: str, inputs: Sequence[str] = (), outputs: Sequence[str] = ()) -> None:
+        """Replace a node by those of one of its bodies: of an If, or one turn of a Loop or Scan.
+
+        Args:
+            branch: the attribute with the body.
+            inputs: the tensors that the body's inputs read.
+            outputs: names for the body's outputs; by default those of the node.
+        """
         body, place = node.body(branch), self.place(node)
-        prefix, names = f"{node.label}/", {}
+        prefix = f"{node.label}/"
+        names = {taken.name: given for taken, given in zip(body.input, inputs, strict=True)}
         for proto in (*body.node, *body.initializer):
             for name in [proto.name] if isinstance(proto, onnx.TensorProto) else proto.output:
                 names[name] = prefix + name
@@ -250,7 +257,7 @@ class Graph:
         rename(inner, names)
         results = [
             helper.make_node("Identity", [names.get(o.name, o.name)], [out])
-            for o, out in zip(body.output, node.outputs, strict=True)
+            for o, out in zip(body.output, outputs or node.outputs, strict=True)
         ]
         del self._graph.node[place]
         for offset, proto in enumerate((*inner.node, *results)):

@@ -41,7 +41,7 @@ class NativePlan:
 
     Attributes:
         token, logits: names, with the order of their axes: "BT", "BTV".
-        states: for each layer its h and, for LSTM, its c.
+        states: for each layer its h and, for LSTM, its c; of a dense layer neither.
         contexts: names of the inputs that `arrays.contexts` multiply.
     """
 
@@ -49,7 +49,7 @@ class NativePlan:
     arrays: NativeArrays
     token: tuple[str, str]
     logits: tuple[str, str]
-    states: Sequence[tuple[NativeState, NativeState | None]]
+    states: Sequence[tuple[NativeState | None, NativeState | None]]
     contexts: Sequence[str]
 
 
@@ -106,7 +106,10 @@ class NativeSession:
     ) -> NativeRun:
         """A run that updates `states` in place."""
         pairs = [
-            (_rows(states, h, layer.hidden, len(ids)), None if c is None else _rows(states, c, layer.hidden, len(ids)))
+            (
+                None if h is None else _rows(states, h, layer.width, len(ids)),
+                None if c is None else _rows(states, c, layer.hidden, len(ids)),
+            )
             for (h, c), layer in zip(self._plan.states, self._plan.arrays.layers, strict=True)
         ]
         contexts = [feeds[name].reshape(len(ids), -1) for name in self._plan.contexts]
@@ -122,9 +125,8 @@ def _has_table(arrays: NativeArrays, int8: bool) -> bool:
     The table of int8 weights is worth its time even where it saves little: it is computed in float32.
     """
     saved = arrays.layers[0].input.size
-    all_products = arrays.output.size + sum(layer.input.size + layer.state.size for layer in arrays.layers)
     fits = arrays.vocabulary * len(arrays.layers[0].input) * 4 <= LARGEST_TABLE
-    return fits and (int8 or saved >= LEAST_SAVED * all_products)
+    return fits and (int8 or saved >= LEAST_SAVED * arrays.multiplied)
 
 
 def _rows(states: Mapping[str, Array], where: NativeState, hidden: int, rows: int) -> Array:

@@ -173,13 +173,13 @@ class Session:
 
     def _run_within(self, limit: limits.RunLimit, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Run once while `load()` can be interrupted and looks at the clock."""
-        options = ort.RunOptions()
+        session, options = self._session, ort.RunOptions()  # the session first: it may be opened only here
         if self.bytes > _LARGE:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         sizes = ", ".join(f"{name} {list(np.shape(value))}" for name, value in feeds.items()) or "no inputs"
         what = f"{self.name}: a run over {sizes[:200]}"
         seconds = limits.RUN_SECONDS + self.bytes / limits.BYTES_A_SECOND
-        return limit.run(lambda own: self._session.run(list(outputs), dict(feeds), own), what, seconds, options)
+        return limit.run(lambda own: session.run(list(outputs), dict(feeds), own), what, seconds, options)
 
     def bind(
         self,
