@@ -47,7 +47,7 @@ cdef class NativeRun:
     cdef tuple keep
 
     cdef int _check(self, array, dtype, shape, bint contiguous) except -1
-    cdef int _state(self, dec_state *to, pair, int64_t hidden, bint has_c) except -1
+    cdef int _state(self, dec_state *to, pair, const dec_layer *layer) except -1
     # The memory of one run at a time, from `borrow` to `give_back`. The methods without the GIL work in it.
     cdef Scratch borrow(self)
     cdef void give_back(self, Scratch scratch)
