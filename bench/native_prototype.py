@@ -2,10 +2,10 @@
 
     python bench/native_prototype.py [--draw 0.8] [--isa avx2] [--seconds 0.3] [name ...]
 
-Builds csrc/ into a shared object with the flags of setup.py and calls dec_network_run through ctypes, 64 steps a call. onnxruntime runs the same network with one thread, through `run_with_iobinding` on buffers that
+Builds csrc/ and native_run.c into a shared object with the flags of setup.py and calls dec_network_run through ctypes, 64 steps a call. onnxruntime runs the same network with one thread, through `run_with_iobinding` on buffers that
 were bound once, and chooses nothing. Columns: microseconds a step; native over onnxruntime; the limit is the greater of
-the time that a sum over as many bytes as the weights have takes, in the same turns, and the operations over the peak that a
-product of the first-level cache reaches.
+the time that a sum over as many bytes as the weights have takes, in the same turns, and the operations over the peak that
+products of registers reach. It needs AVX-512 with VNNI.
 """
 
 from __future__ import annotations
@@ -49,13 +49,20 @@ __attribute__((target("avx512f"))) float bench_read(const float *data, int64_t n
     return _mm512_reduce_add_ps(sum[0]);
 }
 
-/* Products of six rows with a panel in the first-level cache: the peak. */
-void bench_peak(const dec_linear *linear, const float *x, float *y, void *scratch, int64_t times) {
-    dec_operand operand;
-    dec_operand_make(linear, x, linear->inputs, 6, scratch, &operand);
-    for (int64_t t = 0; t < times; t++)
-        dec_panel_product(linear, &operand, 0, 0, dec_native_active->max_rows, y, 64);
-}
+/* Twelve chains of products in registers, without any memory: the peak. */
+#define FOUR(op, a, b, c, d)                                                                                 \
+    op " %%zmm30, %%zmm31, %%zmm" #a "\n" op " %%zmm30, %%zmm31, %%zmm" #b "\n"                              \
+    op " %%zmm30, %%zmm31, %%zmm" #c "\n" op " %%zmm30, %%zmm31, %%zmm" #d "\n"
+#define PEAK(name, op)                                                                                       \
+    __attribute__((target("avx512f"))) void name(int64_t times) {                                            \
+        __asm__ volatile("vpxorq %%zmm30, %%zmm30, %%zmm30\nvpxorq %%zmm31, %%zmm31, %%zmm31" ::: "zmm30", "zmm31"); \
+        for (int64_t t = 0; t < times; t++)                                                                  \
+            __asm__ volatile(FOUR(op, 0, 1, 2, 3) FOUR(op, 4, 5, 6, 7) FOUR(op, 8, 9, 10, 11)                \
+                             ::: "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8",     \
+                             "zmm9", "zmm10", "zmm11");                                                      \
+    }
+PEAK(bench_peak_float32, "vfmadd231ps")
+PEAK(bench_peak_int8, "vpdpbusd")
 """
 
 
@@ -98,7 +105,7 @@ def build(folder: str) -> ctypes.CDLL:
     """csrc/ and the loops of this file as one library."""
     loop, library = Path(folder) / "loop.c", Path(folder) / "native.so"
     loop.write_text(LOOP)
-    sources = [str(path) for path in sorted((ROOT / "csrc").glob("*.c"))]
+    sources = [str(path) for path in sorted((ROOT / "csrc").glob("*.c"))] + [str(ROOT / "bench/native_run.c")]
     subprocess.run(["cc", *FLAGS, f"-I{ROOT / 'csrc'}", *sources, str(loop), "-o", str(library), "-lm", "-lpthread"], check=True)  # fmt: skip
     lib = ctypes.CDLL(str(library))
     for name in (
@@ -119,7 +126,6 @@ def build(folder: str) -> ctypes.CDLL:
     lib.dec_network_scratch_size.argtypes = [POINTER(Network), c_int64, c_int64]
     lib.dec_network_read.argtypes = [POINTER(Network), POINTER(Feed), POINTER(State), c_void_p, c_void_p, POINTER(c_int64)]  # fmt: skip
     lib.dec_network_run.argtypes = [POINTER(Network), POINTER(Feed), POINTER(State), POINTER(Run), c_void_p, POINTER(c_int64), POINTER(c_int64)]  # fmt: skip
-    lib.bench_peak.argtypes = [POINTER(Linear), c_void_p, c_void_p, c_void_p, c_int64]
     return lib
 
 
@@ -134,7 +140,13 @@ class Case:
     vocabulary: int
     batch: int
 
+    @property
+    def products(self) -> int:
+        """Multiply-adds of a row in a step, and weights: the first layer's input product is in a table."""
+        return GATES[self.cell] * self.hidden**2 * (2 * self.layers - 1) + self.hidden * self.vocabulary
 
+
+GATES = {"LSTM": 4, "GRU": 3}
 CASES = [
     Case("lstm-2x128-v256-b1", "LSTM", 2, 128, 256, 1),
     Case("lstm-3x512-v64-b1", "LSTM", 3, 512, 64, 1),
@@ -145,7 +157,6 @@ CASES = [
     Case("lstm-1x32-v5000-b64", "LSTM", 1, 32, 5000, 64),
     Case("lstm-3x512-v64-b128", "LSTM", 3, 512, 64, 128),
 ]
-GATES = {"LSTM": 4, "GRU": 3}
 
 
 class Weights:
@@ -253,12 +264,6 @@ class Native:
         self.lib.dec_linear_product(byref(self.output), self.top.ctypes.data, self.case.hidden, self.batch, out.ctypes.data, out.shape[1], 0, scratch.ctypes.data)  # fmt: skip
         return out
 
-    def work(self) -> tuple[float, float]:
-        """Bytes of weights and multiply-adds of a row in a step."""
-        gates, hidden = GATES[self.case.cell], self.case.hidden
-        cells = gates * hidden * hidden * (2 * self.case.layers - 1) + hidden * self.case.vocabulary
-        return cells * (1.0 if self.number else 4.0), cells
-
 
 def to_onnx(case: Case, weights: Weights) -> bytes:
     """The same network as ONNX operators: ids [batch, 1] and states to logits and states."""
@@ -345,26 +350,21 @@ def measure(runs: dict, seconds: float) -> dict[str, float]:
 class Reads:
     """Reading that many bytes again and again: what the weights cost at least."""
 
-    def __init__(self, lib: ctypes.CDLL, size: float) -> None:
-        self.lib, self.data = lib, aligned(int(size)).view(np.float32)
+    def __init__(self, lib: ctypes.CDLL, size: int) -> None:
+        self.lib, self.data = lib, aligned(size).view(np.float32)
 
     def steps(self, n: int) -> None:
         self.lib.bench_read(self.data.ctypes.data, self.data.size, n)
 
 
 def peak(lib: ctypes.CDLL, number: int) -> float:
-    """Multiply-adds a microsecond: six rows by a panel of the first-level cache."""
-    inputs = 384 if number else 96
-    rows = np.ones((64, inputs), np.float32)
-    linear, memory = Linear(), aligned(lib.dec_linear_size(inputs, 64, number))
-    lib.dec_linear_pack(byref(linear), inputs, 64, number, rows.ctypes.data, inputs, 1, None, 63, memory.ctypes.data)
-    x, y = np.zeros((6, inputs), np.float32), np.zeros((6, 64), np.float32)
-    scratch = aligned(lib.dec_linear_scratch_size(byref(linear), 6) + 64)
-    best = 0.0
+    """Multiply-adds a microsecond of one core: 16 in an instruction of float32, 64 in one of int8."""
+    lanes, times, best = 64 if number else 16, 10_000, 0.0
+    run = lib.bench_peak_int8 if number else lib.bench_peak_float32
     for _ in range(100):
         start = time.perf_counter()
-        lib.bench_peak(byref(linear), x.ctypes.data, y.ctypes.data, scratch.ctypes.data, 1000)
-        best = max(best, 6 * 64 * inputs * 1000 / (time.perf_counter() - start) / 1e6)
+        run(c_int64(times))
+        best = max(best, 12 * lanes * times / (time.perf_counter() - start) / 1e6)
     return best
 
 
@@ -396,10 +396,9 @@ def main() -> None:
         )
         expected, found = bare.logits(), native.logits()
         error = float(np.abs(found - expected).max() / np.abs(expected).max())
-        reads = [Reads(lib, net.work()[0]) for net in (native, int8)]
+        reads = [Reads(lib, size * case.products) for size in (4, 1)]
         took = measure({"ort": bare.steps, "f32": native.steps, "int8": int8.steps, "read32": reads[0].steps, "read8": reads[1].steps}, options.seconds)  # fmt: skip
-        cells = native.work()[1] * case.batch
-        limits = [max(took["read32"], cells / peaks[0]), max(took["read8"], cells / peaks[1])]
+        limits = [max(took[f"read{8 * size}"], case.products * case.batch / peak) for size, peak in zip((4, 1), peaks, strict=True)]  # fmt: skip
         print(
             f"{case.name:24}{took['ort']:9.1f}{took['f32']:9.1f}{took['f32'] / took['ort']:7.2f}{limits[0]:9.1f}"
             f"{took['int8']:9.1f}{took['int8'] / took['ort']:7.2f}{limits[1]:9.1f}{error:9.1e}",

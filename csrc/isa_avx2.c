@@ -52,6 +52,10 @@ static inline vf vmax(vf x, vf y) {
     return (vf){_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
 }
 
+static inline vf vmin(vf x, vf y) {
+    return (vf){_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)};
+}
+
 static inline vf vfma(vf x, vf y, vf z) {
     return (vf){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
@@ -69,6 +73,15 @@ static inline __m256 scale2_half(__m256 p, __m256 y) {
 
 static inline vf vscale2(vf p, vf y) {
     return (vf){scale2_half(p.a, y.a), scale2_half(p.b, y.b)};
+}
+
+static inline __m256 power2_half(__m256 m) {
+    const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(m), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(n, _mm256_set1_epi32(127 << 23)));
+}
+
+static inline vf vpower2(vf m) {
+    return (vf){power2_half(m.a), power2_half(m.b)};
 }
 
 static inline __m256 split_exponent_half(__m256 x, __m256 *mantissa) {

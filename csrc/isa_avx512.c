@@ -49,6 +49,10 @@ static inline vf vmax(vf a, vf b) {
     return _mm512_max_ps(a, b);
 }
 
+static inline vf vmin(vf a, vf b) {
+    return _mm512_min_ps(a, b);
+}
+
 static inline vf vfma(vf a, vf b, vf c) {
     return _mm512_fmadd_ps(a, b, c);
 }
@@ -60,6 +64,11 @@ static inline vf vfraction(vf y) {
 static inline vf vscale2(vf p, vf y) {
     __mmask16 normal = _mm512_cmp_ps_mask(y, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
     return _mm512_maskz_scalef_ps(normal, p, y);
+}
+
+static inline vf vpower2(vf m) {
+    const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(m), 23);
+    return _mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(127 << 23)));
 }
 
 static inline vf vsplit_exponent(vf x, vf *mantissa) {

@@ -37,6 +37,7 @@ EACH(vsub, vsubq_f32)
 EACH(vmul, vmulq_f32)
 EACH(vdiv, vdivq_f32)
 EACH(vmax, vmaxq_f32)
+EACH(vmin, vminq_f32)
 
 static inline vf vfma(vf x, vf y, vf z) {
     FOR_PARTS x.val[i] = vfmaq_f32(z.val[i], x.val[i], y.val[i]);
@@ -56,6 +57,14 @@ static inline vf vscale2(vf p, vf y) {
         p.val[i] = vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(scaled), below));
     }
     return p;
+}
+
+static inline vf vpower2(vf m) {
+    FOR_PARTS {
+        const int32x4_t n = vshlq_n_s32(vreinterpretq_s32_f32(m.val[i]), 23);
+        m.val[i] = vreinterpretq_f32_s32(vaddq_s32(n, vdupq_n_s32(127 << 23)));
+    }
+    return m;
 }
 
 static inline vf vsplit_exponent(vf x, vf *mantissa) {

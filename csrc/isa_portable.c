@@ -45,6 +45,7 @@ EACH(vsub, x.part[i] - y.part[i])
 EACH(vmul, x.part[i] * y.part[i])
 EACH(vdiv, x.part[i] / y.part[i])
 EACH(vmax, choose(x.part[i] > y.part[i], x.part[i], y.part[i]))
+EACH(vmin, choose(x.part[i] < y.part[i], x.part[i], y.part[i]))
 
 /* Two roundings: a fused product is a library call where the target has none. */
 static inline vf vfma(vf x, vf y, vf z) {
@@ -70,6 +71,12 @@ static inline vf vscale2(vf p, vf y) {
         p.part[i] = (float4)(~(y.part[i] < -126.0f) & (int4)(p.part[i] * power));
     }
     return p;
+}
+
+static inline vf vpower2(vf m) {
+    typedef uint32_t uint4 __attribute__((vector_size(16)));
+    FOR_PARTS m.part[i] = (float4)(((uint4)m.part[i] << 23) + (127u << 23));
+    return m;
 }
 
 static inline vf vsplit_exponent(vf x, vf *mantissa) {

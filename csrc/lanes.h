@@ -3,8 +3,9 @@
  * DEC_TABLE(name).
  *
  *   vload(p) vstore(p, v) vload_tail(p, n, fill) vsplat(f)
- *   vadd vsub vmul vdiv vmax (NaN in the second operand stays) vfma(a, b, c) = a * b + c
+ *   vadd vsub vmul vdiv vmax vmin (NaN in the second operand stays) vfma(a, b, c) = a * b + c
  *   vfraction(y) = y - floor(y); vscale2(p, y) = p * 2 ** floor(y), but 0 where y < -126; NaN stays
+ *   vpower2(m) = 2 ** n for m = n + 1.5 * 2 ** 23 and a whole number n from -127 to 127, 0 for -127
  *   vsplit_exponent(x, &mantissa): floor(log2(x)) and x / 2 ** that, in [1, 2), of normal x > 0
  *   vchoose_less(a, b, x, y) = a < b ? x : y
  *   mask_ge mask_le mask_gt mask_eq: bit i for lane i; vkeep(mask, v): 0 where the bit is 0

@@ -77,7 +77,7 @@ dec_status dec_linear_draw(const dec_linear *output, const float *x, int64_t x_s
 
 /* ---- layers ------------------------------------------------------------------------------------ */
 
-typedef enum dec_cell { DEC_LSTM, DEC_GRU, DEC_RNN } dec_cell;
+typedef enum dec_cell { DEC_LSTM, DEC_GRU, DEC_RNN, DEC_DENSE } dec_cell;
 
 /* sigmoid and tanh have a relative error of at most 2e-7 (where the result is a normal float). */
 typedef enum dec_activation {
@@ -98,13 +98,14 @@ typedef enum dec_activation {
  *         linear_before_reset: n = t(x_n + r (h R_n + b_n)), b_n the candidate's bias;
  *         otherwise n = t(x_n + (r h) R_n), b_n added to the input's bias.
  *   RNN   input [H], state [H]. h' = f(x + h R).
+ *   DENSE input [H], no state: it gives f(x) to the next layer. Its dec_state is not looked at.
  * Biases are added once: put the sum of ONNX's Wb and Rb in the input's bias (or table), and leave state's 0:
  * it is not read. Only linear_before_reset reads the candidate's bias. */
 typedef struct dec_layer {
     dec_cell cell;
     int64_t hidden;               /* H */
     const dec_linear *input;      /* NULL in the first layer of a network with a table */
-    const dec_linear *state;      /* from what h has: H, or the projection's outputs */
+    const dec_linear *state;      /* from what h has: H, or the projection's outputs; DENSE: NULL */
     const dec_linear *candidate;  /* GRU; else NULL */
     const dec_linear *projection; /* LSTM: h' = (o s(c')) P' + bias; NULL: none */
     const float *peepholes;       /* LSTM [3, H] for i, o, f; NULL: none */
@@ -112,8 +113,8 @@ typedef struct dec_layer {
     int coupled;                  /* LSTM: f = 1 - i; the f gate is not looked at */
     int linear_before_reset;      /* GRU */
     int residual;                 /* the next layer gets h' + this layer's input; needs equal widths */
-    dec_activation
-        activation[3]; /* as ONNX lists them: gates, candidate, (LSTM) what shows c; RNN: the first */
+    dec_activation activation
+        [3]; /* as ONNX lists them: gates, candidate, (LSTM) what shows c; RNN and DENSE: the first */
     float alpha[3], beta[3];
 } dec_layer;
 
@@ -161,27 +162,5 @@ size_t dec_network_scratch_size(const dec_network *network, int64_t rows, int64_
  * DEC_OUT_OF_RANGE: a token of row *bad lies outside the vocabulary; nothing was changed. */
 dec_status dec_network_read(const dec_network *network, const dec_feed *feed, const dec_state *states,
                             float *top, void *scratch, int64_t *bad);
-
-/* ---- many steps in one call -------------------------------------------------------------------- */
-
-/* Step, choose, and feed what was chosen, until a row ends. */
-typedef struct dec_run {
-    const dec_linear *output;
-    int64_t steps;            /* at most that many, >= 1 */
-    const dec_stream *stream; /* NULL: greedy. Otherwise the step of each row counts up from what it says */
-    const float *temperature; /* [rows], > 0; with a stream */
-    const int64_t *ends;      /* [end_count] tokens: the run stops after the step in which a row chose one */
-    int64_t end_count;
-    const volatile int *stop; /* not NULL: the run also stops after the step in which this is not 0 */
-    int64_t *tokens;          /* [rows, steps]: what was chosen */
-    float *logprobs;          /* [rows, steps] */
-} dec_run;
-
-size_t dec_network_run_scratch_size(const dec_network *network, const dec_linear *output, int64_t rows);
-/* feed: time 1 and no lengths; its tokens are the last ones of the rows, and are not changed. *done: how many
- * steps have their tokens. Results are those of dec_network_read and dec_linear_greedy or dec_linear_draw, bit
- * for bit. On an error the states are those after the step that failed. */
-dec_status dec_network_run(const dec_network *network, const dec_feed *feed, const dec_state *states,
-                           const dec_run *run, void *scratch, int64_t *done, int64_t *bad);
 
 #endif

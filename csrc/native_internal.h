@@ -14,6 +14,7 @@ enum {
  * (stride 0), or y itself. */
 typedef struct dec_tile {
     int vectors, rows;
+    int far; /* float32: fetch weights ahead */
     const float *from;
     int64_t from_stride;
     float *y;

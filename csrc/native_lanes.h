@@ -12,17 +12,23 @@
 
 /* ---- product ------------------------------------------------------------------------------------ */
 
+enum { AHEAD = 256 }; /* inputs: 16 KiB of each vector of outputs */
+
 /* One chain for each output and row, k ascending: rows and vectors only say how many chains run side by side.
- */
+ * far: the weights are fetched ahead, at a panel's end those of the next. */
 ALWAYS_INLINE void float_tile(const float *w, int64_t apart, int64_t inputs, const float *x, int64_t x_stride,
-                              const int rows, const int vectors, const float *from, int64_t from_stride,
-                              float *y, int64_t y_stride) {
+                              const int rows, const int vectors, const int far, const float *from,
+                              int64_t from_stride, float *y, int64_t y_stride) {
     vf sum[DEC_TILE_ROWS][4];
     UNROLLED for (int r = 0; r < rows; r++) UNROLLED for (int v = 0; v < vectors; v++) sum[r][v] =
         vload(from + r * from_stride + v * DEC_LANES);
     for (int64_t k = 0; k < inputs; k++, w += DEC_LANES) {
         vf weight[4];
         UNROLLED for (int v = 0; v < vectors; v++) weight[v] = vload(w + v * apart);
+        if (far) {
+            const float *ahead = w + AHEAD * DEC_LANES + (k + AHEAD < inputs ? 0 : (vectors - 1) * apart);
+            UNROLLED for (int v = 0; v < vectors; v++) __builtin_prefetch(ahead + v * apart, 0, 2);
+        }
         UNROLLED for (int r = 0; r < rows; r++) {
             const vf factor = vsplat(x[r * x_stride + k]);
             UNROLLED for (int v = 0; v < vectors; v++) sum[r][v] = vfma(factor, weight[v], sum[r][v]);
@@ -36,14 +42,17 @@ ALWAYS_INLINE void float_tiles(const float *w, int64_t apart, int64_t inputs, co
                                int64_t x_stride, const int rows, const dec_tile *tile) {
     const int most = TILE_VECTORS(rows);
     int v = 0;
+    for (; tile->far && v + most <= tile->vectors; v += most)
+        float_tile(w + v * apart, apart, inputs, x, x_stride, rows, most, 1, tile->from + v * DEC_LANES,
+                   tile->from_stride, tile->y + v * DEC_LANES, tile->y_stride);
     for (; v + most <= tile->vectors; v += most)
-        float_tile(w + v * apart, apart, inputs, x, x_stride, rows, most, tile->from + v * DEC_LANES,
+        float_tile(w + v * apart, apart, inputs, x, x_stride, rows, most, 0, tile->from + v * DEC_LANES,
                    tile->from_stride, tile->y + v * DEC_LANES, tile->y_stride);
     for (; most == 4 && v + 2 <= tile->vectors; v += 2)
-        float_tile(w + v * apart, apart, inputs, x, x_stride, rows, 2, tile->from + v * DEC_LANES,
+        float_tile(w + v * apart, apart, inputs, x, x_stride, rows, 2, 0, tile->from + v * DEC_LANES,
                    tile->from_stride, tile->y + v * DEC_LANES, tile->y_stride);
     for (; most > 1 && v < tile->vectors; v++)
-        float_tile(w + v * apart, apart, inputs, x, x_stride, rows, 1, tile->from + v * DEC_LANES,
+        float_tile(w + v * apart, apart, inputs, x, x_stride, rows, 1, 0, tile->from + v * DEC_LANES,
                    tile->from_stride, tile->y + v * DEC_LANES, tile->y_stride);
 }
 
@@ -76,12 +85,18 @@ static inline vf vabs(vf x) {
     return vmax(vsub(vsplat(0.0f), x), x); /* both operands are NaN where x is */
 }
 
-/* e ** -y - 1 as 2 ** n * p + (2 ** n - 1), p = e ** r - 1, for y in [0, 87]; n and p serve e ** -y, too. The
+static inline vf vclamp(vf x, float low, float high) { /* NaN stays */
+    return vmin(vsplat(high), vmax(vsplat(low), x));
+}
+
+/* e ** y - 1 as 2 ** n * p + (2 ** n - 1), p = e ** r - 1, for y in [-88, 88]; n and p serve e ** y, too. The
  * argument is reduced in two steps (Cody and Waite), so that y's rounding is all that is lost. */
 static inline vf vexpm1_parts(vf y, vf *power) {
-    const vf magic = vsplat(12582912.0f); /* 1.5 * 2 ** 23: adding and subtracting it rounds */
-    vf n = vsub(vadd(vmul(y, vsplat(-1.44269504f)), magic), magic);
-    vf r = vfma(n, vsplat(-0.693359375f), vsub(vsplat(0.0f), y));
+    const vf magic =
+        vsplat(12582912.0f); /* 1.5 * 2 ** 23: adding it rounds, and leaves n in the lowest bits */
+    vf m = vfma(y, vsplat(1.44269504f), magic);
+    vf n = vsub(m, magic);
+    vf r = vfma(n, vsplat(-0.693359375f), y);
     r = vfma(n, vsplat(2.12194440e-4f), r);
     /* (e ** r - 1 - r) / r ** 2 on [-ln 2 / 2, ln 2 / 2] (coefficients: Moshier's Cephes, expf) */
     vf p = vsplat(1.9875691500e-4f);
@@ -90,32 +105,39 @@ static inline vf vexpm1_parts(vf y, vf *power) {
     p = vfma(p, r, vsplat(4.1665795894e-2f));
     p = vfma(p, r, vsplat(1.6666665459e-1f));
     p = vfma(p, r, vsplat(5.0000001201e-1f));
-    *power = vscale2(vsplat(1.0f), n);
+    *power = vpower2(m);
     return vfma(vmul(p, r), r, r);
 }
 
-/* e / (1 + e) or 1 / (1 + e) with e = exp(-|x|) <= 1: nothing cancels. 0 where it would be a denormal. */
+/* What 1 is divided by: 1 + e ** -x. Nothing cancels, whatever x's sign. */
+static inline vf vsigmoid_divisor(vf x) {
+    vf power, one = vsplat(1.0f);
+    vf p = vexpm1_parts(vclamp(vsub(vsplat(0.0f), x), -88.0f, 88.0f), &power);
+    return vfma(p, power, vadd(power, one));
+}
+
 static inline vf vsigmoid(vf x) {
-    vf y = vabs(x), bound = vsplat(88.0f), power;
-    y = vchoose_less(bound, y, bound, y); /* NaN stays */
-    vf p = vexpm1_parts(y, &power);
-    vf e = vfma(p, power, power);
-    vf one = vsplat(1.0f);
-    return vdiv(vchoose_less(x, vsplat(0.0f), e, one), vadd(one, e));
+    return vdiv(vsplat(1.0f), vsigmoid_divisor(x));
 }
 
-/* -t / (2 + t) with t = exp(-2 |x|) - 1, which keeps all its digits near 0. */
-static inline vf vtanh(vf x) {
-    vf zero = vsplat(0.0f), y = vabs(x), bound = vsplat(44.0f), power;
-    y = vchoose_less(bound, y, bound, y);
+/* t and 2 + t with t = e ** 2 x - 1, which keeps all its digits near 0. From 9.02 on their quotient is 1. */
+static inline vf vtanh_parts(vf x, vf *divisor) {
+    vf power, one = vsplat(1.0f);
+    vf y = vclamp(x, -10.0f, 10.0f);
     vf p = vexpm1_parts(vadd(y, y), &power);
-    vf t = vfma(p, power, vsub(power, vsplat(1.0f)));
-    return vdiv(vchoose_less(x, zero, t, vsub(zero, t)), vadd(t, vsplat(2.0f)));
+    *divisor = vfma(p, power, vadd(power, one));
+    return vfma(p, power, vsub(power, one));
 }
 
-static inline vf vclamp(vf x, float low, float high) { /* NaN stays */
-    x = vchoose_less(x, vsplat(low), vsplat(low), x);
-    return vchoose_less(vsplat(high), x, vsplat(high), x);
+static inline vf vtanh(vf x) {
+    vf divisor, t = vtanh_parts(x, &divisor);
+    return vdiv(t, divisor);
+}
+
+/* sigmoid(x) tanh(y) with one division */
+static inline vf vsigmoid_tanh(vf x, vf y) {
+    vf divisor, t = vtanh_parts(y, &divisor);
+    return vdiv(t, vmul(vsigmoid_divisor(x), divisor));
 }
 
 static inline vf vactivate(dec_activation activation, float alpha, float beta, vf x) {
@@ -181,6 +203,12 @@ ALWAYS_INLINE void lstm_cells(const dec_layer *layer, const int usual, const flo
         if (peepholes) {
             gate[0] = vfma(vget(peepholes + j, n), cell, gate[0]);
             gate[2] = vfma(vget(peepholes + 2 * width + j, n), cell, gate[2]);
+        }
+        if (usual) {
+            cell = vadd(vdiv(cell, vsigmoid_divisor(gate[2])), vsigmoid_tanh(gate[0], gate[3]));
+            vput(c + j, cell, n);
+            vput(h + j, vsigmoid_tanh(gate[1], cell), n);
+            continue;
         }
         vf in = vapply(layer, 0, usual, gate[0]);
         vf forget = !usual && layer->coupled ? vsub(vsplat(1.0f), in) : vapply(layer, 0, usual, gate[2]);

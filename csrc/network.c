@@ -158,6 +158,16 @@ static void give_on(const dec_layer *layer, int64_t rows, const dec_state *state
     }
 }
 
+/* A dense layer is an RNN without a state: y [rows, hidden] = f(gates), plus x where it is residual. */
+static void run_dense(const dec_layer *layer, int64_t rows, float *gates, const float *x, float *y) {
+    const int64_t hidden = layer->hidden;
+    for (int64_t r = 0; r < rows; r++) {
+        dec_native_active->rnn(layer, gates + r * hidden, y + r * hidden);
+        for (int64_t j = 0; layer->residual && j < hidden; j++)
+            y[r * hidden + j] += x[r * hidden + j];
+    }
+}
+
 dec_status dec_network_read(const dec_network *network, const dec_feed *feed, const dec_state *states,
                             float *top, void *scratch, int64_t *bad) {
     const int64_t rows = feed->rows, all = rows * feed->time;
@@ -186,6 +196,11 @@ dec_status dec_network_read(const dec_network *network, const dec_feed *feed, co
             add_context(feed, gates, w.gates);
         for (int64_t t = 0; t < feed->time; t++) {
             const int64_t active = active_rows(feed, t);
+            if (layer->cell == DEC_DENSE) {
+                run_dense(layer, active, w.gates + t * rows * gates,
+                          layer->residual ? x + t * rows * width : NULL, y + t * rows * width);
+                continue;
+            }
             run_cells(layer, active, w.gates + t * rows * gates, states + i, &w);
             give_on(layer, active, states + i, layer->residual ? x + t * rows * width : NULL,
                     y + t * rows * width);

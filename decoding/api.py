@@ -85,7 +85,8 @@ def decode(
             turns. Sources of unequal length are padded and masked; where padding would change the answer, they run apart.
             A list may also hold `Request` objects, each with options of its own, among the prompts.
         strategy: `Greedy()`, `Sample(...)`, `TopN(n)` or `Beam(...)`.
-        max_new_tokens: longest output in tokens, EOS included; default the model's own, else 256.
+        max_new_tokens: longest output in tokens, EOS included; default the model's own, else 256. Outputs end earlier, also
+            with the reason "length", where the graph takes no longer sequences: `Model.describe()` says so.
         min_new_tokens: shortest output in tokens: EOS is not chosen before.
         eos_token_id: id that ends a sequence, or several; None never stops at a token; default the model's.
         stop: strings or id sequences that end an output, also across tokens; they stay in it. An id alone is a sequence
@@ -98,6 +99,8 @@ def decode(
             for each; default BOS.
         context: the values of the model's contexts, one for each prompt and the same at every step: ``{input name: array
             [prompts, ...]}``, or the array alone where there is one context; a list of arrays where they differ in length.
+            A step context has a value for each token, [prompts, tokens, ...]: token t of a sequence, counted from the first
+            of its prompt (BOS is token 0), reads value t, and the output ends with the last value ("length").
             The name of a state sets its initial state: an array [prompts, ...] of the state's shape without its batch axis.
         latents: values of the model's latents, one for each prompt, or one for each of its sequences: ``{input name: array}``, the
             array alone where there is one latent, or a list of the `latent` of hypotheses. Default: drawn by the seed. A
@@ -123,7 +126,7 @@ def decode(
     Raises:
         OptionError: an argument is wrong.
         ModelError: the model cannot be loaded or run.
-        DecodeError: logits are NaN or leave no token to choose; names the sequence and the step.
+        DecodeError: logits are NaN or leave no token to choose, or the network cannot run a step; names the sequence and the step.
     """
     model = loaded(model)
     check_flag("progress", progress)
@@ -169,6 +172,8 @@ def stream(
     **options: Unpack[Options],
 ) -> Outputs[TokenEvent]:
     """Continue every prompt as `decode()` does, and yield each token as soon as it is chosen.
+
+    The texts of a sequence's events join to its text from `decode()`: a character of several tokens comes with the last.
 
     Takes the arguments of `decode()` but teacher, teacher_ratio, workers and progress. `Beam` and `Sample(replacement=False)`
     are refused: they know no token before the end. Errors are those of `decode()`. The iterator has `close()` and is a context
@@ -241,7 +246,8 @@ def score(
         model: as in `decode()`.
         sequences: strings or ids, in any form that `decode()` takes as prompts.
         prompts: with an encoder, the source of each sequence, or one for all of them.
-        context, latents: as in `decode()`, one entry for each sequence; latents that are not given are drawn by `seed`.
+        context, latents: as in `decode()`, one entry for each sequence; latents that are not given are drawn by `seed`. A step
+            context needs a value for each token but the last.
         seed: key of those draws, as in `decode()`.
         batch_size: sequences that run together; default at most 128.
         progress: show a bar with tokens and tokens a second.
@@ -253,7 +259,7 @@ def score(
     Raises:
         OptionError: an argument is wrong.
         ModelError: the model cannot be loaded or run.
-        DecodeError: logits are NaN, infinite or all -inf.
+        DecodeError: logits are NaN, infinite or all -inf, or the network cannot run a step.
     """
     model = loaded(model)
     check_flag("progress", progress)

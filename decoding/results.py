@@ -25,7 +25,9 @@ class TokenEvent:
         prompt_index: which prompt it continues.
         output_index: which of the prompt's outputs it belongs to.
         token: the id; EOS is an event too.
-        text: the token as text; empty for EOS, None without a tokenizer.
+        text: what is known of the sequence's text with this token and was not before: empty while a character lacks some of
+            its tokens, and all that is left with the last token. Joined, the texts are `Hypothesis.text`. None without a
+            tokenizer.
         logprob: the model's own log-probability of the token.
         finish_reason: why the sequence ended with this token, None while it goes on.
     """

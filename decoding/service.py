@@ -240,6 +240,7 @@ class Engine:
         contract, latents = self._model.contract, self._model.latents
         limit = whole_number("known_states", known_states, 0, below=2**31)
         keeps = limit > 0 and contract.window is None and not latents and bool(contract.states)
+        keeps = keeps and all(state.free_axis is None for state in contract.states)  # which grow without bound
         self._known = KnownStates(limit) if keeps else None
         self._call = replace(
             call,

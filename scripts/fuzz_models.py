@@ -2,11 +2,14 @@
 
     python scripts/fuzz_models.py --kind structure --count 10000 --seed 0 --jobs 2
 
-There are three kinds of cases, all made from the files of tests/models/:
+There are four kinds of cases, the first three made from the files of tests/models/:
 
     bytes       bytes flipped, overwritten, cut out, doubled or truncated
     structure   a file that protobuf reads, with parts that are wrong (scripts/fuzz/structure.py), as a path, bytes or ModelProto
-    roles       a good file, loaded with roles of wrong kinds
+    layouts     a good file with states in random layouts (scripts/fuzz/layouts.py): decoded exactly as its cell in NumPy says,
+                or refused
+    roles       a good file, or one with ports of other ranks, types and sizes, loaded with roles of wrong kinds, or with
+                those that its error advises
 
 The kind, the seed and the number of a case make it again; `--only N` loads one, here, with its traceback. How cases end is
 in scripts/fuzz/pool.py. What the process died of is onnxruntime's or onnx's, for nothing of ours that load() calls is native.
@@ -15,6 +18,7 @@ in scripts/fuzz/pool.py. What the process died of is onnxruntime's or onnx's, fo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,10 +29,11 @@ import onnx
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.fuzz import odd, pool, ports, structure  # noqa: E402
+from scripts.fuzz import advice, layouts, odd, pool, ports, structure  # noqa: E402
+from scripts.fuzz.case import Case  # noqa: E402
 from scripts.fuzz.pool import Result  # noqa: E402
 
-KINDS = ("bytes", "structure", "roles")
+KINDS = ("bytes", "structure", "roles", "layouts")
 
 
 def damaged(seed: int, number: int) -> bytes:
@@ -74,16 +79,56 @@ def roles_of(seed: int, number: int) -> tuple[bytes, Any]:
     return data, roles
 
 
+def port_mutant(seed: int, number: int) -> bytes:
+    """A file whose declared inputs and outputs have other ranks, types and sizes."""
+    rng = np.random.default_rng((seed, number, 3))
+    seeds = structure.seeds()
+    case = Case(onnx.load_model_from_string(seeds[rng.integers(len(seeds))]), "bytes")
+    for _ in range(rng.geometric(0.5)):
+        with contextlib.suppress(ValueError, IndexError):
+            ports.reshaped(rng, case)
+    return case.proto.SerializeToString()
+
+
+def load_as_advised(seed: int, number: int) -> Any:
+    """Load one case with the roles that the errors before advise.
+
+    Raises:
+        DecodingError: they end in an error that advises no more.
+    """
+    from decoding import DecodingError, load
+
+    rng = np.random.default_rng((seed, number, 4))
+    changed = port_mutant(seed, number)
+    data = changed if rng.random() < 0.7 else roles_of(seed, number)[0]
+    graph = onnx.load_model_from_string(data).graph
+    names = [port.name for port in (*graph.input, *graph.output)]
+    roles: dict[str, Any] = {}
+    for _ in range(4):
+        try:
+            return load(data, threads=1, roles=roles)
+        except DecodingError as error:
+            if not names or (more := advice.advised(rng, str(error), names)) is None:
+                raise
+            roles = {**roles, **more}
+    return load(data, threads=1, roles=roles)
+
+
 def load_case(kind: str, seed: int, number: int) -> Any:
     """Load one case in this process.
 
     Raises:
         WronglyAccepted: it was loaded, though it has data in files that it may not read.
+        WrongScores: it was loaded, and gives other scores than its cell.
     """
     from decoding import load
 
     if kind == "bytes":
         return load(damaged(seed, number), threads=1)
+    if kind == "layouts":
+        return layouts.check(layouts.cell(seed, number), verify=number % 2 == 0)
+    if kind == "roles" and number % 2:
+        return load_as_advised(seed, number)
     if kind == "roles":
         data, roles = roles_of(seed, number)
         return load(data, threads=1, roles=roles)
@@ -123,6 +168,8 @@ def main() -> int:
     if options.only is not None:
         if kind == "structure":
             print(structure.mutant(seed, options.only).notes)
+        elif kind == "layouts":
+            print(layouts.cell(seed, options.only).notes)
         elif kind == "roles":
             print(roles_of(seed, options.only)[1])
         model = load_case(kind, seed, options.only)

@@ -18,6 +18,7 @@ NAMES = [
     "latent_generator",
     "pixel_digits",
     "plain_generator",
+    "recurrent_lm",
 ]
 
 
@@ -31,7 +32,7 @@ def test_no_example_is_forgotten():
 @pytest.mark.examples
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_reaches_its_figure(name, tmp_path):
-    for package in ("torch", "onnxscript", "sklearn", "PIL"):
+    for package in ("torch", "onnxscript", "sklearn", "PIL", "transformers"):
         pytest.importorskip(package, reason=f"{package} is not installed (pip install '.[examples]')")
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
     done = subprocess.run(

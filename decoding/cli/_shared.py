@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from importlib import import_module
 from pathlib import Path
 from textwrap import shorten
@@ -10,6 +11,16 @@ from typing import Any
 import decoding
 from decoding.errors import OptionError
 from decoding.model.model import Model
+from decoding.model.native.step import EXECUTORS
+
+
+def add_executor(parser: argparse.ArgumentParser) -> None:
+    """Add the option that chooses what runs the network."""
+    parser.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        help="what runs the network; default: the native step where it runs the graph and the network is not too large, else onnxruntime",
+    )
 
 
 def read_prompt(model: Model, prompt: str | None, name: str = "PROMPT") -> str | list[int] | None:
@@ -24,11 +35,11 @@ def read_prompt(model: Model, prompt: str | None, name: str = "PROMPT") -> str |
     if model.encoders is not None:
         if prompt is None:
             raise OptionError(f"PROMPT: {model.name} has an encoder; give a source for it to read")
-        if next(iter(model.encoders)).tokenizer is not None:
+        if any(stage.tokenizer is not None for stage in model.encoders):
             return prompt
-    if prompt is None and model.bos_token_id is None:
+    elif prompt is None and model.bos_token_id is None:
         raise OptionError(f"PROMPT: {model.name} has no BOS to start from; give a prompt to continue")
-    if prompt is None or model.tokenizer is not None:
+    if prompt is None or (model.encoders is None and model.tokenizer is not None):
         return prompt
     try:
         return [int(word) for word in prompt.split()]

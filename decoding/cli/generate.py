@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from decoding.api import decode, stream
-from decoding.cli._shared import check_picture, read_prompt, write_picture
+from decoding.cli._shared import add_executor, check_picture, read_prompt, write_picture
 from decoding.errors import OptionError
 from decoding.inputs.sources import source_tokens
 from decoding.model.load import load
 from decoding.model.model import Model
 from decoding.results import Decoded, TokenEvent
 from decoding.strategies import Beam, Greedy, Sample, Strategy
+from decoding.tokenizers import TextStream
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -51,27 +52,28 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="write a picture too, of the kind that FILE ends in (.png, .svg, .pdf): the attention map of the best output where the model "
         "has attention, else with --num-beams how the beams grew, else the tokens shaded by their probability; needs matplotlib",
     )
+    add_executor(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print one output as it is made, or several, or a beam search's, when all are finished."""
-    model = load(args.model)
+    model = load(args.model, executor=args.executor)
     prompt, strategy = read_prompt(model, args.prompt), _strategy(args)
     options: dict[str, Any] = {"max_new_tokens": args.max_new_tokens, "seed": args.seed}
     # A source is read, not continued: only a prompt belongs to the text.
     before = args.prompt or "" if model.encoders is None else ""
     if args.n == 1 and not isinstance(strategy, Beam) and args.plot is None:
-        _print_stream(before, stream(model, prompt, strategy, **options))
+        _print_stream(model, before, stream(model, prompt, strategy, **options))
         return
     options["num_return_sequences"] = args.n
     if args.plot is None:
-        _print_outputs(before, decode(model, prompt, strategy, **options), args.n)
+        _print_outputs(model, before, decode(model, prompt, strategy, **options), args.n)
         return
     plot = check_picture(args.plot)
     trace = plot.BeamTrace()
     out = decode(model, prompt, strategy, **options | _wanted_by_plot(model, strategy, trace, args.n))
-    _print_outputs(before, out, args.n)
+    _print_outputs(model, before, out, args.n)
     write_picture(_figure(plot, out, strategy, trace, source_tokens(model, prompt)), args.plot)
 
 
@@ -86,8 +88,8 @@ def _strategy(args: argparse.Namespace) -> Strategy:
     return Greedy() if args.greedy else Sample(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
 
 
-def _print_stream(before: str, events: Iterator[TokenEvent]) -> None:
-    pieces = _pieces(events)
+def _print_stream(model: Model, before: str, events: Iterator[TokenEvent]) -> None:
+    pieces = _pieces(_text_after(model, before), events)
     # The first piece first: where something is wrong, nothing is printed but the error.
     print(before + next(pieces, ""), end="", flush=True)
     for piece in pieces:
@@ -95,17 +97,26 @@ def _print_stream(before: str, events: Iterator[TokenEvent]) -> None:
     print()
 
 
-def _pieces(events: Iterator[TokenEvent]) -> Iterator[str]:
+def _text_after(model: Model, before: str) -> TextStream | None:
+    """Return a stream of the text after a prompt, with the space that may be between them; None without a tokenizer."""
+    tokenizer = model.tokenizer
+    return None if tokenizer is None else TextStream.after(tokenizer, tokenizer.encode(before) if before else [])
+
+
+def _pieces(text: TextStream | None, events: Iterable[TokenEvent]) -> Iterator[str]:
     for event in events:
-        if event.text is not None:
-            yield event.text
-        elif event.finish_reason != "eos":
-            yield f" {event.token}"
+        if event.finish_reason != "eos":
+            yield f" {event.token}" if text is None else text.push(event.token)
+    if text is not None:
+        yield text.finish()
 
 
-def _print_outputs(before: str, out: Decoded, wanted: int) -> None:
+def _print_outputs(model: Model, before: str, out: Decoded, wanted: int) -> None:
     for number, hypothesis in enumerate(out[:wanted], 1):
-        text = hypothesis.text if hypothesis.text is not None else " " + " ".join(map(str, hypothesis.tokens))
+        after, tokens = _text_after(model, before), hypothesis.tokens
+        text = (
+            " " + " ".join(map(str, tokens)) if after is None else "".join([*map(after.push, tokens), after.finish()])
+        )
         heading = "" if wanted == 1 else f"--- {number} (log-probability {hypothesis.logprob:.2f})\n"
         print(f"{heading}{before}{text}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
+from decoding.cli._shared import add_executor
 from decoding.model.load import load
 from decoding.model.model import Model
 
@@ -22,12 +23,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="NAME",
         help='print too which operators of a step onnxruntime runs where: "cpu" or "cuda"',
     )
+    add_executor(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the model's contract, and with --providers where its operators run."""
-    model = load(args.model, providers=args.providers)
+    model = load(args.model, providers=args.providers, executor=args.executor)
     print(model.describe())
     if args.providers is not None:
         print("\n" + _placement_table(model))

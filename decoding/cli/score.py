@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from decoding.api import score
-from decoding.cli._shared import check_picture, read_prompt, write_picture
+from decoding.cli._shared import add_executor, check_picture, read_prompt, write_picture
 from decoding.errors import OptionError
 from decoding.model.load import load
 from decoding.model.model import Model
@@ -32,12 +32,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="FILE",
         help="write a picture of the tokens shaded by their probability, of the kind that FILE ends in (.png, .svg, .pdf); needs matplotlib",
     )
+    add_executor(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the log-probability of each line with --lines, and the perplexity of all."""
-    model = load(args.model)
+    model = load(args.model, executor=args.executor)
     if model.encoders is not None:
         raise OptionError(
             f"{model.name} has an encoder, whose sources `decoding score` cannot be given; in Python: score(model, sequences, prompts=sources)"

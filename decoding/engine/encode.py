@@ -1,10 +1,11 @@
-"""Completes requests as they are taken from the queue: draws their latents and encodes their sources."""
+"""Completes requests as they are taken from the queue: draws their latents, encodes their sources, limits their lengths."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from decoding.engine.latents import Latents
@@ -75,6 +76,42 @@ def encoded(model: Model, requests: Sequence[EngineRequest]) -> list[EngineReque
     return found
 
 
+def limited_rows(contract: Contract, rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield the rows, each ending with the last token that the model takes.
+
+    Raises:
+        OptionError: a prompt is longer than that.
+    """
+    for sequence, request in rows:
+        most = tokens_taken(contract, request, len(request.ids))
+        if most is not None:
+            new = most - len(request.ids) + 1
+            own = request.max_new_tokens
+            request = replace(request, max_new_tokens=new if own is None else min(own, new))
+        yield sequence, request
+
+
+def tokens_taken(contract: Contract, request: EngineRequest, needed: int) -> int | None:
+    """Return how many tokens of a request the model takes: as many as there are values of every step context, and as the
+    graph allows. None for any number.
+
+    Raises:
+        OptionError: fewer than `needed`.
+    """
+    if contract.longest is not None and contract.longest < needed:
+        raise OptionError(
+            f"prompts[{request.index}]: {needed} tokens are read (BOS counts), and the model takes {contract.longest}; Model.describe() says why. Give fewer"
+        )
+    lengths = {f.name: len(request.context[f.name]) for f in contract.step_contexts if f.name in request.context}
+    for name, length in lengths.items():
+        if length < needed:
+            raise OptionError(
+                f"prompts[{request.index}]: its context {name!r} has values for {length} tokens, and {needed} are read (BOS counts); give a value for each token"
+            )
+    limits = [*lengths.values(), *([] if contract.longest is None else [contract.longest])]
+    return min(limits, default=None)
+
+
 def _checked(aux: AuxiliaryInput, value: Array, index: int) -> Array:
     for axis, (found, size) in enumerate(zip(value.shape, aux.sizes, strict=False)):
         if size is not None and found != size and not (axis == aux.source_axis and found < size):
@@ -96,7 +133,8 @@ def alike(contract: Contract, requests: Iterable[EngineRequest], ahead: int) -> 
         return
     many = iter(requests)
     while chunk := list(itertools.islice(many, len(requests) if isinstance(requests, Sequence) else ahead)):
-        for _, group in itertools.groupby(sorted(chunk, key=_shapes), key=_shapes):
+        shapes = partial(_shapes, contract)
+        for _, group in itertools.groupby(sorted(chunk, key=shapes), key=shapes):
             yield list(group)
 
 
@@ -105,8 +143,13 @@ def shares_a_batch(contract: Contract) -> bool:
     return contract.pads or not any(size is None for f in contract.contexts for size in f.sizes)
 
 
-def _shapes(request: EngineRequest) -> Any:
-    return shape_of(request.context), sorted((name, _shape(value)) for name, value in request.source.items())
+def context_shapes(contract: Contract, request: EngineRequest) -> Any:
+    """Return the shapes of a request's contexts, equal where requests can share a batch without padding."""
+    return shape_of({f.name: request.context[f.name] for f in contract.contexts if f.name in request.context})
+
+
+def _shapes(contract: Contract, request: EngineRequest) -> Any:
+    return context_shapes(contract, request), sorted((name, _shape(value)) for name, value in request.source.items())
 
 
 def _shape(value: Any) -> tuple[int, ...]:

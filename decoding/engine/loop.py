@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import cast
 
-from decoding.engine.encode import alike, encoded_rows, with_latents_of
+from decoding.engine.encode import alike, encoded_rows, limited_rows, with_latents_of
 from decoding.engine.forks import using
 from decoding.engine.request import Call, EngineRequest, FinishedSequence, RequestQueue, Row, RowSource
 from decoding.engine.search.mixed import MixedSearch, make_search
@@ -33,11 +33,13 @@ def decode_requests(
 
 
 def queue_requests(model: Model, call: Call, requests: Iterable[EngineRequest], rows: int) -> RequestQueue:
-    """Return the queue of these requests; as a request is taken, its latents are drawn and its source is encoded."""
+    """Return the queue of these requests; as a request is taken, its latents are drawn, its source is encoded and its length limited."""
 
     def prepare(given: Iterator[Row]) -> Iterator[Row]:
         given = with_latents_of(call.latents, given, model.contract)
-        return given if model.encoders is None else encoded_rows(model, given, rows)
+        if model.encoders is not None:
+            given = encoded_rows(model, given, rows)
+        return limited_rows(model.contract, given)
 
     return RequestQueue(requests, prepare)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from decoding.engine.batch.contexts import initial_states
+from decoding.engine.batch.contexts import initial_states, step_contexts
 from decoding.engine.encode import alike, encoded
 from decoding.engine.loop import decode_requests
 from decoding.engine.request import Call, EngineRequest, FinishedSequence, Settings
@@ -162,7 +162,9 @@ def _read(model: Model, requests: Sequence[EngineRequest], at: int, states: Sequ
     """Return the states after the ids at position `at`; sequences that have ended stay at their last."""
     c = model.contract
     ids = np.array([[r.ids[min(at, len(r.ids) - 1)]] for r in requests])
-    feeds = c.feeds(ids, at, pad_together(c.row_inputs, [r.context for r in requests]))
+    context = pad_together(c.row_inputs, [r.context for r in requests])
+    context |= step_contexts(c.auxiliary_inputs, requests, np.full(len(requests), at), 1)
+    feeds = c.feeds(ids, at, context)
     feeds |= {s.input: value for s, value in zip(c.states, states, strict=True)}
     return model.read_session.run(feeds, [s.output for s in c.states], only_fetched=True)
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from decoding import kernels
-from decoding.engine.batch.batch import make_batch
-from decoding.engine.batch.contexts import initial_states
-from decoding.engine.encode import alike, encoded
+from decoding.engine.batch.batch import failed_step, make_batch
+from decoding.engine.batch.contexts import initial_states, step_contexts
+from decoding.engine.encode import alike, encoded, tokens_taken
 from decoding.engine.request import Call, EngineRequest
+from decoding.errors import ModelError
 from decoding.model.contract.pad import pad_together
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
@@ -39,13 +40,18 @@ def score_sequences(
     """
     scores: dict[int, Array] = {}
     c = model.contract
-    takes_runs = c.sequence and c.window is None and c.logits.layout != "BV" and not c.draws_alone
+    takes_runs = c.sequence and c.window is None and c.logits.layout != "BV" and not c.one_token_a_run
     for group in alike(model.contract, sequences, len(sequences)):
         order = sorted(group, key=lambda r: -len(r.ids))
         for start in range(0, len(order), call.batch_size):
             own = encoded(model, order[start : start + call.batch_size])
+            for request in own:
+                tokens_taken(c, request, len(request.ids) - 1)
             by_runs = takes_runs and (model.on_device or len(own) * c.logits.vocab_size < _LARGE_STEP)
-            values = (_by_runs if by_runs else _by_steps)(model, call, own, advance)
+            try:
+                values = (_by_runs if by_runs else _by_steps)(model, call, own, advance)
+            except ModelError as error:
+                raise failed_step(model, error, History([r.ids for r in own], [r.ids[:0] for r in own])) from error
             scores |= {r.index: value for r, value in zip(own, values, strict=True)}
     return scores
 
@@ -62,15 +68,16 @@ def _by_runs(
     names = [c.logits.name, *(s.output for s in c.states)]
     states = initial_states(c, requests)
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
-    cost = model.session.bytes // 4 + _OVERHEAD
+    cost = model.weight_bytes // 4 + _OVERHEAD
     most = _PRODUCTS * (_DEVICE if model.on_device else 1)
     read, longest = 0, len(sequences[0]) - 1
     while read < longest:
         live = sum(len(s) - 1 > read for s in sequences)
         chunk = max(1, min(_LOGITS // (live * c.logits.vocab_size), most // (live * cost)))
-        end = min(len(sequences[live - 1]) - 1, read + chunk)
+        end = min(len(sequences[live - 1]) - 1, read + min(chunk, c.longest_run or chunk))
         ids = np.stack([s[read : end + 1] for s in sequences[:live]])
         context = pad_together(c.row_inputs, [r.context for r in requests[:live]])
+        context |= step_contexts(c.auxiliary_inputs, requests[:live], np.full(live, read), end - read)
         if call.latents is not None:
             keys = np.array([r.key for r in requests[:live]])
             context |= call.latents.steps(c.auxiliary_inputs, keys, np.full(live, read), end - read)

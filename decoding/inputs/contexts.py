@@ -29,7 +29,8 @@ def check_contexts(model: Model, context: Any, step_inputs: StepInputs | None, p
     """Return the contexts and initial states that the caller gives for all prompts.
 
     Args:
-        context: {input: [prompts, ...]}, or the array alone where there is one context that no encoder gives.
+        context: {input: [prompts, ...]}, or the array alone where there is one context that no encoder gives. One with a
+            value for each token is [prompts, tokens, ...].
         step_inputs: gives contexts too, so that none is missing.
 
     Raises:
@@ -37,21 +38,28 @@ def check_contexts(model: Model, context: Any, step_inputs: StepInputs | None, p
     """
     c = model.contract
     inputs = {f.name: f for f in (*c.contexts, *c.row_inputs) if f.kind != "latent"}
+    needed = (*c.contexts, *c.step_contexts)
     states = {s.input: s for s in c.states}
     encoded = set() if model.encoders is None else model.encoders.fed & inputs.keys()
-    wanted = {f.name: f.name for f in c.contexts if f.name not in encoded}
+    wanted = {f.name: f.name for f in needed if f.name not in encoded}
     given = named_values("context", context, model.name, wanted, others=(*inputs, *states))
     if fed := [name for name in given if name in encoded]:
         raise OptionError(
             f"context: {fed[0]!r} comes from the encoder; the contexts that it does not give are {', '.join(wanted) or 'none'}"
         )
-    if (missing := sorted(wanted.keys() - given.keys())) and step_inputs is None:
-        sizes = ", ".join(["prompts", *("any" if s is None else str(s) for s in inputs[missing[0]].sizes)])
+    missing = sorted(wanted.keys() - given.keys())
+    # A window shows many tokens, and step_inputs computes the values of one.
+    if missing and (step_inputs is None or (c.window is not None and inputs[missing[0]].timed)):
+        sizes = ", ".join(["prompts", *("any" if s is None else str(s) for s in _sizes(inputs[missing[0]]))])
         raise OptionError(
             f"context: the model needs {missing[0]!r}; pass context={{{missing[0]!r}: array [{sizes}]}}, or step_inputs="
         )
     return Given(
-        {name: _context(inputs[name], value, prompts, "context") for name, value in given.items() if name in inputs},
+        {
+            name: _context(inputs[name], value, prompts, "context", _sizes(inputs[name]))
+            for name, value in given.items()
+            if name in inputs
+        },
         {name: _initial_state(states[name], value, prompts) for name, value in given.items() if name not in inputs},
     )
 
@@ -81,12 +89,17 @@ def check_step_inputs(model: Model, step_inputs: Any) -> StepInputs | None:
                 f"step_inputs returned {shown(unknown[0])}: the model's contexts are {', '.join(inputs) or 'none'}"
             )
         rows = len(history)
-        return {
-            name: np.asarray(_context(inputs[name], _array(name, value, inputs[name].dtype), rows, "step_inputs"))
-            for name, value in given.items()
-        }
+        return {name: _of_step(inputs[name], value, rows) for name, value in given.items()}
 
     return checked
+
+
+def _of_step(aux: AuxiliaryInput, value: Any, rows: int) -> Array:
+    """Return what `step_inputs` computed for an input, [rows, ...]; the time axis of one with a value for each token may be missing."""
+    array = _array(aux.name, value, aux.dtype)
+    if aux.timed and np.ndim(array) == len(aux.sizes):
+        array = array[:, None]
+    return np.asarray(_context(aux, array, rows, "step_inputs", aux.sizes))
 
 
 def _array(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
@@ -94,14 +107,22 @@ def _array(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
     return value if isinstance(value, np.ndarray) else numbers(f"step_inputs[{name!r}]", value, dtype)
 
 
-def _context(aux: AuxiliaryInput, value: Any, rows: int, option: str) -> list[Array] | Array:
+def _sizes(aux: AuxiliaryInput) -> tuple[int | None, ...]:
+    """Return the sizes of what a request has for an input, None for any."""
+    if aux.kind == "step_context":
+        return (None, *aux.step_sizes)
+    return aux.sizes if aux.kind == "context" else (None,) * (aux.rank - 1)
+
+
+def _context(
+    aux: AuxiliaryInput, value: Any, rows: int, option: str, expected: tuple[int | None, ...]
+) -> list[Array] | Array:
     """Return a context of this many rows in the input's dtype: one array, or a list where rows differ in length.
 
     Raises:
         OptionError: its shape is not the input's.
     """
     name = f"{option}[{aux.name!r}]"
-    expected = aux.sizes if aux.kind == "context" else (None,) * (aux.rank - 1)
     try:
         ragged = isinstance(value, list | tuple) and len({np.shape(one) for one in value}) > 1
     except ValueError as error:
@@ -126,10 +147,10 @@ def _initial_state(state: State, value: Any, prompts: int) -> Array:
     Raises:
         OptionError: their shape is not the state's without its batch axis.
     """
-    name, sizes = f"context[{state.input!r}]", np.delete(state.initial.shape, state.batch_axis).tolist()
+    name, shape = f"context[{state.input!r}]", state.initial.shape
+    sizes = [None if i == state.free_axis else size for i, size in enumerate(shape) if i != state.batch_axis]
     array = numbers(name, value, state.dtype)
-    if list(array.shape) != [prompts, *sizes]:
-        raise OptionError(
-            f"{name} has shape {list(array.shape)}: expected {[prompts, *sizes]}, the initial state of each prompt"
-        )
+    if not _fits(array.shape, (prompts, *sizes)):
+        shown = ", ".join("any" if size is None else str(size) for size in (prompts, *sizes))
+        raise OptionError(f"{name} has shape {list(array.shape)}: expected [{shown}], the initial state of each prompt")
     return array

@@ -18,6 +18,7 @@ from decoding.inputs.latents import given_latents
 from decoding.inputs.options import own_settings
 from decoding.inputs.prompts import checked_ids, encode_prompts
 from decoding.inputs.requests import read_prompts, temperatures
+from decoding.model.contract.io import State
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.requests import Request
@@ -175,7 +176,7 @@ def _checked_state(model: Model, state: Any) -> dict[str, Array]:
             f"state={shown(state)}: expected the `state` of a hypothesis, or numpy.load() of one saved by numpy.savez"
         )
     arrays = {str(name): np.asarray(value) for name, value in state.items()}
-    wanted = {s.input: np.delete(s.initial.shape, s.batch_axis).tolist() for s in model.contract.states}
+    wanted = {s.input: _sizes(s) for s in model.contract.states}
     if missing := [name for name in (IDS, FINGERPRINT, *wanted) if name not in arrays]:
         raise OptionError(
             f"state: it lacks {missing[0]!r}; pass all arrays of a hypothesis's `state` (return_state=True)"
@@ -186,12 +187,19 @@ def _checked_state(model: Model, state: Any) -> dict[str, Array]:
             "decode prompt and output with this model instead"
         )
     for name, sizes in wanted.items():
-        if list(arrays[name].shape) != sizes:
-            raise OptionError(f"state[{name!r}] has shape {list(arrays[name].shape)}: expected {sizes}")
+        found = list(arrays[name].shape)
+        if len(found) != len(sizes) or any(size not in (None, own) for size, own in zip(sizes, found, strict=True)):
+            raise OptionError(f"state[{name!r}] has shape {found}: expected {sizes}")
     if not arrays[IDS].size:
         raise OptionError(f"state[{IDS!r}] is empty: expected the ids of prompt and output")
     arrays[IDS] = checked_ids(model, arrays[IDS], f"state[{IDS!r}]")
     return arrays
+
+
+def _sizes(state: State) -> list[int | None]:
+    """Return the sizes of a state without its batch axis; None for one that differs from row to row."""
+    sizes = [None if axis == state.free_axis else size for axis, size in enumerate(state.initial.shape)]
+    return sizes[: state.batch_axis] + sizes[state.batch_axis + 1 :]
 
 
 def _check_temperature(strategy: Strategy) -> None:

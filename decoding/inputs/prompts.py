@@ -17,7 +17,7 @@ def encode_prompts(model: Model, prompts: Any, *, bos: bool = True, first: int =
     """Return each prompt as int64 ids, at least one.
 
     Args:
-        bos: put the model's BOS in front of texts.
+        bos: put the model's `text_start` in front of texts.
         first: number of the first prompt in messages.
         name: the argument in messages.
 
@@ -73,7 +73,7 @@ def _from_text(model: Model, text: str, bos: bool, name: str) -> Ids:
         raise OptionError(
             f"{name}: {model.name} has no vocabulary, so a text cannot be read; pass ids, or load(..., tokenizer=...)"
         )
-    start = [model.bos_token_id] if bos and model.bos_token_id is not None else []
+    start = list(model.text_start) if bos else []
     return checked_ids(model, start + model.tokenizer.encode(text), "the tokenizer's ids")
 
 

@@ -52,7 +52,7 @@ def source_tokens(model: Model, prompts: Any) -> list[str] | None:
     if len(source) != 1:
         return None
     ((name, ids),) = source.items()
-    tokenizer = model.encoders.stages[model.encoders.sources[name][0]].tokenizer or model.tokenizer
+    tokenizer = model.encoders.stages[model.encoders.sources[name][0]].tokenizer
     are_ids = isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype.kind == "i"
     return token_texts(tokenizer, ids.tolist()) if are_ids and tokenizer is not None else None
 
@@ -141,10 +141,10 @@ class _Reader:
 
     def _encode(self, text: str, name: str) -> list[int]:
         """Return the ids of a text, between the encoder's own BOS and EOS where its file has them."""
-        tokenizer = self._stage.tokenizer or self._model.tokenizer
+        tokenizer = self._stage.tokenizer
         if tokenizer is None:
             raise OptionError(
-                f"{name}: {self._stage.name} has no vocabulary, so a text cannot be read; pass ids, or load(..., tokenizer=...)"
+                f"{name}: the encoder {self._stage.name} has no vocabulary, so a text cannot be read; pass ids, or load(..., encoder_tokenizer=...)"
             )
         return [*self._stage.bos, *tokenizer.encode(text), *self._stage.eos]
 

@@ -8,9 +8,9 @@ from decoding.engine.request import Call
 from decoding.errors import OptionError, whole_number
 from decoding.model.model import Model
 
-# Rows that make a worker worth it, and bytes of weights from which it takes a whole batch, as weights are then read from
+# Rows that make a worker worth it (fewer with the native step, which has nothing else that needs threads), and bytes of weights from which it takes a whole batch, as weights are then read from
 # memory at every step of every worker; both measured in docs/benchmarks/decode.md.
-ROWS_OF_A_WORKER, LARGE_NETWORK = 64, 40 << 20
+ROWS_OF_A_WORKER, ROWS_OF_A_NATIVE_WORKER, LARGE_NETWORK = 64, 16, 40 << 20
 
 # Each has a batch and a thread of its own: 2**31 of them were made one after the other until the machine was full.
 MOST_WORKERS = 1024
@@ -34,7 +34,8 @@ def choose_workers(model: Model, call: Call, workers: int | None, rows: int, *, 
     if model.session.threads is not None or processors:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    enough = call.batch_size if model.weight_bytes > LARGE_NETWORK else min(call.batch_size, ROWS_OF_A_WORKER)
+    worth_it = ROWS_OF_A_NATIVE_WORKER if model.executor == "native" else ROWS_OF_A_WORKER
+    enough = call.batch_size if model.weight_bytes > LARGE_NETWORK else min(call.batch_size, worth_it)
     return max(1, min(cores, rows // enough))
 
 

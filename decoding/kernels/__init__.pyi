@@ -97,10 +97,9 @@ class NativeNetwork:
     def bind(
         self,
         tokens: Ids,
-        states: Sequence[tuple[NDArray[Any], NDArray[Any] | None]],
+        states: Sequence[tuple[NDArray[Any] | None, NDArray[Any] | None]],
         logits: NDArray[Any] | None,
         contexts: Sequence[NDArray[Any]] = (),
-        copies: Sequence[tuple[NDArray[Any], NDArray[Any]]] = (),
     ) -> NativeRun: ...
 
 class NativeRun:

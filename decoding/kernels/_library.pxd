@@ -130,6 +130,7 @@ cdef extern from "native.h":
         DEC_LSTM
         DEC_GRU
         DEC_RNN
+        DEC_DENSE
 
     ctypedef enum dec_activation:
         DEC_SIGMOID
@@ -191,3 +192,9 @@ cdef void c_linear_product(const dec_linear *linear, const float *x, int64_t x_s
 cdef size_t network_scratch_size(const dec_network *network, int64_t rows, int64_t time) noexcept nogil
 cdef dec_status c_network_read(const dec_network *network, const dec_feed *feed, const dec_state *states,
                                float *top, void *scratch, int64_t *bad) noexcept nogil
+cdef size_t choose_scratch_size(const dec_linear *output, int64_t rows) noexcept nogil
+cdef dec_status c_linear_greedy(const dec_linear *output, const float *x, int64_t x_stride, int64_t rows,
+                                int64_t *tokens, float *logprobs, void *scratch, int64_t *bad) noexcept nogil
+cdef dec_status c_linear_draw(const dec_linear *output, const float *x, int64_t x_stride, int64_t rows,
+                              const dec_stream *stream, const float *temperature, int64_t *tokens,
+                              float *logprobs, void *scratch, int64_t *bad) noexcept nogil

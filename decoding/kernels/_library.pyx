@@ -169,6 +169,9 @@ cdef extern from "native.h":
     void dec_linear_product(...) noexcept nogil
     size_t dec_network_scratch_size(...) noexcept nogil
     dec_status dec_network_read(...) noexcept nogil
+    size_t dec_choose_scratch_size(...) noexcept nogil
+    dec_status dec_linear_greedy(...) noexcept nogil
+    dec_status dec_linear_draw(...) noexcept nogil
 
 
 cdef size_t linear_size(int64_t inputs, int64_t outputs, dec_number number) noexcept nogil:
@@ -197,6 +200,21 @@ cdef size_t network_scratch_size(const dec_network *network, int64_t rows, int64
 cdef dec_status c_network_read(const dec_network *network, const dec_feed *feed, const dec_state *states,
                                float *top, void *scratch, int64_t *bad) noexcept nogil:
     return dec_network_read(network, feed, states, top, scratch, bad)
+
+
+cdef size_t choose_scratch_size(const dec_linear *output, int64_t rows) noexcept nogil:
+    return dec_choose_scratch_size(output, rows)
+
+
+cdef dec_status c_linear_greedy(const dec_linear *output, const float *x, int64_t x_stride, int64_t rows,
+                                int64_t *tokens, float *logprobs, void *scratch, int64_t *bad) noexcept nogil:
+    return dec_linear_greedy(output, x, x_stride, rows, tokens, logprobs, scratch, bad)
+
+
+cdef dec_status c_linear_draw(const dec_linear *output, const float *x, int64_t x_stride, int64_t rows,
+                              const dec_stream *stream, const float *temperature, int64_t *tokens,
+                              float *logprobs, void *scratch, int64_t *bad) noexcept nogil:
+    return dec_linear_draw(output, x, x_stride, rows, stream, temperature, tokens, logprobs, scratch, bad)
 
 
 def instruction_set():

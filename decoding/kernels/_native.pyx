@@ -3,13 +3,13 @@
 cimport numpy as cnp
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from decoding.kernels._library cimport (
-    DEC_AFFINE, DEC_FLOAT32, DEC_GRU, DEC_HARD_SIGMOID, DEC_INT8, DEC_LEAKY_RELU, DEC_LSTM, DEC_OK, DEC_RELU, DEC_RNN,
-    DEC_SCALED_TANH, DEC_SIGMOID, DEC_SOFTSIGN, DEC_TANH, c_linear_pack, c_linear_product, c_network_read, dec_activation,
-    dec_feed, dec_layer, dec_linear, dec_network, dec_number, dec_state, dec_status, linear_scratch_size, linear_size,
-    network_scratch_size,
+    DEC_AFFINE, DEC_DENSE, DEC_FLOAT32, DEC_GRU, DEC_HARD_SIGMOID, DEC_INT8, DEC_LEAKY_RELU, DEC_LSTM, DEC_OK, DEC_RELU, DEC_RNN,
+    DEC_SCALED_TANH, DEC_SIGMOID, DEC_SOFTSIGN, DEC_TANH, c_linear_draw, c_linear_greedy, c_linear_pack, c_linear_product,
+    c_network_read, choose_scratch_size, dec_activation, dec_feed, dec_layer, dec_linear, dec_number, dec_state, dec_status,
+    dec_stream, linear_scratch_size, linear_size, network_scratch_size,
 )
 
 import numpy as np
@@ -18,7 +18,7 @@ from decoding.errors import ModelError
 
 cnp.import_array()
 
-_CELLS = {"LSTM": DEC_LSTM, "GRU": DEC_GRU, "RNN": DEC_RNN}
+_CELLS = {"LSTM": DEC_LSTM, "GRU": DEC_GRU, "RNN": DEC_RNN, "DENSE": DEC_DENSE}
 _ACTIVATIONS = {
     "sigmoid": DEC_SIGMOID, "tanh": DEC_TANH, "relu": DEC_RELU, "affine": DEC_AFFINE, "hard_sigmoid": DEC_HARD_SIGMOID,
     "leaky_relu": DEC_LEAKY_RELU, "scaled_tanh": DEC_SCALED_TANH, "softsign": DEC_SOFTSIGN,
@@ -28,13 +28,31 @@ cdef enum:
     LARGEST = 127
     # Floats of the gates of one part of a chunk (8 MiB): a longer chunk is read in parts, which gives the same bits.
     PART = 1 << 21
+    # Longest rows of logits for which scanning them block by block while they are computed is not slower than computing,
+    # then scanning them all: 1 to 3 % faster up to 8192, but 3 to 13 % slower above, where one block is computed again.
+    FUSED = 8192
+
+# Seconds after which a call that takes many steps returns: Ctrl-C, and a caller who leaves, are noticed between calls.
+# Returning and entering again costs 2 us, which nobody sees in 10 ms.
+cdef double LONGEST = 0.01
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long long tv_sec
+        long tv_nsec
+    int timespec_get(timespec *now, int base)
+    int TIME_UTC
 
 
-cdef class _Scratch:
+cdef double seconds() noexcept nogil:
+    """Return the time of the clock; it may be set while a call runs, so a difference may be negative."""
+    cdef timespec now
+    timespec_get(&now, TIME_UTC)
+    return <double> now.tv_sec + 1e-9 * <double> now.tv_nsec
+
+
+cdef class Scratch:
     """Memory of one run at a time."""
-
-    cdef char *memory
-    cdef size_t size
 
     def __dealloc__(self):
         free(self.memory)
@@ -49,6 +67,20 @@ cdef class _Scratch:
             self.size = size
         return 0
 
+    cdef void begin(self) noexcept nogil:
+        """Start the clock of a call that takes many steps."""
+        self.start = self.last = seconds()
+
+    cdef double lap(self) noexcept nogil:
+        """Return the seconds since the last lap, or since the call began."""
+        cdef double before = self.last
+        self.last = seconds()
+        return self.last - before
+
+    cdef bint is_over(self) noexcept nogil:
+        """Return whether, at the last lap, the call had run so long that it is to return to Python."""
+        return not 0 <= self.last - self.start < LONGEST
+
 
 cdef class NativeNetwork:
     """Packed weights, only read after they are made: any number of threads may run them.
@@ -60,20 +92,11 @@ cdef class NativeNetwork:
         name: of the model, for messages.
     """
 
-    cdef dec_network network
-    cdef dec_layer *layers
-    cdef dec_linear *linears
-    cdef dec_linear *output
-    cdef dec_linear *contexts
-    cdef int64_t packed, context_count, width, gates
-    cdef list keep, pool
-    cdef str name
-
     def __cinit__(self, arrays, *, bint int8=False, bint table=True, str name="network"):
         cdef int64_t count = len(arrays.layers)
         self.keep, self.pool, self.name = [], [], name
         self.layers = <dec_layer *>calloc(count, sizeof(dec_layer))
-        self.linears = <dec_linear *>calloc(3 * count + 1 + len(arrays.contexts), sizeof(dec_linear))
+        self.linears = <dec_linear *>calloc(4 * count + 1 + len(arrays.contexts), sizeof(dec_linear))
         if self.layers == NULL or self.linears == NULL:
             raise MemoryError(f"{count} layers")
         self.network.layers, self.network.layer_count = self.layers, count
@@ -83,7 +106,7 @@ cdef class NativeNetwork:
         for i, layer in enumerate(arrays.layers):
             self._layer(&self.layers[i], layer, int8, i > 0 or self.network.table == NULL)
         self.output = self._pack(arrays.output, arrays.output_bias, int8)
-        self.width = self.layers[count - 1].hidden
+        self.width = arrays.layers[count - 1].width
         self.contexts, self.context_count = &self.linears[self.packed], len(arrays.contexts)
         for weights in arrays.contexts:
             self._pack(weights, None, int8)
@@ -96,7 +119,7 @@ cdef class NativeNetwork:
         """The embedding, the table, or both where a residual connection reads the embedding too."""
         cdef cnp.ndarray embedding, values
         cdef dec_linear *product
-        cdef _Scratch scratch = _Scratch()
+        cdef Scratch scratch = Scratch()
         first = arrays.layers[0]
         if arrays.embedding is not None:
             embedding = np.ascontiguousarray(arrays.embedding, np.float32)
@@ -123,9 +146,12 @@ cdef class NativeNetwork:
         cdef cnp.ndarray peepholes
         to.cell, to.hidden = _CELLS[layer.cell], layer.hidden
         to.input = self._pack(layer.input, layer.bias, int8) if reads else NULL
-        to.state = self._pack(layer.state, None, int8)
+        if layer.state is not None:
+            to.state = self._pack(layer.state, None, int8)
         if layer.candidate is not None:
             to.candidate = self._pack(layer.candidate, layer.candidate_bias, int8)
+        if layer.projection is not None:
+            to.projection = self._pack(layer.projection, layer.projection_bias, int8)
         if layer.peepholes is not None:
             peepholes = np.ascontiguousarray(layer.peepholes, np.float32)
             self.keep.append(peepholes)
@@ -159,44 +185,30 @@ cdef class NativeNetwork:
         """Bytes of packed weights and tables."""
         return sum(array.nbytes for array in self.keep)
 
-    def bind(self, tokens, states, logits, contexts=(), copies=()):
+    def bind(self, tokens, states, logits, contexts=()):
         """Prepare runs over arrays that stay where they are.
 
         Args:
             tokens: int64 [rows, time].
-            states: for each layer (h, c) as float32 [rows, width], each row contiguous; c is None but for LSTM.
+            states: for each layer (h, c) as float32 [rows, width], each row contiguous; c is None but for LSTM, both are for DENSE.
             logits: float32 [time, rows, outputs], or None where they are not wanted.
             contexts: float32 [rows, n] for each context.
-            copies: pairs of arrays of one size: before the run the first is copied to the second.
         """
-        return NativeRun(self, tokens, states, logits, contexts, copies)
+        return NativeRun(self, tokens, states, logits, contexts)
 
 
 cdef class NativeRun:
     """A run over arrays that it keeps alive; one thread at a time."""
 
-    cdef NativeNetwork network
-    cdef dec_state *states
-    cdef void **copies
-    cdef size_t *copied
-    cdef const float **contexts
-    cdef const int64_t *tokens
-    cdef float *logits
-    cdef int64_t rows, time, part, copy_count
-    cdef size_t size, top_at, context_at, scratch_at
-    cdef tuple keep
-
-    def __cinit__(self, NativeNetwork network, tokens, states, logits, contexts, copies):
-        cdef int64_t i, count = network.network.layer_count, longest = 0
-        cdef size_t product = 0
+    def __cinit__(self, NativeNetwork network, tokens, states, logits, contexts):
+        cdef int64_t i, count = network.network.layer_count, longest = 0, wide = 0
+        cdef size_t most
         self.network = network
-        self.keep = (tokens, states, logits, contexts, copies)
+        self.keep = (tokens, states, logits, contexts)
         self.rows, self.time = tokens.shape
         self.states = <dec_state *>calloc(count, sizeof(dec_state))
-        self.copies = <void **>calloc(2 * len(copies) + 1, sizeof(void *))
-        self.copied = <size_t *>calloc(len(copies) + 1, sizeof(size_t))
         self.contexts = <const float **>calloc(len(contexts) + 1, sizeof(void *))
-        if self.states == NULL or self.copies == NULL or self.copied == NULL or self.contexts == NULL:
+        if self.states == NULL or self.contexts == NULL:
             raise MemoryError("a run")
         self._check(tokens, np.int64, (self.rows, self.time), True)
         self.tokens = <const int64_t *>cnp.PyArray_DATA(tokens)
@@ -206,33 +218,34 @@ cdef class NativeRun:
         if len(states) != count or len(contexts) != network.context_count:
             raise ValueError(f"{len(states)} states, {len(contexts)} contexts: expected {count}, {network.context_count}")
         for i in range(count):
-            self._state(&self.states[i], states[i], network.layers[i].hidden, network.layers[i].cell == DEC_LSTM)
+            if network.layers[i].cell != DEC_DENSE:
+                self._state(&self.states[i], states[i], &network.layers[i])
         for i in range(network.context_count):
             self._check(contexts[i], np.float32, (self.rows, network.contexts[i].inputs), True)
             self.contexts[i] = <const float *>cnp.PyArray_DATA(contexts[i])
-        for before, after in copies:
-            self._check(after, before.dtype, before.shape, True)
-            self._check(before, before.dtype, before.shape, True)
-            self.copies[2 * self.copy_count] = cnp.PyArray_DATA(before)
-            self.copies[2 * self.copy_count + 1] = cnp.PyArray_DATA(after)
-            self.copied[self.copy_count] = before.nbytes
-            self.copy_count += 1
+            wide += network.contexts[i].inputs
+        if network.context_count:
+            self.context = <float *>malloc(self.rows * network.gates * sizeof(float) + 1)
+            self.taken = <float *>malloc(self.rows * wide * sizeof(float) + 1)
+            if self.context == NULL or self.taken == NULL:
+                raise MemoryError("the contexts of a run")
         for i in range(count):
             longest = max(longest, network.layers[i].hidden * 4)
+        most = self.rows * longest * sizeof(float)  # as much as a layer's states and more
         self.part = max(1, min(self.time, PART // max(1, self.rows * longest)))
+        most = max(most, network_scratch_size(&network.network, self.rows, self.part),
+                   linear_scratch_size(network.output, self.rows * self.part),
+                   choose_scratch_size(network.output, self.rows))
         for i in range(network.context_count):
-            product = max(product, linear_scratch_size(&network.contexts[i], self.rows))
-        product = max(product, linear_scratch_size(network.output, self.rows * self.part))
-        product = max(product, network_scratch_size(&network.network, self.rows, self.part))
-        self.context_at = (self.rows * self.part * network.width * 4 + 63) // 64 * 64
-        self.scratch_at = self.context_at + (self.rows * network.gates * 4 + 63) // 64 * 64
-        self.size = self.scratch_at + product + 64
+            most = max(most, linear_scratch_size(&network.contexts[i], self.rows))
+        self.scratch_at = (self.rows * self.part * network.width * 4 + 63) // 64 * 64
+        self.size = self.scratch_at + most + 64
 
     def __dealloc__(self):
         free(self.states)
-        free(self.copies)
-        free(self.copied)
         free(self.contexts)
+        free(self.context)
+        free(self.taken)
 
     cdef int _check(self, array, dtype, shape, bint contiguous) except -1:
         if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape or not (
@@ -241,11 +254,13 @@ cdef class NativeRun:
             raise ValueError(f"{getattr(array, 'dtype', type(array))} of shape {np.shape(array)}: expected {dtype} of shape {shape}")
         return 0
 
-    cdef int _state(self, dec_state *to, pair, int64_t hidden, bint has_c) except -1:
+    cdef int _state(self, dec_state *to, pair, const dec_layer *layer) except -1:
+        cdef bint has_c = layer.cell == DEC_LSTM
+        cdef int64_t hidden = layer.hidden, width = hidden if layer.projection == NULL else layer.projection.outputs
         h, c = pair
-        for array in (h, c) if has_c else (h,):
-            self._check(array, np.float32, (self.rows, hidden), False)
-            if (hidden > 1 and array.strides[1] != 4) or array.strides[0] % 4:
+        for array, size in ((h, width), (c, hidden)) if has_c else ((h, width),):
+            self._check(array, np.float32, (self.rows, size), False)
+            if (size > 1 and array.strides[1] != 4) or array.strides[0] % 4:
                 raise ValueError(f"a state with strides {array.strides}: expected contiguous rows")
         to.h, to.h_stride = <float *>cnp.PyArray_DATA(h), h.strides[0] // 4
         if has_c:
@@ -258,43 +273,126 @@ cdef class NativeRun:
         Raises:
             ModelError: a token lies outside the vocabulary.
         """
-        cdef NativeNetwork network = self.network
-        cdef dec_status status
-        cdef int64_t bad = 0
-        # Each run borrows its scratch, so that threads share a network and a network keeps no more than threads need.
-        cdef _Scratch scratch = network.pool.pop() if network.pool else _Scratch()
-        scratch.reserve(self.size)
-        cdef char *memory = scratch.memory
+        cdef Scratch scratch = self.borrow()
+        cdef dec_status status = DEC_OK
+        cdef int64_t start = 0, time, bad = 0
         with nogil:
-            status = self._run(network, memory, &bad)
-        network.pool.append(scratch)
+            self.add_contexts(scratch)
+            while start < self.time and status == DEC_OK:
+                time = min(self.part, self.time - start)
+                status = self.read(scratch, start, time, &bad)
+                if status == DEC_OK and self.logits != NULL:
+                    self.project(scratch, start, time)
+                start += time
+        self.give_back(scratch)
         if status != DEC_OK:
-            raise ModelError(f"{network.name}: the step failed: row {bad} has a token that lies outside the embedding; "
-                             f"expected 0 <= token < {network.network.vocabulary}")  # fmt: skip
+            raise self.refused(bad)
 
-    cdef dec_status _run(self, NativeNetwork network, char *memory, int64_t *bad) noexcept nogil:
+    cdef Scratch borrow(self):
+        """Return memory for a run. Threads share a network, which keeps no more of it than they need."""
+        cdef list pool = self.network.pool
+        cdef Scratch scratch = pool.pop() if pool else Scratch()
+        scratch.reserve(self.size)
+        scratch.begin()
+        return scratch
+
+    cdef void give_back(self, Scratch scratch):
+        self.network.pool.append(scratch)
+
+    cdef void add_contexts(self, Scratch scratch) noexcept nogil:
+        """Compute what the contexts add to the first layer's gates, for the rows whose contexts changed since the last run."""
+        cdef int64_t i, start = 0, end
+        cdef const dec_linear *linear
+        if self.network.context_count == 0:
+            return
+        while start < self.rows:
+            end = start
+            while end < self.rows and self._takes_context(end):
+                end += 1
+            if end > start:
+                for i in range(self.network.context_count):
+                    linear = &self.network.contexts[i]
+                    c_linear_product(linear, self.contexts[i] + start * linear.inputs, linear.inputs, end - start,
+                                     self.context + start * self.network.gates, self.network.gates, i > 0,
+                                     self._work(scratch))
+            start = end + 1
+        self.computed = True
+
+    cdef bint _takes_context(self, int64_t row) noexcept nogil:
+        """Return whether a context of the row is another than in the last run, and keep it for the next."""
+        cdef bint other = not self.computed
+        cdef float *kept = self.taken
+        cdef const float *own
+        cdef int64_t i, n
+        for i in range(self.network.context_count):
+            n = self.network.contexts[i].inputs
+            own = self.contexts[i] + row * n
+            if other or memcmp(kept + row * n, own, n * sizeof(float)) != 0:
+                other = True
+                memcpy(kept + row * n, own, n * sizeof(float))
+            kept += self.rows * n
+        return other
+
+    cdef dec_status read(self, Scratch scratch, int64_t start, int64_t time, int64_t *bad) noexcept nogil:
+        """Run the layers over the tokens [start, start + time)."""
         cdef dec_feed feed
-        cdef dec_status status
-        cdef int64_t i, start
-        cdef float *top = <float *>(<size_t>(memory + 63) // 64 * 64)
-        cdef float *context = <float *>(<char *>top + self.context_at)
-        cdef void *scratch = <char *>top + self.scratch_at
-        for i in range(self.copy_count):
-            memcpy(self.copies[2 * i + 1], self.copies[2 * i], self.copied[i])
-        feed.rows, feed.token_stride, feed.vectors, feed.lengths = self.rows, self.time, NULL, NULL
-        feed.context, feed.context_stride = context if network.context_count else NULL, network.gates
-        for i in range(network.context_count):
-            c_linear_product(&network.contexts[i], self.contexts[i], network.contexts[i].inputs, self.rows, context,
-                             network.gates, i > 0, scratch)
-        start = 0
-        while start < self.time:
-            feed.time, feed.tokens = min(self.part, self.time - start), self.tokens + start
-            status = c_network_read(&network.network, &feed, self.states, top, scratch, bad)
-            if status != DEC_OK:
-                return status
-            if self.logits != NULL:
-                c_linear_product(network.output, top, network.width, self.rows * feed.time,
-                                 self.logits + start * self.rows * network.output.outputs, network.output.outputs, 0,
-                                 scratch)
-            start += feed.time
-        return DEC_OK
+        feed.rows, feed.time, feed.vectors, feed.lengths = self.rows, time, NULL, NULL
+        feed.tokens, feed.token_stride = self.tokens + start, self.time
+        feed.context = self.context
+        feed.context_stride = self.network.gates
+        return c_network_read(&self.network.network, &feed, self.states, self._top(scratch), self._work(scratch), bad)
+
+    cdef void project(self, Scratch scratch, int64_t start, int64_t time) noexcept nogil:
+        """Write the logits of the tokens that were read last."""
+        cdef int64_t outputs = self.network.output.outputs
+        c_linear_product(self.network.output, self._top(scratch), self.network.width, self.rows * time,
+                         self.logits + start * self.rows * outputs, outputs, 0, self._work(scratch))
+
+    cdef dec_status choose(self, Scratch scratch, const dec_stream *stream, const float *temperature, int64_t *tokens,
+                           float *logprobs, int64_t *bad) noexcept nogil:
+        """Choose a token of each row after the one that was read last, without writing the logits.
+
+        Args:
+            stream: of the draws; NULL takes the most probable token.
+        """
+        cdef int64_t width = self.network.width
+        if stream == NULL:
+            return c_linear_greedy(self.network.output, self._top(scratch), width, self.rows, tokens, logprobs,
+                                   self._work(scratch), bad)
+        return c_linear_draw(self.network.output, self._top(scratch), width, self.rows, stream, temperature, tokens, logprobs,
+                             self._work(scratch), bad)
+
+    cdef bint fuses(self) noexcept nogil:
+        """Return whether `choose` is as fast as `project` and a choice after it."""
+        return self.network.output.outputs <= FUSED
+
+    cdef void move_rows(self, Scratch scratch, const int64_t *rows) noexcept nogil:
+        """Give each row the states of `rows[row]`."""
+        cdef int64_t i, hidden
+        for i in range(self.network.network.layer_count):
+            hidden = self.network.layers[i].hidden
+            self._move(self.states[i].h, self.states[i].h_stride, hidden, rows, <float *>self._work(scratch))
+            if self.states[i].c != NULL:
+                self._move(self.states[i].c, self.states[i].c_stride, hidden, rows, <float *>self._work(scratch))
+
+    cdef void _move(self, float *state, int64_t stride, int64_t hidden, const int64_t *rows, float *aside) noexcept nogil:
+        cdef int64_t r
+        for r in range(self.rows):
+            if rows[r] != r:
+                memcpy(aside + r * hidden, state + rows[r] * stride, hidden * sizeof(float))
+        for r in range(self.rows):
+            if rows[r] != r:
+                memcpy(state + r * stride, aside + r * hidden, hidden * sizeof(float))
+
+    cdef object refused(self, int64_t row):
+        """Return the error of a row whose token the network cannot read."""
+        return ModelError(f"{self.network.name}: the step failed: row {row} has a token that lies outside the embedding; "
+                          f"expected 0 <= token < {self.network.network.vocabulary}")  # fmt: skip
+
+    # The parts of the memory: what the output product takes [time, rows, width], and the rest.
+
+    cdef float *_top(self, Scratch scratch) noexcept nogil:
+        return <float *>((<size_t>scratch.memory + 63) // 64 * 64)
+
+    cdef void *_work(self, Scratch scratch) noexcept nogil:
+        return <char *>self._top(scratch) + self.scratch_at

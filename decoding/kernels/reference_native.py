@@ -95,7 +95,7 @@ class Layer:
     Attributes:
         cell: "LSTM", "GRU" or "RNN".
         input: of all gates, with the sum of ONNX's two biases (GRU with linear_before_reset: Rb of h is the candidate's).
-        state: of all gates; of a GRU, of z and r. Its bias is not added.
+        state: of all gates; of a GRU, of z and r; None of a dense layer. Its bias is not added.
         candidate: of a GRU's h; its bias counts with linear_before_reset alone.
         projection: of an LSTM's h, or None.
         peepholes: [3, hidden] for i, o and f, or None.
@@ -108,7 +108,7 @@ class Layer:
     cell: str
     hidden: int
     input: Linear
-    state: Linear
+    state: Linear | None = None
     candidate: Linear | None = None
     projection: Linear | None = None
     peepholes: Floats | None = None
@@ -128,6 +128,7 @@ class Layer:
 
     def from_state(self, h: Floats) -> Floats:
         """The state's part of the gates: the product without a bias."""
+        assert self.state is not None
         return Linear(self.state.weights, None, self.state.int8, self.state.largest)(h)
 
 
@@ -193,7 +194,9 @@ class Network:
                 gates = Linear(entry.weights, entry.bias)(x) if i == 0 and self.table else entry(x)
                 if i == 0 and context is not None:
                     gates = gates + context
-                if layer.cell == "LSTM":
+                if layer.cell == "DENSE":
+                    h[i] = layer.activate(0, gates)
+                elif layer.cell == "LSTM":
                     h[i], c[i] = lstm(layer, gates, h[i], c[i])
                 else:
                     h[i] = (gru if layer.cell == "GRU" else rnn)(layer, gates, h[i])

@@ -8,9 +8,10 @@ import numpy as np
 
 from decoding.arguments import numbers
 from decoding.errors import ModelError, OptionError, shown, whole_number
-from decoding.model.graph.graph import Graph, ModelFile
+from decoding.model.graph.graph import ModelFile
 from decoding.model.graph.types import Array, Port, listing
 from decoding.model.runtime.session import Session
+from decoding.model.runtime.versions import read_graph
 
 
 class Discriminator:
@@ -39,7 +40,7 @@ class Discriminator:
         providers: Any = None,
         threads: int | None = None,
     ) -> None:
-        graph = Graph.load(model)
+        graph = read_graph(model)
         self.name = graph.name
         self._token = _the_one(graph.name, "token", "input", graph.inputs, token)
         self._score = _the_one(graph.name, "score", "output", graph.outputs, score)

@@ -27,6 +27,7 @@ from decoding.model.passes.device_step import DeviceStep, Reduction, can_reduce
 from decoding.model.passes.fold_embedding import fold_embedding
 from decoding.model.passes.lower_recurrent import left_to_the_cpu
 from decoding.model.roles.given import json_metadata
+from decoding.model.roles.text import text_edges
 from decoding.model.runtime.session import NodeRun, Session
 from decoding.model.save import save_model
 from decoding.model.single_run import checked_inputs, count_rows, feeds_of
@@ -43,6 +44,7 @@ class Model:
         encoders: the encoders that compute contexts and initial states from sources, or None.
         tokenizer: turns text into ids and back, or None.
         bos_token_id, pad_token_id: special ids, or None.
+        text_start: ids before a text prompt: BOS where there is one, or those that the tokenizer itself puts there.
         eos_token_id: ids that end a sequence; there may be none.
         max_new_tokens: the longest output that the file asks for, in tokens, or None.
         session: onnxruntime's, over the graph; `read_session` reads prompts and scores sequences, `step_session` runs
@@ -67,6 +69,7 @@ class Model:
         eos = json_metadata(graph, "decoding.eos", [])
         eos = eos if isinstance(eos, list) else [eos]
         self.eos_token_id = tuple(_checked(graph, "decoding.eos", e, 0, vocab_size) for e in eos)
+        self.text_start = text_edges(graph)[0]
         self.max_new_tokens = _number(graph, "decoding.max_new_tokens", 1, 2**31)
 
     def single_threaded(self) -> Model:
@@ -74,7 +77,8 @@ class Model:
         with self._lock:
             if self._alone is None:
                 wanted = self.session.wanted
-                program = self._program.reopened(lambda graph: Session(graph, providers=wanted, threads=1))
+                later = self._program.native is not None  # which runs in one thread as it is
+                program = self._program.reopened(lambda graph: Session(graph, providers=wanted, threads=1, later=later))
                 self._alone = Model(program, self.tokenizer, self._file, self.encoders)
         return self._alone
 
@@ -162,13 +166,15 @@ class Model:
         graph, contract, file = self._graph.with_values(values), self.contract, self._file.changed(values)
         if file is not self._file:
             contract = file.with_initial_states(contract)
-        session_over = self._program.session_over
-        program = replace(self._program, graph=graph, session=session_over(graph), contract=contract)
+        native = self._program.native and native_session(graph, contract, int8=False)
+        session_over = (
+            self._program.session_over
+        )  # with a native step only run() uses it, which a trainer may never call
+        session = session_over(graph, later=native is not None)
+        program = replace(self._program, graph=graph, session=session, contract=contract, native=native)
         if program.folded is not None:
             folded = fold_embedding(graph, contract)
             program = replace(program, folded=None if folded is None else FoldedStep(folded, session_over(folded)))
-        if program.native is not None:
-            program = replace(program, native=native_session(graph, contract, int8=False))
         return Model(program, self.tokenizer, file, self.encoders)
 
     def describe(self) -> str:
@@ -225,18 +231,18 @@ class Model:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the step graph, which loads again without any rewriting.
+        """Write the step graph with its tokenizer and special ids, which loads again without any rewriting.
 
         Encoders are written beside it, NAME.encoder.onnx (or NAME.encoder1.onnx, NAME.encoder2.onnx, ... where there are
         several) for NAME.onnx, where `load(path)` finds them.
 
         Raises:
-            OptionError: `path` is no path.
+            OptionError: `path` is no path, or the tokenizer is an object that cannot be written into a file.
             ModelError: the graph computes its initial states from a context or a latent, or a file cannot be written.
         """
         if not isinstance(path, str | os.PathLike):
             raise OptionError(f"path={shown(path)}: expected the path of the file to write")
-        save_model(self._program, self.encoders, Path(path))
+        save_model(self._program, self.encoders, Path(path), self.tokenizer)
 
 
 def _number(graph: Graph, key: str, low: int, end: int) -> int | None:

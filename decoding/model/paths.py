@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -9,6 +10,9 @@ from pathlib import Path
 
 from decoding.errors import ModelError, shown
 from decoding.model.graph.graph import ModelFile
+
+# The end of the name of an encoder's file.
+_ENCODER = re.compile(r"\.encoder\d*\.onnx$")
 
 
 def shipped(model: ModelFile) -> ModelFile:
@@ -33,6 +37,24 @@ def _exists(path: str) -> bool:
         return Path(path).exists()
     except (OSError, ValueError):  # a name that no file has: too long, or with a null character
         return False
+
+
+def model_file(model: ModelFile) -> tuple[ModelFile, Path | None]:
+    """The model's file, and its folder where `model` is one: the only .onnx file in it, encoders aside.
+
+    Raises:
+        ModelError: a folder has none, or several.
+    """
+    if not isinstance(model, str | Path) or not os.path.isdir(model):
+        return model, None
+    folder = Path(model)
+    found = sorted(p for p in folder.glob("*.onnx") if p.is_file() and not _ENCODER.search(p.name))
+    if len(found) != 1:
+        names = ", ".join(p.name for p in found) or "no .onnx file"
+        raise ModelError(
+            f"{folder}: a folder; pass the path of an .onnx file, or a folder with one alone (encoders, NAME.encoder.onnx, aside): it has {names}"
+        )
+    return found[0], folder
 
 
 def encoder_files(model: ModelFile, encoder: ModelFile | Sequence[ModelFile] | None) -> list[ModelFile]:

@@ -62,7 +62,7 @@ def feeds_of(contract: Contract, given: Mapping[str, Array], seed: int | None, n
         OptionError: the token or a context is missing.
     """
     c = contract
-    needed = [c.token.name, *(f.name for f in c.contexts)]
+    needed = [c.token.name, *(f.name for f in (*c.contexts, *c.step_contexts))]
     if missing := [key for key in needed if key not in given]:
         raise OptionError(f"inputs: {name} needs {missing[0]!r} too; it takes {', '.join(needed)}, [batch, ...] each")
     ids = given[c.token.name].astype(np.int64)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from decoding.errors import ModelError
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.initial_states import make_initial_state_graph
-from decoding.model.contract.io import State
+from decoding.model.contract.io import AuxiliaryInput, State
 from decoding.model.contract.program import OpenSession, StepProgram
 from decoding.model.exported import ExportedGraph
 from decoding.model.graph.graph import Graph
@@ -25,11 +27,19 @@ from decoding.model.passes.expose_states import expose_states, exposed_states
 from decoding.model.passes.softmax import cut_softmax, with_log
 from decoding.model.roles.given import initial_value
 from decoding.model.roles.infer import Roles, recurrent_path
+from decoding.model.runtime.session import Session
 from decoding.model.verify import equivalence, layouts
 from decoding.model.verify.equivalence import NotSteppable
-from decoding.model.verify.layouts import StateShape
+from decoding.model.verify.free_sizes import check_fixed_vocabulary
+from decoding.model.verify.layouts import Layout, StateShape
+from decoding.model.verify.lengths import with_lengths
 from decoding.model.verify.padding import with_padding
+from decoding.model.verify.rows import DependentRows, check_rows, other_pairs, same_scores
 from decoding.model.verify.whole_runs import WholeRuns
+
+
+class WrongPairs(ModelError):
+    """The file's own run over several tokens shows that its states are paired otherwise."""
 
 
 def step_program(exported: ExportedGraph, open_session: OpenSession, verify: bool) -> StepProgram:
@@ -66,40 +76,80 @@ def step_program(exported: ExportedGraph, open_session: OpenSession, verify: boo
 
 
 def _for_many_or_one(exported: ExportedGraph, open_session: OpenSession, verify: bool) -> StepProgram:
-    """The program for any number of tokens; for single tokens where only that works and the export is of one row.
+    """The program for any number of tokens; for single tokens where only that works and the export may be of one.
+
+    A file that declares one token and shows all its states means one: that it also takes several tokens, and how, must be
+    verified.
 
     Raises:
-        ModelError: neither works; the message is that of any number of tokens.
+        ModelError: neither works; the message is that of any number of tokens, or of one where the file means one.
     """
+    several, one = (partial(_stepped, exported, open_session, verify, one_step=one_step) for one_step in (False, True))
+    if exported.means_one_token and not verify:
+        return one()
     try:
-        return _stepped(exported, open_session, verify, one_step=False)
+        return several()
+    except WrongPairs:
+        raise
     except ModelError:
+        if exported.means_one_token:
+            return one().with_note(_ONE_BY_ONE)
         if not declares_one_row(exported.token_shape):
             raise
         try:
-            return _stepped(exported, open_session, verify, one_step=True)
+            return one()
         except ModelError:
             pass
         raise
+
+
+_ONE_BY_ONE = "tokens are fed one by one, as the file declares: it does not run with several, or gives other scores"
 
 
 def _stepped(exported: ExportedGraph, open_session: OpenSession, verify: bool, *, one_step: bool) -> StepProgram:
     """Expose the hidden states, make shapes dynamic, find the layouts, verify.
 
     Raises:
-        NotSteppable: stepping gives other scores than the whole sequence.
+        NotSteppable: rows depend on each other, or stepping gives other scores than the whole sequence.
+        ModelError: the graph runs in no layout, or several are right and give other scores.
     """
     graph, roles = exported.graph.copy(), deepcopy(exported.roles)
     states = [*exported.exposed, *expose_states(graph, exported.hidden)]
     _rewrite_for_steps(graph, roles, exported, states, one_step)
-    program = _probed(graph, roles, exported, states, open_session)
-    program = with_padding(_with_initial_state_graph(program, exported))
-    kind = roles.output
+    times = layouts.TIMES if not exported.means_one_token else layouts.TIMES[1:] if one_step else layouts.TIMES[:1]
+    right: list[StepProgram] = []
+    failure = None
+    for way in _ways(graph, roles, exported, states, open_session, times):
+        try:
+            program = _finished(way, exported, roles, open_session, verify)
+        except ModelError as error:
+            failure = failure or error
+        else:
+            right.append(program)
+    if failure is not None and not right:
+        raise failure
+    if len(right) > 1:
+        raise ModelError(f"{graph.name}: {_choice_of_axes([program.contract for program in right])}")
+    return right[0]
+
+
+def _finished(way: _Way, exported: ExportedGraph, roles: Roles, open_session: OpenSession, verify: bool) -> StepProgram:
+    """The program of one layout, with logits for scores, verified where the file can be run over whole sequences.
+
+    Raises:
+        NotSteppable: stepping gives other scores than the whole sequence.
+    """
+    program, kind = way.program, roles.output
     if kind is None and equivalence.gives_probabilities(program.session, program.contract):
         kind, program = "probs", with_log(program, open_session)
     if verify and (program.contract.sequence or exported.hidden):
         program = _verified(program, exported, kind or "logits", open_session)
-    return program
+    if program.contract.sequence and not way.several:
+        program = program.with_note(
+            "tokens are fed one by one: a run over several gives other scores than as many steps"
+        )
+    program = replace(program, contract=replace(program.contract, sequence=way.several))
+    return with_lengths(program) if verify else program
 
 
 def _rewrite_for_steps(
@@ -112,19 +162,37 @@ def _rewrite_for_steps(
     cut_softmax(graph, roles)
     if one_step:
         turn_loops_once(graph, path, declared)
-    baked = exported.baked_reshapes
-    make_reshapes_dynamic(graph, roles, states, exported.auxiliary_inputs, declared, only=baked, one_step=one_step)
+    baked, rewrite = exported.baked_reshapes, partial(make_reshapes_dynamic, graph, roles, states)
+    if one_step and exported.means_one_token and declares_one_row(declared):
+        # Of the parts that run over several tokens, only these tell the time from a size of 1.
+        baked = rewrite(exported.auxiliary_inputs, declared, only=baked)
+    rewrite(exported.auxiliary_inputs, declared, only=baked, one_step=one_step)
     attention = [roles.attention] if roles.attention else []
     graph.keep_outputs([roles.logits, *(state.output for state in states), *attention])
 
 
-def _probed(
-    graph: Graph, roles: Roles, exported: ExportedGraph, states: list[StateShape], open_session: OpenSession
-) -> StepProgram:
-    """Open a session over the step graph and find the layouts of its inputs and outputs.
+class _Way(NamedTuple):
+    """A layout in which rows are independent. `several`: a run over several tokens gives what as many steps give."""
+
+    program: StepProgram
+    several: bool
+
+
+def _ways(
+    graph: Graph,
+    roles: Roles,
+    exported: ExportedGraph,
+    states: list[StateShape],
+    open_session: OpenSession,
+    times: Sequence[int],
+) -> list[_Way]:
+    """The layouts in which rows are independent, one of those that give the same scores.
+
+    Args:
+        times: numbers of tokens to probe the graph with.
 
     Raises:
-        NotSteppable: a step of it does not read the token.
+        NotSteppable: a step of it does not read the token, or rows depend on each other in every layout.
         ModelError: it runs in no layout.
     """
     inputs = {p.name for p in graph.inputs}
@@ -134,10 +202,82 @@ def _probed(
         )
     session = open_session(graph)
     auxiliary_inputs = tuple(aux for aux in exported.auxiliary_inputs if aux.name in inputs)
-    try:
-        layout = layouts.probe(session, roles.token, graph.rank(roles.token), roles.logits, states, auxiliary_inputs)
-    except ModelError as error:
-        raise ModelError(f"{error}{advice_on_baked_shape(str(error))}") from error
+    found: dict[tuple[tuple[int | None, ...], ...], _Way] = {}
+    failures: list[ModelError] = []
+    for candidate in layouts.candidates(roles.token, graph.rank(roles.token), states, times):
+        # Two layouts in which rows are independent, and a row alone has the same shapes, are one.
+        known = found.get(alone := candidate.of_one_row(states))
+        if known is not None and (known.several or candidate.time == 1):
+            continue
+        try:
+            layout = layouts.try_candidate(session, candidate, roles.logits, states, auxiliary_inputs)
+            program = _in_layout(graph, roles, exported, states, session, auxiliary_inputs, layout)
+            tolerance = equivalence.tolerance(graph, program.contract.states)
+            several = check_rows(session, program.contract, tolerance)
+        except ModelError as error:
+            failures.append(error)
+            continue
+        if exported.means_one_token and layout.sequence and not several:
+            if pairs := other_pairs(session, program.contract, tolerance):
+                raise WrongPairs(
+                    f"{graph.name}: a run over several tokens gives other scores than as many steps, and the same where the states are paired otherwise: "
+                    f"pass roles={{'state': {pairs}}}, or verify=False if they are paired rightly"
+                )
+            failures.append(
+                NotSteppable(f"{graph.name}: a run over several tokens gives other scores than as many steps")
+            )
+            continue
+        if known is None or several:
+            found[alone] = _Way(program, several)
+    if not found:
+        raise _no_layout(exported, states, failures)
+    ways: list[_Way] = []
+    for way in found.values():
+        contract = way.program.contract
+        if not any(same_scores(session, other.program.contract, contract, tolerance) for other in ways):
+            ways.append(way)
+    return ways
+
+
+def _no_layout(exported: ExportedGraph, states: Sequence[StateShape], failures: Sequence[ModelError]) -> ModelError:
+    """The error for a graph of which every candidate failed: that of one which ran, where there is one."""
+    dependent = [error for error in failures if isinstance(error, DependentRows)]
+    if dependent:
+        open_states = {state.input: list(state.axes) for state in states if len(state.axes) > 1}
+        tried = f". These axes may count rows, and none does: {open_states}" if open_states else ""
+        return NotSteppable(
+            f"{dependent[0]}, so rows cannot be decoded together, though one alone may be right{tried}. Export the file with a dynamic batch and in "
+            f"evaluation mode (model.eval()), or say which axis of each state counts rows: "
+            f"roles={{'batch_axis': {{input: axis}}}}{layouts.advice_on_axes(states)}"
+        )
+    first = str(failures[0])
+    advice = layouts.advice_on_axes(states) or advice_on_baked_shape(first)
+    if not advice and exported.token_shape and all(isinstance(d, int) for d in exported.token_shape):
+        advice = f". The file declares the token {exported.roles.token} as {list(exported.token_shape)}, and takes no other number of rows: export it with a dynamic batch"
+    return ModelError(f"{first}{advice}")
+
+
+def _choice_of_axes(contracts: Sequence[Contract]) -> str:
+    """What to say of layouts that are all right and give other scores: the axes of each, as roles."""
+    states = list(zip(*(contract.states for contract in contracts), strict=True))
+    unlike = [place for place, same in enumerate(states) if len({state.batch_axis for state in same}) > 1]
+    choices = [{contract.states[i].input: contract.states[i].batch_axis for i in unlike} for contract in contracts]
+    return (
+        f"which axis of a state counts rows cannot be told: {len(contracts)} choices keep rows independent and give other scores. Pass one of "
+        + " or ".join(f"roles={{'batch_axis': {choice}}}" for choice in choices)
+    )
+
+
+def _in_layout(
+    graph: Graph,
+    roles: Roles,
+    exported: ExportedGraph,
+    states: Sequence[StateShape],
+    session: Session,
+    auxiliary_inputs: tuple[AuxiliaryInput, ...],
+    layout: Layout,
+) -> StepProgram:
+    """The program of a graph in one layout."""
     count = len(exported.exposed)
     own = [_own_state(graph, shape, axis) for shape, axis in zip(states[:count], layout.axes[:count], strict=True)]
     hidden = exposed_states(graph, exported.hidden, states[count:], layout.axes[count:])
@@ -150,14 +290,26 @@ def _probed(
         attention=roles.attention,
         notes=tuple(roles.notes),
     )
-    return StepProgram(graph, session, contract)
+    program = _with_initial_state_graph(StepProgram(graph, session, contract), exported)
+    check_fixed_vocabulary(program)
+    return with_padding(program)
 
 
 def _own_state(graph: Graph, shape: StateShape, axis: int) -> State:
     """A state that is an input and an output of the file; its metadata may hold the initial state."""
-    sizes = tuple(1 if i == axis else int(size or 0) for i, size in enumerate(shape.sizes))
+    empty = shape.free_axis if shape.grows else None
+    sizes = tuple(1 if i == axis else 0 if i == empty else int(size or 0) for i, size in enumerate(shape.sizes))
     initial = initial_value(graph, shape.input, sizes, shape.dtype)
-    return State(shape.input, shape.output, axis, initial, "an input and an output of the file", exposed=True)
+    return State(
+        shape.input,
+        shape.output,
+        axis,
+        initial,
+        "an input and an output of the file",
+        exposed=True,
+        free_axis=shape.free_axis,
+        width_of=shape.width_of,
+    )
 
 
 def _with_initial_state_graph(program: StepProgram, exported: ExportedGraph) -> StepProgram:
@@ -177,7 +329,7 @@ def _verified(program: StepProgram, exported: ExportedGraph, kind: str, open_ses
         NotSteppable: stepping gives other scores than the whole sequence.
     """
     contract = program.contract
-    original = exported.graph.copy()
+    original = exported.original.copy()
     original.keep_outputs([exported.roles.logits])
     inputs = {p.name for p in original.inputs}
     known = {aux.name: aux for aux in contract.auxiliary_inputs}

@@ -59,6 +59,30 @@ def port(rng: Rng, case: Case) -> None:
             dim.dim_value = int(one_of(rng, [*NUMBERS, 1, 0, 4]))
 
 
+def reshaped(rng: Rng, case: Case) -> None:
+    """An input or output of the graph declares another rank, element type or size."""
+    graph = case.proto.graph
+    tensor = one_of(rng, [*graph.input, *graph.input, *graph.output]).type.tensor_type
+    dims = tensor.shape.dim
+    match rng.integers(8):
+        case 0:
+            tensor.elem_type = int(one_of(rng, [1, 1, 2, 6, 7, 9, 10, 11, 16]))
+        case 1:
+            del dims[int(rng.integers(len(dims))) :]
+        case 2:
+            dims.add(dim_value=int(one_of(rng, [*NUMBERS, 9, 6])))
+        case 3:
+            dims.add(dim_param=str(one_of(rng, ["batch", "time", ""])))
+        case 4:
+            tensor.ClearField("shape")
+        case 5:
+            dims.insert(int(rng.integers(len(dims))), type(dims[0])())
+        case 6:
+            one_of(rng, dims).dim_param = str(one_of(rng, ["batch", "time", "source"]))
+        case _:
+            one_of(rng, dims).dim_value = int(one_of(rng, [*NUMBERS, 1, 1, 1, 4, 9]))
+
+
 def metadata(rng: Rng, case: Case) -> None:
     proto = case.proto
     names = [v.name for v in (*proto.graph.input, *proto.graph.output)]

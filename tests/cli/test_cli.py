@@ -14,8 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from decoding import Beam, decode, load, score
 from decoding.cli.main import main
 from decoding.model.model import Model
+from decoding.tokenizers import read_tokenizer
 from tests.helpers import build
 from tests.helpers.seq2seq import AdditiveModel
+from tests.helpers.tokenizers import trained
 
 
 def run(capsys, *args):
@@ -51,6 +53,21 @@ def test_ids_for_a_model_without_a_vocabulary(capsys, tmp_path):
     code, _, err = run(capsys, "generate", str(path), "one two")
     assert code == 1
     assert "give ids split by spaces" in err
+
+
+@pytest.mark.parametrize("kind", ["metaspace", "word_piece", "byte_level", "bpe"])
+@pytest.mark.parametrize("how", [["--greedy"], ["--num-beams", "2"]])
+def test_the_space_between_a_prompt_and_its_continuation_is_printed(kind, how, capsys, tmp_path):
+    """Alone, the continuation's text begins without it: decoders strip the first space of a text."""
+    pytest.importorskip("tokenizers", reason="the text extra is not installed")
+    tokenizer, path, prompt = read_tokenizer(trained(kind)), str(tmp_path / "m.onnx"), "All human"
+    tokens = tokenizer.encode(" beings are born")
+    bias = np.zeros(tokenizer.size, np.float32)
+    bias[tokens[0]] = 50  # so that a word follows
+    load(build.recurrent(vocab=tokenizer.size, bias=bias), tokenizer=trained(kind)).save(path)
+    _, out, _ = run(capsys, "generate", path, prompt, "--max-new-tokens", "3", *how)
+    assert out == tokenizer.decode([*tokenizer.encode(prompt), *tokens[:1] * 3]) + "\n"
+    assert out.startswith(f"{prompt} b")
 
 
 def test_score_prints_the_perplexity(capsys, tmp_path):

@@ -200,13 +200,13 @@ def test_completions_do_not_repeat_the_draws_of_decode():
 
 def test_each_token_is_read_once_for_all_completions(models, monkeypatch):
     model, read = models["LSTM"], []
-    run = model.session.run
+    run = model.read_session.run
 
     def counting(feeds, *args, **options):
         read.append(np.size(feeds["tokens"]))
         return run(feeds, *args, **options)
 
-    monkeypatch.setattr(model.session, "run", counting)
+    monkeypatch.setattr(model.read_session, "run", counting)
     rollout(model, np.ones((5, 8), np.int64), worth, n=7, seed=1, workers=1)
     assert sum(read) == 5 * 6  # the last but one is fed by the completions, the last by nobody
 

@@ -41,6 +41,37 @@ def outcome(name, roles=None):
         return None, str(error)
 
 
+# -- models with contexts, or with states of no fixed size -----------------------------------------------------
+
+CONTEXTS = MODELS / "contexts"
+# What the caller must say of these.
+CONTEXT_ROLES = {
+    "factors": {"step_context": ["pos"]},
+    "frames_tb": {"batch_axis": {"mel": 1}},
+    "frame_step": {"step_context": ["mel"]},
+    "offset": {"position": "offset"},
+}
+
+
+def context_names(*parts):
+    """Names of the fixtures in contexts/, of both exporters; with `parts` of those alone."""
+    names = sorted(p.stem for p in CONTEXTS.glob("*.onnx"))
+    return [name for name in names if not parts or name.split("_", 1)[1] in parts]
+
+
+def with_contexts(name):
+    """The loaded model, the tokens of three rows, their contexts by input, and what torch gives: log-probabilities [T, V]."""
+    data = np.load(CONTEXTS / f"{name}.npz")
+    rows = range(sum(key.startswith("tokens_") for key in data))
+    inputs = [key.removeprefix("context_0_") for key in data if key.startswith("context_0_")]
+    contexts = {key: [data[f"context_{row}_{key}"] for row in rows] for key in inputs if key != "mask"}
+    logits = [data[f"logits_{row}"].astype(float) for row in rows]
+    logprobs = [x - x.max(-1, keepdims=True) for x in logits]
+    logprobs = [x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in logprobs]
+    model = load(CONTEXTS / f"{name}.onnx", roles=CONTEXT_ROLES.get(name.split("_", 1)[1]))
+    return model, [data[f"tokens_{row}"] for row in rows], contexts, logprobs
+
+
 # -- encoder-decoder systems ---------------------------------------------------------------------------------
 
 SYSTEMS = MODELS / "seq2seq"

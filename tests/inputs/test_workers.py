@@ -25,7 +25,7 @@ from tests.helpers import build
 )
 def test_workers_by_the_size_of_the_call_and_of_the_network(strategy, prompts, options, large, workers, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
-    model = load(build.recurrent("GRU"))
+    model = load(build.recurrent("GRU"), executor="onnxruntime")
     monkeypatch.setattr(type(model), "weight_bytes", property(lambda _: 1 << 26 if large else 1 << 10))
     call = make_call(model, strategy, **options)
     rows, processors = prompts * call.settings.rows_per_request, "processors" in options
@@ -33,3 +33,10 @@ def test_workers_by_the_size_of_the_call_and_of_the_network(strategy, prompts, o
     assert choose_workers(model, call, None, rows, processors=processors) == workers
     assert choose_workers(model, call, 3, rows, processors=processors) == 3
     assert choose_workers(alone, call, None, rows, processors=processors) == 1
+
+
+@pytest.mark.parametrize(("prompts", "workers"), [(31, 1), (32, 2), (47, 2), (48, 3), (4000, 4)])
+def test_a_native_worker_is_worth_it_from_fewer_rows_on(prompts, workers, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)), raising=False)
+    model = load(build.recurrent("GRU"), executor="native")
+    assert choose_workers(model, make_call(model, Sample()), None, prompts, processors=False) == workers

@@ -20,13 +20,6 @@ def test_wrong_files_and_roles_raise_only_our_errors(kind):
     assert result.counts["loaded"] > loaded
 
 
-def test_a_step_that_does_not_read_the_token_is_refused():
-    # Of this mutant nothing reads the token once the states are exposed and the sequence lengths are dropped (issue 13).
-    result = fuzz(seed=909, numbers=range(26984, 26985), kind="structure")
-    assert not result.bugs
-    assert result.counts["refused"] == 1
-
-
 @pytest.mark.parametrize("number", [10122, 42305])
 def test_outputs_of_odd_kinds_are_compared_or_refused(number):
     # Scores of whole numbers, and scores whose shape follows the batch otherwise than by rows (issue 13).

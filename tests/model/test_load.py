@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from decoding import ModelError, OptionError, load
+from decoding import Greedy, ModelError, OptionError, decode, load
 from decoding.model.graph.graph import Graph
 from decoding.model.verify import equivalence
 from tests.helpers import build
@@ -473,3 +473,91 @@ def test_an_encoder_alone_is_no_language_model(cell, shown):
 def test_a_name_that_no_file_has_is_refused():
     with pytest.raises(ModelError, match="no such file"):
         load("x" * 5000 + ".onnx")
+
+
+def history_reader():
+    """A Loop whose list of states is read again at each turn: the next state depends on the mean of all before."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Gather", ["embedded", "t"], ["x"], axis=1),
+            helper.make_node("ReduceSum", ["list", "one"], ["sum"], keepdims=0),
+            helper.make_node("Add", ["x", "sum"], ["added"]),
+            helper.make_node("Tanh", ["added"], ["h"]),
+            helper.make_node("Unsqueeze", ["h", "one"], ["entry"]),
+            helper.make_node("Concat", ["list", "entry"], ["longer"], axis=1),
+            helper.make_node("Identity", ["go"], ["on"]),
+        ],
+        "turn",
+        [
+            helper.make_tensor_value_info("t", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("list", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("longer", TensorProto.FLOAT, None),
+        ],
+    )
+    nodes = [
+        helper.make_node("Gather", ["table", "tokens"], ["embedded"]),
+        helper.make_node("Shape", ["tokens"], ["batch"], end=1),
+        helper.make_node("Shape", ["tokens"], ["time"], start=1),
+        helper.make_node("Concat", ["batch", "empty"], ["sizes"], axis=0),
+        helper.make_node("ConstantOfShape", ["sizes"], ["start"]),
+        helper.make_node("Squeeze", ["time"], ["turns"]),
+        helper.make_node("Loop", ["turns", "", "start"], ["logits"], body=body),
+    ]
+    table = np.random.default_rng(0).standard_normal((6, 6)).astype(np.float32)
+    constants = {"table": table, "empty": np.array([0, 6]), "one": np.array([1])}
+    graph = helper.make_graph(
+        nodes,
+        "history",
+        [helper.make_tensor_value_info("tokens", TensorProto.INT64, ["batch", "time"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "time", 6])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), table
+
+
+def test_what_cannot_be_stepped_for_any_reason_runs_as_a_window():
+    """The list grows, so it is no state; that used to end the loading of the file (issue 14)."""
+    proto, table = history_reader()
+    model = load(proto)
+    assert "it grows with the sequence, so it is not carried from step to step" in model.describe()
+    ids, states = [3, 1, 4, 1], []
+    for token in ids:
+        states.append(np.tanh(table[token] + sum(states, np.zeros(6))))
+    expected = states[-1] - np.log(np.exp(states[-1]).sum())
+    best = decode(model, [ids], Greedy(), max_new_tokens=1)[0]
+    assert best.ids.tolist() == [int(expected.argmax())]
+    np.testing.assert_allclose(best.token_logprobs[0], expected.max(), atol=1e-5)
+
+
+def test_a_token_that_only_gives_lengths_is_not_stepped():
+    """Of such a graph nothing reads the token once the states are exposed and the lengths are dropped (issue 13)."""
+    proto = build.recurrent("GRU")
+    layer = next(node for node in proto.graph.node if node.op_type == "GRU")
+    nodes = [
+        helper.make_node("Sign", ["tokens"], ["some"]),
+        helper.make_node("ReduceSum", ["some", "axis"], ["count"], keepdims=0),
+        helper.make_node("Cast", ["count"], ["lengths"], to=TensorProto.INT32),
+    ]
+    place = list(proto.graph.node).index(layer)
+    for offset, node in enumerate(nodes):
+        proto.graph.node.insert(place + offset, node)
+    layer = proto.graph.node[place + len(nodes)]
+    layer.input[0] = "same"
+    layer.input.extend([""] * (5 - len(layer.input)))
+    layer.input[4] = "lengths"
+    proto.graph.initializer.extend([numpy_helper.from_array(np.ones((7, 5, 8), np.float32), "same"), numpy_helper.from_array(np.array([1]), "axis")])  # fmt: skip
+    with pytest.raises(ModelError, match="a step does not read the token tokens"):
+        load(proto)
+
+
+def test_an_error_that_both_ways_have_is_said_once():
+    proto = build.recurrent("GRU")
+    proto.graph.node.append(helper.make_node("NoSuchOperator", ["logits"], ["more"]))
+    proto.graph.output[0].name = "more"
+    with pytest.raises(ModelError) as caught:
+        load(proto)
+    assert str(caught.value).count("cannot run it") == 1

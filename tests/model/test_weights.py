@@ -53,13 +53,25 @@ def test_layers_and_the_table_that_is_folded_from_them(cell, exposed, layers, na
     if narrow:  # fold these small layers too
         monkeypatch.setattr(fold_embedding, "SMALLEST_HIDDEN", 1)
     proto = build.recurrent(cell, layers=layers, exposed=exposed)
-    model, weights = load(proto), changed(proto)
+    model, weights = load(proto, executor="onnxruntime"), changed(proto)
     other = model.with_weights(weights)
     assert (other.step_session is not other.session) == (narrow and cell != "RNN")
-    assert_same(other, load(rewritten(proto, weights)))
-    assert_same(model, load(proto))  # the first is as it was
+    assert_same(other, load(rewritten(proto, weights), executor="onnxruntime"))
+    assert_same(model, load(proto, executor="onnxruntime"))  # the first is as it was
     one = {"bias": weights["bias"]}
     assert_same(other.with_weights({"bias": arrays(proto)["bias"]}).with_weights(one), other)
+    assert_same(other.single_threaded(), other)
+
+
+@pytest.mark.parametrize("vocab", [11, 3000])  # with a table of embedding and input weights, and without
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
+def test_the_native_step(cell, vocab):
+    proto = build.recurrent(cell, layers=2, vocab=vocab, exposed=True)
+    model, weights = load(proto, executor="native"), changed(proto)
+    other = model.with_weights(weights)
+    assert other.executor == "native"
+    assert_same(other, load(rewritten(proto, weights), executor="native"))
+    assert_same(model, load(proto, executor="native"))
     assert_same(other.single_threaded(), other)
 
 

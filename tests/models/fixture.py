@@ -31,7 +31,7 @@ def add(
     accept=None, reason=None, run="whole", states=None, feeds=None, roles=None, notes="", tolerance=2e-5,
     lengths=LENGTHS, low=0, batch=1, arrays=None, external=False, original=None, truth_run=None, width=None,
     crashes=False,
-    listed=True,
+    listed=True, generated=None,
 ):  # fmt: skip
     """Write `name`.onnx, `name`.npz and the manifest entry, then compare onnxruntime with `truth`.
 
@@ -39,7 +39,7 @@ def add(
     in for the file: original(*inputs in graph order) -> outputs in graph order, run as `truth_run` says
     (default: `run`). token and out are (name, layout) pairs; states is {input: (output, batch axis)}; an int
     for a name is a place in the graph's inputs or outputs. arrays are constant inputs and initial states, for
-    a batch of 1.
+    a batch of 1. generated: outputs of the framework's own decoding, by the names that the tests know.
     """
     model = onnx.load_from_string(model) if isinstance(model, bytes) else model
     _strip(model)
@@ -53,7 +53,7 @@ def add(
     states = {named(graph_inputs, i): (named(graph_outputs, o), axis) for i, (o, axis) in (states or {}).items()}
     feeds = {named(graph_inputs, k): v for k, v in (feeds or {}).items()}
     arrays = {named(graph_inputs, k): np.asarray(v) for k, v in (arrays or {}).items()}
-    draw, data = rng(name), {f"feed_{k}": v for k, v in arrays.items()}
+    draw, data = rng(name), {f"feed_{k}": v for k, v in arrays.items()} | (generated or {})
     entry = {
         "script": script, "exporter": exporter, "cell": cell, "row": row, "vocab": vocab, "output": output,
         "expect": expect, "accept": accept or [expect], "reason": reason, "run": run, "batch": batch,
@@ -223,7 +223,7 @@ def _run(session, kinds, entry, data, ids):
     inputs = {}
     for state in entry["states"]:
         dtype, shape = kinds[state]
-        shape = [d if isinstance(d, int) else 1 for d in shape]
+        shape = [int(d) if str(d).isdecimal() else 1 for d in shape]  # transformers writes 16 as "16"
         shape[entry["states"][state]["batch_axis"]] = 1
         start = data[f"feed_{state}"] if f"feed_{state}" in data else np.zeros(shape, dtype)
         inputs[state] = np.repeat(start, batch, entry["states"][state]["batch_axis"])

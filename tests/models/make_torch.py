@@ -28,7 +28,7 @@ BAKED = {"run": "whole:5", "notes": "time first; time 5 baked in Reshape althoug
 HC = {1: (1, 1), 2: (2, 1)}
 
 
-def export(module, exporter, args, axes, names, opset):
+def export(module, exporter, args, axes, names, opset, optimize=True):
     """Return the exported model; axes: one {axis: name} an argument, or None for no dynamic axis."""
     buffer, options = io.BytesIO(), {"opset_version": opset}
     args = tuple(a.clone() for a in args)  # torch.export leaves marks on the tensors it has seen
@@ -48,7 +48,7 @@ def export(module, exporter, args, axes, names, opset):
         if exporter == "legacy":
             torch.onnx.export(module, args, buffer, dynamo=False, **options)
         else:
-            return torch.onnx.export(module, args, dynamo=True, verbose=False, **options).model_proto
+            return torch.onnx.export(module, args, dynamo=True, verbose=False, optimize=optimize, **options).model_proto
     return buffer.getvalue()
 
 
@@ -82,6 +82,7 @@ def case(
     double=True,
     prepare=None,
     dynamo=None,
+    optimize=True,
     **more,
 ):
     """Export a module by the exporters in `by` (l: legacy, d: dynamo) and write a fixture for each."""
@@ -110,7 +111,7 @@ def case(
             made = prepare(made) if prepare else made
             settings |= {} if "truth" in more else {"original": original(made, double)}
             try:
-                proto = export(made, exporter, args, axes, names, opset)
+                proto = export(made, exporter, args, axes, names, opset, optimize)
             except Exception as error:
                 print(f"{full:36} REFUSED by the exporter: ...{str(error)[-300:]!r}", flush=True)
                 os._exit(0)
@@ -302,8 +303,7 @@ def windows():
          pooled, names=(["tokens"], ["logits"]), expect="window", accept=["window", "refuse"],
          reason="recurrent|state", by="d")  # fmt: skip
     case("causal_conv", lambda: zoo.CausalConv(), (TOKENS,), [BT, BT], "causal convolution", pooled,
-         names=(["tokens"], ["logits"]), expect="window", accept=["window", "refuse"],
-         reason="recurrent|state", by="l")  # fmt: skip
+         names=(["tokens"], ["logits"]), by="l")  # fmt: skip
     case("cnn", lambda: zoo.Cnn(), (torch.zeros(2, 1, 8, 8),), [{0: B}, {0: B}], "convolution",
          "no recurrence", run="none",
          names=(["image"], ["scores"]), token=(0, "B"), out=(0, "BV"), expect="refuse", truth=zoo.nothing,
@@ -343,6 +343,18 @@ def states():
     case("lstm_states_t1", lambda: zoo.LstmStates(2), step, [{0: B}, d, d, {0: B}, d, d], "LSTM", row,
          names=lstm,
          states=HC, run="steps", notes="time 1 baked, batch free", by="l")  # fmt: skip
+    for how, note in (("first", "y[:, 0]"), ("squeeze", "y.squeeze(1)")):
+        case(f"lstm_step_{how}", lambda how=how: zoo.LstmStep(how), step, [{0: B}, d, d, {0: B}, d, d], "LSTM",
+             row, names=lstm, states=HC, out=(0, "BV"), run="steps",
+             notes=f"time 1 baked, batch free: {note}")  # fmt: skip
+        case(f"lstm_step_{how}_fixed", lambda how=how: zoo.LstmStep(how), one, None, "LSTM", row, names=lstm,
+             states=HC, out=(0, "BV"), run="steps", notes=f"batch 1 and time 1 baked: {note}")  # fmt: skip
+    case("transducer", lambda: zoo.Transducer(), (TOKENS[:, :1], torch.zeros(2, 1, 3), h, h),
+         [{0: B}, {0: B}, d, d, {0: B}, d, d], "LSTM, RNN-T", row,
+         names=(["label", "frame", "h0", "c0"], ["logits", "hn", "cn"]), states={2: (1, 1), 3: (2, 1)},
+         arrays={1: np.linspace(-1, 1, 3, dtype=np.float32)[None, None]}, roles={"context": ["frame"]},
+         out=(0, "BV"), output="logprobs", run="steps",
+         notes="prediction and joint network; frame [B, 1, 3] of the encoder")  # fmt: skip
     case("gru_states_tb", lambda: zoo.GruStates(2, tb=True), (TOKENS.T.contiguous(), h), [TB, d, TB, d],
          "GRU", row, names=gru,
          states={1: (1, 1)}, token=(0, "TB"), out=(0, "TBV"), notes="time first", dynamo=BAKED,
@@ -386,6 +398,11 @@ def states():
                                                            ["logits", *(n + "_out" for n in zoo.Rwkv.names)]),
          states={1: (1, 1), 2: (2, 1), 3: (3, 1), 4: (4, 1), 5: (5, 0)},
          notes="shift [L, B, D], num, den, top [L, B, D], an int64 counter [B]", **step, by="d")  # fmt: skip
+    fixed = (TOKENS[:1, :1], *zoo.Rwkv4.start(1))
+    case("rwkv4_fixed", lambda: zoo.Rwkv4(), fixed, None, "RWKV-4", "other plain-operator cells",
+         names=(["token", *zoo.Rwkv4.names], ["logits", *(n + "_out" for n in zoo.Rwkv4.names)]),
+         states={i: (i, 0) for i in range(1, 6)}, run="steps",
+         notes="five states [B, D, L], batch 1 and time 1 baked")  # fmt: skip
     names = ["shift", "memory", "seen"]
     case("rwkv_matrix", lambda: zoo.RwkvMatrix(), (TOKENS[:, 0], *zoo.RwkvMatrix.start(2)), [b] * 8,
          "RWKV-like, matrix state",

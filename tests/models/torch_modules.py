@@ -90,6 +90,32 @@ class LstmStates(nn.Module):
         return self.out(y), h, c
 
 
+class LstmStep(LstmStates):
+    """One token a call, [batch, 1]: scores [batch, V], of the first position or of the only one."""
+
+    def __init__(self, how):
+        super().__init__(2)
+        self.how = how
+
+    def forward(self, token, h0, c0):
+        y, (h, c) = self.rnn(self.emb(token), (h0, c0))
+        return self.out(y[:, 0] if self.how == "first" else y.squeeze(1)), h, c
+
+
+class Transducer(nn.Module):
+    """An RNN-T's prediction network and its joint network: the last label and a frame of the encoder in, scores out."""
+
+    def __init__(self):
+        super().__init__()
+        self.emb, self.rnn = nn.Embedding(V, E), nn.LSTM(E, H, 2, batch_first=True)
+        self.prediction, self.frame, self.out = nn.Linear(H, E), nn.Linear(3, E), nn.Linear(E, V)
+
+    def forward(self, label, frame, h0, c0):
+        y, (h, c) = self.rnn(self.emb(label), (h0, c0))
+        joint = torch.tanh(self.frame(frame)[:, :, None] + self.prediction(y)[:, None])
+        return torch.log_softmax(self.out(joint).squeeze(2).squeeze(1), -1), h, c
+
+
 class GruStates(nn.Module):
     def __init__(self, layers, kind="GRU", tb=False):
         super().__init__()
@@ -340,6 +366,43 @@ class Rwkv(nn.Module):
                 values.append(value)
             x = x + torch.sigmoid(r) * y
         return self.out(x), *(torch.stack(n) for n in news), count + 1
+
+
+class Rwkv4(nn.Module):
+    """RWKV-4 as its authors and Hugging Face keep the states: five of [batch, hidden, layers], each layer a slice of them."""
+
+    names = ("ffn_x", "att_x", "num", "den", "top")
+
+    def __init__(self, layers=2):
+        super().__init__()
+        self.emb, self.out = nn.Embedding(V, H), nn.Linear(H, V)
+        self.kvr, self.key = (nn.ModuleList(nn.Linear(H, n) for _ in range(layers)) for n in (3 * H, 2 * H))
+        self.value, self.gate = (nn.ModuleList(nn.Linear(n, H) for _ in range(layers)) for n in (2 * H, H))
+        self.mix, self.decay, self.first = (nn.Parameter(torch.zeros(layers, H)) for _ in range(3))
+
+    @staticmethod
+    def start(batch):
+        return tuple(torch.zeros(batch, H, 2) for _ in range(5))
+
+    def forward(self, token, ffn_x, att_x, num, den, top):
+        x, news = self.emb(token)[:, 0], ([], [], [], [], [])
+        for i, layer in enumerate(self.kvr):
+            mixed = x + torch.sigmoid(self.mix[i]) * (att_x[:, :, i] - x)
+            k, v, r = layer(mixed).chunk(3, -1)
+            p = torch.maximum(top[:, :, i], self.first[i] + k)
+            old, new = torch.exp(top[:, :, i] - p), torch.exp(self.first[i] + k - p)
+            y = (old * num[:, :, i] + new * v) / (old * den[:, :, i] + new)
+            faded = top[:, :, i] - torch.exp(self.decay[i])
+            q = torch.maximum(faded, k)
+            old, new = torch.exp(faded - q), torch.exp(k - q)
+            seen, x = x, x + torch.sigmoid(r) * y
+            mixed = x + torch.sigmoid(self.mix[i]) * (ffn_x[:, :, i] - x)
+            for values, value in zip(
+                news, (x, seen, old * num[:, :, i] + new * v, old * den[:, :, i] + new, q), strict=True
+            ):
+                values.append(value)
+            x = x + torch.sigmoid(self.gate[i](mixed)) * self.value[i](torch.relu(self.key[i](mixed)) ** 2)
+        return self.out(x)[:, None], *(torch.stack(n, -1) for n in news)
 
 
 class RwkvMatrix(nn.Module):

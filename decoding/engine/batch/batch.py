@@ -8,11 +8,14 @@ from typing import Any, Protocol
 from decoding.engine.batch.contexts import ContextRows
 from decoding.engine.batch.device import DeviceBatch
 from decoding.engine.batch.host import HostBatch
+from decoding.engine.batch.ragged import RaggedBatch
 from decoding.engine.batch.reduction import Candidates, reduction_for
 from decoding.engine.batch.window import WindowBatch
 from decoding.engine.request import Call, EngineRequest
+from decoding.errors import DecodeError, ModelError
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
+from decoding.processors import History
 
 States = Sequence[Any]  # only the batch that returned them knows what they are
 
@@ -70,6 +73,24 @@ class Batch(Protocol):
         """Go on with the rows at `slots`, in that order; a slot may be named more than once."""
 
 
+def failed_step(model: Model, error: ModelError, history: History) -> DecodeError | ModelError:
+    """Return the error of a step that the network could not run, with its place and the likely cause.
+
+    An error of a device, whose memory may be full, stays as it is.
+
+    Args:
+        history: of the rows that took the step.
+    """
+    if model.on_device or not len(history):
+        return error
+    step = max(len(ids) for ids in history)
+    return DecodeError(
+        f"the run from token {step} on of the longest of {len(history)} rows: {error}. Likely the graph holds only up to some length (a table of positions, a size that the "
+        "export baked), or a context has an id that its table lacks: pass a smaller max_new_tokens, check context=, or export it with dynamic sizes",
+        step=step,
+    )
+
+
 def make_batch(
     model: Model,
     capacity: int,
@@ -78,7 +99,7 @@ def make_batch(
     attention: bool = False,
     reduce: bool = True,
 ) -> Batch:
-    """Return the batch for a model that is stepped, here or on a device, or for one whose prefixes are run anew.
+    """Return the batch for a model that is stepped (here or on a device, with states of equal sizes or not), or whose prefixes are run anew.
 
     Args:
         call: its strategy needs some of the logits or all; `reduce`: whether only these need come from a device.
@@ -91,4 +112,6 @@ def make_batch(
     if model.on_device:
         reduction = reduction_for(model, call, capacity) if reduce and not call.mixed else None
         return DeviceBatch(model, capacity, context, attention, reduction)
+    if any(state.free_axis is not None for state in c.states):
+        return RaggedBatch(model, capacity, context, attention)
     return HostBatch(model, capacity, context, attention)

@@ -1,4 +1,4 @@
-"""The contexts of a batch's rows: the same at every step of a request, or computed anew for each step."""
+"""The contexts of a batch's rows: the same at every step of a request, with a value for each token, or computed anew for each step."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class ContextRows:
         latents: of the call; those that are drawn anew at every step are written before it.
 
     Attributes:
+        moves: some of them are written anew before each step, so that `refresh` must be called.
         version: how often the buffers were written to, for a reader that keeps a copy.
         layout: grows by one when buffers are replaced by others, so that their bindings must be made anew.
     """
@@ -43,6 +44,9 @@ class ContextRows:
         self._ends = [f for f in auxiliary_inputs if f.kind in ("source_length", "source_mask")]
         self._capacity, self._step_inputs = capacity, step_inputs
         self._latents = latents if latents is not None and latents.every_step else None
+        self._steps = [f for f in auxiliary_inputs if f.kind == "step_context"]
+        self.moves = bool(self._steps or self._latents or step_inputs)
+        self._requests = np.empty(capacity, object)  # of the rows
         self._buffers: dict[str, Array] = {}
         self._lengths = {f.name: np.zeros(capacity, np.int64) for f in auxiliary_inputs if f.source_axis is not None}
         self._owners = np.full(capacity, -1)  # keys of the rows' requests; -1 where there is no row
@@ -53,9 +57,10 @@ class ContextRows:
         """Write the contexts of these requests, of which `read` ids are in the states, into these slots."""
         self._owners[slots] = [r.key for r in requests]
         self._positions[slots] = read
+        self._requests[slots] = requests
         given = {name for r in requests for name in r.context}
         self._ends = [f for f in self._ends if f.name not in given]
-        for name in self._inputs.keys() & given:
+        for name in (self._inputs.keys() & given) - {f.name for f in self._steps}:
             rows = [row for row, r in enumerate(requests) if name in r.context]
             self._write(name, slots[rows], [requests[row].context[name] for row in rows])
 
@@ -64,8 +69,10 @@ class ContextRows:
         owners = self._owners[slots]
         if not np.array_equal(owners, self._owners[: len(slots)]):
             self.version += 1
-            for array in (*self._buffers.values(), *self._lengths.values(), self._positions):
+            for array in (*self._buffers.values(), *self._lengths.values()):
                 array[: len(slots)] = array[slots]
+        for own in (self._positions, self._requests):
+            own[: len(slots)] = own[slots]
         self._owners[: len(slots)] = owners
         self._owners[len(slots) :] = -1
 
@@ -79,16 +86,23 @@ class ContextRows:
         return max(lengths, default=width)
 
     def refresh(self, histories: Callable[[], History], size: int) -> None:
-        """Write this step's latents and the contexts that `step_inputs` computes, where there are any."""
-        if self._latents is not None:
-            drawn = self._latents.steps(list(self._inputs.values()), self._owners[:size], self._positions[:size], 1)
-            self._positions[:size] += 1
-            for name, value in drawn.items():
-                self._write(name, np.arange(size), value)
-        if self._step_inputs is None:
+        """Write what this step's tokens have of their own: step contexts, latents, what `step_inputs` computes."""
+        if not self.moves:
             return
-        for name, value in self._step_inputs(histories()).items():
+        at = self._positions[:size]
+        values = step_contexts(self._steps, list(self._requests[:size]), at, 1)
+        if self._latents is not None:
+            values |= self._latents.steps(list(self._inputs.values()), self._owners[:size], at, 1)
+        if self._step_inputs is not None:
+            values |= self._step_inputs(histories())
+        for name, value in values.items():
             self._write(name, np.arange(size), value)
+        at += 1
+
+    def steps(self, slot: int, start: int, count: int) -> dict[str, Array]:
+        """Return the values that a row has for `count` tokens from `start` on, [count, ...] by name."""
+        found = step_contexts(self._steps, [self._requests[slot]], np.array([start]), count)
+        return {name: value[0] for name, value in found.items()}
 
     def rows(self, size: int) -> dict[str, Array]:
         """Return the first `size` rows of each context."""
@@ -150,18 +164,35 @@ class ContextRows:
         self._buffers[end.name][slots] = values
 
 
+def step_contexts(
+    auxiliary_inputs: Sequence[AuxiliaryInput], requests: Sequence[EngineRequest], starts: Array, count: int
+) -> dict[str, Array]:
+    """Return the contexts that have a value for each token, of `count` tokens of each row from `starts` on.
+
+    A row that is idle, or that has finished, may be past its last value and keeps that one.
+
+    Returns:
+        [rows, count, ...] for an input with a time axis; else, where count is 1, [rows, ...].
+    """
+    found = {}
+    for aux in auxiliary_inputs:
+        if aux.kind == "step_context" and all(aux.name in r.context for r in requests):
+            rows = zip((r.context[aux.name] for r in requests), starts, strict=True)
+            values = np.stack([row.take(np.arange(at, at + count), 0, mode="clip") for row, at in rows])
+            found[aux.name] = values if aux.timed else values[:, 0]
+    return found
+
+
 def initial_states(contract: Contract, requests: Sequence[EngineRequest]) -> list[Array]:
     """Return the states that these requests start from: those of the request where it has some, else those of the model."""
-    initial_state_graph = contract.initial_state_graph
-    contexts = (
-        {}
-        if initial_state_graph is None
-        else pad_together(initial_state_graph.auxiliary_inputs, [r.context for r in requests])
-    )
+    inputs = contract.initial_inputs
+    contexts = pad_together(inputs, [r.context for r in requests]) if inputs else {}
     states = contract.initial_states(len(requests), contexts)
     for s in contract.states:
         given = {row: r.states[s.input] for row, r in enumerate(requests) if s.input in r.states}
-        if given:
+        if len(given) == len(requests):
+            states[s.input] = np.stack(list(given.values()), axis=s.batch_axis)
+        elif given:
             values = states[s.input] = np.array(states[s.input])
             np.moveaxis(values, s.batch_axis, 0)[list(given)] = list(given.values())
     return list(states.values())

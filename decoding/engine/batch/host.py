@@ -12,6 +12,7 @@ from decoding.kernels import NativeRun
 from decoding.model.contract.io import State
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
+from decoding.model.runtime.native import NativeSession
 from decoding.model.runtime.session import Binding
 
 
@@ -19,7 +20,11 @@ class HostBatch:
     """A `Batch` on the CPU.
 
     The states ping-pong between two sets of buffers: a step reads one and writes the other, and
-    nothing is copied. A binding is made once for each number of rows.
+    nothing is copied. A native step needs one set. A binding is made once for each number of rows.
+
+    Attributes:
+        in_place: the step is native: it updates the states where they are.
+        keeps_before: whether the states before the last step are wanted: a step in place then copies them first.
     """
 
     candidates = None
@@ -27,6 +32,8 @@ class HostBatch:
     def __init__(self, model: Model, capacity: int, context: ContextRows, attention: bool) -> None:
         c = self._contract = model.contract
         self._session, self._whole_session = model.step_session, model.read_session
+        self.in_place = isinstance(self._session, NativeSession)
+        self.keeps_before = False
         self.context = context
         self.capacity = capacity
         self.size = 0
@@ -43,6 +50,17 @@ class HostBatch:
 
     def step(self) -> None:
         """Run the network once: `tokens` and the states in, `logits` and the next states out."""
+        run = self.bound()
+        if self.in_place and self.keeps_before:
+            for now, before in zip(
+                self._views(self._side, self.size), self._views(self._side ^ 1, self.size), strict=True
+            ):
+                before[:] = now
+        run.run()
+        self.moved(1)
+
+    def bound(self) -> Binding | NativeRun:
+        """Return the run of the next step over these rows."""
         if self.context.layout != self._layout:  # bound to buffers that are no more
             self._layout, self.attention = self.context.layout, None
             self._bindings.clear()
@@ -51,10 +69,14 @@ class HostBatch:
             if self._wants_attention and self.attention is None:
                 self.attention = self._make_attention()
             pair = self._bindings[self.size] = self._bind(0), self._bind(1)
-        pair[self._side].run()
-        self._side ^= 1
+        return pair[self._side]
+
+    def moved(self, steps: int) -> None:
+        """Note that the bound run took that many steps."""
+        if not self.in_place:
+            self._side ^= 1
         for positions in self._positions:
-            positions[: self.size] += 1
+            positions[: self.size] += steps
 
     def start(self, slots: Array, requests: Sequence[EngineRequest], read: Array) -> None:
         """Start these requests at `slots`, from their initial states, which come after `read` ids."""
@@ -125,7 +147,8 @@ class HostBatch:
         outputs = {c.logits.name: self.logits[:n].reshape(c.logits.shape(n))}
         if self.attention is not None:
             outputs[str(c.attention)] = self.attention[:n].reshape(n, *self._weights_shape)
-        for state, before, after in zip(c.states, self._views(side, n), self._views(side ^ 1, n), strict=True):
+        to = side if self.in_place else side ^ 1
+        for state, before, after in zip(c.states, self._views(side, n), self._views(to, n), strict=True):
             inputs[state.input], outputs[state.output] = before, after
         return self._session.bind(inputs, outputs)
 

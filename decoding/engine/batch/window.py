@@ -77,7 +77,21 @@ class WindowBatch:
         c = self._contract
         ids = np.array([self._window.cut(self._prefixes[row], length) for row in rows], np.int64)
         context = {name: values[rows] for name, values in self.context.rows(self.size).items()}
+        context |= self._step_contexts(rows, length)
         scores = c.logits.arrange(self._session.run(c.feeds(ids, context=context), [c.logits.name])[0])
         # Right-padded rows end before the window does.
         ends = [self._window.end(len(self._prefixes[row]), scores.shape[1]) for row in rows]
         self.logits[rows] = scores[np.arange(len(rows)), ends]
+
+    def _step_contexts(self, rows: Array, length: int) -> dict[str, Array]:
+        """Return the contexts with a value for each token, of the tokens that the window shows; zeros where it is padded."""
+        found: dict[str, list[Array]] = {aux.name: [] for aux in self._contract.step_contexts}
+        for row in rows:
+            end = len(self._prefixes[row])
+            count = min(end, length)
+            values = self.context.steps(int(row), end - count, count)
+            for name, value in values.items():
+                pad = [(0, 0)] * value.ndim
+                pad[0] = (length - count, 0) if self._window.pad == "left" else (0, length - count)
+                found[name].append(np.pad(value, pad))
+        return {name: np.stack(values) for name, values in found.items() if values}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decoding.model.model import Model
 from decoding.results import FinishReason, TokenEvent
+from decoding.tokenizers import TextStream
 
 
 class Events:
@@ -11,11 +12,18 @@ class Events:
 
     def __init__(self, model: Model) -> None:
         self._tokenizer = model.tokenizer
+        self._texts: dict[int, TextStream] = {}  # of sequences that run
 
     def of(
         self, prompt: int, output: int, sequence: int, token: int, logprob: float, reason: FinishReason | None
     ) -> TokenEvent:
-        """Return the event of the next token of a sequence."""
-        shown = [] if reason == "eos" else [token]
-        text = None if self._tokenizer is None else self._tokenizer.decode(shown)
-        return TokenEvent(prompt, output, token, text, logprob, reason)
+        """Return the event of the next token of a sequence; with the last one all text that is left comes."""
+        return TokenEvent(prompt, output, token, self._piece(sequence, token, reason), logprob, reason)
+
+    def _piece(self, sequence: int, token: int, reason: FinishReason | None) -> str | None:
+        if self._tokenizer is None:
+            return None
+        if (text := self._texts.get(sequence)) is None:
+            text = self._texts[sequence] = TextStream(self._tokenizer)
+        piece = "" if reason == "eos" else text.push(token)
+        return piece if reason is None else piece + self._texts.pop(sequence).finish()

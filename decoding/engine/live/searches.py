@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from decoding.engine.encode import encoded, with_latents_of
+from decoding.engine.encode import encoded, limited_rows, with_latents_of
 from decoding.engine.forks import using
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, Row, StopFlag
 from decoding.engine.search.mixed import MixedSearch
+from decoding.errors import OptionError
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 
@@ -135,7 +136,17 @@ class LiveSearch:
         if self._call.latents is None:
             for taken in self._taken:  # its other outputs read the same
                 taken.request = done.get(taken.request.key, taken.request)
-        return [(sequence, done[r.key]) for sequence, r in rows if r.key in done]
+        return self._limited([(sequence, done[r.key]) for sequence, r in rows if r.key in done])
+
+    def _limited(self, rows: list[Row]) -> list[Row]:
+        """Return the rows, each ending with the last token that the model takes; one whose prompt is too long fails."""
+        found: list[Row] = []
+        for row in rows:
+            try:
+                found += limited_rows(self._model.contract, iter([row]))
+            except OptionError as error:
+                self._fail(row[1], error)
+        return found
 
     def _tell(self, notice: Callable[[], None]) -> None:
         self._notices.put(notice)

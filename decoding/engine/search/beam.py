@@ -9,8 +9,10 @@ import numpy as np
 
 from decoding import kernels
 from decoding.engine.batch.batch import make_batch
+from decoding.engine.batch.host import HostBatch
 from decoding.engine.batch.reduction import beam_candidates
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RowSource, Settings
+from decoding.engine.search.native_beams import NativeBeams
 from decoding.engine.search.prefill import RequestRows
 from decoding.engine.search.states import state_after
 from decoding.engine.search.stopping import FINISH_REASONS, GOES_ON, Stopping
@@ -66,6 +68,9 @@ class BeamSearch:
         self._done = np.zeros((together, self._beam.num_beam_groups), bool)
         self._ids = np.zeros((together, beams, settings.max_new_tokens), np.int64)
         self._logprobs = np.zeros((together, beams, settings.max_new_tokens), np.float32)
+        if isinstance(self._batch, HostBatch):
+            self._batch.keeps_before = settings.return_state
+        self._native = self._native_beams()
 
     def run(self, *, every: bool = False) -> Iterator[FinishedSequence | FailedRequest | None]:
         """Decode the whole queue, yielding the hypotheses of each request as it finishes; with `every`, also None after each step."""
@@ -76,9 +81,11 @@ class BeamSearch:
                 if every:
                     yield None
                 continue
-            self._batch.context.refresh(self._histories, self._batch.size)
-            self._batch.step()
-            self._rows.step()
+            native = self._native_now()
+            if native is None:
+                self._rows.step(self._histories)
+            elif not native.take(len(self._requests)):
+                continue
             scores, parents, tokens, logprobs = self._best_continuations()
             reasons = self._finish_reasons(parents, tokens)
             ends = (reasons != GOES_ON) & (scores > -np.inf)
@@ -105,6 +112,27 @@ class BeamSearch:
         """Let a request end with the next step."""
         self._cancelled.add(index)
 
+    def _native_beams(self) -> NativeBeams | None:
+        """Return what takes plain steps without Python; None where there is no native step, or each needs some Python."""
+        settings, batch = self._settings, self._batch
+        needs_python = settings.processors or batch.context.moves or self._needs_attention or settings.return_state
+        if needs_python or not (isinstance(batch, HostBatch) and batch.in_place):
+            return None
+        return NativeBeams(
+            batch, self._stopping, self._beam, self._candidates, settings.eos, scores=self._scores, lengths=self._lengths,
+            limits=self._limits, ids=self._ids, logprobs=self._logprobs,
+        )  # fmt: skip
+
+    def _native_now(self) -> NativeBeams | None:
+        """Return what takes plain steps without Python; None while a row reads, or a group has as many hypotheses as it keeps.
+
+        Such a group may be done after any step (`_check_done`).
+        """
+        if self._native is None or self._batch.size != len(self._requests) * self._beam.num_beams:
+            return None
+        width = self._beam.num_beams // self._beam.num_beam_groups
+        return self._native if all(len(closed) < width for slot in self._closed for closed in slot) else None
+
     def _histories(self) -> History:
         """Return the history of every beam, and of every row that still reads."""
         rows = [(p, b) for p in range(len(self._requests)) for b in range(self._beam.num_beams)]
@@ -124,38 +152,53 @@ class BeamSearch:
 
     def _best_continuations(self) -> tuple[Array, Array, Array, Array]:
         """Return scores, parents, tokens and the model's own log-probabilities of the candidates, [requests, groups, candidates]."""
-        beam, n = self._beam, len(self._requests)
-        scores = self._scores[:n]
-        logits = self._batch.logits[: n * beam.num_beams]
+        n, beams = len(self._requests), self._beam.num_beams
+        logits = self._batch.logits[: n * beams]
         down = self._batch.candidates
-        edited = self._edited(logits) if down is None else down.logprobs(logits)
-        given = (logits if edited is None else edited).reshape(n, beam.num_beams, -1)
-        best, parents, tokens = kernels.beam_prune(
-            given,
-            scores,
-            self._candidates,
-            groups=beam.num_beam_groups,
-            diversity_penalty=beam.diversity_penalty,
-            eos_token_id=self._settings.eos,
-            normalize=edited is None,
-        )
-        rows = (np.arange(n)[:, None] * beam.num_beams + parents).ravel()
+        edits = self._edits()
+        if down is not None:
+            given = down.logprobs(logits)
+            best, parents, tokens = self._pruned(given, np.full(n, True), normalize=False)
+        elif not edits.any():
+            best, parents, tokens = self._pruned(logits, ~edits)
+        else:  # normalising edited rows rounds them once more, so the others are left alone: their bits depend on no other row
+            edited, plain = self._pruned(self._edited(logits), edits, normalize=False), self._pruned(logits, ~edits)
+            best, parents, tokens = (np.where(edits[:, None], *both) for both in zip(edited, plain, strict=True))
+        rows = (np.arange(n)[:, None] * beams + parents).ravel()
         possible = tokens.ravel() >= 0
         logprobs = np.full(rows.shape, -np.inf, np.float32)
         if down is None:
             logprobs[possible] = self._own_logprobs(logits, rows[possible], tokens.ravel()[possible])
         else:
             at = rows[possible], tokens.ravel()[possible]
-            logprobs[possible] = given.reshape(len(logits), -1)[at]
+            logprobs[possible] = given[at]
             tokens[tokens >= 0] = down.ids[at]
-        shape = (n, beam.num_beam_groups, -1)
+        shape = (n, self._beam.num_beam_groups, -1)
         return tuple(a.reshape(shape) for a in (best, parents, tokens, logprobs))  # type: ignore[return-value]
 
-    def _edited(self, logits: Array) -> Array | None:
-        """Return log-probabilities as the processors and the shortest length leave them; None where nothing edits."""
+    def _pruned(self, given: Array, which: Array, *, normalize: bool = True) -> tuple[Array, Array, Array]:
+        """Return scores, parents and tokens of the candidates of these requests; of the others, nothing is possible."""
+        beam, n = self._beam, len(self._requests)
+        return kernels.beam_prune(
+            given.reshape(n, beam.num_beams, -1),
+            np.where(which[:, None], self._scores[:n], np.float32(-np.inf)),
+            self._candidates,
+            groups=beam.num_beam_groups,
+            diversity_penalty=beam.diversity_penalty,
+            eos_token_id=self._settings.eos,
+            normalize=normalize,
+        )
+
+    def _edits(self) -> Array:
+        """Return, for each request, whether processors or the shortest length edit its log-probabilities in this step."""
+        lengths = self._lengths[: len(self._requests)]
+        if self._settings.processors:
+            return np.full(len(lengths), True)
+        return (lengths < self._stopping.min_new_tokens) & (self._stopping.eos_count > 0)
+
+    def _edited(self, logits: Array) -> Array:
+        """Return log-probabilities as the processors and the shortest length leave them."""
         beams, lengths = self._beam.num_beams, self._lengths[: len(self._requests)]
-        if not (self._settings.processors or self._stopping.hides_eos(lengths)):
-            return None
         edited = np.zeros_like(logits)
         live = np.flatnonzero(np.isfinite(self._scores[: len(self._requests)]).ravel())
         edited[live] = kernels.log_softmax(logits[live])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Iterator
 
-from decoding.engine.encode import shares_a_batch
+from decoding.engine.encode import context_shapes, shares_a_batch
 from decoding.engine.request import (
     Call,
     EngineRequest,
@@ -19,7 +19,6 @@ from decoding.engine.request import (
 from decoding.engine.search.beam import BeamSearch
 from decoding.engine.search.sampling import SamplingSearch
 from decoding.engine.search.stochastic_beam import StochasticBeamSearch
-from decoding.model.contract.pad import shape_of
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.strategies import Beam
@@ -156,7 +155,7 @@ class MixedSearch:
     def _lane_of(self, row: Row) -> Lane:
         settings = row[1].settings
         kind = _key(settings) if settings.strategy.searches_together else _BY_THEMSELVES
-        shapes = () if shares_a_batch(self._model.contract) else shape_of(row[1].context)
+        shapes = () if shares_a_batch(self._model.contract) else context_shapes(self._model.contract, row[1])
         key = kind, shapes
         if key not in self._lanes:
             self._open(Lane(self, key), settings)

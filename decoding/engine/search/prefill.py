@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from decoding.engine.batch.batch import Batch, States
+from decoding.engine.batch.batch import Batch, States, failed_step
+from decoding.engine.batch.contexts import step_contexts
 from decoding.engine.request import Call, EngineRequest, Row, RowSource
+from decoding.errors import ModelError
 from decoding.model.contract.pad import pad_together
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.processors import History
 
-# Longest chunk read in one run: it bounds the memory of the hidden sequences, [rows, chunk, hidden] a layer,
+# Longest chunk read in one run, as long as the longest that load() tries (model/verify/lengths.py): it bounds the memory of the hidden sequences, [rows, chunk, hidden] a layer,
 # and how long it takes until a search that was stopped notices.
 _CHUNK = 512
 
@@ -104,7 +106,8 @@ class Prefill:
         _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         own, start = [requests[i] for i in first], self._cursor[slots[first]]
         left = int((self._last[slots] - self._cursor[slots]).min())
-        count = min(left, _CHUNK if c.sequence and self._call.step_inputs is None and not c.draws_alone else 1)
+        several = c.sequence and self._call.step_inputs is None and not c.one_token_a_run
+        count = min(left, c.longest_run or _CHUNK, _CHUNK if several else 1)
         ids = np.stack([r.ids[at : at + count] for r, at in zip(own, start, strict=True)])
         after = run(slots[first], c.feeds(ids, start, self._context(own, start, count)))
         self._cursor[slots] += count
@@ -134,6 +137,7 @@ class Prefill:
     def _context(self, requests: Sequence[EngineRequest], start: Array, count: int) -> dict[str, Array]:
         c, latents = self._model.contract, self._call.latents
         context = pad_together(c.row_inputs, [r.context for r in requests])
+        context |= step_contexts(c.auxiliary_inputs, requests, start, count)
         if latents is not None:
             context |= latents.steps(c.auxiliary_inputs, np.array([r.key for r in requests]), start, count)
         if self._call.step_inputs is not None:
@@ -164,7 +168,7 @@ class RequestRows:
     """
 
     def __init__(self, model: Model, batch: Batch, call: Call, queue: RowSource, width: int) -> None:
-        self._batch, self._queue, self._width = batch, queue, width
+        self._model, self._batch, self._queue, self._width = model, batch, queue, width
         self._prefill = Prefill(model, batch, call)
         self._ready: list[Ready] = []
 
@@ -184,10 +188,18 @@ class RequestRows:
 
     def read_chunk(self) -> list[EngineRequest]:
         """Read a chunk of every prompt, while no row writes."""
-        return self._arrange(np.zeros(0, np.int64), self._prefill.read_chunk())
+        try:
+            return self._arrange(np.zeros(0, np.int64), self._prefill.read_chunk())
+        except ModelError as error:
+            raise failed_step(self._model, error, self.histories([], [])) from error
 
-    def step(self) -> None:
-        """Read on, after a step of the batch."""
+    def step(self, histories: Callable[[], History]) -> None:
+        """Take a step of the batch, in which the rows that read go on reading; `histories` is that of every row."""
+        try:
+            self._batch.context.refresh(histories, self._batch.size)
+            self._batch.step()
+        except ModelError as error:
+            raise failed_step(self._model, error, histories()) from error
         self._ready = self._prefill.step() if self._prefill else []
 
     def move(self, rows: Array) -> list[EngineRequest]:

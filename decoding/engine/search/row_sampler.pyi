@@ -19,6 +19,7 @@ class RowSampler:
     temperature: _Floats
     requests: list[EngineRequest]
     failed: int | None
+    needs_python: bool
     def __init__(
         self,
         logits: _Floats,

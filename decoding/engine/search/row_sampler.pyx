@@ -7,7 +7,7 @@ from decoding.kernels._library cimport (
     DEC_FORBIDDEN, DEC_INFINITE, DEC_NAN, DEC_OK, c_draw, c_greedy, c_token_logprobs, c_top_n, dec_filter, dec_rows, dec_status,
     dec_stream, scratch_size,
 )
-from decoding.engine.search.stopping cimport BY_EOS, IDLE, RUNNING, Ending, Stopping, finish, hide, restore
+from decoding.engine.search.stopping cimport BY_EOS, IDLE, RUNNING, Ending, Stopping, ends, hide, restore
 
 import weakref
 
@@ -21,12 +21,6 @@ from decoding.kernels import token_logprobs, top_logprobs, uniform
 from decoding.processors import History, apply_processors
 from decoding.strategies import Sample, TopN
 
-cdef enum:
-    GREEDY = 0
-    SAMPLE = 1
-    TOP_N = 2
-
-
 cdef class RowRules:
     """How the rows of a request choose their tokens, and when they end.
 
@@ -36,13 +30,6 @@ cdef class RowRules:
         drawn: the tokens are drawn already, on a device: there is nothing left to choose.
     """
 
-    cdef readonly Stopping stopping
-    cdef readonly tuple processors
-    cdef readonly int64_t top
-    cdef uint8_t how
-    cdef int64_t top_n
-    cdef dec_filter filter
-
     def __init__(self, settings, Stopping stopping, bint drawn):
         strategy = settings.strategy
         samples = isinstance(strategy, Sample) and not drawn
@@ -50,6 +37,7 @@ cdef class RowRules:
         self.top_n = strategy.n if isinstance(strategy, TopN) else 0
         self.how = TOP_N if self.top_n else SAMPLE if samples else GREEDY
         f = strategy.filters if samples else ALL_OFF
+        self.is_plain = self.how != TOP_N and dict(f) == dict(ALL_OFF)
         self.filter = dec_filter(f["top_k"], f["top_p"], f["min_p"], f["typical_p"], f["epsilon_cutoff"], f["eta_cutoff"])
 
 
@@ -73,36 +61,6 @@ cdef class RowSampler:
         failed: the slot for which `advance` raised its last error: whose logits it could not use, or whose processors did.
     """
 
-    cdef readonly object status, sequences, streams, seeds, lengths, limits, temperature, requests, failed
-    cdef object _how_array, _top_ns_array, _filters_array, _endings_array, _rules, _rules_of, _tokenizer
-    cdef object _buffers, _lines_array, _history_array, _history_logprobs_array, _logits_array, _edited
-    cdef object _attention, _top_ids, _top_values, _teacher_logprobs, _eos_logits_array
-    cdef dec_rows _logits
-    cdef bint _drawn, _looks_for_stops, _has_processors
-    cdef int64_t _vocab_size, _max_new, _eos_count, _top
-    cdef object _teacher_ratio
-    cdef float *_eos_logits
-    cdef uint8_t *_stops
-    cdef uint8_t *_status
-    cdef uint8_t *_how
-    cdef uint64_t *_sequences
-    cdef uint64_t *_streams
-    cdef uint64_t *_seeds
-    cdef int64_t *_lengths
-    cdef int64_t *_limits
-    cdef int64_t *_lines
-    cdef int64_t *_top_ns
-    cdef float *_temperature
-    cdef dec_filter *_filters
-    cdef Ending *_endings
-    cdef int64_t *_tokens
-    cdef float *_logprobs
-    cdef int64_t *_history
-    cdef float *_history_logprobs
-    cdef void *_scratch
-    cdef const int64_t *_ids
-    cdef const double *_normalizers
-
     def __init__(self, logits, tokens, *, int64_t vocab_size, ids, normalizers, tokenizer, int64_t max_new_tokens,
                  teacher_ratio, bint drawn):
         capacity, width = logits.shape
@@ -116,6 +74,7 @@ cdef class RowSampler:
         self.requests = [None] * capacity
         self.failed = None
         self._how_array = np.zeros(capacity, np.uint8)
+        self._plain_array = np.zeros(capacity, np.uint8)
         self._top_ns_array = np.zeros(capacity, np.int64)
         self._filters_array = np.zeros((capacity, sizeof(dec_filter)), np.uint8)
         self._endings_array = np.zeros((capacity, sizeof(Ending)), np.uint8)
@@ -128,7 +87,7 @@ cdef class RowSampler:
         self._teacher_ratio, self._teacher_logprobs = teacher_ratio, None
         self._attention = self._edited = None
         self._tokenizer, self._vocab_size, self._drawn = tokenizer, vocab_size, drawn
-        self._looks_for_stops = self._has_processors = False
+        self._looks_for_stops = self._has_processors = self._keeps_states = self._was_edited = False
 
         logprobs = np.zeros(capacity, np.float32)
         scratch = np.empty(scratch_size(width) + 64, np.uint8)
@@ -141,10 +100,12 @@ cdef class RowSampler:
         self._stops = <uint8_t *> address(stops)
         self._status = <uint8_t *> address(self.status)
         self._how = <uint8_t *> address(self._how_array)
+        self._plain = <uint8_t *> address(self._plain_array)
         self._sequences = <uint64_t *> address(self.sequences)
         self._streams = <uint64_t *> address(self.streams)
         self._seeds = <uint64_t *> address(self.seeds)
         self._lengths = <int64_t *> address(self.lengths)
+        self._stream = dec_stream(0, self._streams, self._lengths, 0, self._seeds)
         self._limits = <int64_t *> address(self.limits)
         self._temperature = <float *> address(self.temperature)
         self._top_ns = <int64_t *> address(self._top_ns_array)
@@ -203,13 +164,20 @@ cdef class RowSampler:
             self._reserve(limit, rules.top, rules.stopping.eos_count)
             self._looks_for_stops = self._looks_for_stops or rules.stopping.looks_for_stops
             self._has_processors = self._has_processors or bool(rules.processors)
+            self._keeps_states = self._keeps_states or request.settings.return_state
             self._status[slot], self._lengths[slot], self._limits[slot] = RUNNING, 0, limit
             self._sequences[slot] = sequence
             self._streams[slot], self._seeds[slot] = request.stream + sequence - request.first, request.seed
-            self._temperature[slot], self._stops[slot] = request.temperature, False
+            self._temperature[slot], self._stops[slot] = request.temperature, 0
             self._how[slot], self._top_ns[slot], self._filters[slot] = rules.how, rules.top_n, rules.filter
+            self._plain[slot] = rules.is_plain
             self._endings[slot] = rules.stopping.ending
             self.requests[slot], self._rules[slot] = request, rules
+
+    @property
+    def needs_python(self):
+        """Whether a step needs Python code: processors, log-probabilities or states that are wanted, a teacher."""
+        return self._has_processors or self._top > 0 or self._keeps_states or self._teacher_ratio is not None
 
     def advance(self, int64_t size):
         """Choose a token for each running row of the first `size`, record it, and return how many rows finished by it.
@@ -219,35 +187,22 @@ cdef class RowSampler:
         """
         cdef int64_t bad = 0, finished = 0
         cdef dec_status status
-        cdef float *source = <float *> self._logits.data
+        cdef float *source = self.logits()
         self.failed = None
-        cdef bint edited, hidden
         if self._has_processors and self._edit(size):
             source = <float *> address(self._edited)
         with nogil:
-            edited = source != self._logits.data
-            hidden = self._hide_eos(source, size)
-            status = self._check_normalizers(size, &bad)
+            status = self.choose(source, size, &bad)
             if status == DEC_OK:
-                status = self._choose(source, size, &bad)
-            if status == DEC_OK and self._ids != NULL:
-                self._name_choices(size)
-            if hidden and not edited:
-                self._restore_eos(source, size)
-            if status == DEC_OK and (hidden or edited):
-                status = self._own_logprobs(size, &bad)
-            if status == DEC_OK:
-                self._record(size)
+                self.record(size)
                 if not self._looks_for_stops:
-                    finished = self._finish(size)
+                    finished = self.finish(size)
         if status != DEC_OK:
-            self.failed = bad
-            raise self._error(status, bad, edited)
+            raise self.error(status, bad)
         if self._top:
             self._record_top(size)
         if self._looks_for_stops:
-            self._look_for_stops(size)
-            finished = self._finish(size)
+            finished = self.finish_or_stop(size)
         if self._teacher_ratio is not None:
             self._teach(size)
         return finished
@@ -342,7 +297,7 @@ cdef class RowSampler:
         """Move the rows at `slots` to the front, in that order; the others are forgotten."""
         size = len(slots)
         for array in (self.status, self.sequences, self.streams, self.seeds, self.lengths, self.limits, self.temperature,
-                      self._how_array, self._top_ns_array, self._filters_array, self._endings_array):
+                      self._how_array, self._plain_array, self._top_ns_array, self._filters_array, self._endings_array):
             array[:size] = array[slots]
         for items in (self.requests, self._rules):
             items[:size] = [items[slot] for slot in slots]
@@ -386,6 +341,59 @@ cdef class RowSampler:
                 return slot
         return slots[0]
 
+    cdef float *logits(self) noexcept nogil:
+        """Return the network's logits."""
+        return <float *> self._logits.data
+
+    cdef int64_t count_running(self, int64_t size) noexcept nogil:
+        """Return how many rows run."""
+        cdef int64_t row, count = 0
+        for row in range(size):
+            count += self._status[row] == RUNNING
+        return count
+
+    cdef bint is_plain(self, int64_t size) noexcept nogil:
+        """Return whether every row runs, and all take the most probable token, or all draw one without filters."""
+        cdef int64_t row
+        for row in range(size):
+            if self._status[row] != RUNNING or not self._plain[row] or self._how[row] != self._how[0]:
+                return False
+            if hide(&self._endings[row], self._lengths[row], NULL, NULL):
+                return False
+        return True
+
+    cdef const dec_stream *stream(self) noexcept nogil:
+        """Return the stream of the next draws of plain rows; NULL where nothing is drawn."""
+        return NULL if self._how[0] == GREEDY else &self._stream
+
+    cdef bint may_stop(self, int64_t size) noexcept nogil:
+        """Return whether the choices just recorded may complete a stop sequence or a stop string."""
+        cdef int64_t row
+        if self._looks_for_stops:
+            for row in range(size):
+                if self._status[row] == RUNNING and self._endings[row].may_stop[self._tokens[row]]:
+                    return True
+        return False
+
+    cdef dec_status choose(self, float *source, int64_t size, int64_t *bad) noexcept nogil:
+        """Fill tokens and log-probabilities of the running rows.
+
+        Args:
+            source: the logits to choose by: the network's, or an edited copy.
+        """
+        cdef bint hidden = self._hide_eos(source, size)
+        cdef dec_status status = self._check_normalizers(size, bad)
+        self._was_edited = source != self._logits.data
+        if status == DEC_OK:
+            status = self._choose(source, size, bad)
+        if status == DEC_OK and self._ids != NULL:
+            self._name_choices(size)
+        if hidden and not self._was_edited:
+            self._restore_eos(source, size)
+        if status == DEC_OK and (hidden or self._was_edited):
+            status = self._own_logprobs(size, bad)
+        return status
+
     cdef bint _hide_eos(self, float *source, int64_t size) noexcept nogil:
         """Hide EOS from the running rows that are too short to end, and return whether there are any."""
         cdef int64_t row
@@ -419,7 +427,7 @@ cdef class RowSampler:
         cdef int64_t start = 0, end
         cdef dec_status status = DEC_OK
         cdef dec_rows logits = self._logits
-        cdef dec_stream stream = dec_stream(0, NULL, NULL, 0, NULL)
+        cdef dec_stream stream = self._stream
         while start < size and status == DEC_OK:
             end = self._run_end(start, size)
             if end == start:  # an idle row
@@ -477,7 +485,7 @@ cdef class RowSampler:
                 self._logprobs[row] = self._logits.data[at] - self._normalizers[row]
                 self._tokens[row] = self._ids[at]
 
-    cdef void _record(self, int64_t size) noexcept nogil:
+    cdef void record(self, int64_t size) noexcept nogil:
         """Write the choices into the history."""
         cdef int64_t row, at
         for row in range(size):
@@ -487,24 +495,25 @@ cdef class RowSampler:
                 self._history_logprobs[at] = self._logprobs[row]
                 self._lengths[row] += 1
 
-    cdef int64_t _finish(self, int64_t size) noexcept nogil:
+    cdef int64_t finish(self, int64_t size) noexcept nogil:
         """Set which rows end with their choices, and return how many do."""
         cdef int64_t row, finished = 0
         for row in range(size):
             if self._status[row] == RUNNING:
-                self._status[row] = finish(
+                self._status[row] = ends(
                     &self._endings[row], self._tokens[row], self._stops[row], self._lengths[row], self._limits[row]
                 )
+                self._stops[row] = 0
                 finished += self._status[row] != RUNNING
         return finished
 
-    cdef _look_for_stops(self, int64_t size):
-        """Note which rows end with a stop sequence or a stop string."""
+    cdef int64_t finish_or_stop(self, int64_t size) except -1:
+        """Do as `finish` does, and look for stop sequences and stop strings too."""
         cdef RowRules rules
         for slot in self.running(size):
             rules = self._rules[slot]
-            # Also where no stop is looked for: the row that had this slot before may have ended so.
             self._stops[<int64_t> slot] = rules.stopping.looks_for_stops and rules.stopping.stops(self.output(slot))
+        return self.finish(size)
 
     cdef _record_top(self, int64_t size):
         """Write the best log-probabilities of the rows that chose."""
@@ -529,11 +538,12 @@ cdef class RowSampler:
             if coin < self._teacher_ratio:
                 tokens[i] = token
 
-    def _error(self, dec_status status, int64_t row, bint edited):
+    cdef object error(self, dec_status status, int64_t row):
         cdef RowRules rules = self._rules[row]
+        self.failed = row
         sequence, step = int(self.sequences[row]), int(self.lengths[row])
         fault = {DEC_NAN: "hold a NaN", DEC_INFINITE: "hold +inf"}.get(status, "are all -inf, so no token is possible")
-        edits = ["the processors"] * bool(edited and rules.processors)
+        edits = ["the processors"] * bool(self._was_edited and rules.processors)
         edits += ["min_new_tokens"] * rules.stopping.hides_eos(self.lengths[row : row + 1])
         whose = f"logits, after {' and '.join(edits)}," if edits else "logits"
         return DecodeError(f"sequence {sequence}, step {step}: the model's {whose} {fault}; check the weights, the inputs and the processors",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from decoding.engine.batch.batch import Batch, make_batch
+from decoding.engine.batch.batch import Batch, failed_step, make_batch
 from decoding.engine.batch.device import DeviceBatch
+from decoding.engine.batch.host import HostBatch
 from decoding.engine.request import (
     Call,
     Choice,
@@ -18,9 +20,11 @@ from decoding.engine.request import (
     Row,
     RowSource,
 )
+from decoding.engine.search.native_steps import NativeSteps
 from decoding.engine.search.prefill import Prefill, Ready
 from decoding.engine.search.row_sampler import RowSampler
 from decoding.engine.search.states import state_after
+from decoding.errors import ModelError
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.processors import History
@@ -43,13 +47,14 @@ class SamplingSearch:
         self._sampler = make_sampler(model, self._batch, call)
         if isinstance(self._batch, DeviceBatch):
             self._batch.draws = self._sampler.draws
-        self._has_extras = bool(call.step_inputs or call.attention or call.latents)
+        self._has_extras = self._batch.context.moves or call.attention
+        self._native = self._native_steps(call)
         self._remember = call.remember
         self._is_live, self._failed = call.live, list[FailedRequest]()
 
     def run(self, *, every: bool = False) -> Iterator[FinishedSequence | FailedRequest | None]:
         """Decode the whole queue, yielding each sequence as it finishes; with `every`, also None after each step."""
-        for finished in self._steps(every=every):
+        for finished in self._checked_steps(every=every):
             yield from self._failed
             self._failed.clear()
             if finished:
@@ -93,11 +98,18 @@ class SamplingSearch:
 
     def choices(self) -> Iterator[Choice]:
         """Decode the whole queue, yielding every token as it is chosen."""
-        for finished in self._steps(every=True):
+        for finished in self._checked_steps(every=True):
             yield from (Choice(*chosen) for chosen in self._sampler.chosen(self._batch.size))
             if finished:
                 for _ in self._retire():
                     pass
+
+    def _checked_steps(self, *, every: bool) -> Iterator[int]:
+        """Do what `_steps` does; a step that the network cannot run is a DecodeError."""
+        try:
+            yield from self._steps(every=every)
+        except ModelError as error:
+            raise failed_step(self._model, error, self._histories()) from error
 
     def _steps(self, *, every: bool) -> Iterator[int]:
         """Take steps until nothing is left, yielding how many rows finished, for the caller to retire.
@@ -111,7 +123,7 @@ class SamplingSearch:
         batch.size = len(rows)
         if rows:
             self._admit(np.arange(len(rows)), rows)
-        step, advance, extras = batch.step, sampler.advance, self._has_extras
+        step, advance, extras, native = batch.step, sampler.advance, self._has_extras, self._native
         while batch.size and not stopped():
             if prefill and not len(sampler.running(batch.size)):
                 self._begin(prefill.read_chunk())
@@ -120,19 +132,28 @@ class SamplingSearch:
                 continue
             if extras:
                 batch.context.refresh(self._histories, batch.size)
-            step()
-            try:
-                finished = advance(batch.size)
-            except Exception as error:
-                if not self._is_live:
-                    raise
-                finished = self._without_failed(error)
+            if native is not None and not sampler.needs_python:
+                finished = native.take(1 if every or prefill else sys.maxsize)
+            else:
+                step()
+                try:
+                    finished = advance(batch.size)
+                except Exception as error:
+                    if not self._is_live:
+                        raise
+                    finished = self._without_failed(error)
             if extras and batch.attention is not None:
                 sampler.record_attention(batch.attention[: batch.size])
             if prefill:
                 self._begin(prefill.step())
             if finished or every:
                 yield finished
+
+    def _native_steps(self, call: Call) -> NativeSteps | None:
+        """Return what takes whole steps without Python; None where there is no native step, or each needs some Python."""
+        if self._has_extras or call.live or not (isinstance(self._batch, HostBatch) and self._batch.in_place):
+            return None
+        return NativeSteps(self._batch, self._sampler)
 
     def _histories(self) -> History:
         """Return the history of every row; of an idle row, the history it had."""
@@ -207,6 +228,8 @@ class SamplingSearch:
 
     def _admit(self, slots: Array, rows: list[Row]) -> None:
         """Start sequences at these slots."""
+        if isinstance(self._batch, HostBatch) and any(request.settings.return_state for _, request in rows):
+            self._batch.keeps_before = True
         self._begin(self._prefill.admit(slots, rows))
 
     def _begin(self, rows: list[Ready]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from decoding import kernels
 from decoding.engine.batch.batch import make_batch
+from decoding.engine.batch.host import HostBatch
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RowSource, Settings
 from decoding.engine.search.prefill import RequestRows
 from decoding.engine.search.states import state_after
@@ -55,6 +56,8 @@ class StochasticBeamSearch:
         self._width = settings.outputs
         self._slots = max(1, rows // self._width)
         self._batch = make_batch(model, self._slots * self._width, call)
+        if isinstance(self._batch, HostBatch):
+            self._batch.keeps_before = settings.return_state
         self._rows = RequestRows(model, self._batch, call, queue, self._width)
         self._stopping = Stopping(settings, model.vocab_size, model.tokenizer)
         self._requests: list[EngineRequest] = []
@@ -70,9 +73,7 @@ class StochasticBeamSearch:
                 if every:
                     yield None
                 continue
-            self._batch.context.refresh(self._histories, self._batch.size)
-            self._batch.step()
-            self._rows.step()
+            self._rows.step(self._histories)
             self._branches = self._extend()
             open_ = [
                 i

@@ -15,13 +15,14 @@ ctypedef struct Ending:
     const int64_t *eos  # ids that end a sequence
     int64_t eos_count
     const uint8_t *is_eos  # [V]
+    const uint8_t *may_stop  # [V]: whether `Stopping.stops` is to be asked after this token; where not, it would say no
 
 cdef class Stopping:
     cdef readonly int64_t min_new_tokens, max_new_tokens
     cdef readonly bint looks_for_stops
     cdef Ending ending
     cdef tuple _stop, _stop_strings, _buffers
-    cdef object _tokenizer
+    cdef object _tokenizer, _joins_next
     cdef int64_t _tail
 
 
@@ -51,7 +52,7 @@ cdef inline void restore(const Ending *ending, int64_t length, float *logits, co
             logits[ending.eos[i]] = hidden[i]
 
 
-cdef inline slot_status finish(const Ending *ending, int64_t token, bint stops, int64_t length, int64_t limit) noexcept nogil:
+cdef inline slot_status ends(const Ending *ending, int64_t token, bint stops, int64_t length, int64_t limit) noexcept nogil:
     """Return whether a sequence of this length ends with its newest token, and why: by EOS, else a stop, else its length.
 
     Args:

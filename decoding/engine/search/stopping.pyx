@@ -25,15 +25,20 @@ cdef class Stopping:
     def __init__(self, settings, int64_t vocab_size, tokenizer):
         self.min_new_tokens, self.max_new_tokens = settings.min_new_tokens, settings.max_new_tokens
         self._stop, self._stop_strings, self._tokenizer = settings.stop, settings.stop_strings, tokenizer
+        self._joins_next = getattr(tokenizer, "joins_next", lambda token: False)
         self.looks_for_stops = bool(self._stop or self._stop_strings)
         # Every token but an empty or a partial one (a byte of a character) adds at least one character.
         self._tail = 4 * max(map(len, self._stop_strings), default=0) + 4
         ids = np.array(sorted(set(settings.eos)), np.int64)
         is_eos = np.zeros(vocab_size, np.uint8)
         is_eos[ids] = 1
-        self._buffers = ids, is_eos
+        # Any token may complete a stop string, but only its last id a stop sequence.
+        may_stop = np.full(vocab_size, bool(self._stop_strings), np.uint8)
+        may_stop[[sequence[-1] for sequence in self._stop]] = 1
+        self._buffers = ids, is_eos, may_stop
         self.ending = Ending(
-            self.min_new_tokens, <const int64_t *> <size_t> ids.ctypes.data, len(ids), <const uint8_t *> <size_t> is_eos.ctypes.data
+            self.min_new_tokens, <const int64_t *> <size_t> ids.ctypes.data, len(ids), <const uint8_t *> <size_t> is_eos.ctypes.data,
+            <const uint8_t *> <size_t> may_stop.ctypes.data,
         )
 
     @property
@@ -54,7 +59,10 @@ cdef class Stopping:
             return True
         if not self._stop_strings:
             return False
-        text = self._tokenizer.decode(output[-self._tail:].tolist())
+        start = max(0, len(output) - self._tail)
+        while start and self._joins_next(int(output[start - 1])):
+            start -= 1  # the text of a run of bytes is known of the whole run only
+        text = self._tokenizer.decode(output[start:].tolist())
         return any(stop in text for stop in self._stop_strings)
 
     def hides_eos(self, const int64_t[:] lengths):
@@ -89,5 +97,5 @@ cdef class Stopping:
             if tokens[i] >= 0:
                 if self.looks_for_stops:
                     stops = self.stops(output(i))
-                reasons[i] = finish(&self.ending, tokens[i], stops, lengths[i], limits[i])
+                reasons[i] = ends(&self.ending, tokens[i], stops, lengths[i], limits[i])
         return np.asarray(reasons)

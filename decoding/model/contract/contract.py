@@ -10,6 +10,7 @@ from decoding.model.contract.io import AuxiliaryInput, Logits, State, Token, Win
 from decoding.model.graph.types import Array
 
 _CALLER = "given by the caller: context= or step_inputs="
+_CALLER_STEPS = "given by the caller for each token: context= or step_inputs="
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Contract:
         window: how to decode a graph that cannot be stepped; it then has no states.
         attention: the output with the weights over the source, [batch, source] at each step.
         pads: contexts of unequal length may share a batch: padding changes no result.
+        longest: tokens that a sequence may have; None where no limit is known.
+        longest_run: tokens that one run may read, where it takes several; None where no limit is known.
         initial_state_graph: computes initial states from contexts and latents, where the file does so inside.
         notes: what `load()` decided and the evidence, one sentence each.
         givers: what gives a context or an initial state, in words, where the caller does not: "the encoder's hidden".
@@ -35,6 +38,8 @@ class Contract:
     window: Window | None = None
     attention: str | None = None
     pads: bool = False
+    longest: int | None = None
+    longest_run: int | None = None
     initial_state_graph: InitialStateGraph | None = None
     notes: tuple[str, ...] = ()
     givers: Mapping[str, str] = field(default_factory=dict)
@@ -51,19 +56,30 @@ class Contract:
         return tuple(aux for aux in self.all_auxiliary_inputs if aux.kind == "context")
 
     @property
+    def step_contexts(self) -> tuple[AuxiliaryInput, ...]:
+        """The inputs that the caller or an encoder gives for each token of a request."""
+        return tuple(aux for aux in self.auxiliary_inputs if aux.kind == "step_context")
+
+    @property
     def latents(self) -> tuple[AuxiliaryInput, ...]:
         """The inputs that are drawn."""
         return tuple(aux for aux in self.all_auxiliary_inputs if aux.kind == "latent")
 
     @property
-    def draws_alone(self) -> bool:
-        """Return whether tokens are fed one by one, because a latent is drawn at every step and takes one value a run."""
-        return any(aux.draw.every == "step" and not aux.timed for aux in self.latents)
+    def one_token_a_run(self) -> bool:
+        """Return whether tokens are fed one by one, because an input has a value for each token and takes one a run."""
+        return any(aux.every_step and not aux.timed for aux in self.all_auxiliary_inputs)
 
     @property
     def row_inputs(self) -> tuple[AuxiliaryInput, ...]:
         """The graph's auxiliary inputs that hold a value for each row: contexts, their lengths and masks, and latents."""
         return tuple(aux for aux in self.auxiliary_inputs if aux.of_rows)
+
+    @property
+    def initial_inputs(self) -> tuple[AuxiliaryInput, ...]:
+        """The inputs that initial states depend on: by their values, or by their sizes."""
+        wide = {s.width_of for s in self.states}
+        return (*self._initial_inputs, *(aux for aux in self.auxiliary_inputs if aux.name in wide))
 
     @property
     def _initial_inputs(self) -> tuple[AuxiliaryInput, ...]:
@@ -77,11 +93,19 @@ class Contract:
         """Initial states of `batch` rows by the state's input.
 
         Args:
-            contexts: contexts and latents [batch, ...] by name; only `initial_state_graph` reads them.
+            contexts: contexts and latents [batch, ...] by name; only `initial_state_graph` reads them, and states that are as
+                wide as one of them.
         """
-        values = {state.input: state.initial_rows(batch) for state in self.states}
+        values = {state.input: state.initial_rows(batch, self.width(state, contexts)) for state in self.states}
         computed = self.initial_state_graph.run(contexts) if self.initial_state_graph is not None else {}
         return values | {name: value for name, value in computed.items() if name in values}
+
+    def width(self, state: State, contexts: Mapping[str, Array]) -> int | None:
+        """The size of a state's free axis: that of the context [batch, ...] that it is as wide as. None where that is not known."""
+        if state.width_of not in contexts:
+            return None
+        axis = next(aux.source_axis for aux in self.contexts if aux.name == state.width_of)
+        return int(contexts[state.width_of].shape[1 + (axis or 0)])
 
     def probe_contexts(self, batch: int, time: int = 1) -> dict[str, Array]:
         """Numbers to probe with for the inputs that initial states are computed from, [batch, ...] by name."""
@@ -123,7 +147,11 @@ class Contract:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def _state_row(self, state: State) -> tuple[str, str, str, str]:
-        dims = ["batch" if axis == state.batch_axis else str(d) for axis, d in enumerate(state.initial.shape)]
+        names = {
+            state.free_axis: f"that of {state.width_of}" if state.width_of else "tokens so far",
+            state.batch_axis: "batch",
+        }
+        dims = [names.get(axis, str(d)) for axis, d in enumerate(state.initial.shape)]
         own = "values in the file" if state.initial.any() else "zeros"
         initial = f"starts from {self.givers.get(state.input, own)}"
         shape = f"{state.dtype} [{', '.join(dims)}]"
@@ -133,6 +161,11 @@ class Contract:
         sizes = ", ".join(["batch", *("?" if size is None else str(size) for size in aux.sizes)])
         if aux.kind == "context":
             return "context", aux.name, f"{aux.dtype} [{sizes}]", self.givers.get(aux.name, _CALLER)
+        if aux.kind == "step_context":
+            steps = ", ".join(
+                ["batch", "time", *map(str, aux.step_sizes)] if aux.timed else ["batch", *map(str, aux.sizes)]
+            )
+            return "step context", aux.name, f"{aux.dtype} [{steps}]", self.givers.get(aux.name, _CALLER_STEPS)
         if aux.kind == "latent":
             return "latent", aux.name, f"{aux.dtype} [{sizes}]", f"drawn: {aux.draw}"
         if aux.of_rows:

@@ -12,7 +12,9 @@ from decoding.errors import ModelError
 from decoding.model.graph.types import Array
 
 TokenLayout = Literal["B", "BT", "TB"]
-AuxiliaryKind = Literal["length", "mask", "position", "context", "source_length", "source_mask", "latent"]
+AuxiliaryKind = Literal[
+    "length", "mask", "position", "context", "step_context", "source_length", "source_mask", "latent"
+]
 LogitsLayout = Literal["BV", "BTV", "TBV", "BVT"]
 
 
@@ -79,6 +81,8 @@ class State:
         initial: the initial state of one row, of the state's shape.
         source: where the state was found, in words.
         exposed: it is an input and an output of the file, rather than one that `load()` exposed.
+        free_axis: the axis whose size differs from row to row; None where there is none. `initial` then has zeros.
+        width_of: the context whose source the state is as long as on that axis; empty where it grows with every token.
     """
 
     input: str
@@ -87,6 +91,13 @@ class State:
     initial: Array
     source: str
     exposed: bool = False
+    free_axis: int | None = None
+    width_of: str = ""
+
+    @property
+    def grows(self) -> bool:
+        """Whether the state gets longer with every token."""
+        return self.free_axis is not None and not self.width_of
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -99,13 +110,17 @@ class State:
         shape[self.batch_axis] = batch
         return tuple(shape)
 
-    def initial_rows(self, batch: int) -> Array:
-        """The initial state repeated for `batch` rows."""
+    def initial_rows(self, batch: int, width: int | None = None) -> Array:
+        """The initial state repeated for `batch` rows, `width` wide on the free axis."""
+        if self.free_axis is not None and width is not None:
+            shape = list(self.shape(batch))
+            shape[self.free_axis] = width
+            return np.zeros(shape, self.dtype)
         return np.array(np.broadcast_to(self.initial, self.shape(batch)))
 
 
 # Size to probe a dynamic dimension of a context with.
-_ANY_SIZE = 4
+PROBE_SIZE = 4
 
 
 @dataclass(frozen=True)
@@ -126,8 +141,9 @@ class AuxiliaryInput:
 
     Attributes:
         kind: "length" (tokens in this run), "mask" (ones) or "position" (of each token in its sequence), which follow
-            the tokens; "context", which the caller or an encoder gives for each request or each step; "source_length"
-            (how many positions of a context are no padding) or "source_mask" (ones there); "latent", which is drawn.
+            the tokens; "context", which the caller or an encoder gives for each request; "step_context", which they give
+            for each token of a request; "source_length" (how many positions of a context are no padding) or "source_mask"
+            (ones there); "latent", which is drawn.
         rank: number of dimensions: [batch] or [batch, time]; [time, batch] where the token is.
         sizes: of a context's or latent's dimensions after the batch, None where any size will do.
         source_axis: the dimension after the batch along which a context may differ in length from request to request.
@@ -136,6 +152,7 @@ class AuxiliaryInput:
         inverted: the source_mask is 0 where there is no padding.
         draw: how a latent is drawn.
         pad_value: pads a context after its end.
+        over_past: a mask is about all tokens of a sequence so far, as where keys of earlier tokens are in a state.
     """
 
     name: str
@@ -145,20 +162,31 @@ class AuxiliaryInput:
     sizes: tuple[int | None, ...] = ()
     source_axis: int | None = None
     source: str = ""
-    width: int = _ANY_SIZE
+    width: int = PROBE_SIZE
     inverted: bool = False
     draw: Draw = Draw()
     pad_value: float = 0
+    over_past: bool = False
 
     @property
     def of_rows(self) -> bool:
         """Return whether each row has a value of its own, rather than one that follows from the tokens of a run."""
-        return self.kind in ("context", "source_length", "source_mask", "latent")
+        return self.kind in ("context", "step_context", "source_length", "source_mask", "latent")
+
+    @property
+    def every_step(self) -> bool:
+        """Return whether each token of a row has a value of its own."""
+        return self.kind == "step_context" or (self.kind == "latent" and self.draw.every == "step")
 
     @property
     def timed(self) -> bool:
-        """Return whether it is a latent with one value for each token of a run: [batch, time, ...]."""
-        return self.kind == "latent" and self.draw.every == "step" and self.sizes[:1] == (None,)
+        """Return whether a run takes a value for each of its tokens, [batch, time, ...], rather than one, [batch, ...]."""
+        return self.every_step and self.sizes[:1] == (None,)
+
+    @property
+    def step_sizes(self) -> tuple[int | None, ...]:
+        """Sizes of the value for one token, where each token has one."""
+        return self.sizes[1:] if self.timed else self.sizes
 
     def value(self, token: Token, batch: int, time: int, first: Array | int = 0) -> Array:
         """The input for a run of `time` tokens.
@@ -168,18 +196,22 @@ class AuxiliaryInput:
         Args:
             first: position of each row's first token in its sequence, [batch] or one for all.
         """
-        if self.kind in ("context", "latent"):
-            shape = (batch, *(_ANY_SIZE if size is None else size for size in self.sizes))
+        if self.kind in ("context", "step_context", "latent"):
+            shape = (batch, *(PROBE_SIZE if size is None else size for size in self.sizes))
             if not self.timed:
-                return _probe_numbers(0, shape).astype(self.dtype)
+                return probe_numbers(np.random.default_rng(0), shape, self.dtype)
             seed = int(np.asarray(first).flat[0])  # each position has numbers of its own
-            return np.stack([_probe_numbers(seed + t, (batch, *shape[2:])) for t in range(time)], 1).astype(self.dtype)
+            return np.stack(
+                [probe_numbers(np.random.default_rng(seed + t), (batch, *shape[2:]), self.dtype) for t in range(time)],
+                1,
+            )
         if self.kind in ("source_length", "source_mask"):
             return self.of_source([self.width] * batch, self.width)
         if self.kind == "length":
             return np.full((batch,), time, self.dtype)
         if self.kind == "mask":
-            ids = np.ones((batch, time), self.dtype)
+            before = int(np.max(first)) if self.over_past else 0
+            ids = np.ones((batch, before + time), self.dtype)
         else:
             ids = (np.broadcast_to(first, batch)[:, None] + np.arange(time)).astype(self.dtype)
         if self.rank < 2:
@@ -232,5 +264,6 @@ class Window:
         return f"window mode: the last {self.size} tokens ({self.pad}-padded with {self.pad_id}) are run at every step, {self.size} times the cost of a step"
 
 
-def _probe_numbers(seed: int, shape: tuple[int, ...]) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape)
+def probe_numbers(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Normal numbers to probe an input with; for an input of whole numbers 0 and 1, which every table has."""
+    return (rng.integers(0, 2, shape) if dtype.kind in "iu" else rng.standard_normal(shape)).astype(dtype)

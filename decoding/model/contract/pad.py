@@ -17,10 +17,10 @@ def pad_together(auxiliary_inputs: Sequence[AuxiliaryInput], rows: Rows) -> dict
 
     Args:
         auxiliary_inputs: the inputs. One that the rows do not have is left out, unless it is the
-            mask or length of one that they have.
+            mask or length of one that they have; so is one with a value for each token, of which a run takes a part.
         rows: for each row its values, without a batch axis, by name.
     """
-    by_name = {aux.name: aux for aux in auxiliary_inputs}
+    by_name = {aux.name: aux for aux in auxiliary_inputs if aux.kind != "step_context"}
     given = set[str]().union(*rows)
     together = {name: _padded(aux, [row[name] for row in rows]) for name, aux in by_name.items() if name in given}
     for name, aux in by_name.items():

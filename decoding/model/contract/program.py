@@ -61,7 +61,7 @@ class StepProgram:
         return replace(self, contract=self.contract.with_notes(note))
 
     def session_over(self, graph: Graph, **options: bool) -> Session:
-        """A session over another graph, on the same providers and with as many threads."""
+        """A session over another graph, on the same providers and with as many threads; `options` are those of `Session`."""
         return Session(graph, providers=self.session.wanted, threads=self.session.threads, **options)
 
     def reopened(self, open_session: OpenSession) -> StepProgram:

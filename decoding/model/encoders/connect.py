@@ -39,7 +39,12 @@ def connect(
     """
     targets = _targets(stages, contract)
     asked = _asked(stages, targets, given.get("encoder"), decoder)
-    free = [t for t in targets if t.kind in ("source", "context", "state") and t.name not in given.get("context", ())]
+    free = [
+        t
+        for t in targets
+        if t.kind in ("source", "context", "step_context", "state")
+        and t.name not in {*given.get("context", ()), *given.get("step_context", ())}
+    ]
     found = _Connection(stages, asked, free)
     found.link_names(targets)
     found.link_alike_names()
@@ -109,7 +114,7 @@ class _Connection:
     def link_shapes(self) -> None:
         """Link the outputs that are left if their shapes allow exactly one way to use each once and to feed every context."""
         outputs, targets = self.unused(), self.unfed()
-        needed = {(t.stage, t.name) for t in targets if t.kind == "context"}
+        needed = {(t.stage, t.name) for t in targets if t.kind in ("context", "step_context")}
         ways: list[list[Target]] = []
 
         def extend(chosen: list[Target]) -> None:
@@ -137,7 +142,7 @@ class _Connection:
             ModelError: it is not so.
         """
         outputs, inputs = self.unused(), self.unfed()
-        contexts = [t for t in inputs if t.kind == "context"]
+        contexts = [t for t in inputs if t.kind in ("context", "step_context")]
         if not outputs and not contexts:
             return
         output = outputs[0][1].name if outputs else self.stages[-1].outputs[0].name
@@ -170,7 +175,7 @@ def _targets(stages: Sequence[Encoder], contract: Contract) -> list[Target]:
     last = len(stages)
     targets += [Target(last, f.name, f.dtype, f.sizes, f.kind) for f in contract.all_auxiliary_inputs if f.of_rows]
     for s in contract.states:
-        sizes = tuple(int(d) for i, d in enumerate(s.initial.shape) if i != s.batch_axis)
+        sizes = tuple(None if i == s.free_axis else int(d) for i, d in enumerate(s.initial.shape) if i != s.batch_axis)
         targets.append(Target(last, s.input, s.dtype, sizes, "state" if s.exposed else "hidden state"))
     return targets
 
@@ -247,7 +252,11 @@ def _fed_contract(stages: Sequence[Encoder], contract: Contract, links: Sequence
     initial_state_graph = contract.initial_state_graph and replace(
         contract.initial_state_graph, auxiliary_inputs=given(contract.initial_state_graph.auxiliary_inputs)
     )
-    notes = tuple(n for n in contract.notes if not any(n.startswith(f"{name} is a context, given by") for name in fed))
+    notes = tuple(
+        n
+        for n in contract.notes
+        if not any(n.startswith((f"{name} is a context, given by", f"{name} is a step context")) for name in fed)
+    )
     return replace(
         contract,
         auxiliary_inputs=given(contract.auxiliary_inputs),

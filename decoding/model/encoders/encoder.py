@@ -18,13 +18,14 @@ from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import Array, Port
 from decoding.model.passes import normalize
 from decoding.model.roles.auxiliary_inputs import make_auxiliary_inputs
-from decoding.model.roles.given import special_id, special_ids, vocabulary
+from decoding.model.roles.given import special_id
 from decoding.model.roles.latents import find_latents
 from decoding.model.roles.masks import find_kind, find_sources
+from decoding.model.roles.text import NO_TEXT, EncoderText, text_edges
 from decoding.model.roles.token import embedding_rows
 from decoding.model.runtime.session import Session
 from decoding.model.verify.padding import verify_padding
-from decoding.tokenizers import Tokenizer, make_tokenizer
+from decoding.tokenizers import Tokenizer, tokenizer_metadata
 
 # Rows of one run: a long list of sources takes no more memory than this many.
 _ROWS = 32
@@ -108,7 +109,7 @@ class Encoder:
             "source_mask": [f.name for f in self.auxiliary_inputs if f.kind == "source_mask"],
             "source_length": [f.name for f in self.auxiliary_inputs if f.kind == "source_length"],
         }
-        graph.set_metadata({"decoding.roles": json.dumps(roles)})
+        graph.set_metadata({"decoding.roles": json.dumps(roles), **tokenizer_metadata(self.tokenizer)})
         path.write_bytes(graph.serialize())
 
     def describe(self) -> str:
@@ -157,15 +158,19 @@ def _source_length(auxiliary_inputs: Sequence[AuxiliaryInput], row: Mapping[str,
     )
 
 
-def load_encoder(graph: Graph, given: Mapping[str, Any], start: Callable[[Graph], Session]) -> Encoder:
+def load_encoder(
+    graph: Graph, given: Mapping[str, Any], start: Callable[[Graph], Session], text: EncoderText = NO_TEXT
+) -> Encoder:
     """Load an encoder: find its sources, and by running it, where the batch is and whether padding changes an output.
 
     Args:
         given: roles of its inputs; their keys are `ENCODER_ROLES`.
         start: starts a session.
+        text: its tokenizer.
 
     Raises:
-        ModelError: it does not run on small sources, or a source changes the outputs of another.
+        ModelError: it does not run on small sources, a source changes the outputs of another, or the file's tokenizer does not fit.
+        OptionError: the caller's tokenizer does not fit.
     """
     notes: list[str] = []
     normalize.fix_constants(graph, given.get("constant", {}))
@@ -199,7 +204,7 @@ def load_encoder(graph: Graph, given: Mapping[str, Any], start: Callable[[Graph]
             own_notes.append("its sources may have any length, whatever the file declares: seen by running")
         if axis and not given.get("batch_axis"):
             own_notes.append("the batch is the second axis of its inputs: seen by running")
-        return _make_encoder(trial, found, ids, own_notes)
+        return _make_encoder(trial, found, ids, text, own_notes)
     raise ModelError(
         f"{graph.name}: the encoder cannot be run on small sources: {failure}; export it with dynamic batch and source axes"
     ) from failure
@@ -248,7 +253,7 @@ def _auxiliary_inputs(
     )
 
 
-def _make_encoder(graph: Graph, found: Probed, ids: Mapping[str, int], notes: list[str]) -> Encoder:
+def _make_encoder(graph: Graph, found: Probed, ids: Mapping[str, int], text: EncoderText, notes: list[str]) -> Encoder:
     """The encoder that probing found, after runs that show whether padding changes an output."""
     auxiliary_inputs, pads = found.auxiliary_inputs, False
     steady = all(size is not None or i == o.follows for o in found.outputs for i, size in enumerate(o.sizes))
@@ -262,8 +267,8 @@ def _make_encoder(graph: Graph, found: Probed, ids: Mapping[str, int], notes: li
         auxiliary_inputs = tuple(verified or auxiliary_inputs)
     elif found.alone:
         notes.append("it takes one source a run: its batch is fixed at 1 in the file")
-    vocab = vocabulary(graph)
-    tokenizer = None if vocab is None else make_tokenizer(None, vocab, max([len(vocab), *ids.values()]))
+    takes = _text_sizes(auxiliary_inputs, ids)
+    before, after = text_edges(graph)
     return Encoder(
         graph,
         found.session,
@@ -272,8 +277,18 @@ def _make_encoder(graph: Graph, found: Probed, ids: Mapping[str, int], notes: li
         dict(ids),
         pads,
         found.alone,
-        tokenizer,
-        special_ids(graph, "decoding.bos"),
-        special_ids(graph, "decoding.eos")[:1],
+        text.fitted(max(takes), graph.name) if takes else None,
+        before,
+        after,
         tuple(notes),
     )
+
+
+def _text_sizes(auxiliary_inputs: Sequence[AuxiliaryInput], ids: Mapping[str, int]) -> list[int]:
+    """For each source that may be a text the number of ids, 0 where it is not known: ids, or one-hot vectors of them."""
+    sources = [aux for aux in auxiliary_inputs if aux.kind == "context"]
+    return [
+        ids[aux.name] if aux.name in ids else aux.sizes[-1] or 0
+        for aux in sources
+        if aux.name in ids or len(aux.sizes) == 2
+    ]

@@ -73,19 +73,19 @@ def read_external_data(model: ModelProto, name: str, folder: Path | None, cut: C
         ModelError: a tensor has data elsewhere that it may not have there, or its size does not fit its shape.
     """
     weights: dict[str, Array] = {}
-    if any(map(_is_external, every_tensor(model))):
+    if any(map(is_external, every_tensor(model))):
         for tensor in model.graph.initializer:
-            if _is_external(tensor) and tensor.name in cut:
+            if is_external(tensor) and tensor.name in cut:
                 raise ModelError(
                     f"{name}: the tensor {tensor.name!r} has data in the file and in another one; export it again"
                 )
-            if _is_external(tensor) and is_large(tensor.data_type, tensor.dims):
+            if is_external(tensor) and is_large(tensor.data_type, tensor.dims):
                 path, offset, _ = _place(tensor, name, folder)
                 dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
                 weights[tensor.name] = _read(tensor, name, path, offset, dtype, prod(tensor.dims)).reshape(tensor.dims)
                 _forget_place(tensor)
         room = _MESSAGE
-        for tensor in filter(_is_external, every_tensor(model)):
+        for tensor in filter(is_external, every_tensor(model)):
             path, offset, size = _place(tensor, name, folder)
             room -= size
             if room < 0:
@@ -117,7 +117,8 @@ def size_of(tensor: TensorProto, name: str) -> int | None:
     return None if bits is None else (prod(tensor.dims) * bits + 7) // 8
 
 
-def _is_external(tensor: TensorProto) -> bool:
+def is_external(tensor: TensorProto) -> bool:
+    """Return whether a tensor's data are in another file."""
     return tensor.data_location != TensorProto.DEFAULT or len(tensor.external_data) > 0
 
 

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError as ProtobufError
 from onnx import helper, numpy_helper
 
 from decoding.errors import ModelError
-from decoding.model.graph import external_weights
+from decoding.model.graph import external_weights, opsets
 from decoding.model.graph.node import Node
 from decoding.model.graph.protobuf import DTYPES, read_port, rename, retain
 from decoding.model.graph.read import ModelFile as ModelFile
@@ -50,9 +50,9 @@ class Graph:
         return cls(*read_model(source))
 
     @classmethod
-    def empty(cls, name: str, opset: int) -> Graph:
+    def empty(cls, name: str, opset: int, ir_version: int = 8) -> Graph:
         """A graph without any node, to add to."""
-        proto = onnx.ModelProto(ir_version=8, opset_import=[helper.make_opsetid("", opset)])
+        proto = onnx.ModelProto(ir_version=ir_version, opset_import=[helper.make_opsetid("", opset)])
         proto.graph.name = name
         return cls(proto, name, {})
 
@@ -73,6 +73,12 @@ class Graph:
         return [read_port(v) for v in self._graph.output]
 
     @property
+    def bfloat16_ports(self) -> list[str]:
+        """Names of the inputs and outputs whose numbers are bfloat16, which NumPy does not have."""
+        ports = (*self._graph.input, *self._graph.output)
+        return [v.name for v in ports if v.type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16]
+
+    @property
     def nodes(self) -> list[Node]:
         """All operators of the main graph, in the order of execution."""
         return [Node(proto) for proto in self._graph.node]
@@ -86,6 +92,11 @@ class Graph:
     def opset(self) -> int:
         """Version of ONNX's own operator set."""
         return next((o.version for o in self._model.opset_import if o.domain in ("", "ai.onnx")), 1)
+
+    @property
+    def ir_version(self) -> int:
+        """Version of the file format."""
+        return int(self._model.ir_version)
 
     def constant(self, name: str) -> Array | None:
         """Value of an initializer or of a Constant node; None for any other tensor."""
@@ -103,6 +114,25 @@ class Graph:
                     return np.asarray(value)
         return None
 
+    def number_type(self, name: str) -> np.dtype[Any]:
+        """Dtype of floating-point weights that the graph may re-arrange or scale: that of the constant or input they come from.
+
+        float32 where that is not known, or holds whole numbers from which the graph makes others.
+        """
+        seen, found = set[str](), np.dtype(np.float32)
+        while name not in seen:
+            seen.add(name)
+            node, value = self.producer(name), self.constant(name)
+            if value is not None:
+                found = value.dtype
+            elif node is None:
+                found = next((port.dtype for port in self.inputs if port.name == name), found)
+            elif node.op == "Cast":
+                found = np.dtype(DTYPES.get(node.integer("to", 1), found))
+            else:
+                name = node.input(0)
+        return found if found.kind == "f" else np.dtype(np.float32)
+
     def sizes(self, name: str) -> list[int] | None:
         """The value of a constant that is a list of whole numbers, such as a shape; None for any other tensor."""
         value = self.constant(name)
@@ -116,9 +146,9 @@ class Graph:
         """The nodes that read the tensor `name`, in their bodies too."""
         return self._edges()[1].get(name, [])
 
-    def ancestors(self, name: str, *, stop_ops: Iterable[str] = ()) -> set[str]:
-        """All tensors that `name` is computed from, itself included; the search ends at operators in `stop_ops`."""
-        stop, seen, todo = set(stop_ops), set[str](), [name]
+    def ancestors(self, *names: str, stop_ops: Iterable[str] = ()) -> set[str]:
+        """All tensors that these are computed from, themselves included; the search ends at operators in `stop_ops`."""
+        stop, seen, todo = set(stop_ops), set[str](), list(names)
         while todo:
             if (tensor := todo.pop()) in seen:
                 continue
@@ -185,6 +215,10 @@ class Graph:
         self._constants[name] = self._graph.initializer[-1]
         return name
 
+    def lower_opset(self, opset: int, ir_version: int) -> None:
+        """Declare this operator set and IR version where they are older and every operator means the same in them."""
+        opsets.lower_opset(self._model, opset, ir_version)
+
     def use_operators(self, domain: str, version: int) -> None:
         """Declare an operator set for nodes to add, if the file does not declare it."""
         if all(o.domain != domain for o in self._model.opset_import):
@@ -200,10 +234,22 @@ class Graph:
         """The node's index in the order of execution."""
         return next(i for i, proto in enumerate(self._graph.node) if proto is node._proto or proto == node._proto)
 
-    def inline(self, node: Node, branch: str) -> None:
-        """Replace an If by the nodes of its "then_branch" or "else_branch"."""
+    def remove(self, node: Node) -> None:
+        """Remove an operator."""
+        del self._graph.node[self.place(node)]
+        self._producers = None
+
+    def inline(self, node: Node, branch: str, inputs: Sequence[str] = (), outputs: Sequence[str] = ()) -> None:
+        """Replace a node by those of one of its bodies: of an If, or one turn of a Loop or Scan.
+
+        Args:
+            branch: the attribute with the body.
+            inputs: the tensors that the body's inputs read.
+            outputs: names for the body's outputs; by default those of the node.
+        """
         body, place = node.body(branch), self.place(node)
-        prefix, names = f"{node.label}/", {}
+        prefix = f"{node.label}/"
+        names = {taken.name: given for taken, given in zip(body.input, inputs, strict=True)}
         for proto in (*body.node, *body.initializer):
             for name in [proto.name] if isinstance(proto, onnx.TensorProto) else proto.output:
                 names[name] = prefix + name
@@ -211,7 +257,7 @@ class Graph:
         rename(inner, names)
         results = [
             helper.make_node("Identity", [names.get(o.name, o.name)], [out])
-            for o, out in zip(body.output, node.outputs, strict=True)
+            for o, out in zip(body.output, outputs or node.outputs, strict=True)
         ]
         del self._graph.node[place]
         for offset, proto in enumerate((*inner.node, *results)):
@@ -258,7 +304,7 @@ class Graph:
         values = [onnx.ValueInfoProto.FromString(kept[name].SerializeToString()) for name in names]
         del self._graph.output[:]
         self._graph.output.extend(values)
-        needed = set().union(*(self.ancestors(name) for name in names))
+        needed = self.ancestors(*names)
         retain(self._graph.node, lambda node: any(output in needed for output in node.output))
         retain(self._graph.initializer, lambda tensor: tensor.name in needed)
         retain(self._graph.input, lambda port: port.name in needed)
@@ -266,16 +312,16 @@ class Graph:
         self._weights = {name: value for name, value in self._weights.items() if name in self._constants}
         self._producers = None
 
-    def set_metadata(self, entries: Mapping[str, str]) -> None:
-        """Set entries of metadata_props, keeping the others."""
-        merged = {**self.metadata, **entries}
+    def set_metadata(self, entries: Mapping[str, str | None]) -> None:
+        """Set entries of metadata_props, keeping the others; None removes one."""
+        merged = {key: value for key, value in {**self.metadata, **entries}.items() if value is not None}
         del self._model.metadata_props[:]
         helper.set_model_props(self._model, merged)
 
     def part(self, outputs: Iterable[str]) -> Graph:
         """A graph that computes these tensors of this one as its outputs, without anything that they do not need."""
         outputs = list(dict.fromkeys(outputs))
-        needed = set().union(*(self.ancestors(name) for name in outputs))
+        needed = self.ancestors(*outputs)
         copy = onnx.ModelProto(
             ir_version=self._model.ir_version, opset_import=self._model.opset_import, functions=self._model.functions
         )

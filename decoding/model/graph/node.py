@@ -10,6 +10,9 @@ import numpy as np
 from decoding.errors import ModelError
 from decoding.model.graph.protobuf import attribute_value, read_port, rename, retain
 
+# Operators that write into a copy of their first input.
+_WRITES = ("ScatterND", "ScatterElements")
+
 
 class Node:
     """A view of one operator. Edits change the graph; call `Graph.edited` after those of inputs or outputs."""
@@ -119,7 +122,8 @@ class Node:
     def carried(self) -> list[tuple[int, int, np.dtype[Any]]]:
         """(index of the input, index of the output, dtype) of each value that a Loop or Scan changes from turn to turn.
 
-        TensorFlow's loops also carry their weights; values that the body returns unchanged are left out.
+        Left out are values that the body returns unchanged (TensorFlow's loops carry their weights), and lists of the
+        outputs so far, to which the body adds without reading them.
         """
         if self.op not in ("Loop", "Scan"):
             return []
@@ -134,7 +138,7 @@ class Node:
             taken, result = body.input[skip + k], body.output[k + (self.op == "Loop")].name
             for _ in sources:  # as many steps as a chain can have: one in a damaged file may have no end
                 result = sources.get(result, result)
-            if result != taken.name:
+            if result != taken.name and not _only_adds(body, taken.name, result):
                 changed.append((skip + k, k, read_port(taken).dtype))
         return changed
 
@@ -152,3 +156,15 @@ class Node:
                     yield from proto.input
                     yield from Node(proto).captures()
                 yield from (output.name for output in body.output)
+
+
+def _only_adds(body: Any, taken: str, result: str) -> bool:
+    """Return whether a body makes `result` of the value `taken` by appending or writing to it, and reads it nowhere else."""
+    reads = [
+        proto for proto in body.node if taken in (*proto.input, *Node(proto).captures()) and proto.op_type != "Shape"
+    ]
+    if len(reads) != 1 or result not in reads[0].output or taken in (output.name for output in body.output):
+        return False
+    (node,) = reads
+    adds = node.op_type == "Concat" or (node.op_type in _WRITES and node.input[0] == taken)
+    return adds and list(node.input).count(taken) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,8 +26,13 @@ def read_port(value: Any) -> Port:
     dtype = np.dtype(DTYPES.get(tensor.elem_type, object))
     if not tensor.HasField("shape"):
         return Port(value.name, dtype, None)
-    dims = ((d.dim_value if d.HasField("dim_value") else d.dim_param or None) for d in tensor.shape.dim)
+    dims = (d.dim_value if d.HasField("dim_value") else _named_size(d.dim_param) for d in tensor.shape.dim)
     return Port(value.name, dtype, tuple(None if isinstance(d, int) and d < 0 else d for d in dims))
+
+
+def _named_size(name: str) -> int | str | None:
+    """A dimension's name; a number where the name is one: transformers' exporter writes fixed sizes so."""
+    return int(name) if re.fullmatch("[0-9]{1,18}", name) else name or None
 
 
 def attribute_value(attribute: Any) -> Any:

@@ -26,6 +26,9 @@ STATE_SLOTS = {
     "com.microsoft.DynamicQuantizeLSTM": _LSTM,
 }
 
+# What to say of numbers that no kernel of onnxruntime 1.31 for the CPU computes with, apart from copies and Casts.
+NO_BFLOAT16 = "its numbers are bfloat16, which onnxruntime does not compute with on the CPU; export the network in float32, by model.float() before the export"
+
 # Operators that round their input to int8.
 INT8_OPS = frozenset({"DynamicQuantizeLinear", "com.microsoft.DynamicQuantizeLSTM",
                       "com.microsoft.DynamicQuantizeMatMul", "com.microsoft.MatMulIntegerToFloat"})  # fmt: skip

@@ -14,7 +14,7 @@ from decoding.errors import ModelError
 _KINDS = {"axis": "INT", "axes": "INTS", "perm": "INTS", "to": "INT", "layout": "INT", "hidden_size": "INT", "direction": "STRING",
           "input_forget": "INT", "linear_before_reset": "INT", "activations": "STRINGS", "activation_alpha": "FLOATS",
           "activation_beta": "FLOATS", "clip": "FLOAT", "num_scan_inputs": "INT", "body": "GRAPH", "then_branch": "GRAPH",
-          "else_branch": "GRAPH", "transA": "INT", "transB": "INT"}  # fmt: skip
+          "else_branch": "GRAPH", "transA": "INT", "transB": "INT", "pads": "INTS", "strides": "INTS"}  # fmt: skip
 _NUMBERS = {"FLOAT": 1, "INT": 2, "STRING": 3, "GRAPH": 5, "FLOATS": 6, "INTS": 7, "STRINGS": 8}
 # The largest size that an input or output may declare, and the most numbers that the fixed sizes of an input may come to:
 # `load()` runs the graph for five rows of it.

@@ -8,69 +8,72 @@ import numpy as np
 
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import Array
-from decoding.model.native.cell import NotNative, what
-from decoding.model.native.vectors import Source, Vector, block, width
+from decoding.model.native.vectors import NotNative, Pieces, TokenVector, Vector, what
 
 # Rows of the step that is followed: more than one, so that a row is told from the whole batch.
 ROWS = 3
 # A label: which vector, which row, which number of the vector.
-BITS = 32
-PLACE = (1 << BITS) - 1
+_BITS = 32
+_PLACE = (1 << _BITS) - 1
 
 
 class Labels:
     """The labels of the tensors of one step.
 
     Attributes:
-        vectors: all that there are; a label names one by its place here.
         labels: int64, by tensor, of those that depend on numbers of an input; empty where nothing is known of them.
+        pieces: makes the parts of vectors.
     """
 
     def __init__(self) -> None:
-        self.vectors: list[Vector] = []
         self.labels: dict[str, Array] = {}
-
-    def new(self, vector: Vector) -> Array:
-        """Labels [rows, size] of a new vector."""
-        self.vectors.append(vector)
-        return self.labelled(vector)
+        self.pieces = Pieces()
+        self._vectors: list[Vector] = []
+        self._numbers: dict[Vector, int] = {}
 
     def labelled(self, vector: Vector) -> Array:
-        number = next(i for i, v in enumerate(self.vectors) if v is vector)
+        """Labels [rows, size] of a vector."""
+        if vector not in self._numbers:
+            self._numbers[vector] = len(self._vectors)
+            self._vectors.append(vector)
+        number = self._numbers[vector]
         rows = np.arange(number * ROWS, (number + 1) * ROWS, dtype=np.int64)
-        labels: Array = (rows[:, None] << BITS) + np.arange(vector.size)
+        labels: Array = (rows[:, None] << _BITS) + np.arange(vector.size)
         return labels
 
-    def whose(self, labels: Array) -> Vector:
-        """The vector of the first number."""
-        return self.vectors[int(labels.flat[0] >> BITS) // ROWS]
+    def spread(self, vector: Vector, rows: Array, shape: tuple[int, ...]) -> Array:
+        """Labels of these rows of a vector, in a shape."""
+        return self.labelled(vector)[rows].reshape(shape)
 
-    def parts(self, node: Node, labels: Array) -> tuple[Array, Array, Array]:
-        """The vector and place of each number along the last axis, and the row of each position before it."""
+    def rows_of(self, labels: Array) -> Array:
+        """The row of each number."""
+        return (labels >> _BITS) % ROWS
+
+    def of_token(self, labels: Array) -> TokenVector | None:
+        """The function of the token that each of these numbers is, where all are the same number of the same one."""
+        first = labels.flat[0]
+        vector = self._vectors[int(first >> _BITS) // ROWS]
+        same = ((labels >> _BITS) // ROWS == (first >> _BITS) // ROWS).all() and not (labels & _PLACE).any()
+        return vector if same and isinstance(vector, TokenVector) and vector.size == 1 else None
+
+    def vector(self, node: Node, labels: Array) -> tuple[Vector, Array]:
+        """The vector that the last axis holds, and the row of each position before it.
+
+        Raises:
+            NotNative: positions hold different vectors, or one holds numbers of several rows.
+        """
         flat = labels.reshape(-1, labels.shape[-1])
-        whose = flat >> BITS
-        vectors, rows, places = whose // ROWS, whose % ROWS, flat & PLACE
+        first = flat[:, 0]
+        numbers, whole = (first >> _BITS) // ROWS, self._vectors[int(first[0] >> _BITS) // ROWS]
+        starts = whole.size == flat.shape[1] and not (first & _PLACE).any() and (numbers == numbers[0]).all()
+        if starts and (flat == first[:, None] + np.arange(whole.size)).all():
+            return whole, (first >> _BITS) % ROWS  # as nearly always: told by few operations, for with_weights()
+        whose = flat >> _BITS
+        vectors, rows, places = whose // ROWS, whose % ROWS, flat & _PLACE
         if (rows != rows[:, :1]).any() or (vectors != vectors[0]).any() or (places != places[0]).any():
             raise NotNative(f"{what(node)} mixes rows")
-        return vectors[0], rows[:, 0], places[0]
-
-    def vector(self, node: Node, name: str) -> tuple[Vector, Array]:
-        """The same of a tensor by its name."""
-        return self.vector_of(node, self.labels[name])
-
-    def vector_of(self, node: Node, labels: Array) -> tuple[Vector, Array]:
-        """The vector that the last axis holds, and the row of each position before it."""
-        vectors, rows, places = self.parts(node, labels)
-        ends = [0, *(np.flatnonzero((np.diff(vectors) != 0) | (np.diff(places) != 1)) + 1).tolist(), len(vectors)]
-        found = [(self.vectors[vectors[a]], places[a:b]) for a, b in itertools.pairwise(ends)]
-        if any(vector.kind != "linear" for vector, _ in found):
-            raise NotNative(f"{what(node)} reads a state or ids as numbers")
-        if len(found) == 1 and len(found[0][1]) == found[0][0].size:
-            return found[0][0], rows
-        terms: dict[Source, Array | None] = {}
-        sizes = {s: width(v, s) for v, _ in found for s in v.terms}
-        for source, size in sizes.items():
-            blocks = [block(v.terms, source, own, size) for v, own in found]
-            terms[source] = np.concatenate(blocks)
-        bias = np.concatenate([v.bias[own] for v, own in found])
-        return Vector(len(vectors), known=terms, constant=bias), rows
+        own, place = vectors[0], places[0]
+        ends = [0, *(np.flatnonzero((np.diff(own) != 0) | (np.diff(place) != 1)) + 1).tolist(), len(own)]
+        cuts = itertools.pairwise(ends)
+        parts = [self.pieces.part(self._vectors[own[a]], int(place[a]), int(place[b - 1]) + 1) for a, b in cuts]
+        return self.pieces.joined(parts), rows[:, 0]

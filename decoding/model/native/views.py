@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from decoding.model.graph.node import Node
+from decoding.model.graph.protobuf import DTYPES
 from decoding.model.graph.types import Array
 
 # Takes the node, the value of each input, and which of them have labels; None where it is more than a view.
@@ -15,6 +16,10 @@ View = Callable[[Node, Sequence["Array | None"], Sequence[bool]], "list[Array] |
 
 def _same(node: Node, values: Sequence[Array | None], labelled: Sequence[bool]) -> list[Array] | None:
     return [_first(values)]
+
+
+def _cast(node: Node, values: Sequence[Array | None], labelled: Sequence[bool]) -> list[Array] | None:
+    return [_first(values)] if DTYPES.get(node.attribute("to")) in ("float32", "float64") else None
 
 
 def _dropout(node: Node, values: Sequence[Array | None], labelled: Sequence[bool]) -> list[Array] | None:
@@ -103,7 +108,7 @@ def _first(values: Sequence[Array | None]) -> Array:
 
 VIEWS: dict[str, View] = {
     "Identity": _same,
-    "Cast": _same,
+    "Cast": _cast,
     "Dropout": _dropout,
     "Reshape": _reshape,
     "Squeeze": _squeeze,

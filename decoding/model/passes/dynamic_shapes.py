@@ -7,8 +7,8 @@ two cases:
 
 - the part before it runs at the example's sizes alone (an initial state of exactly 5 rows, say), so no other shape
   can be observed;
-- it does more than drop dimensions of 1 or merge the first ones: several targets would fit, and a wrong one mixes
-  rows.
+- it does more than drop dimensions of 1, merge the first ones, or re-arrange those after the batch alone: several
+  targets would fit, and a wrong one mixes rows.
 
 A graph with such a Reshape still loads if it can be stepped. Otherwise it is refused: either `verify/layouts.py`
 cannot run it with another number of rows, and `load()` raises a ModelError with onnxruntime's message and
@@ -27,7 +27,7 @@ from decoding.errors import ModelError
 from decoding.model.contract.io import AuxiliaryInput, Token, TokenLayout
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
-from decoding.model.graph.types import STATE_SLOTS, Shape
+from decoding.model.graph.types import STATE_SLOTS, Array, Shape
 from decoding.model.roles.infer import Roles, data_ancestors
 from decoding.model.runtime.session import Session, constant_values
 from decoding.model.verify.layouts import StateShape
@@ -62,21 +62,23 @@ def make_reshapes_dynamic(
     Returns:
         The outputs of the Reshapes that cannot be judged, as the part before them does not run at other sizes.
     """
-    example = tuple(declared or ())[:2]
     sizes = _ONE_STEP if one_step else _SIZES
+    # What the example had one of, any 1 in a target may stand for.
+    ones = declares_one_row(declared) if one_step else 1 in tuple(declared or ())[:2]
     unjudged = set()
     for node in graph.nodes:
         target = graph.sizes(node.input(1)) if node.op == "Reshape" else None
         if target is None or not _may_be_baked(target) or (only is not None and node.outputs[0] not in only):
             continue
-        given = _given_shapes(graph, roles, node, states, auxiliary_inputs, sizes)
-        if given is None:
+        runs = values_at(graph, roles, [node.input(0)], states, auxiliary_inputs, sizes)
+        if runs is None:
             unjudged.add(node.outputs[0])
             continue
-        if 1 not in example and all(_fits(target, shape) for shape in given):
+        given = [value.shape for (value,) in runs]
+        if not ones and all(_fits(target, shape) for shape in given):
             continue
         dynamic = dynamic_target(target, given)
-        if one_step and len(target) == 3:
+        if one_step and ones and len(target) == 3:
             # Where batch and time are 1, exporters write any Reshape for a Transpose or for a new axis.
             if _feeds_layer(graph, node):
                 dynamic = [1, -1, given[0][-1]]
@@ -173,36 +175,35 @@ def _feeds_layer(graph: Graph, node: Node) -> bool:
     )
 
 
-def _given_shapes(
+def values_at(
     graph: Graph,
     roles: Roles,
-    node: Node,
+    tensors: Sequence[str],
     states: Sequence[StateShape],
     auxiliary_inputs: Sequence[AuxiliaryInput],
     sizes: Sequence[tuple[int, int]],
-) -> list[tuple[int, ...]] | None:
-    """Shapes of the Reshape's data for each (batch, time) of `sizes`; None where the part before it does not run."""
-    part = graph.part([node.input(0)])
+) -> list[list[Array]] | None:
+    """These tensors in a run for each (batch, time) of `sizes`, all ids 0; None where the part before them does not run so."""
+    part = graph.part(tensors)
     inputs = {p.name: p for p in part.inputs}
-    if roles.token not in inputs:
+    if roles.token not in inputs and not any(state.input in inputs for state in states):
         return None
-    rank = len(inputs[roles.token].shape or (None, None))
+    rank = len(inputs[roles.token].shape or (None, None)) if roles.token in inputs else 2
     session = Session(part, threads=1)
     layouts: tuple[TokenLayout, ...] = ("B",) if rank == 1 else ("BT", "TB")
     for layout in layouts:
         token = Token(roles.token, layout)
-        shapes = []
+        runs = []
         for batch, time in sizes:
             feeds = {f.name: f.value(token, batch, time) for f in auxiliary_inputs}
             feeds |= {s.input: np.zeros(s.sized(s.axes[0], batch), s.dtype) for s in states}
             feeds[roles.token] = token.arrange(np.zeros((batch, 1 if rank == 1 else time), np.int64))
             try:
-                value = session.run({name: feeds[name] for name in inputs}, [node.input(0)])[0]
+                runs.append(session.run({name: feeds[name] for name in inputs}, tensors))
             except (ModelError, KeyError):
                 break
-            shapes.append(value.shape)
         else:
-            return shapes
+            return runs
     return None
 
 
@@ -220,11 +221,16 @@ def dynamic_target(target: Sequence[int], given: Sequence[tuple[int, ...]]) -> l
 
     >>> dynamic_target([2, 3, 4], [(2, 3, 2, 2), (4, 3, 2, 2), (2, 5, 2, 2)])
     [2, 3, 4]
+
+    Except after a batch that alone varies: rows keep their places however the rest is split or merged.
+
+    >>> dynamic_target([1, 4, 5], [(2, 20), (3, 20), (4, 20)])
+    [0, 4, 5]
     """
     sizes = [shapes[0] if len(set(shapes)) == 1 else None for shapes in zip(*given, strict=True)]
     groups = _squeezed(target, sizes) or _merged(target, sizes)
     if groups is None:
-        return list(target)
+        return _rest_rearranged(target, sizes) or list(target)
     dynamic = [
         _entry(entry, group, place, sizes) for place, (entry, group) in enumerate(zip(target, groups, strict=True))
     ]
@@ -246,6 +252,14 @@ def _squeezed(target: Sequence[int], sizes: Sequence[int | None]) -> list[list[i
         if all(sizes[i] is None or entry in (-1, 0, sizes[i]) for entry, i in zip(target, kept, strict=True)):
             return [[i] for i in kept]
     return None
+
+
+def _rest_rearranged(target: Sequence[int], sizes: Sequence[int | None]) -> list[int] | None:
+    """The target where only the first dimension varies, and the Reshape leaves it as it is; None where it does more."""
+    rest = [size for size in sizes[1:] if size is not None]
+    if sizes[:1] != [None] or len(rest) < len(sizes) - 1 or min(target) < 1 or prod(rest) != prod(target[1:]):
+        return None
+    return [0, *target[1:]]
 
 
 def _merged(target: Sequence[int], sizes: Sequence[int | None]) -> list[list[int]] | None:

@@ -23,7 +23,7 @@ _LARGEST = 2**26
 
 @dataclass(frozen=True)
 class HiddenState:
-    """A state that a recurrent layer, a Loop or a Scan keeps to itself.
+    """A state that a recurrent layer, a Loop, a Scan or a delay line keeps to itself.
 
     It holds for every copy of the graph that still has the node.
 
@@ -34,7 +34,8 @@ class HiddenState:
         slot: the node's input that takes the initial state.
         out: the node's output that returns the last state.
         initial: the tensor at `slot`, empty where ONNX's default (zeros) is the initial state.
-        size: the layer's hidden size; None for a Loop or a Scan.
+        size: the layer's hidden size; None for other nodes.
+        last: the tensor with the last state, where that is no output of the node.
     """
 
     name: str
@@ -45,6 +46,7 @@ class HiddenState:
     initial: str
     dtype: np.dtype[Any]
     size: int | None
+    last: str = ""
 
     def node(self, graph: Graph) -> Node:
         """The node in this copy of the graph."""
@@ -124,7 +126,7 @@ def _layer(graph: Graph, node: Node) -> tuple[np.dtype[Any], int]:
         raise ModelError(
             f"{graph.name}: the {node.op} layer {node.label!r} has no recurrence weights [directions, gates * hidden, hidden] and no hidden_size; export it again"
         )
-    return np.dtype(np.float32), size
+    return graph.number_type(node.input(2)), size
 
 
 def initial_values(
@@ -156,7 +158,11 @@ def initial_values(
         for name, value in two.items():
             if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
                 raise ModelError(f"{graph.name}: the initial state {name} holds no numbers: the file is damaged")
-            if not 0 < value.size <= _LARGEST:
+            if value.size == 0:
+                raise ModelError(
+                    f"{graph.name}: the initial state {name} is empty, of the shape {list(value.shape)} for 2 rows: it grows with the sequence, so it is not carried from step to step"
+                )
+            if value.size > _LARGEST:
                 raise ModelError(
                     f"{graph.name}: the initial state {name} has the shape {list(value.shape)} for 2 rows, which no state has: the file is damaged"
                 )
@@ -180,12 +186,15 @@ def initial_values(
 def _run_part(
     part: Graph, session: Session, tensors: Sequence[str], declared: Mapping[str, Shape], batch: int
 ) -> dict[str, Array]:
-    """The tensors for inputs of this batch, or of the declared sizes where the export runs with no others."""
+    """The tensors for inputs of this batch and one token, or of the declared sizes where the export runs with no others.
+
+    Where some inputs have the batch first and others the time, only as many tokens as rows fit all of them.
+    """
     failure = None
-    for as_declared in (False, True):
+    for as_declared, tokens in ((False, 1), (True, 1), (True, batch)):
         feeds = {}
         for port in part.inputs:
-            sizes = [batch, *[1] * (len(port.shape or (None, None)) - 1)]
+            sizes = [batch, tokens, *[1] * (len(port.shape or (None, None)) - 2)][: len(port.shape or (None, None))]
             dims = zip(declared[port.name] or sizes, sizes, strict=False)
             feeds[port.name] = np.zeros([d if as_declared and isinstance(d, int) else s for d, s in dims], port.dtype)
         try:
@@ -207,7 +216,7 @@ def expose_states(graph: Graph, hidden: Sequence[tuple[HiddenState, InitialValue
         node = h.node(graph)
         graph.add_input(h.name, h.dtype, None)
         node.set_input(h.slot, h.name)
-        output = node.output(h.out, f"{h.name}_out")
+        output = h.last or node.output(h.out, f"{h.name}_out")
         graph.edited()
         graph.add_output(output, h.dtype, None)
         shapes.append(StateShape(h.name, output, initial.value.shape, initial.axes, h.dtype))

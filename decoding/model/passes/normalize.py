@@ -123,7 +123,7 @@ def fix_sizes_in_weights(graph: Graph) -> None:
     weights = [name for node in graph.nodes if node.op in STATE_SLOTS for name in node.inputs[1:4] if name]
     tensors = [
         name
-        for name in sorted(set().union(*(graph.ancestors(name) for name in weights)) - inputs)
+        for name in sorted(graph.ancestors(*weights) - inputs)
         if inputs & graph.ancestors(name) and not inputs & data_ancestors(graph, name)
     ]
     runs = _for_sizes(graph, tensors) if tensors else []
@@ -212,13 +212,15 @@ def drop_lengths(graph: Graph, path: list[Node]) -> None:
     graph.edited()
 
 
-def check_nodes_run_forward(graph: Graph, path: list[Node]) -> None:
+def check_nodes_run_forward(graph: Graph, path: list[Node], token: str) -> None:
     """Refuse layers that read the sequence from its end.
 
     Raises:
         ModelError: names the first such layer.
     """
-    turning = {name for node in graph.nodes if _turns_around(graph, node) for name in node.outputs}
+    # Only what the tokens' values reach: torch's legacy exporter reverses the list of a Pad's sizes too (issue 14).
+    reversing = [node for node in graph.nodes if _turns_around(graph, node)]
+    turning = {name for node in reversing for name in node.outputs if token in data_ancestors(graph, name)}
     for node in path:
         direction = node.text("direction", "forward") if node.op in STATE_SLOTS else "forward"
         read = [name for name in (*node.inputs, *node.captures()) if name]
@@ -255,7 +257,7 @@ def put_batch_first(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -
         shape = declared[name] or ()
         named = [axis for axis, d in enumerate(shape) if d in called]
         axis = roles.batch_axis.get(name, named[0] if len(named) == 1 else 0)
-        if kind in ("context", "source_mask", "latent") and axis:
+        if kind in ("context", "step_context", "source_mask", "latent") and axis:
             batch_first(graph, name, axis)
             changed[name] = (shape[axis], *shape[:axis], *shape[axis + 1 :])
             roles.notes.append(f"{name} takes its batch as axis {axis}: transposed")

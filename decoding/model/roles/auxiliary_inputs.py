@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,8 +11,8 @@ from decoding.errors import ModelError
 from decoding.model.contract.io import AuxiliaryInput, AuxiliaryKind, Draw
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import Port, Shape
-from decoding.model.roles.given import names_in
 from decoding.model.roles.masks import find_kind, find_sources, kind_evidence
+from decoding.model.roles.token import embedding_rows
 
 # The values of an input that follows the tokens.
 _VALUES: dict[AuxiliaryKind, str] = {
@@ -19,6 +20,8 @@ _VALUES: dict[AuxiliaryKind, str] = {
     "position": "the token's position",
     "length": "the number of tokens",
 }
+# A name that stands for parts of speech as well as for positions.
+_PARTS_OF_SPEECH = re.compile(r"(?:^|[_./:])pos(?:_?ids?)?$", re.I)
 
 
 def find_kinds(
@@ -32,28 +35,60 @@ def find_kinds(
     """The kind of each of a decoder's inputs that are neither token nor state, and the context of each source mask and length.
 
     Raises:
-        ModelError: no kind fits an input.
+        ModelError: no kind fits an input, or two do.
     """
     kinds: dict[str, AuxiliaryKind] = {}
+    token_port = next(p for p in graph.inputs if p.name == token)
     for port in ports:
         kind = "latent" if port.name in draws else find_kind(graph, port, given)
+        if kind == "position" and port.name not in given.get("position", ()):
+            _check_position(graph, port)
+        if kind is None and _shares_time(port.shape, token_port.shape):
+            kind = "step_context"
         if kind is None:
-            if port.name not in names_in(given.get("context")) and not (port.dtype.kind == "f" and port.shape):
+            if not (port.dtype.kind == "f" and port.shape):
                 raise ModelError(
                     f"{graph.name}: nobody feeds the input {port}: it is no token, and no output has its dtype and shape and depends on it, so it is no recurrent state. "
-                    f"Pass roles={{'constant': {{{port.name!r}: value}}}} for a fixed value, roles={{'context': [{port.name!r}]}} for one that decode() is given, roles={{'source_length': {port.name!r}}} or roles={{'source_mask': {port.name!r}}} for one that tells where a context ends, or roles={{'state': {{{port.name!r}: output}}}}"
+                    f"Pass roles={{'constant': {{{port.name!r}: value}}}} for a fixed value, roles={{'position': {port.name!r}}} for the token's position, roles={{'context': [{port.name!r}]}} for one that decode() is given for each prompt, roles={{'step_context': [{port.name!r}]}} for each token, roles={{'source_length': {port.name!r}}} or roles={{'source_mask': {port.name!r}}} for one that tells where a context ends, or roles={{'state': {{{port.name!r}: output}}}}"
                 )
             kind = "context"
         kinds[port.name] = kind
     sources = find_sources(graph, given, token, kinds, notes)
     for name, kind in kinds.items():
         if kind in _VALUES:
-            notes.append(f"{name} is filled with {_VALUES[kind]}: {kind_evidence(graph, name)}")
+            evidence = "given by roles" if name in given.get("position", ()) else kind_evidence(graph, name)
+            notes.append(f"{name} is filled with {_VALUES[kind]}: {evidence}")
         elif kind == "context":
             notes.append(
                 f"{name} is a context, given by the caller: neither token nor state nor anything that decoding fills"
             )
+        elif kind == "step_context":
+            notes.append(f"{name} is a step context: the caller gives a value for each token")
     return kinds, sources
+
+
+def _check_position(graph: Graph, port: Port) -> None:
+    """Refuse to take an input for positions whose name and use fit parts of speech as well.
+
+    Raises:
+        ModelError: it is called `pos`, has a value for each row, and looks up a table.
+    """
+    if (
+        _PARTS_OF_SPEECH.search(port.name)
+        and port.shape not in ((), (1,))
+        and embedding_rows(graph, port.name) is not None
+    ):
+        raise ModelError(
+            f"{graph.name}: ambiguous: {port} could be the token's position, or a part of speech or the like that the caller gives for each token; "
+            f"pass roles={{'position': {port.name!r}}} or roles={{'step_context': [{port.name!r}]}}"
+        )
+
+
+def _shares_time(shape: Shape, token: Shape) -> bool:
+    """Return whether an input declares the token's own dimensions, [batch, time] or [time, batch], as its first two."""
+    if shape is None or token is None or len(token) != 2:
+        return False
+    return shape[:2] == token and all(isinstance(d, str) for d in token)
 
 
 def make_auxiliary_inputs(
@@ -77,6 +112,20 @@ def for_each_row(aux: AuxiliaryInput, shape: Shape) -> AuxiliaryInput:
     return replace(aux, rank=2) if aux.kind == "position" and shape in ((), (1,)) else aux
 
 
+def with_time(aux: AuxiliaryInput, shape: Shape, token: Shape) -> AuxiliaryInput:
+    """The input with a time axis of any length if it has a value for each token and its second dimension is the token's time."""
+    if aux.kind == "step_context" and len(shape or ()) > 1 and len(token or ()) > 1 and shape[1] == token[1]:  # type: ignore[index]
+        return replace(aux, sizes=(None, *aux.sizes[1:]))
+    return aux
+
+
+def over_past(aux: AuxiliaryInput, shape: Shape, token: Shape) -> AuxiliaryInput:
+    """The input of a graph whose states grow: a mask whose length is not that of the run's tokens spans all tokens so far."""
+    length, time = (shape or ())[1:], (token or ())[1:]
+    spans = aux.kind == "mask" and len(length) == 1 and not isinstance(length[0], int) and length != time
+    return replace(aux, over_past=True) if spans else aux
+
+
 def _make(
     ports: Mapping[str, Port],
     name: str,
@@ -90,6 +139,8 @@ def _make(
     aux = AuxiliaryInput(name, kind, port.dtype, len(port.shape or (0, 0)), source=sources.get(name, ""))
     if kind == "latent":
         return replace(aux, sizes=sizes, draw=draws[name])
+    if kind == "step_context":
+        return replace(aux, sizes=sizes)
     if kind == "source_mask":
         return replace(aux, sizes=tuple(1 if d == 1 else None for d in dims))
     if kind == "context":

@@ -76,6 +76,8 @@ _ROLES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch_axis": (_dict_of(_axis), f"{{input: axis}}, each axis a whole number from 0 to {_RANK - 1}"),
     "constant": (_dict_of(lambda value: True), "{input: value}"),
     "context": (_texts_or_none, "a list of names of inputs"),
+    "step_context": (_texts_or_none, "a list of names of inputs"),
+    "position": (_texts_or_none, "the name of an input, or a list of them"),
     "attention": (_text_or_none, "the name of an output"),
     "window": (_window, f"a number of tokens of at least 1, or None for the whole prefix, and at most {_WINDOW:,}"),
     "pad": (_one_of("left", "right"), "'left' or 'right'"),
@@ -86,7 +88,19 @@ _ROLES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }  # fmt: skip
 ROLE_KEYS = tuple(_ROLES)
 # The roles that an input has only one of; it may have a batch_axis beside it.
-_OF_INPUTS = ("token", "state", "constant", "context", "latent", "source_mask", "source_length")
+_OF_INPUTS = (
+    "token",
+    "state",
+    "constant",
+    "context",
+    "step_context",
+    "position",
+    "latent",
+    "source_mask",
+    "source_length",
+)
+# The roles that hold names of inputs alone.
+_NAMES = ("context", "step_context", "position")
 
 
 def caller_roles(roles: Any) -> dict[str, Any]:
@@ -116,7 +130,7 @@ def _checked(roles: Any, where: str, error: type[DecodingError]) -> dict[str, An
         fits, expected = _ROLES.get(key, (None, ""))
         if fits is not None and not fits(value):
             raise error(f"{where}[{key!r}]={shown(value)}: expected {expected}")
-    return {key: names_in(value) if key == "context" else value for key, value in roles.items()}
+    return {key: names_in(value) if key in _NAMES else value for key, value in roles.items()}
 
 
 def given_roles(graph: Graph, roles: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -137,14 +151,28 @@ def given_roles(graph: Graph, roles: Mapping[str, Any] | None) -> dict[str, Any]
         ("state", list(states.values()), outs),
     ):
         check_names(graph, key, names, known)
-    named = Counter(name for key in _OF_INPUTS for name in set(names_in(merged.get(key))))
-    if twice := [name for name, count in named.items() if count > 1]:
-        keys = [key for key in _OF_INPUTS if twice[0] in names_in(merged.get(key))]
-        raise OptionError(
-            f"roles: {graph.name}: the input {twice[0]!r} has the roles {' and '.join(keys)}; give it one"
-        )
+    _check_one_role(graph, "input", [(n, key) for key in _OF_INPUTS for n in dict.fromkeys(names_in(merged.get(key)))])
+    scores = [(name, key) for key in ("logits", "attention") for name in names_in(merged.get(key))]
+    _check_one_role(graph, "output", [*scores, *((name, "state") for name in states.values())])
     check_axes(graph, merged.get("batch_axis", {}))
     return merged
+
+
+def _check_one_role(graph: Graph, what: str, named: list[tuple[str, str]]) -> None:
+    """Check that no input or output (`what`) is named by two roles.
+
+    Args:
+        named: each name with the role that names it.
+
+    Raises:
+        OptionError: one is.
+    """
+    counts = Counter(name for name, _ in named)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        keys = [key for name, key in named if name == twice[0]]
+        raise OptionError(
+            f"roles: {graph.name}: the {what} {twice[0]!r} has the roles {' and '.join(keys)}; give it one"
+        )
 
 
 def check_names(graph: Graph, key: str, names: list[str], known: list[str]) -> None:

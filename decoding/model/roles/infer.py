@@ -10,8 +10,9 @@ from decoding.errors import ModelError
 from decoding.model.contract.io import AuxiliaryKind, Draw
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
-from decoding.model.graph.types import STATE_SLOTS
+from decoding.model.graph.types import NO_BFLOAT16, STATE_SLOTS
 from decoding.model.roles.auxiliary_inputs import find_kinds
+from decoding.model.roles.given import names_in
 from decoding.model.roles.latents import find_latents
 from decoding.model.roles.outputs import find_attention, find_logits
 from decoding.model.roles.state_pairs import pair_states
@@ -53,6 +54,8 @@ def find_roles(graph: Graph, given: Mapping[str, Any]) -> Roles:
     Raises:
         ModelError: a role is missing or ambiguous; the message lists what was found and what to pass.
     """
+    if graph.bfloat16_ports:
+        raise ModelError(f"{graph.name}: {graph.bfloat16_ports[0]}: {NO_BFLOAT16}")
     notes: list[str] = []
     token, one_hot = find_token(graph, given, notes)
     ins = [p for p in graph.inputs if p.name != token]
@@ -66,7 +69,11 @@ def find_roles(graph: Graph, given: Mapping[str, Any]) -> Roles:
         states = dict(given["state"])
         notes.append("states: given by roles")
     else:
-        states = pair_states(graph, ins, [p for p in graph.outputs if p.name != given.get("logits")], notes)
+        taken = {
+            name for role in ("context", "latent", "source_mask", "source_length") for name in names_in(given.get(role))
+        }
+        free = [p for p in ins if p.name not in taken]
+        states = pair_states(graph, free, [p for p in graph.outputs if p.name != given.get("logits")], notes)
     left = [p for p in ins if p.name not in states]
     draws = find_latents(graph, given, left, token, notes)
     kinds, sources = find_kinds(graph, given, left, token, draws, notes)

@@ -36,7 +36,9 @@ def find_latents(
     time = (shapes[token] or (None, None))[1:2] if token is not None else ()
     draws = {}
     for port in ports:
-        if port.dtype.kind != "f" or port.name in given.get("context", ()):
+        if port.dtype.kind != "f" or any(
+            port.name in given.get(role, ()) for role in ("context", "step_context", "position")
+        ):
             if port.name in asked:
                 raise OptionError(
                     f"roles['latent']: {port} cannot be drawn: a latent is a floating-point input, and no context"

@@ -32,8 +32,11 @@ def named_kind(name: str) -> AuxiliaryKind | None:
 
 
 def find_kind(graph: Graph, port: Port, given: Mapping[str, Any]) -> AuxiliaryKind | None:
-    """Whether an input is a mask, a position or a length, by roles, by its name or by the layers that read it; None for neither."""
-    kinds: tuple[AuxiliaryKind, ...] = ("source_mask", "source_length")
+    """Whether an input is a mask, a position or a length, by roles, by its name or by the layers that read it; None for neither.
+
+    Roles come first: they give an input of any name any kind.
+    """
+    kinds: tuple[AuxiliaryKind, ...] = ("source_mask", "source_length", "position", "context", "step_context")
     for kind in kinds:
         if port.name in names_in(given.get(kind)):
             return kind

@@ -14,6 +14,7 @@ from decoding.errors import ModelError
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import STATE_SLOTS, VIEW_OPS, Port, listing
+from decoding.model.roles.masks import named_kind
 
 # The operators between a state and its next value: c' = f*c + i*g, h' = (1-z)*n + z*h, s' = w*s + k*v.
 _CARRY_OPS = VIEW_OPS | {"Add", "Sub", "Mul", "Where", "Sum", "ScatterND", "ScatterElements", "Clip"}
@@ -30,7 +31,7 @@ def pair_states(graph: Graph, ins: Sequence[Port], outs: Sequence[Port], notes: 
     """The output among `outs` with the next value of each state among `ins`. Inputs that are no states are left out.
 
     Raises:
-        ModelError: several outputs could each have the next value of an input.
+        ModelError: several outputs could each have the next value of an input, or it is returned unchanged.
     """
     pairs: Pairs = {}
     _pair_equal(
@@ -49,9 +50,20 @@ def pair_states(graph: Graph, ins: Sequence[Port], outs: Sequence[Port], notes: 
         if not _varies_twice(a)
     }
     carry = {a: [b for b in bs if b.name in _carried(graph, a)] for a, bs in reach.items()}
+    carry |= {
+        # As wide as a source, or growing: it may also be a context, of which no output is a sum or the continuation.
+        a.name: [b for b in outs if _alike(a, b) and b.name in _carried(graph, a.name)]
+        for a in ins
+        if _varies_twice(a) and a.dtype.kind == "f" and named_kind(a.name) is None
+    }
     _pair_forced(carry, "it is carried over by sums and products", pairs, notes, both_ways=True)
     _pair_forced(reach, "the only way to give each state an output that depends on it", pairs, notes, both_ways=False)
     for a in ins:
+        if a.name in pairs and _is_same(graph, a.name, pairs[a.name]):
+            raise ModelError(
+                f"{graph.name}: the state {a} leaves as it came, as {pairs[a.name]}: no step changes it. torch's legacy exporter loses what a network writes into a part of a "
+                f"tensor (state[:, 0].copy_(...)): export with dynamo=True; if {a.name} does stay the same for a whole sequence, pass roles={{'context': [{a.name!r}]}}"
+            )
         left = [b for b in reach.get(a.name, ()) if b.name not in pairs.values()]
         if a.name not in pairs and left:
             raise ModelError(
@@ -107,6 +119,13 @@ def _pair_forced(
                     break
             if found:
                 break
+
+
+def _is_same(graph: Graph, name: str, output: str) -> bool:
+    """Return whether an output is an input, unchanged."""
+    while (node := graph.producer(output)) is not None and node.op == "Identity":
+        output = node.input(0)
+    return output == name
 
 
 def _carried(graph: Graph, name: str) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from decoding.errors import ModelError
@@ -25,7 +25,7 @@ def find_token(graph: Graph, given: Mapping[str, Any], notes: list[str]) -> tupl
     Raises:
         ModelError: no input takes tokens, or several could.
     """
-    roles = ("state", "context", "latent", "source_mask", "source_length")
+    roles = ("state", "context", "step_context", "position", "latent", "source_mask", "source_length")
     taken = {name for role in roles for name in names_in(given.get(role))}
     ports = [
         p for p in graph.inputs if p.name not in taken and not (p.dtype.kind == "f" and LATENT_NAMES.search(p.name))
@@ -44,6 +44,10 @@ def find_token(graph: Graph, given: Mapping[str, Any], notes: list[str]) -> tupl
     embedded = [p for p in flat if embedding_rows(graph, p.name) is not None]
     integer = [p for p in flat if p.dtype.kind in "iu" and named_kind(p.name) is None]
     named = [p for p in integer if _NAMES.search(p.name)]
+    if len(embedded) == 1 and (rivals := _rivals(graph, embedded[0], integer, ports)):
+        raise ModelError(
+            f"{graph.name}: ambiguous: {listing([*embedded, *rivals])} could each be the token; pass roles={{'token': name}}"
+        )
     for found, evidence in (
         (embedded, "it indexes an embedding"),
         (integer, "the only integer input"),
@@ -66,6 +70,27 @@ def find_token(graph: Graph, given: Mapping[str, Any], notes: list[str]) -> tupl
         f"its inputs are {listing(graph.inputs)} and its operators {_operators(graph)}. decode() needs a recurrent "
         "network over tokens; if one of these is the token, pass roles={'token': name}"
     )
+
+
+def _rivals(graph: Graph, port: Port, integer: Sequence[Port], ports: Sequence[Port]) -> list[Port]:
+    """Inputs that are as likely the token as one that indexes an embedding, which may be that of a speaker or a tag.
+
+    They are integers called as tokens are, where that one is not, and one-hot vectors for each time step, where its
+    table has another number of rows.
+    """
+    if _NAMES.search(port.name):
+        return []
+    called = [p for p in integer if p is not port and _NAMES.search(p.name)]
+    widths = {p.shape[-1] for p in graph.outputs if p.shape and not shows_state(graph, p.name)}
+    vectors = [
+        p
+        for p in ports
+        if (width := _one_hot_width(graph, p)) in widths
+        and width != embedding_rows(graph, port.name)
+        and len(p.shape or ()) == 3
+        and not shows_state(graph, p.name)
+    ]
+    return [*called, *vectors]
 
 
 def embedding_rows(graph: Graph, name: str) -> int | None:

@@ -14,6 +14,9 @@ from decoding.model.graph.types import Array
 
 # A larger table of embedding and first layer's input weights costs more in loading than its steps save.
 LARGEST_TABLE = 16 << 20  # bytes
+# Nor is a table made that saves less than this share of a step's products: that of 1x32 over 5,000 words saves 2 %, and takes
+# three quarters of the time in which its weights are replaced.
+LEAST_SAVED = 1 / 16
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class NativePlan:
 
     Attributes:
         token, logits: names, with the order of their axes: "BT", "BTV".
-        states: for each layer its h and, for LSTM, its c.
+        states: for each layer its h and, for LSTM, its c; of a dense layer neither.
         contexts: names of the inputs that `arrays.contexts` multiply.
     """
 
@@ -46,7 +49,7 @@ class NativePlan:
     arrays: NativeArrays
     token: tuple[str, str]
     logits: tuple[str, str]
-    states: Sequence[tuple[NativeState, NativeState | None]]
+    states: Sequence[tuple[NativeState | None, NativeState | None]]
     contexts: Sequence[str]
 
 
@@ -58,10 +61,8 @@ class NativeSession:
     """
 
     def __init__(self, plan: NativePlan, *, int8: bool = False) -> None:
-        first, vocabulary = plan.arrays.layers[0], plan.arrays.vocabulary
         self._plan, self.int8 = plan, int8
-        fits = vocabulary * len(first.input) * 4 <= LARGEST_TABLE
-        self._network = NativeNetwork(plan.arrays, int8=int8, table=fits, name=plan.name)
+        self._network = NativeNetwork(plan.arrays, int8=int8, table=_has_table(plan.arrays, int8), name=plan.name)
         self._state_names = {s.output: s.input for pair in plan.states for s in pair if s is not None}
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str], *, only_fetched: bool = False) -> list[Array]:
@@ -81,18 +82,20 @@ class NativeSession:
         logits = None
         if plan.logits[0] in outputs:
             logits = np.empty((ids.shape[1], len(ids), len(plan.arrays.output)), np.float32)
-        self._bound(np.ascontiguousarray(ids, np.int64), states, logits, feeds, ()).run()
+        self._bound(np.ascontiguousarray(ids, np.int64), states, logits, feeds).run()
         found = {output: states[name] for output, name in self._state_names.items()}
         if logits is not None:
             found[plan.logits[0]] = _arranged(logits, plan.logits[1])
         return [found[name] for name in outputs]
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> NativeRun:
-        """Prepare runs of one token a row that read inputs from these arrays and write outputs into these."""
+        """Prepare runs of one token a row that read inputs from these arrays and write outputs into these.
+
+        The states are updated in place: those of `outputs` are those of `inputs`.
+        """
         ids = inputs[self._plan.token[0]].reshape(-1, 1)
         logits = outputs[self._plan.logits[0]].reshape(1, len(ids), -1)
-        after = {name: outputs[output] for output, name in self._state_names.items()}
-        return self._bound(ids, after, logits, inputs, [(inputs[name], value) for name, value in after.items()])
+        return self._bound(ids, {name: inputs[name] for name in self._state_names.values()}, logits, inputs)
 
     def _bound(
         self,
@@ -100,18 +103,30 @@ class NativeSession:
         states: Mapping[str, Array],
         logits: Array | None,
         feeds: Mapping[str, Array],
-        copies: Sequence[tuple[Array, Array]],
     ) -> NativeRun:
         """A run that updates `states` in place."""
         pairs = [
-            (_rows(states, h, layer.hidden, len(ids)), None if c is None else _rows(states, c, layer.hidden, len(ids)))
+            (
+                None if h is None else _rows(states, h, layer.width, len(ids)),
+                None if c is None else _rows(states, c, layer.hidden, len(ids)),
+            )
             for (h, c), layer in zip(self._plan.states, self._plan.arrays.layers, strict=True)
         ]
         contexts = [feeds[name].reshape(len(ids), -1) for name in self._plan.contexts]
         try:
-            return self._network.bind(ids, pairs, logits, contexts, copies)
+            return self._network.bind(ids, pairs, logits, contexts)
         except ValueError as error:
             raise ModelError(f"{self._plan.name}: the native step cannot take these inputs: {error}") from error
+
+
+def _has_table(arrays: NativeArrays, int8: bool) -> bool:
+    """Return whether the embedding and the first layer's input weights become one table.
+
+    The table of int8 weights is worth its time even where it saves little: it is computed in float32.
+    """
+    saved = arrays.layers[0].input.size
+    fits = arrays.vocabulary * len(arrays.layers[0].input) * 4 <= LARGEST_TABLE
+    return fits and (int8 or saved >= LEAST_SAVED * arrays.multiplied)
 
 
 def _rows(states: Mapping[str, Array], where: NativeState, hidden: int, rows: int) -> Array:

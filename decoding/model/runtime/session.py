@@ -8,6 +8,7 @@ import operator
 import re
 import reprlib
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import onnxruntime as ort
 
 from decoding.errors import ModelError, OptionError
 from decoding.model.graph.graph import Graph
-from decoding.model.graph.types import Array
+from decoding.model.graph.types import NO_BFLOAT16, Array
 from decoding.model.runtime import cuda, limits
 
 SHORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": cuda.PROVIDER}
@@ -61,9 +62,10 @@ class Session:
         captures: on a CUDA device, capture runs over device arrays as CUDA graphs and replay them.
         profile: record for `profiled()` which provider ran which operator.
         brief: it ends soon, so its weights are not packed and it keeps no memory between runs.
+        later: open it when it is first used, which may be never; the graph must not be edited until then.
 
     Attributes:
-        bytes: size of the weights.
+        bytes: size of the weights, once the session is open.
         wanted: onnxruntime's names of the providers asked for, with their options.
         graphs: number of CUDA graphs asked for so far.
         device: "cuda" if the preferred provider keeps its memory there, else "cpu".
@@ -78,27 +80,48 @@ class Session:
         captures: bool = False,
         profile: bool = False,
         brief: bool = False,
+        later: bool = False,
     ) -> None:
+        self.name = graph.name
+        self.threads = checked_threads(threads)
+        self.wanted = full_names(providers)
+        self.device, self._device_id = cuda.device_of(self.wanted)
+        self.captures = captures and self.device == "cuda"
+        self.graphs = 0
+        self._folder = tempfile.TemporaryDirectory() if profile else None
+        self._brief = brief
+        self._unopened: Graph | None = graph
+        self._opening = threading.Lock()
+        if not later:
+            self._open(graph)
+
+    @property
+    def providers(self) -> list[str]:
+        """Names of the providers that the session runs on, the preferred one first."""
+        return list(self._session.get_providers())
+
+    @property
+    def _session(self) -> ort.InferenceSession:
+        if self._unopened is not None:
+            with self._opening:
+                if (graph := self._unopened) is not None:
+                    self._open(graph)
+        return self._opened
+
+    def _open(self, graph: Graph) -> None:
         if (limit := limits.run_limit()) is not None:
             limit.check()
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors are raised as exceptions with the model's name
-        threads = checked_threads(threads)
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        if brief:
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        if self._brief:
             options.enable_cpu_mem_arena = False
             options.add_session_config_entry("session.disable_prepacking", "1")
-        self._folder = tempfile.TemporaryDirectory() if profile else None
         if self._folder is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(self._folder.name) / "run")
-        self.name = name = graph.name
-        self.threads = threads
-        self.wanted = wanted = full_names(providers)
-        self.device, self._device_id = cuda.device_of(wanted)
-        self.captures = captures and self.device == "cuda"
-        self.graphs = 0
+        name, wanted = self.name, self.wanted
         data, weights = graph.skeleton()
         self.bytes = len(data) + sum(value.nbytes for value in weights.values())
         self._weights = {key: ort.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
@@ -111,15 +134,17 @@ class Session:
         given = cuda.with_options(wanted, self.captures) if self.device == "cuda" else wanted
         try:
             # Without enable_fallback=0 onnxruntime goes on with the CPU after printing a line.
-            self._session = ort.InferenceSession(
+            self._opened = ort.InferenceSession(
                 data, options, providers=given, disabled_optimizers=_CRASHING, enable_fallback=0
             )
         except Exception as error:
             line = first_line(error)
             why = cuda.explained(line) if self.device == "cuda" else None
+            if self.device == "cpu" and "bfloat16" in line:
+                why = NO_BFLOAT16
             raise ModelError(f"{name}: {why or f'onnxruntime {ort.__version__} cannot run it: {line}'}") from error
-        self.providers: list[str] = self._session.get_providers()
-        missing = [p for p in (w if isinstance(w, str) else w[0] for w in wanted) if p not in self.providers]
+        own = self._opened.get_providers()
+        missing = [p for p in (w if isinstance(w, str) else w[0] for w in wanted) if p not in own]
         if cuda.PROVIDER in missing:
             raise ModelError(
                 f"{name}: {cuda.why_not_started(said, ort.__version__, getattr(ort, 'cuda_version', '') or '13')}"
@@ -127,6 +152,7 @@ class Session:
         if missing:
             raise ModelError(f"{name}: onnxruntime could not start {missing[0]}; available here: {', '.join(ort.get_available_providers())}. "
                              "Pass providers='cpu', or install the onnxruntime build that has it")  # fmt: skip
+        self._unopened = None
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str], *, only_fetched: bool = False) -> list[Array]:
         """Run once over arrays and return the named outputs.
@@ -147,13 +173,13 @@ class Session:
 
     def _run_within(self, limit: limits.RunLimit, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Run once while `load()` can be interrupted and looks at the clock."""
-        options = ort.RunOptions()
+        session, options = self._session, ort.RunOptions()  # the session first: it may be opened only here
         if self.bytes > _LARGE:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         sizes = ", ".join(f"{name} {list(np.shape(value))}" for name, value in feeds.items()) or "no inputs"
         what = f"{self.name}: a run over {sizes[:200]}"
         seconds = limits.RUN_SECONDS + self.bytes / limits.BYTES_A_SECOND
-        return limit.run(lambda own: self._session.run(list(outputs), dict(feeds), own), what, seconds, options)
+        return limit.run(lambda own: session.run(list(outputs), dict(feeds), own), what, seconds, options)
 
     def bind(
         self,

@@ -1,5 +1,7 @@
 """Models with a native step: the same seed gives the same tokens at every batch size and number of workers."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -46,6 +48,26 @@ def test_scores_are_equal_bit_for_bit(model):
     for batch_size in (1, 7, 64):
         for a, b in zip(score(model, sequences, batch_size=batch_size), expected, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("exposed", [False, True])
+def test_prompts_are_read_in_chunks_with_the_bits_of_their_steps(exposed, monkeypatch):
+    proto = build.recurrent("LSTM", hidden=33, layers=2, vocab=40, scale=0.5, exposed=exposed)
+    native = load(proto, executor="native", quantize="int8")
+    prompt = np.random.default_rng(0).integers(0, 40, 700)  # more than one chunk
+    times, run = [], type(native.read_session).run
+
+    def seen(self, feeds, *rest, **options):
+        times.append(feeds[native.contract.token.name].shape[1])
+        return run(self, feeds, *rest, **options)
+
+    monkeypatch.setattr(type(native.read_session), "run", seen)
+    (found,) = decode(native, [prompt], Greedy(), max_new_tokens=9)
+    assert sum(times) == 699
+    assert max(times) == 512
+    native.contract = dataclasses.replace(native.contract, sequence=False)
+    (expected,) = decode(native, [prompt], Greedy(), max_new_tokens=9)
+    assert (found.ids.tolist(), found.logprob) == (expected.ids.tolist(), expected.logprob)
 
 
 def test_contexts_of_each_row():

@@ -10,7 +10,9 @@ from decoding.engine.loop import decode_requests
 from decoding.engine.request import EngineRequest
 from decoding.engine.search.stopping import FINISH_REASONS, GOES_ON, Stopping
 from decoding.inputs.options import make_call
+from decoding.tokenizers import read_tokenizer
 from tests.helpers import build
+from tests.helpers.tokenizers import TEXT, trained
 
 STRATEGIES = [Greedy(), Sample(), TopN(5), Sample(replacement=False), Beam(num_beams=3)]
 VOCAB = ["a", "b", "ab", "c", "é", "", "bc", "x", "y", "z", "w"]
@@ -151,3 +153,21 @@ def test_the_eos_id_is_kept(unigram, strategy):
     assert ended
     assert all(f.eos in (0, 2) and len(f.logprobs) == len(f.tokens) + 1 for f in ended)
     assert all(f.eos is None and len(f.logprobs) == len(f.tokens) for f in out if f.finish_reason != "eos")
+
+
+@pytest.mark.parametrize("kind", ["gemma", "llama", "byte_level", "bpe_bytes", "metaspace"])
+@pytest.mark.parametrize("stop", ["有", "理性", "😄", "б", "ei", "\ufffd"])
+def test_a_stop_string_is_found_where_it_is_in_the_text(kind, stop):
+    """In a run of ByteFallback's bytes, too: cut within a character, all of its bytes would be U+FFFD."""
+    pytest.importorskip("tokenizers", reason="the text extra is not installed")
+    tokenizer = read_tokenizer(trained(kind))
+    settings = {"eos": (), "stop": (), "stop_strings": (stop,), "min_new_tokens": 0, "max_new_tokens": 10}
+    stopping = Stopping(SimpleNamespace(**settings), tokenizer.size, tokenizer)
+    text = TEXT.replace("\ufffd", "")
+    for start in range(0, len(text), 25):
+        ids = np.array(tokenizer.encode(text[start : start + 120]))
+        for end in range(1, len(ids) + 1):
+            found = stopping.stops(ids[:end])
+            assert found == (stop in tokenizer.decode(ids[:end].tolist()))
+            if found:
+                break

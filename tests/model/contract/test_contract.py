@@ -44,7 +44,7 @@ def test_inputs_by_what_they_are():
     assert [aux.name for aux in CONTRACT.contexts] == ["memory"]
     assert [aux.name for aux in CONTRACT.latents] == ["z"]
     assert [aux.name for aux in CONTRACT.row_inputs] == ["memory", "mask", "z"]
-    assert CONTRACT.draws_alone  # one value a run, another at every step
+    assert CONTRACT.one_token_a_run  # one value a run, another at every step
 
 
 def test_a_description_tells_every_role():

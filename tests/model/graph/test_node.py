@@ -93,6 +93,30 @@ def test_a_scan_carries_its_first_inputs():
     assert scan.carried() == [(0, 0, np.dtype(np.float32))]
 
 
+APPENDING = """ys, hs = Loop(c, c, x, h) <body = step (int64 t, bool go, float[2] yi, float[2] hi) => (bool on, float[2] yo, float[2] ho) {{
+  on = Identity(go)
+  ho = Tanh(hi)
+  size = Shape(yi)
+  {append}
+}}>"""
+
+
+@pytest.mark.parametrize(
+    ("append", "carried"),
+    [
+        ("yo = Concat<axis = 0>(yi, ho)", [3]),
+        ("yo = ScatterND(yi, t, ho)", [3]),
+        ("y = Concat<axis = 0>(yi, ho)  yo = Identity(y)", [3]),
+        ("yo = ScatterND(ho, t, yi)", [2, 3]),  # yi is what is written
+        ("mean = ReduceMean(yi)  yo = Concat<axis = 0>(yi, mean)", [2, 3]),  # yi is read too
+        ("yo = Concat<axis = 0>(yi, yi)", [2, 3]),
+        ("yo = Add(yi, ho)", [2, 3]),
+    ],
+)
+def test_a_list_that_a_loop_only_adds_to_is_not_carried(append, carried):
+    assert [slot for slot, _, _ in node(APPENDING.format(append=append)).carried()] == carried
+
+
 def test_other_nodes_carry_nothing():
     assert node("z = Add(x, y)").carried() == []
 

@@ -62,8 +62,9 @@ RUNS = [(2, 3), (4, 3), (2, 5)]
         ([2, 3, 6], "b1t6", [0, -1, 6]),
         ([6, 6], "bt6", [-1, 6]),
         ([-1, 6], "bt6", [-1, 6]),
-        ([3, 12], "t26", [3, 12]),  # merges later dimensions
-        ([6, 2, 3], "t6", [6, 2, 3]),  # splits a dimension
+        ([3, 12], "t26", [0, 12]),  # merges dimensions after the only one that varies
+        ([6, 2, 3], "t6", [0, 2, 3]),  # splits one
+        ([2, 3, 2, 3], "bt6", [2, 3, 2, 3]),  # the same after two that vary
         ([2, 3, 1, 6], "bt6", [2, 3, 1, 6]),  # adds a dimension
         ([2, 3], "b1t1", [0, -1]),
         ([2, 3, 4], "bt6", [2, 3, 4]),  # 4 is no dimension

@@ -108,6 +108,31 @@ def test_a_size_that_no_state_has_is_called_damage():
         values(*found(started(nodes, {"sizes": np.array([1, 2**14, 2**13])})))
 
 
+def test_an_empty_initial_value_is_one_that_grows():
+    nodes = [helper.make_node("ConstantOfShape", ["sizes"], ["start"])]
+    with pytest.raises(ModelError, match=r"is empty, of the shape \[2, 0, 8\] for 2 rows: it grows with the sequence"):
+        values(*found(started(nodes, {"sizes": np.array([2, 0, 8])})))
+
+
+@pytest.mark.parametrize("how", ["Slice", "Cast", "Mul"])
+def test_a_layer_has_the_number_type_of_the_weights_that_the_graph_arranges(how):
+    proto = build.recurrent("GRU", hidden=8)
+    graph = Graph.load(proto)
+    (layer,) = [node for node in graph.nodes if node.op == "GRU"]
+    weights = graph.constant(layer.input(2))
+    halves = graph.add_initializer("halves", weights.astype(np.float32 if how == "Cast" else np.float16))
+    more = {"Slice": ["begin", "end"], "Cast": [], "Mul": ["halves"]}[how]
+    graph.add_initializer("begin", np.array([0]))
+    graph.add_initializer("end", np.array([99]))
+    to = {"to": np.dtype(np.float16)} if how == "Cast" else {}
+    layer.set_input(2, graph.add_node(how, [halves, *more], "arranged", at=0, **to))
+    graph.edited()
+    assert graph.number_type("arranged") == np.float16
+    assert graph.number_type("begin") == np.float32
+    (state,) = find_hidden_states(graph, Roles("tokens", "logits", {}, {}))
+    assert state.dtype == np.float16
+
+
 def test_a_layer_without_weights_or_size_is_refused():
     proto = build.recurrent("GRU")
     weights = next(t for t in proto.graph.initializer if t.name == "R0")

@@ -69,6 +69,6 @@ def test_a_graph_that_gives_something_else_is_not_taken():
 
 
 def test_the_shipped_model_is_folded_and_says_so():
-    model = load("shakespeare")
+    model = load("shakespeare", executor="onnxruntime")
     assert model.step_session is not model.session
     assert "from one table" in model.describe()

@@ -99,11 +99,11 @@ def test_what_a_layer_is_given_may_be_of_any_size():
 
 @pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
 def test_describe_says_what_is_quantized(cell):
-    text = load(build.recurrent(cell, layers=2), quantize="int8").describe()
+    text = load(build.recurrent(cell, layers=2), quantize="int8", executor="onnxruntime").describe()
     assert f"weights in int8: {cell} layer0, {cell} layer1, Gather embedded, MatMul" in text
     assert "int8 moves the logits" in text
     assert "one step a run" in text
-    assert "int8" not in load(build.recurrent(cell)).describe()
+    assert "int8" not in load(build.recurrent(cell), executor="onnxruntime").describe()
 
 
 def test_describe_says_what_is_not():
@@ -112,7 +112,7 @@ def test_describe_says_what_is_not():
 
 
 def test_a_quantized_model_is_saved_and_loads_again(tmp_path):
-    first = load("shakespeare", quantize="int8")
+    first = load("shakespeare", quantize="int8", executor="onnxruntime")
     first.save(tmp_path / "int8.onnx")
     float_size = sum(a.nbytes for a in load("shakespeare")._graph.skeleton()[1].values())
     assert (tmp_path / "int8.onnx").stat().st_size < 0.3 * float_size

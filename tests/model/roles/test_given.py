@@ -173,3 +173,16 @@ def test_logits_that_do_not_depend_on_the_token():
         proto.graph.node.insert(place, node)
     with pytest.raises(ModelError, match=r"neither the logits logits nor a state depend on the values of the token tokens"):  # fmt: skip
         load(proto)
+
+
+@pytest.mark.parametrize(
+    ("roles", "found"),
+    [
+        ({"logits": "logits", "attention": "logits"}, "logits and attention"),
+        ({"logits": "h0_out", "state": {"h0": "h0_out"}}, "logits and state"),
+        ({"state": {"h0": "h0_out", "h1": "h0_out"}}, "state and state"),
+    ],
+)
+def test_an_output_has_one_role(roles, found):
+    with pytest.raises(OptionError, match=rf"the output '.*' has the roles {found}; give it one"):
+        load(build.recurrent("GRU", layers=2, exposed=True), roles=roles)

@@ -3,6 +3,7 @@
 import pytest
 
 from decoding import ModelError
+from decoding.model.roles.infer import find_roles
 from decoding.model.roles.state_pairs import pair_states, shows_state
 from tests.helpers.text import graph
 
@@ -116,3 +117,26 @@ def test_outputs_that_show_a_layers_last_state():
     }""")
     assert shows_state(found, "last")
     assert not shows_state(found, "y")
+
+
+def test_a_state_that_no_step_changes_is_refused():
+    """The legacy exporter of torch loses writes into a part of a tensor: the state would stay zero for ever."""
+    text = """(int64[batch] token, float[batch,4] h, float[batch,4] s) => (float[batch,4] new_h, float[batch,4] new_s) {
+      new_h = Tanh(h)
+      same = Identity(s)
+      new_s = Identity(same)
+    }"""
+    with pytest.raises(ModelError, match=r"the state s .* leaves as it came, as new_s.*roles=\{'context': \['s'\]\}"):
+        paired(text)
+
+
+def test_an_input_that_roles_call_a_context_is_no_state():
+    text = """(int64[batch] token, float[9,4] table, float[batch,4] h, float[batch,4] s) => (float[batch,4] logits, float[batch,4] new_h, float[batch,4] new_s) {
+      x = Gather(table, token)
+      sum = Add(x, s)
+      new_h = Add(sum, h)
+      logits = Tanh(new_h)
+      new_s = Identity(s)
+    }"""
+    roles = find_roles(graph(text), {"token": "token", "context": ["s"], "constant": {"table": 0}, "logits": "logits"})
+    assert roles.states == {"h": "new_h"}

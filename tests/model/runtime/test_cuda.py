@@ -136,7 +136,7 @@ def test_memory_that_runs_out_in_a_step_is_explained(monkeypatch):
         def run(self, *args):
             raise RuntimeError(REPORTS[-1][0])
 
-    session._session = Failing()
+    session._opened = Failing()
     with pytest.raises(ModelError, match=r"the run failed: the GPU has too little free memory.*batch_size"):
         session.run({}, [])
 

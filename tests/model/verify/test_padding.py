@@ -93,4 +93,27 @@ def test_numbers_to_probe_with_may_be_sampled():
         return np.ones(shape, aux.dtype)
 
     verify_padding([MEMORY], runs(lambda given: given["memory"].sum(1)), sample)
-    assert asked == [(4, 3), (7, 3), (2, 3)]
+    assert asked == [(4, 3), (7, 3), (2, 3)] * 2  # at two scales
+
+
+def test_a_softmax_that_large_numbers_saturate_does_not_hide_padding():
+    """Attention without a mask: between numbers of a few units it sees one position, and no padding (issue 14)."""
+
+    def attended(given):
+        energy = 40 * (given["memory"].sum(-1) + 1)
+        weights = np.exp(energy - energy.max(1, keepdims=True))
+        return (weights[..., None] * given["memory"]).sum(1) / weights.sum(1, keepdims=True)
+
+    assert verify_padding([MEMORY], runs(attended)) is None
+
+
+def test_inputs_with_a_value_for_each_token_take_as_many_as_the_run_has():
+    frames = AuxiliaryInput("frames", "step_context", FLOAT, 3, (None, 2))
+    shapes = []
+
+    def run(inputs, rows):
+        shapes.extend(row["frames"].shape for row in rows)
+        return [[row["memory"].sum(0)] for row in rows]
+
+    assert verify_padding([MEMORY, frames], run, time=5) == [MEMORY, frames]
+    assert set(shapes) == {(5, 2)}

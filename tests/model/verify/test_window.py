@@ -10,7 +10,14 @@ from decoding.model.contract.io import Logits, Token, Window
 from decoding.model.graph.graph import Graph
 from decoding.model.roles.infer import Roles
 from decoding.model.runtime.session import Session
-from decoding.model.verify.window import check_any_length, given_window, window_contract
+from decoding.model.verify.window import (
+    advice_on_steps,
+    check_any_length,
+    exported_steps,
+    given_window,
+    window_contract,
+)
+from tests.helpers.exports import context_names, with_contexts
 
 TABLE = np.random.default_rng(0).standard_normal((6, 6)).astype(np.float32)
 MEAN = helper.make_node("ReduceMean", ["all"], ["logits"], axes=[1], keepdims=0)
@@ -102,3 +109,47 @@ def test_a_window_is_a_number_of_tokens(size):
 def test_a_side_to_pad():
     with pytest.raises(OptionError, match=r"roles\['pad'\]='middle': expected 'left' or 'right'"):
         given_window({"window": 3, "pad": "middle"}, None)
+
+
+def baked(*nodes, logits="logits", declared=("b", 5)):
+    graph = graph_of(*nodes)
+    return exported_steps(Session(graph, threads=1), graph, Roles("ids", logits, {}, {}), declared, [], [])
+
+
+FIVE = helper.make_node("Constant", [], ["five"], value_ints=[-1, 5, 6])
+FIRST = helper.make_node("Constant", [], ["places"], value_ints=[0, 1, 2, 3, 4])
+
+
+def test_the_number_of_steps_that_an_export_fixed():
+    assert baked(FIVE, helper.make_node("Expand", ["all", "five"], ["logits"])) is None  # a batch of any size fits that
+    reshaped = [FIVE, helper.make_node("Reshape", ["all", "five"], ["logits"])]
+    assert baked(*reshaped) == 5
+    assert baked(*reshaped, declared=("b", "t")) is None
+    assert baked(*reshaped, declared=("b", 1)) is None
+
+
+def test_an_unrolled_loop_takes_longer_sequences_and_leaves_out_their_end():
+    unrolled = [FIRST, helper.make_node("Gather", ["all", "places"], ["logits"], axis=1)]
+    assert baked(*unrolled) == 5
+    last = [FIRST, helper.make_node("Gather", ["all", "places"], ["five"], axis=1), helper.make_node("ReduceMean", ["five"], ["logits"], axes=[1], keepdims=0)]  # fmt: skip
+    assert baked(*last) == 5
+
+
+def test_a_graph_of_any_length_has_no_number_of_steps():
+    assert baked(MEAN) is None
+    assert baked(helper.make_node("Identity", ["all"], ["logits"])) is None
+    assert "dynamic_shapes=({0: torch.export.Dim('batch'), 1: torch.export.Dim('time')},)" in advice_on_steps(5)
+
+
+def test_logits_that_do_not_read_the_token_take_no_window():
+    graph = graph_of(MEAN)
+    with pytest.raises(ModelError, match=r"the logits logits do not depend on the token other; pass other roles="):
+        window_contract(Session(graph, threads=1), graph, Roles("other", "logits", {}, {}), [], Window())
+
+
+@pytest.mark.parametrize("name", context_names("window_vector", "window_source", "window_frames"))
+def test_each_row_is_run_alone_with_its_own_context(name):
+    """Rows that were run alone with the first row's context seemed to depend on each other (issue 14)."""
+    model, _, contexts, _ = with_contexts(name)
+    assert model.contract.window == Window()
+    assert list(contexts) == [aux.name for aux in model.contract.row_inputs]

@@ -1,5 +1,19 @@
-/* Many steps in one call: network, choice and feeding back, without anything of Python between them. */
+/* Many steps in one call, for native_prototype.py: network, choice and feeding back. (decode() does this in
+ * decoding/engine/search/native_steps.pyx, with the bookkeeping of its rows.) */
 #include "native_internal.h"
+
+/* Step, choose, and feed what was chosen, until a row ends. */
+typedef struct dec_run {
+    const dec_linear *output;
+    int64_t steps;            /* at most that many, >= 1 */
+    const dec_stream *stream; /* NULL: greedy. Otherwise the step of each row counts up from what it says */
+    const float *temperature; /* [rows], > 0; with a stream */
+    const int64_t *ends;      /* [end_count] tokens: the run stops after the step in which a row chose one */
+    int64_t end_count;
+    const volatile int *stop; /* not NULL: the run also stops after the step in which this is not 0 */
+    int64_t *tokens;          /* [rows, steps]: what was chosen */
+    float *logprobs;          /* [rows, steps] */
+} dec_run;
 
 typedef struct work {
     float *top;      /* [rows, width] */
@@ -35,6 +49,9 @@ static int is_end(const dec_run *run, int64_t token) {
     return 0;
 }
 
+/* feed: time 1 and no lengths; its tokens are the last ones of the rows, and are not changed. *done: how many
+ * steps have their tokens. Results are those of dec_network_read and dec_linear_greedy or dec_linear_draw, bit
+ * for bit. On an error the states are those after the step that failed. */
 dec_status dec_network_run(const dec_network *network, const dec_feed *feed, const dec_state *states,
                            const dec_run *run, void *scratch, int64_t *done, int64_t *bad) {
     const int64_t rows = feed->rows, width = dec_network_width(network);

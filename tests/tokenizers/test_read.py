@@ -1,11 +1,12 @@
-"""decoding/tokenizers.py."""
+"""decoding/tokenizers/read.py and tokenizer.py: what is a tokenizer, and what it does."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoding.errors import ModelError, OptionError
-from decoding.tokenizers import Vocabulary, make_tokenizer, token_texts
+from decoding.errors import DecodeError, ModelError, OptionError
+from decoding.tokenizers import Vocabulary, make_tokenizer, read_tokenizer, token_texts
 
 
 @given(st.text(alphabet="abcé\n ", max_size=40))
@@ -104,5 +105,69 @@ def test_a_list_for_fewer_ids_than_the_model_has_says_so():
 
 
 def test_a_vocabulary_of_other_things_than_strings_is_refused():
-    with pytest.raises(ModelError, match=r"1\.5 is no token"):
+    with pytest.raises(OptionError, match=r"1\.5 is no token"):
         make_tokenizer({1.5: 1}, None, 3)
+
+
+def test_wrapped_tokenizers_and_arrays_of_ids():
+    tokenizers = pytest.importorskip("tokenizers", reason="the text extra is not installed")
+    wrapped = tokenizers.ByteLevelBPETokenizer()
+    wrapped.train_from_iterator(["to be or not to be"], vocab_size=300, show_progress=False)
+    tokenizer = read_tokenizer(wrapped)
+    assert tokenizer.decode(tokenizer.encode("to be")) == "to be"
+    assert tokenizer.encode("to be") == wrapped.encode("to be").ids
+
+    class Arrays(Bytes):
+        def encode(self, text):
+            return np.frombuffer(text.encode(), np.uint8)
+
+    assert read_tokenizer(Arrays()).encode("ab") == [97, 98]
+
+
+@pytest.mark.parametrize("returned", ["ab", None, [1.5], [-1], [[1]], [None]])
+def test_an_object_that_returns_something_else_is_named(returned):
+    class Own:
+        def encode(self, text):
+            return returned
+
+        def decode(self, ids):
+            return returned if returned != "ab" else b"ab"
+
+    tokenizer = read_tokenizer(Own())
+    with pytest.raises(OptionError, match=r"encode\(\) of the Own returned .*; expected a list of ids"):
+        tokenizer.encode("x")
+    with pytest.raises(DecodeError, match=r"decode\(\) of the Own returned .*; expected a string"):
+        tokenizer.decode([1])
+
+
+def test_exceptions_of_other_packages_become_ours():
+    class Own:
+        def encode(self, text):
+            raise KeyError(text)
+
+        def decode(self, ids):
+            raise ZeroDivisionError
+
+    tokenizer = read_tokenizer(Own())
+    with pytest.raises(OptionError, match=r"the text 'x' cannot be encoded by the Own: KeyError"):
+        tokenizer.encode("x")
+    with pytest.raises(DecodeError, match=r"the ids \[1\] cannot be decoded by the Own: ZeroDivisionError"):
+        tokenizer.decode([1])
+    tokenizers = pytest.importorskip("tokenizers", reason="the text extra is not installed")
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"to": 0}, unk_token="?"))
+    with pytest.raises(OptionError, match=r"the text 'be' cannot be encoded by the Hugging Face tokenizer of 1 tokens"):
+        read_tokenizer(inner).encode("be")
+    with pytest.raises(OptionError, match="cannot be encoded"):
+        read_tokenizer(inner).encode("\ud800")
+
+
+def test_damaged_files_are_named(tmp_path):
+    for name in ("a.json", "a.model"):
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(OptionError, match=rf"tokenizer: .*{name} is no "):
+            read_tokenizer(tmp_path / name)
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(OptionError, match=r"expected a Hugging Face tokenizer.json"):
+        read_tokenizer(str(tmp_path / "a.txt"))
+    with pytest.raises(OptionError, match=r"the folder .* has no tokenizer.json"):
+        read_tokenizer(tmp_path)

@@ -1,0 +1,6 @@
+from decoding.engine.batch.host import HostBatch
+from decoding.engine.search.row_sampler import RowSampler
+
+class NativeSteps:
+    def __init__(self, batch: HostBatch, sampler: RowSampler) -> None: ...
+    def take(self, most: int) -> int: ...
