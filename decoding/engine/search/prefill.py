@@ -204,7 +204,8 @@ class RequestRows:
 
     def move(self, rows: Array) -> list[EngineRequest]:
         """Go on with `rows`, in that order, of those that wrote in the last step; a row may be named more than once."""
-        return self._arrange(rows, self._ready)
+        ready, self._ready = self._ready, []  # a native step reads nothing
+        return self._arrange(rows, ready)
 
     def histories(self, requests: Sequence[EngineRequest], outputs: Sequence[Array]) -> History:
         """Return the history of every row: those that write, with their requests and outputs, then those that read."""
