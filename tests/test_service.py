@@ -22,8 +22,8 @@ from decoding import (
     load,
 )
 from scripts import soak_engine
-from tests.engine.test_encode import ADDITIVE, SOURCES, loaded
 from tests.helpers import build
+from tests.helpers.seq2seq import AdditiveModel
 
 OPTIONS = {"max_new_tokens": 12, "eos_token_id": 3}
 
@@ -216,12 +216,14 @@ def test_a_conversation_reads_each_token_once(model):
 
 
 def test_encoders_and_contexts_share_a_batch_where_they_may():
-    with_encoder = loaded(ADDITIVE)
+    system = AdditiveModel(3, metadata={"decoding.bos": 1, "decoding.eos": 0})
+    with_encoder = load(system.decoder(), encoder=system.encoder())
+    sources = [np.random.default_rng(n).integers(0, 12, n).tolist() for n in (3, 8, 1, 5, 8, 2, 13)]
     options = {"max_new_tokens": 8, "eos_token_id": None}
     with Engine(with_encoder, batch_size=3, **options) as engine:
-        tickets = [engine.submit(Request(source, return_attention=i % 2 == 0)) for i, source in enumerate(SOURCES)]
+        tickets = [engine.submit(Request(source, return_attention=i % 2 == 0)) for i, source in enumerate(sources)]
         found = [ticket.result(30)[0] for ticket in tickets]
-    expected = decode(with_encoder, SOURCES, return_attention=True, **options)
+    expected = decode(with_encoder, sources, return_attention=True, **options)
     for i, (h, other) in enumerate(zip(found, expected, strict=True)):
         assert h.tokens == other.tokens
         assert (h.attention is None) == bool(i % 2)

@@ -40,7 +40,7 @@ def score_sequences(
     """
     scores: dict[int, Array] = {}
     c = model.contract
-    takes_runs = c.sequence and c.window is None and c.logits.layout != "BV" and not c.one_token_a_run
+    takes_runs = model.reads_chunks and c.window is None and c.logits.layout != "BV"
     for group in alike(model.contract, sequences, len(sequences)):
         order = sorted(group, key=lambda r: -len(r.ids))
         for start in range(0, len(order), call.batch_size):

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 from decoding.errors import ModelError, OptionError, check_flag
+from decoding.model.contract.initial_states import MovingStart
 from decoding.model.contract.io import Window
 from decoding.model.contract.program import OpenSession, StepProgram
 from decoding.model.encoders.chain import Encoders
@@ -200,6 +201,8 @@ def _program(exported: ExportedGraph, open_session: OpenSession, verify: bool, w
         return window_program(exported, open_session, window, "roles ask for a window")
     try:
         return step_program(exported, open_session, verify)
+    except MovingStart:
+        raise
     except ModelError as error:
         if exported.exposed:
             check_steps(exported, open_session)

@@ -98,6 +98,16 @@ class Model:
         return "onnxruntime" if self._program.native is None else "native"
 
     @property
+    def reads_chunks(self) -> bool:
+        """Whether `read_session` reads several tokens of each row in one run.
+
+        The native step does, also where onnxruntime's graph takes a token a run, as that of int8 layers does.
+        """
+        contract = self.contract
+        one_by_one = contract.one_token_a_run or (self.executor == "native" and contract.token.layout == "B")
+        return (contract.sequence or self.executor == "native") and not one_by_one
+
+    @property
     def on_device(self) -> bool:
         """Whether the model is stepped on a device with memory of its own."""
         return self.session.device != "cpu" and self.contract.window is None

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from decoding.errors import ModelError
 from decoding.model.contract.contract import Contract
-from decoding.model.contract.initial_states import make_initial_state_graph
+from decoding.model.contract.initial_states import MovingStart, make_initial_state_graph
 from decoding.model.contract.io import AuxiliaryInput, State
 from decoding.model.contract.program import OpenSession, StepProgram
 from decoding.model.exported import ExportedGraph
@@ -214,6 +214,8 @@ def _ways(
             program = _in_layout(graph, roles, exported, states, session, auxiliary_inputs, layout)
             tolerance = equivalence.tolerance(graph, program.contract.states)
             several = check_rows(session, program.contract, tolerance)
+        except MovingStart:  # in any layout
+            raise
         except ModelError as error:
             failures.append(error)
             continue

@@ -77,7 +77,7 @@ def test_a_beginning_is_read_once(monkeypatch):
 
 def test_a_run_does_bounded_work(monkeypatch):
     """One run over all of 2,000 tokens of 128 rows answered Ctrl-C after 16 s (issue 13)."""
-    model = load(build.recurrent("LSTM", hidden=64), threads=1)
+    model = load(build.recurrent("LSTM", hidden=64), threads=1, executor="onnxruntime")
     monkeypatch.setattr(scoring, "_PRODUCTS", 1 << 24)
     sizes = []
     run = model.session.run

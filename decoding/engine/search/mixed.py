@@ -69,7 +69,9 @@ class MixedSearch:
         self._model, self._call, self._queue, self._count = model, call, queue, rows
         self.stopped = queue.stopped
         self._lanes: dict[Key, Lane] = {}
-        self._kept: SamplingSearch | None = None  # its buffers serve whenever rows choose by themselves again
+        # A search whose rows have ended, by the key of its lane: its buffers serve when rows like them come again. Rows with
+        # contexts of another shape need others, as shorter contexts would be padded.
+        self._kept: dict[Key, SamplingSearch] = {}
 
     def run(self, *, every: bool = False) -> Iterator[FinishedSequence | FailedRequest | None]:
         """Decode the whole queue, yielding each sequence as it finishes; with `every`, also None after each step."""
@@ -128,7 +130,7 @@ class MixedSearch:
             return
         del self._lanes[lane.key]
         if isinstance(lane.search, SamplingSearch):
-            self._kept = lane.search
+            self._kept = {lane.key: lane.search}
         if lane.rows:
             self._open(lane, lane.rows[0][1].settings)
 
@@ -164,11 +166,10 @@ class MixedSearch:
     def _open(self, lane: Lane, settings: Settings) -> None:
         """Start the search of a lane, whose rows have such settings."""
         self._lanes[lane.key] = lane
-        if lane.key[0] == _BY_THEMSELVES and self._kept is not None:
-            lane.search, self._kept = self._kept, None
-            lane.search.take_from(lane)
-        else:
-            lane.search = make_search(self._model, self._call, settings, lane, self._count)
+        kept = self._kept.pop(lane.key, None)
+        if kept is not None:
+            kept.take_from(lane)
+        lane.search = kept or make_search(self._model, self._call, settings, lane, self._count)
         lane.steps = lane.search.run(every=True)
 
 

@@ -106,7 +106,7 @@ class Prefill:
         _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         own, start = [requests[i] for i in first], self._cursor[slots[first]]
         left = int((self._last[slots] - self._cursor[slots]).min())
-        several = c.sequence and self._call.step_inputs is None and not c.one_token_a_run
+        several = self._model.reads_chunks and self._call.step_inputs is None
         count = min(left, c.longest_run or _CHUNK, _CHUNK if several else 1)
         ids = np.stack([r.ids[at : at + count] for r, at in zip(own, start, strict=True)])
         after = run(slots[first], c.feeds(ids, start, self._context(own, start, count)))

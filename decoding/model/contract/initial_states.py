@@ -14,6 +14,10 @@ from decoding.model.graph.types import Array
 from decoding.model.runtime.session import Session
 
 
+class MovingStart(ModelError):
+    """An initial state is computed from a latent that the roles say is drawn anew at every step."""
+
+
 @dataclass(frozen=True)
 class InitialStateGraph:
     """The part of a graph that computes initial states from contexts or latents.
@@ -63,7 +67,7 @@ def make_initial_state_graph(
     own = tuple(aux for aux in auxiliary_inputs if aux.name in inputs)
     if moving := [aux for aux in own if aux.kind == "latent" and aux.draw.every == "step"]:
         name = moving[0].name
-        raise ModelError(
+        raise MovingStart(
             f"{graph.name}: the state {next(iter(states))} starts from the latent {name}, which is drawn anew at every step; an initial state needs one "
             f"drawn once a sequence, {name} [batch, ...] with roles={{'latent': {{{name!r}: 'normal'}}}}; "
             "or export the initial state as an input of the decoder"

@@ -29,6 +29,8 @@ _WALKED = 4
 # Bytes of weights that a step multiplies, up to which the native step runs a model that may have all of onnxruntime's threads:
 # a worker has one thread for them, and a single batch of a larger network gains more from several (docs/benchmarks/native.md).
 LARGEST = 40 << 20
+# Logits of a token, up to which a graph is followed by itself: labels of 256,000 of them take 400 MB while it is loaded.
+LARGEST_VOCABULARY = 1 << 17
 
 
 def check_executor(executor: str | None, providers: Sequence[Any]) -> None:
@@ -58,6 +60,11 @@ def with_executor(
         if executor == "native":
             native_session(exact.graph, exact.contract, int8=False)  # says why not
         return program
+    vocabulary = exact.contract.logits.vocab_size
+    if executor is None and vocabulary > LARGEST_VOCABULARY:
+        return program.with_note(
+            f"onnxruntime runs it: loading {vocabulary:,} logits for the native step takes much memory; executor='native' does it all the same"
+        )
     try:
         plan = native_plan(exact.graph, exact.contract)
         if executor is None and (reason := _slower(plan, program is not exact, threads)):
@@ -124,11 +131,9 @@ def _judged(program: StepProgram, exact: StepProgram, plan: NativePlan) -> StepP
         session = NativeSession(plan, int8=True)
         moved = equivalence.change(session, exact.session, exact.contract)
         note = f"{note}; its int8 weights move the logits by at most {moved:.1%} of the largest"
-    # The native step reads chunks of any length, also where onnxruntime's graph takes a token a run, as that of int8 layers does.
-    contract = replace(program.contract, sequence=program.contract.token.layout != "B")
     # From here on only Model.run() needs onnxruntime: its copy of the weights is freed.
     later = program.session_over(program.graph, later=True)
-    return replace(program, native=session, contract=contract, session=later).with_note(note)
+    return replace(program, native=session, session=later).with_note(note)
 
 
 def differences(session: Session, native: NativeSession, contract: Contract) -> tuple[float, float]:

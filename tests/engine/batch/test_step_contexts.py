@@ -89,7 +89,7 @@ def test_scores_need_a_value_for_every_token_but_the_last():
 def test_an_iterable_has_no_contexts_but_those_that_are_computed():
     model = MODELS["dynamo_frames"][0]
     with pytest.raises(OptionError, match="the model needs 'mel'"):
-        decode_iter(model, [[1]])
+        next(decode_iter(model, [[1]]))
     out = decode_iter(model, [[1]], step_inputs=lambda history: {"mel": np.zeros((len(history), 3))}, max_new_tokens=2)
     assert len(next(out).tokens) <= 2
 

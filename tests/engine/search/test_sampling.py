@@ -195,7 +195,7 @@ def test_decode_iter_takes_an_endless_iterator_as_places_get_free(lstm):
 
     options = {"max_new_tokens": 10, "seed": 5, "eos_token_id": 3, "batch_size": 4}
     found = list(itertools.islice(decode_iter(lstm, endless(), Sample(), **options), 60))
-    assert len(taken) <= 60 + 2 * 4
+    assert len(taken) <= 60 + 4 * 4  # in the slots, waiting for one, being read, and finished before they are asked for
     expected = decode(lstm, PROMPTS * 8, Sample(), **options)
     assert {h.prompt_index: h.tokens for h in found} == {h.prompt_index: expected[h.prompt_index].tokens for h in found}
 

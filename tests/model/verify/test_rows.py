@@ -115,7 +115,7 @@ def test_states_that_are_indices_are_tried_with_their_initial_values():
     nodes = [
         helper.make_node("Gather", ["clock", "h"], ["ticks"]),
         helper.make_node("Identity", ["ticks"], ["mixed"]),
-        helper.make_node("Identity", ["h"], ["h_out"]),
+        helper.make_node("Mul", ["h", "h"], ["h_out"]),
     ]
     proto = cell(*nodes, after="h_out", state=("batch",), dtype=TensorProto.INT64)
     assert load(proto).contract.states[0].dtype == np.int64
