@@ -87,7 +87,7 @@ def main(rounds: int = 9, only: int | None = None) -> None:
         proto = build.recurrent(cell, exposed=True, **options)
         peers = {"bare": bare(proto, cell, hidden, layers, vocab, batch, steps)}
         for name, how in {
-            "onnxruntime": {}, "native": {"executor": "native"}, "onnxruntime int8": {"quantize": "int8"},
+            "onnxruntime": {"executor": "onnxruntime"}, "native": {"executor": "native"}, "onnxruntime int8": {"executor": "onnxruntime", "quantize": "int8"},
             "native int8": {"executor": "native", "quantize": "int8"},
         }.items():  # fmt: skip
             peers[name] = decoded(load(proto, threads=1, **how), batch, steps, strategy)

@@ -51,6 +51,7 @@ class SamplingSearch:
         self._native = self._native_steps(call)
         self._remember = call.remember
         self._is_live, self._failed = call.live, list[FailedRequest]()
+        self._is_full = False  # every slot has a row
 
     def run(self, *, every: bool = False) -> Iterator[FinishedSequence | FailedRequest | None]:
         """Decode the whole queue, yielding each sequence as it finishes; with `every`, also None after each step."""
@@ -59,7 +60,7 @@ class SamplingSearch:
             self._failed.clear()
             if finished:
                 yield from self._retire()
-            elif self._is_live:
+            elif self._is_live and not self._is_full:
                 self._refill()
             if every:
                 yield None
@@ -79,6 +80,7 @@ class SamplingSearch:
 
     def cancel(self, index: int) -> None:
         """Forget the rows of a request; its slots are free at the next step."""
+        self._is_full = False
         self._prefill.drop(index)
         for slot in self._sampler.running(self._batch.size):
             if self._sampler.requests[slot].index == index:
@@ -189,7 +191,7 @@ class SamplingSearch:
 
     def _refill(self) -> None:
         """Put rows that came since the last step in slots that are free, or in new ones."""
-        idle = np.setdiff1d(np.arange(self._batch.size), self._live())
+        idle = np.flatnonzero(~self._lives())
         rows = self._queue.take(len(idle) + self._batch.capacity - self._batch.size)
         if len(rows) > len(idle):
             new = np.arange(self._batch.size, self._batch.size + len(rows) - len(idle))
@@ -199,13 +201,17 @@ class SamplingSearch:
             self._admit(idle[: len(rows)], rows)
         self._shrink()
 
-    def _live(self) -> Array:
-        """Return the slots of rows that run or read."""
-        return np.union1d(self._sampler.running(self._batch.size), np.array(self._prefill.slots, np.int64))
+    def _lives(self) -> Array:
+        """Return, for each slot, whether its row runs or reads."""
+        lives = np.zeros(self._batch.size, bool)
+        lives[self._sampler.running(self._batch.size)] = True
+        lives[self._prefill.slots] = True
+        return lives
 
     def _shrink(self) -> None:
         """Leave out idle rows, if they are many."""
-        live = self._live()
+        live = np.flatnonzero(self._lives())
+        self._is_full = len(live) == self._batch.capacity
         if not len(live):
             self._batch.size = 0
             return
