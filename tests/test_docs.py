@@ -117,6 +117,15 @@ def test_the_examples_of_the_pictures_run(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"attention.png", "beams.png"}
 
 
+def test_the_examples_of_requests_and_services_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for example in examples("docs/services.md"):
+        exec(example, names)
+    assert capsys.readouterr().out.startswith("[1, 2, 1, 1]")
+    assert names["again"].tokens
+
+
 def test_every_model_that_the_page_of_exporters_shows_is_in_the_tests():
     """The last column of its first table: fixtures by their names, with or without a wildcard, and tests."""
     page = (ROOT / "docs" / "exporters.md").read_text(encoding="utf-8")
