@@ -21,7 +21,7 @@ cdef class RowRules:
 
 cdef class RowSampler:
     cdef readonly object status, sequences, streams, seeds, lengths, limits, temperature, requests, failed
-    cdef object _how_array, _plain_array, _top_ns_array, _filters_array, _endings_array, _rules, _rules_of, _tokenizer
+    cdef object _how_array, _plain_array, _edits_array, _top_ns_array, _filters_array, _endings_array, _rules, _rules_of, _tokenizer
     cdef object _buffers, _lines_array, _history_array, _history_logprobs_array, _logits_array, _edited
     cdef object _attention, _top_ids, _top_values, _teacher_logprobs, _eos_logits_array
     cdef dec_rows _logits
@@ -34,6 +34,7 @@ cdef class RowSampler:
     cdef uint8_t *_status
     cdef uint8_t *_how
     cdef uint8_t *_plain
+    cdef uint8_t *_edits
     cdef uint64_t *_sequences
     cdef uint64_t *_streams
     cdef uint64_t *_seeds
@@ -71,6 +72,7 @@ cdef class RowSampler:
     cdef void _restore_eos(self, float *source, int64_t size) noexcept nogil
     cdef int64_t _run_end(self, int64_t start, int64_t size) noexcept nogil
     cdef dec_status _choose(self, const float *source, int64_t size, int64_t *bad) noexcept nogil
+    cdef bint _was_changed(self, int64_t row) noexcept nogil
     cdef dec_status _own_logprobs(self, int64_t size, int64_t *bad) noexcept nogil
     cdef dec_status _check_normalizers(self, int64_t size, int64_t *bad) noexcept nogil
     cdef void _name_choices(self, int64_t size) noexcept nogil

@@ -75,6 +75,7 @@ cdef class RowSampler:
         self.failed = None
         self._how_array = np.zeros(capacity, np.uint8)
         self._plain_array = np.zeros(capacity, np.uint8)
+        self._edits_array = np.zeros(capacity, np.uint8)  # rows whose processors edited their logits in this step
         self._top_ns_array = np.zeros(capacity, np.int64)
         self._filters_array = np.zeros((capacity, sizeof(dec_filter)), np.uint8)
         self._endings_array = np.zeros((capacity, sizeof(Ending)), np.uint8)
@@ -101,6 +102,7 @@ cdef class RowSampler:
         self._status = <uint8_t *> address(self.status)
         self._how = <uint8_t *> address(self._how_array)
         self._plain = <uint8_t *> address(self._plain_array)
+        self._edits = <uint8_t *> address(self._edits_array)
         self._sequences = <uint64_t *> address(self.sequences)
         self._streams = <uint64_t *> address(self.streams)
         self._seeds = <uint64_t *> address(self.seeds)
@@ -328,6 +330,7 @@ cdef class RowSampler:
                     self.failed = self._culprit(processors, slots)
                     raise
             self._edited[slots] = edited
+            self._edits_array[slots] = bool(processors)
         return True
 
     def _culprit(self, processors, slots):
@@ -447,14 +450,25 @@ cdef class RowSampler:
             start = end
         return status
 
+    cdef bint _was_changed(self, int64_t row) noexcept nogil:
+        """Return whether processors or `min_new_tokens` changed the logits of a row before its choice."""
+        if self._status[row] != RUNNING:
+            return False
+        return (self._was_edited and self._edits[row]) or hide(&self._endings[row], self._lengths[row], NULL, NULL)
+
     cdef dec_status _own_logprobs(self, int64_t size, int64_t *bad) noexcept nogil:
-        """Write the model's own log-probabilities of the choices: those of the logits before any edit."""
+        """Write the model's own log-probabilities where logits were changed: those of the logits before any edit.
+
+        Other rows keep theirs, which may be rounded otherwise: so their bits do not depend on the rows beside them.
+        """
         cdef int64_t start = 0, end
         cdef dec_status status = DEC_OK
         cdef dec_rows logits = self._logits
         while start < size and status == DEC_OK:
-            end = self._run_end(start, size)
-            if end == start:  # an idle row
+            end = start
+            while end < size and self._was_changed(end):
+                end += 1
+            if end == start:
                 start += 1
                 continue
             logits.data, logits.rows = self._logits.data + start * logits.stride, end - start
