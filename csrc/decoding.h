@@ -89,8 +89,8 @@ typedef struct dec_filter {
  * before temperature and filters. temperature [rows], > 0. filters: one for all rows, or [rows] with
  * filter_stride 1. threads > 1 splits the rows; scratch is then `threads` times as large. */
 dec_status dec_draw(const dec_rows *logits, const dec_stream *stream, const float *temperature,
-                    const dec_filter *filters, int64_t filter_stride, int threads, int64_t *tokens, float *logprobs, void *scratch,
-                    int64_t *bad);
+                    const dec_filter *filters, int64_t filter_stride, int threads, int64_t *tokens,
+                    float *logprobs, void *scratch, int64_t *bad);
 dec_status dec_greedy(const dec_rows *logits, int64_t *tokens, float *logprobs, void *scratch, int64_t *bad);
 /* Uniformly one of the n most probable possible tokens. n >= 1. */
 dec_status dec_top_n(const dec_rows *logits, const dec_stream *stream, int64_t n, int64_t *tokens,

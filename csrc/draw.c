@@ -135,8 +135,8 @@ static void draw_part(void *context, int worker, int64_t begin, int64_t end) {
         dec_status status = dec_filter_active(filter)
                                 ? draw_filtered(x, in->width, job->temperature[r], filter, u, &work,
                                                 job->tokens + r, job->logprobs + r)
-                                : draw_plain(x, in->width, dec_scale_of(job->temperature[r]), u,
-                                                     &work, job->tokens + r, job->logprobs + r);
+                                : draw_plain(x, in->width, dec_scale_of(job->temperature[r]), u, &work,
+                                             job->tokens + r, job->logprobs + r);
         if (status) {
             job->status[worker] = status;
             job->bad[worker] = r;
@@ -146,8 +146,8 @@ static void draw_part(void *context, int worker, int64_t begin, int64_t end) {
 }
 
 dec_status dec_draw(const dec_rows *logits, const dec_stream *stream, const float *temperature,
-                    const dec_filter *filters, int64_t filter_stride, int threads, int64_t *tokens, float *logprobs, void *scratch,
-                    int64_t *bad) {
+                    const dec_filter *filters, int64_t filter_stride, int threads, int64_t *tokens,
+                    float *logprobs, void *scratch, int64_t *bad) {
     threads = threads < 1 ? 1 : threads > DEC_MAX_THREADS ? DEC_MAX_THREADS : threads;
     draw_job job = {.logits = logits,
                     .stream = stream,
