@@ -108,7 +108,7 @@ class Torch:
 def record(benchmark, peer, run):
     benchmark.group = "a round of action values"
     benchmark.extra_info.update(workload="round of action values (each a step)", peer=peer, steps=1)
-    return benchmark.pedantic(run, rounds=3, warmup_rounds=1)
+    return benchmark.pedantic(run, rounds=1, warmup_rounds=1)
 
 
 @pytest.fixture(scope="module")
