@@ -55,6 +55,7 @@ class _Results:
         self._may_finish: SimpleQueue[None] = SimpleQueue()
         self._stopped = StopFlag()
         self._missing: dict[int, int] = {}  # outputs of each request that have not finished
+        self._count: int | None = None  # how many requests there are, once the iterable has ended
         for _ in range(slots):
             self._may_read.put(None)
             self._may_finish.put(None)
@@ -71,13 +72,13 @@ class _Results:
                 searches.put(request)
         except BaseException as error:  # raised in the caller's thread
             self._found.put(error)
-        self._missing[-1] = count
+        self._count = count
         self._found.put(None)
 
     def results(self, model: Model, searches: LiveSearches) -> Generator[FinishedSequence]:
         """Yield what has finished, until all requests have ended."""
         ended = 0
-        while self._missing.get(-1) != ended:
+        while self._count != ended:
             if threading.current_thread() is self.reader:
                 raise DecodeError(
                     "decode_iter(): next() was called by the iterable of prompts, which would wait for itself; take results only "

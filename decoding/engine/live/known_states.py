@@ -26,7 +26,6 @@ class KnownStates:
         self._states: OrderedDict[Key, Mapping[str, Array]] = OrderedDict()
         self._lengths = Counter[int]()
         self._lock = threading.Lock()
-        self.read = self.known = 0
 
     def put(self, request: EngineRequest, ids: Array, states: Mapping[str, Array]) -> None:
         """Remember the states after these ids, which a row of the request has read."""
