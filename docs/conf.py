@@ -1,0 +1,33 @@
+"""Sphinx's configuration: `.ci/docs` builds the site."""
+
+import decoding
+
+project = "rnn-decoding"
+author = "the rnn-decoding developers"
+copyright = "2026, the rnn-decoding developers"  # noqa: A001 - Sphinx's own name
+version = release = decoding.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+html_theme = "furo"
+html_title = "rnn-decoding"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_theme_options = {"source_repository": "https://github.com/rnn-decoding/rnn-decoding/", "source_directory": "docs/"}
+
+# Headings get the anchors that GitHub gives them, as the pages are read there too.
+myst_heading_anchors = 4
+myst_enable_extensions = ["colon_fence", "deflist"]
+
+# In docstrings `name` is a name, which becomes a link where the site has a page of it.
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+copybutton_prompt_text = r"\$ |>>> "
+copybutton_prompt_is_regexp = True
+exclude_patterns = ["_build"]
