@@ -190,10 +190,10 @@ def test_many_outputs_do_not_keep_others_waiting(model):
 def test_a_conversation_reads_each_token_once(model):
     """Every turn's prompt is all that came before, and something new."""
     reads = []
-    read_chunk = type(model.read_session).run
+    read_chunk = type(model._network.read_session).run
 
     def counted(session, feeds, outputs, **options):
-        reads.append(feeds[model.contract.token.name].size)
+        reads.append(feeds[model._network.contract.token.name].size)
         return read_chunk(session, feeds, outputs, **options)
 
     for known_states in (0, 8):
@@ -201,7 +201,7 @@ def test_a_conversation_reads_each_token_once(model):
             text, expected = [1, 2], []
             reads.clear()
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(type(model.read_session), "run", counted)
+                patch.setattr(type(model._network.read_session), "run", counted)
                 for turn in range(20):
                     text += [turn % 23, 5]
                     found = engine.submit(Request(text, Sample(), seed=turn)).result(20)[0].tokens

@@ -61,7 +61,7 @@ def test_a_vocabulary_and_ids_are_written(form, capsys, model, tmp_path):
     loaded = load(path)
     assert loaded.tokenizer.tokens == tokens
     assert (loaded.bos_token_id, loaded.eos_token_id, loaded.pad_token_id) == (0, (1, 2), 3)
-    assert loaded.text_start == (0,)
+    assert loaded._text_start == (0,)
     # What is not given stays.
     assert run(capsys, path, "--eos", "4")[0] == 0
     assert load(path).eos_token_id == (4,)
