@@ -4,7 +4,7 @@ import decoding
 
 project = "rnn-decoding"
 author = "the rnn-decoding developers"
-copyright = "2026, the rnn-decoding developers"  # noqa: A001 - Sphinx's own name
+copyright = "2026, the rnn-decoding developers"
 version = release = decoding.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]

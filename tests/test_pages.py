@@ -48,14 +48,16 @@ def test_the_reference_uses_every_public_name():
         text = page.read_text(encoding="utf-8")
         code = "\n".join(example.code for example in examples(text))
         names = set(re.findall(r"{auto(?:function|class|exception)} decoding\.(\w+)", text))
-        assert {name for name in names - made if f"decoding.{name}" not in code and f"{name}(" not in code} == set(), page
+        assert {name for name in names - made if f"decoding.{name}" not in code and f"{name}(" not in code} == set(), (
+            page
+        )
 
 
 def test_the_messages_of_the_troubleshooting_page_are_those_of_the_code():
     page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
     sources = [path for kind in ("py", "pyx") for path in (ROOT / "decoding").rglob(f"*.{kind}")]
     code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
-    rows = [row for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)]
+    rows = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
     assert len(rows) > 20
     for words in (words for row in rows for words in re.findall(r"`([^`]+)`", row)):
         assert words in code, words
