@@ -1,5 +1,7 @@
 """Sphinx's configuration: `.ci/docs` builds the site."""
 
+import re
+
 import decoding
 
 project = "rnn-decoding"
@@ -23,6 +25,11 @@ default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+autodoc_type_aliases = {
+    name: name
+    for name in ("npt.ArrayLike", "Context", "Latents", "Prompts", "Sources", "Reward", "ModelFile", "FromModel")
+}
+autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -31,3 +38,12 @@ napoleon_use_ivar = True
 copybutton_prompt_text = r"\$ |>>> "
 copybutton_prompt_is_regexp = True
 exclude_patterns = ["_build"]
+
+
+def setup(app):
+    """Show aliases of types in unions by their names (Sphinx 9 writes TypeAliasForwardRef('name'))."""
+
+    def plain(app, what, name, obj, options, signature, returns):
+        return re.sub(r"TypeAliasForwardRef\('(?:npt\.)?(\w+)'\)", r"\1", signature or "") or signature, returns
+
+    app.connect("autodoc-process-signature", plain)

@@ -37,7 +37,7 @@ def test_an_output_that_differs_is_found(tmp_path, monkeypatch):
 
 def test_the_reference_shows_every_public_name():
     reference = "\n".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))
-    shown = set(re.findall(r"{auto(?:function|class|exception)} decoding\.(\w+)", reference))
+    shown = set(re.findall(r"\.\. auto(?:function|class|exception):: decoding\.(\w+)", reference))
     assert shown == set(decoding.__all__)
 
 
@@ -47,7 +47,7 @@ def test_the_reference_uses_every_public_name():
     for page in (DOCS / "reference").glob("*.md"):
         text = page.read_text(encoding="utf-8")
         code = "\n".join(example.code for example in examples(text))
-        names = set(re.findall(r"{auto(?:function|class|exception)} decoding\.(\w+)", text))
+        names = set(re.findall(r"\.\. auto(?:function|class|exception):: decoding\.(\w+)", text))
         assert {name for name in names - made if f"decoding.{name}" not in code and f"{name}(" not in code} == set(), (
             page
         )
