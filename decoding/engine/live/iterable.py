@@ -72,6 +72,7 @@ class _Results:
                 searches.put(request)
         except BaseException as error:  # raised in the caller's thread
             self._found.put(error)
+            return
         self._count = count
         self._found.put(None)
 
