@@ -64,7 +64,7 @@ class EngineRequest:
         settings: its options, or those of the call.
         seed: key of the random generator.
         first: the number of its first output among all outputs of the call; its other outputs follow.
-        own_seed: whether `seed` is the request's own, so that draws are keyed by the number of the output in the request.
+        own_stream: the number by which the draws of its first output are keyed, where `seed` is the request's own; None: `first`.
         temperature: of `Sample`.
         teacher: int64 ids to feed at random instead of the choices; empty without a teacher.
         context: the model's contexts for this prompt, without a batch axis.
@@ -84,7 +84,7 @@ class EngineRequest:
     settings: Settings
     seed: int
     first: int = 0
-    own_seed: bool = False
+    own_stream: int | None = None
     temperature: float = 1.0
     teacher: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     context: Mapping[str, Array] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class EngineRequest:
     @property
     def stream(self) -> int:
         """The number by which the draws of its first output are keyed; those of its other outputs follow."""
-        return 0 if self.own_seed else self.first
+        return self.first if self.own_stream is None else self.own_stream
 
     @property
     def latent_stream(self) -> int:
