@@ -96,6 +96,7 @@ def test_a_fault_is_that_of_the_steps_one_by_one(models, strategy):
                 max_new_tokens=200,
                 eos_token_id=None,
                 workers=1,
+                seed=5,
                 **options,
             )
         return str(caught.value), caught.value.row, caught.value.step
