@@ -271,6 +271,10 @@ def score(
     model = loaded(model)
     check_flag("progress", progress)
     call = make_call(model, Greedy(), seed=seed, batch_size=batch_size)
+    if has_requests(sequences):
+        raise OptionError(
+            "sequences: score() has no Request, as there is nothing to decode; pass their prompts instead"
+        )
     ids, sources = read_sequences(model, sequences, prompts, "score")
     bos = bos_ids(model)
     requests = make_requests(model, call, [np.concatenate([bos, own]) for own in ids], sources, context)

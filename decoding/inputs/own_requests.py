@@ -230,14 +230,16 @@ def _checked_state(model: Model, state: Any) -> dict[str, Array]:
         )
     arrays = {str(name): np.asarray(value) for name, value in state.items()}
     wanted = {s.input: _sizes(s) for s in model._network.contract.states}
-    if missing := [name for name in (IDS, FINGERPRINT, *wanted) if name not in arrays]:
+    names = (IDS, FINGERPRINT, *wanted)
+    own = arrays.get(FINGERPRINT)
+    if own is not None and str(own) != model.fingerprint:
+        raise OptionError(
+            f"state: it is of another model (fingerprint {str(own)[:12]}, {model.name} has {model.fingerprint[:12]}); "
+            "decode prompt and output with this model instead"
+        )
+    if missing := [name for name in names if name not in arrays]:
         raise OptionError(
             f"state: it lacks {missing[0]!r}; pass all arrays of a hypothesis's `state` (return_state=True)"
-        )
-    if str(arrays[FINGERPRINT]) != model.fingerprint:
-        raise OptionError(
-            f"state: it is of another model (fingerprint {str(arrays[FINGERPRINT])[:12]}, {model.name} has {model.fingerprint[:12]}); "
-            "decode prompt and output with this model instead"
         )
     for name, sizes in wanted.items():
         found = list(arrays[name].shape)
