@@ -178,6 +178,10 @@ def test_a_row_of_nan_ends_its_own_request_alone(model):
             else:
                 assert ticket.result(20).tokens == expected
     assert 0 < failed < 40
+    with Engine(faulty, batch_size=2, **options) as engine:
+        for _ in range(3):  # nothing else runs, nor comes
+            with pytest.raises(DecodeError, match="NaN"):
+                engine.submit([5]).result(20)
 
 
 def test_close_drains_or_cancels(model):

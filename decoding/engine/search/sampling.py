@@ -121,11 +121,12 @@ class SamplingSearch:
     def _steps(self) -> Iterator[int]:
         """Take steps until nothing is left, yielding how many rows finished, for the caller to retire.
 
-        It yields when a row has finished, and after each step while the queue's `step_by_step` is set: at 35 microseconds a
+        It yields when a row has finished or failed, and after each step while the queue's `step_by_step` is set: at 35 microseconds a
         step, the Python code here counts (bench/test_decode.py).
         """
         batch, sampler, prefill = self._batch, self._sampler, self._prefill
         stopped, step_by_step = self._queue.stopped.is_set, self._queue.step_by_step.is_set
+        failed = self._failed
         rows = self._queue.take(batch.capacity)
         batch.size = len(rows)
         if rows:
@@ -156,7 +157,7 @@ class SamplingSearch:
                 sampler.record_attention(batch.attention[: batch.size])
             if prefill:
                 self._begin(prefill.step())
-            if finished or step_by_step():
+            if finished or failed or step_by_step():
                 yield finished
 
     def _native_steps(self, call: Call) -> NativeSteps | None:
