@@ -414,4 +414,6 @@ def _choices(model: Model, call: Call, requests: list[EngineRequest]) -> Generat
         for choice in search.choices():
             request, sequence = choice.request, choice.sequence
             output = sequence - request.first
-            yield events.of(request.index, output, sequence, choice.token, choice.logprob, choice.finish_reason)
+            yield events.of(
+                request.index, output, sequence, choice.token, choice.logprob, choice.finish_reason, choice.top
+            )

@@ -7,9 +7,8 @@ from collections.abc import Generator, Iterable
 from queue import SimpleQueue
 
 from decoding.engine.live.searches import LiveSearches
-from decoding.engine.request import Call, EngineRequest, FinishedSequence, StopFlag
+from decoding.engine.request import Call, EngineRequest, FinishedSequence, RunningOutput, StopFlag
 from decoding.errors import DecodeError
-from decoding.model.graph.types import Array
 from decoding.model.model import Model
 
 # How long leaving waits for the thread that reads: it may be blocked in the iterable, where nothing can stop it.
@@ -127,5 +126,5 @@ class _Results:
         """Let the caller raise the error of a request."""
         self._found.put(error)
 
-    def chosen(self, request: EngineRequest, sequence: int, tokens: Array, logprobs: Array) -> None:
+    def chosen(self, output: RunningOutput) -> None:
         """No request is followed."""

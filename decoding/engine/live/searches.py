@@ -15,10 +15,9 @@ from typing import Protocol
 
 from decoding.engine.encode import encoded, limited_rows, with_latents_of
 from decoding.engine.forks import using
-from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, Row, StopFlag
+from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, Row, RunningOutput, StopFlag
 from decoding.engine.search.mixed import MixedSearch
 from decoding.errors import OptionError
-from decoding.model.graph.types import Array
 from decoding.model.model import Model
 
 # How long stopping waits for a thread, which ends after its present step; see `decoding.engine.workers`.
@@ -34,7 +33,7 @@ class Listener(Protocol):
     def failed(self, request: EngineRequest, error: Exception) -> None:
         """An error has ended a request."""
 
-    def chosen(self, request: EngineRequest, sequence: int, tokens: Array, logprobs: Array) -> None:
+    def chosen(self, output: RunningOutput) -> None:
         """A followed request has these tokens so far, of a row that runs."""
 
 
@@ -195,7 +194,7 @@ class LiveSearch:
         self.rows = self._search.rows()
         if self._followed:
             for row in self._search.outputs(self._followed):
-                self._listener.chosen(*row)
+                self._listener.chosen(row)
 
     def _wait(self) -> None:
         """Wait until somebody wakes this thread."""
