@@ -102,6 +102,26 @@ class Ticket:
         assert self._decoded is not None
         return self._decoded
 
+    async def wait(self) -> Decoded:
+        """Return the outputs as `result()` does; the event loop goes on meanwhile.
+
+        Raises:
+            As `result()`.
+        """
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(ended.set)
+
+        with self._lock:
+            if self.done():
+                ended.set()
+            else:
+                self._callbacks.append(tell)
+        await ended.wait()
+        return self.result()
+
     def cancel(self) -> bool:
         """End it, within one step if it runs; return whether that ended it, which False says of one that had ended."""
         if not self._end(None, Cancelled(f"{self!r} was cancelled")):
@@ -127,14 +147,6 @@ class Ticket:
     def __repr__(self) -> str:
         state = "ended" if self.done() else "open"
         return f"<Ticket {self._made.index}, {state}: {self.request!r}>"
-
-    def _call_back(self, callback: Callable[[], None]) -> None:
-        """Call a function when it has ended."""
-        with self._lock:
-            if not self.done():
-                self._callbacks.append(callback)
-                return
-        callback()
 
     def listen(self, listener: Callable[[TokenEvent | None], None]) -> None:
         """Call a function with every token's event, from the first on, and with None after the last.
@@ -302,18 +314,11 @@ class Engine:
         Raises:
             As `submit()` and `Ticket.result()`.
         """
-        loop, ended, ticket = asyncio.get_running_loop(), asyncio.Event(), self.submit(request)
-
-        def tell() -> None:
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(ended.set)
-
-        ticket._call_back(tell)
+        ticket = self.submit(request)
         try:
-            await ended.wait()
+            return await ticket.wait()
         finally:
             ticket.cancel()
-        return ticket.result()
 
     async def stream(self, request: Any) -> AsyncGenerator[TokenEvent]:
         """Yield the token events of a request as they are made. Leaving early cancels the request.
