@@ -219,9 +219,32 @@ def usage(prompt: int, output: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
 
 
-def event_line(answer: Mapping[str, Any]) -> bytes:
-    """Return a server-sent event."""
-    return b"data: " + json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+class Events:
+    """Writes the server-sent events of an answer.
+
+    Args:
+        common: what all of them begin with; it is written once.
+    """
+
+    def __init__(self, common: Mapping[str, Any]) -> None:
+        self._start = f"data: {_dumps(common)[:-1]},"
+
+    def choice(self, choice: Mapping[str, Any]) -> bytes:
+        """Return an event with one choice."""
+        return f'{self._start}"choices":[{_dumps(choice)}]}}\n\n'.encode()
+
+    def usage(self, counts: Mapping[str, int]) -> bytes:
+        """Return the event of the counts of tokens."""
+        return f'{self._start}"choices":[],"usage":{_dumps(counts)}}}\n\n'.encode()
+
+
+def error_event(body: Mapping[str, Any]) -> bytes:
+    """Return the event of an error."""
+    return f"data: {_dumps(body)}\n\n".encode()
+
+
+# json.dumps() with options makes an encoder for each call.
+_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def attention_rows(hypothesis: Hypothesis) -> list[list[float]]:

@@ -18,11 +18,12 @@ from decoding.processors import LogitBias
 from decoding.requests import Request
 from decoding.results import Decoded, Hypothesis
 from decoding.serve.answers import (
+    Events,
     Logprobs,
     Output,
     attention_rows,
     beam_rows,
-    event_line,
+    error_event,
     events_of,
     head,
     number,
@@ -35,7 +36,7 @@ from decoding.serve.gate import Limits, in_thread, read_body, unless_left
 from decoding.serve.metrics import Metrics
 from decoding.serve.models import Models, ReadPrompt, Served, check_session
 from decoding.serve.scoring import prompt_scores
-from decoding.serve.streams import Relay
+from decoding.serve.streams import Item, Relay
 from decoding.service import Ticket
 
 
@@ -313,43 +314,43 @@ class EventStream:
             if not started:
                 await answer.response()(scope, receive, send)
                 return
-            await send({"type": "http.response.body", "body": event_line(answer.body()), "more_body": True})
+            await send({"type": "http.response.body", "body": error_event(answer.body()), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         """Yield the events; those that have come together are one piece."""
-        job, fields = self._job, self._job.fields
-        common = head(job.served) | ({"usage": None} if fields.include_usage else {})
-        outputs, times, count = _outputs(job), self._metrics.stream(job.served.name), 0
+        job, fields, events = self._job, self._job.fields, Events(head(self._job.served))
         if fields.echo:
             for place, prompt in enumerate(job.prompts):
                 echo = await in_thread(_echo, job, prompt)
-                choices = [{**echo, "index": place * fields.n + index} for index in range(fields.n)]
                 if not job.tickets:
-                    choices = [{**choice, "finish_reason": "length"} for choice in choices]
-                yield b"".join(event_line({**common, "choices": [choice]}) for choice in choices)
-        stream = self._relay.follow(job.tickets)
-        while items := await stream.take():
-            new: dict[int, Output] = {}
-            came = 0
-            for place, event in items:
-                if event is None:
-                    job.tickets[place].result(0)  # raises its error
-                else:
-                    index = place * fields.n + event.output_index
-                    new[index] = outputs[index]
-                    outputs[index].add(event)
-                    came += 1
-            if came:
-                times.came(job.start, time.monotonic(), came)
-                count += came
-                self._metrics.wrote(job.served.name, came)
-            choices = [choice for output in new.values() if (choice := output.choice()) is not None]
-            if choices:
-                yield b"".join(event_line({**common, "choices": [choice]}) for choice in choices)
+                    echo["finish_reason"] = "length"
+                indices = range(place * fields.n, (place + 1) * fields.n)
+                yield b"".join(events.choice({**echo, "index": index}) for index in indices)
+        outputs, times, stream = _outputs(job), self._metrics.stream(job.served.name), self._relay.follow(job.tickets)
+        try:
+            while items := await stream.take():
+                new = self._add(outputs, items)
+                times.came(job.start, time.monotonic(), sum(event is not None for _, event in items))
+                if piece := b"".join(events.choice(choice) for o in new if (choice := o.choice()) is not None):
+                    yield piece
+        finally:
+            self._metrics.wrote(job.served.name, times.tokens)
         if fields.include_usage:
-            yield event_line({**common, "choices": [], "usage": usage(job.prompt_tokens, count)})
+            yield events.usage(usage(job.prompt_tokens, times.tokens))
         yield b"data: [DONE]\n\n"
+
+    def _add(self, outputs: Sequence[Output], items: Sequence[Item]) -> list[Output]:
+        """Add new events to their outputs, and return these outputs."""
+        new: dict[int, Output] = {}
+        for place, event in items:
+            if event is None:
+                self._job.tickets[place].result(0)  # raises its error
+            else:
+                index = place * self._job.fields.n + event.output_index
+                new[index] = outputs[index]
+                outputs[index].add(event)
+        return list(new.values())
 
 
 _STREAM_HEADERS = [

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 # Paths that need no key: probes, and the page, which holds nothing but itself.
 _OPEN = ("/", "/health", "/ready", "/v2/health/live", "/v2/health/ready")
-# Seconds in which a client must have sent a whole body, and in which it must take a piece of an answer.
+# Seconds in which a client must have sent a whole body.
 _PATIENCE = 60.0
 
 
@@ -71,7 +71,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await _sent_in_time(send, message)
+            await send(message)
 
         self.running += 1
         try:
@@ -105,19 +105,6 @@ def _bearer(scope: Scope) -> bytes:
     header: bytes = dict(scope["headers"]).get(b"authorization", b"")
     kind, _, key = header.partition(b" ")
     return key.strip() if kind.lower() == b"bearer" else b""
-
-
-async def _sent_in_time(send: Send, message: Message) -> None:
-    """Send a piece of an answer; a client that does not take it for a minute has left.
-
-    Raises:
-        ClientLeft: it has not.
-    """
-    try:
-        async with asyncio.timeout(_PATIENCE):
-            await send(message)
-    except TimeoutError:
-        raise ClientLeft from None
 
 
 async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:

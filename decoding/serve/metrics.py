@@ -57,11 +57,16 @@ class Metrics:
 
 
 class StreamTimes:
-    """The times between the tokens of a stream."""
+    """The times between the tokens of a stream.
+
+    Attributes:
+        tokens: how many have come.
+    """
 
     def __init__(self, first: Histogram, between: Histogram) -> None:
         self._first, self._between = first, between
         self._last: float | None = None
+        self.tokens = 0
 
     def came(self, start: float, now: float, tokens: int) -> None:
         """Count tokens that have come together.
@@ -69,6 +74,9 @@ class StreamTimes:
         Args:
             start: when the request came, in seconds.
         """
+        self.tokens += tokens
+        if not tokens:
+            return
         if self._last is None:
             self._first.observe(now - start)
             tokens -= 1

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+
+# Seconds without a sign of a client after which its connection is closed.
+_PATIENCE = 60.0
 
 
 class Server(uvicorn.Server):
@@ -25,6 +29,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._app, self._drain_seconds = app, drain_seconds
         self._deadline: float | None = None
+        self._stuck: dict[Any, float] = {}  # connections that wait for their client, and since when
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Hear a signal."""
@@ -39,11 +44,21 @@ class Server(uvicorn.Server):
         """Return whether to end; called ten times a second."""
         if self._app.state.models.error is not None:
             return True
+        self._drop_stuck()
         if self._deadline is not None and not self.should_exit:
             late = time.monotonic() > self._deadline
             self.should_exit = late or not self._app.state.gate.running
             self.force_exit = self.force_exit or late
         return await super().on_tick(counter)
+
+    def _drop_stuck(self) -> None:
+        """Close connections whose client has not read, or not sent the head of a request, for a minute."""
+        now, connections = time.monotonic(), list[Any](self.server_state.connections)
+        stuck = [c for c in connections if c.cycle is None or c.flow.write_paused]
+        self._stuck = {connection: self._stuck.get(connection, now) for connection in stuck}
+        for connection, since in self._stuck.items():
+            if now - since > _PATIENCE:
+                connection.transport.abort()
 
     async def shutdown(self, sockets: list | None = None) -> None:  # type: ignore[type-arg]
         """Close all connections, then the engines."""
