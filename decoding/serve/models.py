@@ -108,9 +108,9 @@ class Served:
 
     def __init__(self, name: str, model: Model, settings: Settings, limits: Limits) -> None:
         self.name, self.model, self.created = name, model, int(time.time())
-        self.reads_source = model.encoders is not None
-        self.has_attention = model.contract.attention is not None
-        self.text_start = list(model.text_start)
+        self.reads_source = model._network.encoders is not None
+        self.has_attention = model._network.contract.attention is not None
+        self.text_start = list(model._text_start)
         self.longest = min(model.max_new_tokens or 16, limits.max_tokens)  # 16: OpenAI's default
         self.fingerprint = f"fp_{model.fingerprint[:12]}"
         self.sessions = Sessions(limits.sessions, limits.session_seconds)
