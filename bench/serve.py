@@ -30,6 +30,7 @@ import numpy as np
 from decoding import Engine, Request, Sample, load
 from tests.helpers import build
 
+# Its weights are random.
 NETWORKS = {"LSTM 3x512, vocabulary 64": (3, 512, 64), "LSTM 2x128, vocabulary 256": (2, 128, 256)}
 TIMEOUT = 300
 
@@ -112,10 +113,9 @@ def clients(port: int, count: int, tokens: int, vocab: int, answers) -> None:
 
 def by_server(port: int, count: int, tokens: int, vocab: int):
     """Tokens a second over HTTP, and the seconds to each first token."""
-    answers = multiprocessing.Queue()
-    process = multiprocessing.get_context("spawn").Process(
-        target=clients, args=(port, count, tokens, vocab, answers := multiprocessing.get_context("spawn").Queue())
-    )
+    spawn = multiprocessing.get_context("spawn")
+    answers = spawn.Queue()
+    process = spawn.Process(target=clients, args=(port, count, tokens, vocab, answers))
     process.start()
     seconds, firsts, total = answers.get(timeout=TIMEOUT)
     process.join()
@@ -168,13 +168,103 @@ def throughput(rounds: int, counts=(1, 16, 64, 256)) -> None:
                     print(f"| {name} | {count} | {cells} |", flush=True)
 
 
+async def _soak_one(port: int, number: int, rng: random.Random, vocab: int) -> tuple[str, bool]:
+    """Send one request, well or badly, and return its kind and whether the answer was right."""
+    kind = rng.choices(("hangs up", "malformed", "slow", "good"), (1 / 3, 0.1, 0.1, 1 - 1 / 3 - 0.2))[0]
+    tokens, stream = rng.randint(5, 60), rng.random() < 0.5
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 12 if kind == "slow" else 1 << 16)
+    try:
+        if kind == "malformed":
+            data = rng.choice((b"{", b"[1]", b"\xff\xfe", b'{"prompt": [1], "n": -1}', b'{"prompt": [1], "x": 1}'))
+            writer.write(message(data))
+            answer = await reader.read()
+            return kind, answer.startswith(b"HTTP/1.1 400") and b'"error"' in answer
+        if kind == "hangs up":
+            writer.write(message(body(number, 2000, vocab) | {"stream": stream})[: rng.choice((40, 10_000))])
+            await asyncio.sleep(rng.random() * 0.2)
+            if rng.random() < 0.5:
+                writer.transport.abort()
+            return kind, True
+        request = body(number, tokens, vocab) | {"stream": stream}
+        writer.write(message(request))
+        answer = b""
+        while piece := await reader.read(200 if kind == "slow" else 1 << 16):
+            answer += piece
+            if kind == "slow":
+                await asyncio.sleep(0.02)
+        found = [
+            int(i) for ids in re.findall(rb'"token_ids": ?\[([\d, ]*)\]', answer) for i in ids.split(b",") if i.strip()
+        ]
+        return kind, found == EXPECTED[number % len(EXPECTED)][:tokens]
+    finally:
+        writer.close()
+
+
+EXPECTED: list[list[int]] = []  # the first tokens of each seed
+
+
+async def _soak(port: int, count: int, at_once: int, vocab: int, rng: random.Random) -> dict[str, list[bool]]:
+    places, found = asyncio.Semaphore(at_once), {}
+
+    async def one() -> None:
+        async with places:
+            kind, right = await _soak_one(port, rng.randrange(len(EXPECTED)), rng, vocab)
+            found.setdefault(kind, []).append(right)
+
+    await asyncio.gather(*(one() for _ in range(count)))
+    return found
+
+
+def memory(process: subprocess.Popen) -> float:
+    """MiB that a process has."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1024
+
+
+async def _metrics(port: int) -> dict[str, float]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    text = (await reader.read()).decode()
+    writer.close()
+    return {name: float(value) for name, value in re.findall(r"^(decoding_\w+)\{model=\"m\"\} (\S+)", text, re.M)}
+
+
+def soak(count: int, at_once: int = 64, seed: int = 0) -> None:
+    """Send requests of which many are bad, in rounds, and print what came of them."""
+    layers, hidden, vocab = NETWORKS["LSTM 2x128, vocabulary 256"]
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "m.onnx")
+        file.write_bytes(network(layers, hidden, vocab).SerializeToString())
+        with Engine(load(file, threads=1)) as engine:
+            requests = [Request([i % vocab], Sample(), seed=i, max_new_tokens=60) for i in range(200)]
+            EXPECTED[:] = [ticket.result()[0].tokens for ticket in [engine.submit(r) for r in requests]]
+        with server(str(file)) as (port, process):
+            rounds = 4
+            for part in range(rounds):
+                start = time.perf_counter()
+                found = asyncio.run(asyncio.wait_for(_soak(port, count // rounds, at_once, vocab, rng), TIMEOUT))
+                seconds = time.perf_counter() - start
+                counts = ", ".join(f"{kind} {sum(own)} of {len(own)} right" for kind, own in sorted(found.items()))
+                time.sleep(1)
+                state = asyncio.run(_metrics(port))
+                left = {
+                    name: value for name, value in state.items() if value and not name.endswith(("total", "created"))
+                }
+                print(f"round {part + 1}, {seconds:.1f} s: {counts}; {memory(process):.1f} MiB; rows left: {left or 'none'}", flush=True)  # fmt: skip
+
+
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--soak", type=int, nargs="?", const=2000, metavar="REQUESTS", help="requests that misbehave")
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 16, 64, 256])
     args = parser.parse_args()
-    throughput(args.rounds, args.counts)
+    if args.soak:
+        soak(args.soak)
+    else:
+        throughput(args.rounds, args.counts)
 
 
 if __name__ == "__main__":

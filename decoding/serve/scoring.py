@@ -68,29 +68,30 @@ class Scoring:
 
     async def score(self, request: HttpRequest) -> Response:
         """Return how probable the texts of `input` are."""
-        return await self._answered(request, self._score)
+        return await self._answered(request, self._score, "input")
 
     async def tokenize(self, request: HttpRequest) -> Response:
         """Return the ids of a text, as a prompt has them."""
-        return await self._answered(request, self._tokenize)
+        return await self._answered(request, self._tokenize, "prompt")
 
     async def detokenize(self, request: HttpRequest) -> Response:
         """Return the text of ids."""
-        return await self._answered(request, self._detokenize)
+        return await self._answered(request, self._detokenize, "tokens")
 
-    async def _answered(self, request: HttpRequest, function: Any) -> Response:
+    async def _answered(self, request: HttpRequest, function: Any, field: str) -> Response:
+        """Answer with what a function returns for the fields; `field` is the one that holds texts."""
         body = await read_body(request.scope, request.receive, self._limits)
-        served, answer = await unless_left(request.receive, in_thread(self._answer, function, body))
+        served, answer = await unless_left(request.receive, in_thread(self._answer, function, field, body))
         request.state.model = served.name
         return JSONResponse(answer)
 
-    def _answer(self, function: Any, body: bytes) -> tuple[Served, dict[str, Any]]:
+    def _answer(self, function: Any, field: str, body: bytes) -> tuple[Served, dict[str, Any]]:
         fields = Fields(read_json(body))
         served = self._models.get(fields.text("model"))
         try:
             return served, {"model": served.name, **function(served, fields)}
         except Exception as error:
-            raise api_error(error, "input") from error
+            raise api_error(error, field) from error
 
     def _score(self, served: Served, fields: Fields) -> dict[str, Any]:
         source, inputs = fields.take("source"), read_prompts(fields.take("input"), self._limits)

@@ -29,7 +29,7 @@ class Live:
 
 
 @contextmanager
-def running(models, **options):
+def running(models, *, until_ready=True, **options):
     """Serve models on a free port."""
     app = create_app(models, **options)
     config = uvicorn.Config(app, port=0, log_level="error", access_log=False, lifespan="on", ws="none")
@@ -39,7 +39,7 @@ def running(models, **options):
     try:
         while not server.started:
             assert thread.is_alive()
-        while not app.state.models.ready:
+        while until_ready and not app.state.models.ready:
             assert app.state.models.error is None
         yield Live(app, server.servers[0].sockets[0].getsockname()[1], server)
     finally:

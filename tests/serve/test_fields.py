@@ -115,7 +115,37 @@ def test_other_errors_have_their_status(client):
 
 
 NAMES = sorted(
-    ["model", "prompt", "source", "n", "best_of", "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "num_beams", "length_penalty", "stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "echo", "stream", "stream_options", "session", "return_attention", "return_beams", "user", "suffix"]
+    [
+        "model",
+        "prompt",
+        "source",
+        "n",
+        "best_of",
+        "max_tokens",
+        "min_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "typical_p",
+        "repetition_penalty",
+        "num_beams",
+        "length_penalty",
+        "stop",
+        "seed",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
+        "logprobs",
+        "echo",
+        "stream",
+        "stream_options",
+        "session",
+        "return_attention",
+        "return_beams",
+        "user",
+        "suffix",
+    ]
 )
 LEAVES = (
     st.none()
