@@ -251,7 +251,7 @@ def soak(count: int, at_once: int = 64, seed: int = 0) -> None:
                 left = {
                     name: value for name, value in state.items() if value and not name.endswith(("total", "created"))
                 }
-                print(f"round {part + 1}, {seconds:.1f} s: {counts}; {memory(process):.1f} MiB; rows left: {left or 'none'}", flush=True)  # fmt: skip
+                print(f"round {part + 1}, {seconds:.1f} s: {counts}; {memory(process):.1f} MiB; left: {left}", flush=True)  # fmt: skip
 
 
 def main() -> None:

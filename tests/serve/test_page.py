@@ -5,7 +5,6 @@ import re
 import shutil
 
 import pytest
-
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
