@@ -13,7 +13,7 @@ try:
 except ModuleNotFoundError as error:
     raise OptionError("decoding.plot needs the package matplotlib; pip install 'rnn-decoding[plot]'") from error
 
-from decoding.beam_trace import BeamTrace
+from decoding.engine.beam_trace import BeamTrace
 from decoding.plot.attention import attention
 from decoding.plot.beams import beam_tree
 from decoding.plot.temperature import temperature

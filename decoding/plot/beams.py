@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from decoding.beam_trace import BeamNode, BeamTrace, beam_steps
+from decoding.engine.beam_trace import BeamNode, BeamTrace, beam_steps
 from decoding.plot.glyphs import drawable, width
 from decoding.plot.page import FONT_SIZE, box, label, text_page
 from decoding.results import Hypothesis

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from decoding.beam_trace import BeamTrace, beam_steps
+from decoding.engine.beam_trace import BeamTrace, beam_steps
 from decoding.results import FinishReason, Hypothesis, TokenEvent
 from decoding.serve.models import Served
 

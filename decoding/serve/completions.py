@@ -12,7 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from decoding.beam_trace import BeamTrace
+from decoding.engine.beam_trace import BeamTrace
 from decoding.inputs.sources import source_tokens
 from decoding.processors import LogitBias
 from decoding.requests import Request

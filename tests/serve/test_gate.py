@@ -6,8 +6,8 @@ import httpx2
 import pytest
 
 from decoding.serve import Limits
+from tests.helpers.http import connect, message, until
 from tests.serve.conftest import running
-from tests.serve.test_leaving import connect, message, until
 
 
 @pytest.fixture(scope="module")
