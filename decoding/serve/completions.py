@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +38,7 @@ from decoding.serve.gate import Limits, in_thread, read_body, unless_left
 from decoding.serve.metrics import Metrics
 from decoding.serve.models import Models, ReadPrompt, Served, check_session
 from decoding.serve.scoring import prompt_scores
-from decoding.serve.streams import Item, Relay
+from decoding.serve.streams import Item, Relay, Stream
 from decoding.service import Ticket
 
 
@@ -47,6 +49,8 @@ class Job:
     Attributes:
         source_length: tokens that the encoder reads, where it reads tokens.
         trace: of the beams, where they are wanted.
+        start: when the request came, in seconds.
+        stream: the events of the tickets, where the answer is a stream.
     """
 
     served: Served
@@ -57,6 +61,7 @@ class Job:
     trace: BeamTrace | None
     start: float
     tickets: list[Ticket] = field(default_factory=list)
+    stream: Stream | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -69,10 +74,9 @@ class Job:
         for ticket in self.tickets:
             ticket.cancel()
         if self.fields.session is not None:
-            try:
-                state = self.tickets[0].result(0)[0].state
-            except Exception:  # of the ticket; whoever waits for it has it too
-                state = None
+            if self.tickets:
+                with suppress(Exception):  # the ticket's own, which whoever waits for it has too
+                    state = self.tickets[0].result(0)[0].state
             self.served.sessions.end(self.fields.session, state)
 
 
@@ -87,13 +91,14 @@ class Completions:
         """Answer a request."""
         start = time.monotonic()
         body = await read_body(request.scope, request.receive, self._limits)
-        work = in_thread(begin, self._models, self._limits, body, start, undo=Job.close)
+        if self._relay is None or self._relay.loop is not asyncio.get_running_loop():
+            self._relay = Relay()
+        work = in_thread(begin, self._models, self._limits, self._relay, body, start, undo=Job.close)
         job = await unless_left(request.receive, work)
         request.state.model = job.served.name
         self._metrics.read(job.served.name, job.prompt_tokens)
-        if job.fields.stream:
-            self._relay = self._relay or Relay()
-            return EventStream(job, self._relay, self._metrics)
+        if job.stream is not None:
+            return EventStream(job, job.stream, self._metrics)
         try:
             answer, tokens = await unless_left(request.receive, self._whole(job))
         finally:
@@ -107,14 +112,17 @@ class Completions:
         return await in_thread(_answer, job, found)
 
 
-def begin(models: Models, limits: Limits, body: bytes, start: float) -> Job:
+def begin(models: Models, limits: Limits, relay: Relay, body: bytes, start: float) -> Job:
     """Read a request and give it to the engine. It runs in a thread: tokenizers may take their time.
 
     Raises:
         ApiError: something is wrong with it.
     """
     fields = read_completion(read_json(body), limits)
-    return begin_completion(models.get(fields.model), fields, start)
+    job = begin_completion(models.get(fields.model), fields, start)
+    if fields.stream:
+        job.stream = relay.follow(job.tickets)
+    return job
 
 
 def begin_completion(served: Served, fields: Completion, start: float) -> Job:
@@ -164,6 +172,10 @@ def _check_model(served: Served, fields: Completion) -> None:
     for stop in fields.stop:
         if not isinstance(stop, str) and max(stop) >= vocabulary:
             raise wrong("stop", f"found the id {max(stop)}; the model's go from 0 to {vocabulary - 1}")
+    if fields.max_tokens is None and fields.min_tokens > served.longest:
+        raise wrong(
+            "min_tokens", f"found {fields.min_tokens}, more than max_tokens, by default {served.longest}; pass it too"
+        )
     if (fields.logprobs or 0) > vocabulary:
         raise wrong("logprobs", f"found {fields.logprobs}; the model has {vocabulary} tokens")
 
@@ -192,7 +204,7 @@ def _request(job: Job, prompt: ReadPrompt, state: Mapping[str, Any] | None) -> R
         state=state,
         strategy=fields.strategy,
         max_new_tokens=served.longest if fields.max_tokens is None else fields.max_tokens,
-        min_new_tokens=min(fields.min_tokens, served.longest) if fields.max_tokens is None else fields.min_tokens,
+        min_new_tokens=fields.min_tokens,
         stop=fields.stop,
         seed=fields.seed,
         processors=(*(() if job.trace is None else (job.trace,)), *fields.processors),
@@ -291,8 +303,8 @@ def _with_echo(choice: dict[str, Any], echo: dict[str, Any] | None) -> dict[str,
 class EventStream:
     """An answer in pieces, as server-sent events; an ASGI application."""
 
-    def __init__(self, job: Job, relay: Relay, metrics: Metrics) -> None:
-        self._job, self._relay, self._metrics = job, relay, metrics
+    def __init__(self, job: Job, stream: Stream, metrics: Metrics) -> None:
+        self._job, self._stream, self._metrics = job, stream, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer; free its rows when the client leaves."""
@@ -327,9 +339,9 @@ class EventStream:
                     echo["finish_reason"] = "length"
                 indices = range(place * fields.n, (place + 1) * fields.n)
                 yield b"".join(events.choice({**echo, "index": index}) for index in indices)
-        outputs, times, stream = _outputs(job), self._metrics.stream(job.served.name), self._relay.follow(job.tickets)
+        outputs, times = _outputs(job), self._metrics.stream(job.served.name)
         try:
-            while items := await stream.take():
+            while items := await self._stream.take():
                 new = self._add(outputs, items)
                 times.came(job.start, time.monotonic(), sum(event is not None for _, event in items))
                 if piece := b"".join(events.choice(choice) for o in new if (choice := o.choice()) is not None):

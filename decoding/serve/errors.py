@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from decoding.errors import Cancelled, DecodingError, ModelError, OptionError, QueueFull
+
+_LOG = logging.getLogger("decoding.serve")
 
 # How the fields of a request are called that the options of `decode()` come from.
 _FIELDS = {
@@ -87,6 +90,7 @@ def api_error(error: BaseException, param: str | None = None) -> ApiError:
         return ApiError(400, str(error), param=_param(str(error)) or param)
     if isinstance(error, ModelError | DecodingError):
         return ApiError(500, str(error), code="decoding_failed")
+    _LOG.error("a request has failed by an error of the server", exc_info=error)
     return ApiError(500, "the server has failed; its log says more", code="internal_error")
 
 

@@ -14,6 +14,9 @@ from decoding.service import Ticket
 # The number of a ticket, and an event of it; None after its last.
 Item = tuple[int, TokenEvent | None]
 
+# Events of a stream that are answered in one turn of the event loop: about 5 ms. A slow reader may have many to come.
+_AT_ONCE = 512
+
 
 class Relay:
     """Wakes the event loop once for all events of a step.
@@ -23,12 +26,12 @@ class Relay:
     """
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._told = deque[Stream]()
         self._wakes = False
 
     def follow(self, tickets: Sequence[Ticket]) -> Stream:
-        """Return the events of some tickets."""
+        """Return the events of some tickets; may be called in any thread."""
         stream = Stream(len(tickets))
         for number, ticket in enumerate(tickets):
             ticket.listen(partial(self._tell, stream, number))
@@ -43,7 +46,7 @@ class Relay:
             if not self._wakes:
                 self._wakes = True
                 with suppress(RuntimeError):  # the loop is closed
-                    self._loop.call_soon_threadsafe(self._wake)
+                    self.loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         self._wakes = False  # before the streams are looked at: what is told from now on wakes again
@@ -62,11 +65,14 @@ class Stream:
         self._open = tickets
 
     async def take(self) -> list[Item]:
-        """Return what has come since the last time, at least one item; nothing after the end of all tickets."""
-        if not self._open:
-            return []
-        await self.came.wait()
-        self.came.clear()
-        items = [self.items.popleft() for _ in range(len(self.items))]
+        """Return what has come since the last time, or a part of it, at least one item; nothing after the end of all tickets."""
+        items: list[Item] = []
+        while self._open and not items:
+            await self.came.wait()
+            self.came.clear()
+            items = [self.items.popleft() for _ in range(min(len(self.items), _AT_ONCE))]
+        if self.items:
+            self.came.set()
+            await asyncio.sleep(0)  # others have their turn
         self._open -= sum(event is None for _, event in items)
-        return items or await self.take()
+        return items

@@ -44,6 +44,7 @@ def client(live):
         ({"max_tokens": 0}, "max_tokens", "from 1 to"),
         ({"max_tokens": 10**30}, "max_tokens", "from 1 to"),
         ({"min_tokens": 9, "max_tokens": 3}, "min_tokens", "more than max_tokens=3"),
+        ({"min_tokens": 17}, "min_tokens", "by default 16"),
         ({"temperature": -1}, "temperature", "at least 0"),
         ({"temperature": 1e-60}, "temperature", "float32"),
         ({"temperature": "hot"}, "temperature", "found 'hot'"),
