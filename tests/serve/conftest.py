@@ -48,7 +48,7 @@ def running(models, *, until_ready=True, **options):
         assert not thread.is_alive()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def models():
     """Three models: characters; with an encoder, attention, BOS and EOS; ids alone."""
     ids = build.recurrent("GRU", vocab=23, hidden=16, seed=8, metadata={"decoding.eos": 3, "decoding.bos": 1})
@@ -61,7 +61,7 @@ def models():
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def live(models):
     with running(models, limits=LIMITS, settings=Settings(batch_size=16)) as server:
         yield server

@@ -18,7 +18,7 @@ ENDLESS = {"model": "slow", "prompt": [1], "max_tokens": 100_000}
         ("/v1/completions", ENDLESS),
         ("/v1/completions", ENDLESS | {"stream": True}),
         ("/v1/completions", ENDLESS | {"n": 3, "prompt": [[1], [2]]}),
-        ("/v1/completions", ENDLESS | {"num_beams": 3, "repetition_penalty": 1.1}),
+        ("/v1/completions", ENDLESS | {"num_beams": 3}),
         ("/v1/completions", ENDLESS | {"session": "left"}),
         (
             "/v2/models/slow/infer",
