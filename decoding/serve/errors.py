@@ -20,6 +20,7 @@ _FIELDS = {
     "min_new_tokens": "min_tokens",
     "prefix": "prompt",
     "state": "session",
+    "return_state": "session",
     "strategy": "temperature",
 }
 # "request 3: Sample(top_k=-1): ..." or "prompts[0]: ...": the option that a message is about.
