@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import threading
@@ -12,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import numpy.typing as npt
 
 from decoding.errors import ModelError, OptionError, shown
@@ -85,12 +83,7 @@ class Model:
     @cached_property
     def fingerprint(self) -> str:
         """A number of the graph and its weights, as text: states of a model fit those with the same one."""
-        skeleton, weights = self._graph.skeleton()
-        found = hashlib.sha256(skeleton)
-        for name, value in sorted(weights.items()):
-            found.update(name.encode())
-            found.update(np.ascontiguousarray(value).data)
-        return found.hexdigest()
+        return self._graph.fingerprint()
 
     @property
     def executor(self) -> str:

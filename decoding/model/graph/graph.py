@@ -5,6 +5,7 @@ The rest of the package sees names, NumPy arrays and `Node` views, never a proto
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -375,6 +376,15 @@ class Graph:
         finally:
             for dim, _ in unnamed:
                 dim.ClearField("dim_param")
+
+    def fingerprint(self) -> str:
+        """A number of the graph and its weights, as text."""
+        skeleton, weights = self.skeleton()
+        found = hashlib.sha256(skeleton)
+        for name, value in sorted(weights.items()):
+            found.update(name.encode())
+            found.update(np.ascontiguousarray(value).data)
+        return found.hexdigest()
 
     def serialize(self) -> bytes:
         """The whole model as bytes.
