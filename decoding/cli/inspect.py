@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-from decoding.cli._shared import add_executor
-from decoding.model.load import load
+from decoding.cli.shared.load_options import add_load_options, load_model
+from decoding.cli.shared.parser import Parser
 from decoding.model.model import Model
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "inspect",
@@ -18,18 +18,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Print what was found out about a model, and from what evidence.",
     )
     parser.add_argument("model", help="an ONNX file, or a shipped model")
-    parser.add_argument(
-        "--providers",
-        metavar="NAME",
-        help='print too which operators of a step onnxruntime runs where: "cpu" or "cuda"',
-    )
-    add_executor(parser)
+    add_load_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the model's contract, and with --providers where its operators run."""
-    model = load(args.model, providers=args.providers, executor=args.executor)
+    model = load_model(args)
     print(model.describe())
     if args.providers is not None:
         print("\n" + _placement_table(model))

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from decoding.api import score
-from decoding.cli._shared import add_executor, check_picture, read_prompt, write_picture
+from decoding.cli.shared.load_options import add_load_options, load_model
+from decoding.cli.shared.parser import Parser
+from decoding.cli.shared.pictures import check_picture, write_picture
+from decoding.cli.shared.prompts import read_prompt, read_text
 from decoding.errors import OptionError
-from decoding.model.load import load
 from decoding.model.model import Model
 from decoding.tokenizers import token_texts
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "score", help="log-probability and perplexity of a text", description="Print how probable a model finds a text."
@@ -32,13 +32,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="FILE",
         help="write a picture of the tokens shaded by their probability, of the kind that FILE ends in (.png, .svg, .pdf); needs matplotlib",
     )
-    add_executor(parser)
+    add_load_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the log-probability of each line with --lines, and the perplexity of all."""
-    model = load(args.model, executor=args.executor)
+    model = load_model(args)
     if model.encoders is not None:
         raise OptionError(
             f"{model.name} has an encoder, whose sources `decoding score` cannot be given; in Python: score(model, sequences, prompts=sources)"
@@ -65,10 +65,7 @@ def _read_texts(model: Model, file: str, lines: bool) -> tuple[list[str], list[A
     Raises:
         OptionError: the file cannot be read.
     """
-    try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"FILE {file}: cannot be read: {error}; give a text file in UTF-8") from error
+    text = read_text(file)
     texts = [line for line in text.splitlines() if line] if lines else [text]
     read = [(text, sequence) for text in texts if (sequence := read_prompt(model, text, "FILE"))]
     return [text for text, _ in read], [sequence for _, sequence in read]

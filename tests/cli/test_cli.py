@@ -52,7 +52,7 @@ def test_ids_for_a_model_without_a_vocabulary(capsys, tmp_path):
     assert len(out.split()) == 6
     code, _, err = run(capsys, "generate", str(path), "one two")
     assert code == 1
-    assert "give ids split by spaces" in err
+    assert "expected ids split by spaces" in err
 
 
 @pytest.mark.parametrize("kind", ["metaspace", "word_piece", "byte_level", "bpe"])
@@ -170,11 +170,17 @@ def test_inspect_prints_the_contract(capsys):
     ("args", "message"),
     [
         (["inspect", "nowhere.onnx"], "nowhere.onnx: no such file"),
-        (["generate", "shakespeare", "A", "--greedy", "--top-k", "3"], "--greedy: it does not sample"),
+        (
+            ["generate", "shakespeare", "A", "--greedy", "--top-k", "3"],
+            "--greedy and --top-k: --greedy does not sample",
+        ),
         (["score", "dates", "README.md"], "has an encoder, whose sources `decoding score` cannot be given"),
         (["generate", "shakespeare", "ß"], "'ß' at position 0"),
         (["generate", "shakespeare", "a", "--temperature", "0"], "use Greedy()"),
-        (["generate", "shakespeare"], "has no BOS"),
+        (["generate", "ROMEO:"], "a prompt comes after the model: decoding generate shakespeare ROMEO:"),
+        (["generate", "To be"], "decoding generate shakespeare 'To be'"),
+        (["generate", "shakespeare", "A", "--file", "x"], "PROMPT 'A' and --file x: give prompts in one way"),
+        (["generate", "--file", "nowhere.txt"], "--file nowhere.txt: cannot be read"),
         (["score", "shakespeare", "nowhere.txt"], "nowhere.txt: cannot be read"),
     ],
 )
