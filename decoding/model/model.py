@@ -21,6 +21,7 @@ from decoding.model.contract.program import FoldedStep, StepProgram
 from decoding.model.device_steps import DeviceSteps
 from decoding.model.encoders.chain import Encoders
 from decoding.model.graph.graph import Graph
+from decoding.model.graph.history import PassRecord
 from decoding.model.graph.types import Array
 from decoding.model.native.step import native_session
 from decoding.model.passes.device_step import DeviceStep, Reduction, can_reduce
@@ -91,6 +92,11 @@ class Model:
             found.update(name.encode())
             found.update(np.ascontiguousarray(value).data)
         return found.hexdigest()
+
+    @property
+    def passes(self) -> tuple[PassRecord, ...]:
+        """What each pass of `load()` did to the file's graph on the way to the graph of single steps."""
+        return self._program.step_graph.history
 
     @property
     def executor(self) -> str:
