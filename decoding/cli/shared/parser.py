@@ -24,6 +24,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, examples: Sequence[str] = (), **options: Any) -> None:
         options = {"formatter_class": Screen, "add_help": False, **options}
         super().__init__(*args, **options)
+        self._positionals.title = "arguments"
         self.examples = tuple(examples)
         if examples:
             self.epilog = "\nexamples:\n" + "\n".join(f"  {example}" for example in examples)
@@ -33,7 +34,7 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """Return what `--help` prints."""
         if any(map(is_rare, self._actions)):
-            self._help.help = "show this message; --help-all explains the options, too, that are only named here"
+            self._help.help = "show this; --help-all explains the options too that are only named here"
         return super().format_help()
 
 
