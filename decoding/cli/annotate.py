@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from decoding.cli.shared.load_options import read_json
+from decoding.cli.shared.parser import Parser
 from decoding.errors import OptionError
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.metadata import write_metadata
@@ -24,7 +26,7 @@ from decoding.tokenizers import (
 )
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "annotate",
@@ -107,10 +109,7 @@ def _roles(graph: Graph, text: str) -> dict[str, Any]:
     Raises:
         OptionError: they are no JSON, or name something else.
     """
-    try:
-        roles = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise OptionError(f'--roles: not JSON ({error}); write it as \'{{"token": "ids"}}\'') from error
+    roles = read_json("--roles", text, '\'{"token": "ids"}\'')
     given_roles(graph, roles)
     return caller_roles(roles)
 

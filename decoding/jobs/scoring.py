@@ -53,8 +53,8 @@ def score(
         model: as in `run()`.
         sequences: an input as in `run()`, whose rows are sequences: texts or ids. With an encoder, JSONL or an iterable of
             ``{"sequence": ..., "prompt": the source}``, which may have ``context`` and ``latents`` too.
-        output: as in `run()`. Each row has its id; tokens, how many have a score; logprob, the sum of their log-probabilities (natural
-            logarithm); perplexity, exp(-logprob / tokens), null without tokens; and where asked for token_logprobs, one for each
+        output: as in `run()`. Each row has its id; scored_tokens, how many have a score; logprob, the sum of their log-probabilities (natural
+            logarithm); perplexity, exp(-logprob / scored_tokens), null without tokens; and where asked for token_logprobs, one for each
             token, null for the first without a BOS.
         column, id_column, strict, progress: as in `run()`; the column of the sequences is "prompt" unless given, or the only one.
         seed: key of latents that are not given.
@@ -85,7 +85,7 @@ class Scoring(Stage):
 
     def columns(self, pyarrow: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the columns of a Parquet output after its id."""
-        columns = {"tokens": pyarrow.int64(), "logprob": pyarrow.float64(), "perplexity": pyarrow.float64()}
+        columns = {"scored_tokens": pyarrow.int64(), "logprob": pyarrow.float64(), "perplexity": pyarrow.float64()}
         return columns, {"token_logprobs": pyarrow.list_(pyarrow.float32())}
 
     def run(
@@ -97,7 +97,7 @@ class Scoring(Stage):
             if self._token_logprobs:
                 first = [] if len(bos_ids(self._model)) else [None]  # nothing comes before a first token without BOS
                 record["token_logprobs"] = [*first, *finite(values)]
-            yield row, [record], record["tokens"]
+            yield row, [record], record["scored_tokens"]
 
     def _scored(
         self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]
@@ -188,4 +188,4 @@ def _one_of(prompt: Any) -> Any:
 def _record(values: Array) -> dict[str, Any]:
     total, count = float(np.sum(values, dtype=np.float64)), len(values)
     perplexity = float(np.exp(-total / count)) if count else None
-    return {"tokens": count, "logprob": finite(total), "perplexity": None if perplexity is None else finite(perplexity)}
+    return {"scored_tokens": count, "logprob": finite(total), "perplexity": None if perplexity is None else finite(perplexity)}

@@ -10,6 +10,7 @@ from decoding.errors import ModelError, OptionError
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.graph.graph import Graph
+from decoding.model.graph.history import PassRecord
 from decoding.model.graph.types import Array, listing
 from decoding.model.model import Model
 from decoding.model.roles.infer import Roles, find_roles, recurrent_path
@@ -65,6 +66,11 @@ class Generator(Model):
     def latents(self) -> tuple[AuxiliaryInput, ...]:
         """The inputs that are drawn."""
         return self._latents
+
+    @property
+    def passes(self) -> tuple[PassRecord, ...]:
+        """What each pass of `load()` did to the file's graph."""
+        return self._graph.history
 
     @property
     def contract(self) -> Contract:  # type: ignore[override]
