@@ -7,7 +7,7 @@ from typing import Any
 
 from decoding import jobs
 from decoding.cli.shared.job_options import add_job_options, job_options, print_report
-from decoding.cli.shared.load_options import add_load_options, load_arguments, load_model
+from decoding.cli.shared.load_options import add_load_options, load_model
 from decoding.cli.shared.parser import Parser, rare
 from decoding.cli.shared.prompts import read_prefix
 from decoding.cli.shared.strategy_options import (

@@ -250,4 +250,3 @@ def _error_line(record: dict[str, Any]) -> bytes:
 def _finished_report(manifest: Mapping[str, Any], seed: int) -> Report:
     finished = manifest["finished"]
     return Report(finished["rows"], finished["failed"], 0, 0, 0.0, seed)
-

@@ -65,7 +65,7 @@ def check_same_job(path: Path, found: Mapping[str, Any], wanted: Mapping[str, An
         OptionError: something differs; the message names it, with both values.
     """
     old, new = dict(_flat(found)), dict(_flat(json.loads(json.dumps(wanted))))
-    differs = [name for name in {**old, **new} if old.get(name, None) != new.get(name, None)]
+    differs = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     if differs:
         shown_ones = "; ".join(f"{name} was {_short(old.get(name))} and is {_short(new.get(name))}" for name in differs)
         raise OptionError(f"manifest {path}: it is of another job: {shown_ones}; {_ANOTHER}")
@@ -138,7 +138,7 @@ def _callable_name(value: Any) -> str:
     """Return what tells a processor from another: a function's name, an object's repr, or its class with a hash of what is pickled."""
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
-    if type(value).__repr__ is not object.__repr__:
+    if getattr(type(value), "__repr__", None) is not object.__repr__:
         return repr(value)
     name = f"{type(value).__module__}.{type(value).__qualname__}"
     try:
@@ -158,4 +158,3 @@ def _flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any
 def _short(value: Any) -> str:
     long = isinstance(value, str) and len(value) == 64
     return f"{value[:12]}..." if long else shown(value)
-

@@ -6,14 +6,13 @@ import csv
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from decoding.errors import DecodeError, OptionError, shown, whole_number
-from decoding.requests import Request
 
 _BOM = b"\xef\xbb\xbf"
 # Rows of a Parquet file that are in memory together.
@@ -83,7 +82,7 @@ def open_input(
             raise OptionError(f"requests={shown(requests)}: expected the path of a file, or an iterable of prompts")
         return IterableInput(requests)
     path = Path(requests)
-    kind = _KINDS.get(path.suffix.lower(), TextInput)
+    kind: Callable[..., Input] = _KINDS.get(path.suffix.lower(), TextInput)
     if not path.is_file():
         raise OptionError(
             f"input {path}: there is no such file; an input is read several times, so it cannot be a pipe"
@@ -131,7 +130,7 @@ class IterableInput:
 
     def scan(self) -> int | None:
         """Return how many there are, where it says so."""
-        return len(self._requests) if hasattr(self._requests, "__len__") else None
+        return len(self._requests) if isinstance(self._requests, Sized) else None
 
     def rows(self) -> Iterator[Row]:
         """Yield every row."""

@@ -13,7 +13,7 @@ import numpy as np
 from decoding.errors import OptionError, check_flag
 from decoding.inputs.models import loaded
 from decoding.inputs.options import Options, check_names, make_call
-from decoding.inputs.own_requests import check_temperature
+from decoding.inputs.own_requests import check_temperature, own_request
 from decoding.inputs.sizes import check_memory
 from decoding.inputs.workers import choose_workers
 from decoding.jobs.decode import decode_rows, for_rows
@@ -82,6 +82,8 @@ def run(
         check_flag(name, value)
     source = open_input(requests, num, column, id_column)
     stage = Batch(model, strategy, prefix, token_logprobs, workers, only_text=source.only_text, **options)
+    if num is not None:
+        stage.check_start()
     return run_job(stage, source, output, options.get("seed"), strict=strict, progress=progress)
 
 
@@ -108,6 +110,14 @@ class Batch(Stage):
             model, self._call, workers, _MANY, processors=bool(self._call.settings.processors)
         )
         check_memory(model, self._call, self._workers, None)
+
+    def check_start(self) -> None:
+        """Refuse a model that starts from nothing but a prompt, or a source.
+
+        Raises:
+            OptionError: it does.
+        """
+        own_request(self.model, self._call, None, self._prefix, 0)
 
     def describe(self) -> Mapping[str, Any]:
         """Return what tells this job from another."""

@@ -114,9 +114,7 @@ class Scoring(Stage):
                 if index in scores:
                     yield row, scores[index]
 
-    def _each(
-        self, chunk: Sequence[tuple[Row, EngineRequest]], failed: Callable[[Row, str], None]
-    ) -> dict[int, Array]:
+    def _each(self, chunk: Sequence[tuple[Row, EngineRequest]], failed: Callable[[Row, str], None]) -> dict[int, Array]:
         scores = {}
         for index, (row, request) in enumerate(chunk):
             try:
@@ -188,4 +186,8 @@ def _one_of(prompt: Any) -> Any:
 def _record(values: Array) -> dict[str, Any]:
     total, count = float(np.sum(values, dtype=np.float64)), len(values)
     perplexity = float(np.exp(-total / count)) if count else None
-    return {"scored_tokens": count, "logprob": finite(total), "perplexity": None if perplexity is None else finite(perplexity)}
+    return {
+        "scored_tokens": count,
+        "logprob": finite(total),
+        "perplexity": None if perplexity is None else finite(perplexity),
+    }

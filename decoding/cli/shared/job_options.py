@@ -15,7 +15,9 @@ from decoding.jobs import Report
 def add_job_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `job_options()` reads."""
     group = parser.add_argument_group("rows and OUTPUT")
-    group.add_argument("--column", metavar="NAME", help='of a .csv or .parquet file (default: "prompt", or the only one)')
+    group.add_argument(
+        "--column", metavar="NAME", help='of a .csv or .parquet file (default: "prompt", or the only one)'
+    )
     group.add_argument("--batch-size", type=int, metavar="N", help="rows that run together (default: at most 128)")
     group.add_argument(
         "--strict", action="store_true", help="end at the first bad row (default: it goes to OUTPUT.errors.jsonl)"
@@ -44,8 +46,8 @@ def print_report(report: Report, output: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"output": output, **asdict(report)}))
     else:
-        new = f"{report.sequences} written in {report.seconds:.1f} s" if report.sequences else "it was finished already"
-        speed = f", {report.tokens / max(report.seconds, 1e-9):.0f} tokens/s" if report.sequences else ""
-        print(f"{output}: {report.rows} rows ({new}{speed}), seed {report.seed}")
+        speed = f" in {report.seconds:.1f} s, {report.tokens / max(report.seconds, 1e-9):.0f} tokens/s"
+        new = f"{report.sequences} sequences written{speed}" if report.sequences else "nothing was left to do"
+        print(f"{output}: {report.rows} rows; {new}; seed {report.seed}")
     if report.failed:
         print(f"decoding: {report.failed} bad rows are in {output}.errors.jsonl", file=sys.stderr)

@@ -66,7 +66,9 @@ class _Results:
         self._may_read: SimpleQueue[None] = SimpleQueue()
         self._may_finish: SimpleQueue[None] = SimpleQueue()
         self._stopped = StopFlag()
-        self._missing: dict[int, int | None] = {}  # outputs of each request that have not finished; None for all of them
+        self._missing: dict[
+            int, int | None
+        ] = {}  # outputs of each request that have not finished; None for all of them
         self._read = False  # whether the iterable has ended
         for _ in range(slots):
             self._may_read.put(None)
