@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 from typing import Any
 
 from decoding import jobs
 from decoding.cli.shared.job_options import add_job_options, job_options, print_report
-from decoding.cli.shared.load_options import add_load_options, load_model
+from decoding.cli.shared.load_options import add_load_options, load_arguments, load_model
 from decoding.cli.shared.parser import Parser, rare
 from decoding.cli.shared.prompts import read_prefix
 from decoding.cli.shared.strategy_options import (
@@ -16,7 +17,6 @@ from decoding.cli.shared.strategy_options import (
     decode_options,
     strategy_of,
 )
-from decoding.model.model import Model
 
 
 def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -43,7 +43,19 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
     group.add_argument("--num", type=int, metavar="N", help="without INPUT: that many sequences from BOS or noise")
     add_job_options(parser)
     output = add_decode_options(parser)
-    output.add_argument("--workers", type=int, metavar="N", help="threads with a batch each (default: by the network)")
+    output.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads with a batch each (default: by the network); with --ray, actors",
+    )
+    output.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="decode on a Ray cluster (default: RAY_ADDRESS, else here)",
+    )
     output.add_argument("--json", action="store_true", help="print the report as JSON")
     rare(output.add_argument("--prefix", metavar="TEXT", help="with an encoder: the decoder's first tokens"))
     add_strategy_options(parser)
@@ -53,11 +65,13 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Decode the rows, and print the report."""
-    model = load_model(args)
-    report = jobs.run(model, args.input, args.output, strategy_of(args), num=args.num, **_options(args, model))
+    model, strategy = load_model(args), strategy_of(args)
+    options: dict[str, Any] = {**job_options(args), **decode_options(args, model), "num": args.num}
+    options["prefix"] = read_prefix(model, args.prefix)
+    if args.ray is None:
+        report = jobs.run(model, args.input, args.output, strategy, workers=args.workers, **options)
+    else:
+        ray = import_module("decoding.jobs.ray")
+        where = {"address": args.ray or None, "actors": args.workers, "load_options": load_arguments(args)}
+        report = ray.run(args.model, args.input, args.output, strategy, **where, **options)
     print_report(report, args.output, as_json=args.json)
-
-
-def _options(args: argparse.Namespace, model: Model) -> dict[str, Any]:
-    prefix = read_prefix(model, args.prefix)
-    return {**job_options(args), **decode_options(args, model), "prefix": prefix, "workers": args.workers}

@@ -111,6 +111,11 @@ class Batch(Stage):
         )
         check_memory(model, self._call, self._workers, None)
 
+    @property
+    def batch_size(self) -> int:
+        """Rows that run together."""
+        return self._call.batch_size
+
     def check_start(self) -> None:
         """Refuse a model that starts from nothing but a prompt, or a source.
 
