@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,8 @@ from decoding.strategies import Greedy, Sample, Strategy, TopN
 
 # Rows that an actor is handed together, in batches: the last rows of a batch leave slots empty, which so costs little.
 _BATCHES = 8
+# How often rows are tried again whose actor is lost, and how often an actor that does not start.
+_LOSSES = 5
 
 
 class Decoder:
@@ -131,7 +134,7 @@ def run(
 ) -> Report:
     """Decode every row of an input as `decoding.jobs.run()` does, with actors on the nodes of a Ray cluster.
 
-    This process reads the input and writes the output, and Ray starts actors and tasks again whose process or node is lost. Output,
+    This process reads the input and writes the output; the rows of an actor whose process or node is lost go to another. Output,
     manifest and errors are those of `decoding.jobs.run()`: each of the two goes on with a job of the other.
 
     Args:
@@ -193,36 +196,97 @@ class OnActors(Stage):
         """Yield each row with its records.
 
         Raises:
-            DecodeError: an actor cannot be started, or its process ends whatever Ray does.
+            DecodeError: actors are lost again and again, where they start or with the same rows.
         """
-        # Ray starts an actor again where its process or its node is lost, and calls it again.
-        kind = self._ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(_Actor)
-        actors = [kind.remote(seed=seed, **self._arguments) for _ in range(self._count)]
-        size = _BATCHES * self._local.batch_size
-        waiting, at_work = iter(rows), dict[Any, tuple[Any, dict[int, Row]]]()
+        actors = _Actors(
+            self._ray, self._count, iter(rows), _BATCHES * self._local.batch_size, dict(self._arguments, seed=seed)
+        )
         try:
-            for actor in actors:
-                _hand(waiting, size, actor, at_work)
-            while at_work:
-                (done,), _ = self._ray.wait(list(at_work))
-                actor, handed = at_work.pop(done)
-                finished, errors = self._result(done)
-                _hand(waiting, size, actor, at_work)
-                for number, reason in errors:
-                    failed(handed[number], reason)
-                for number, records, tokens in finished:
-                    yield handed[number], records, tokens
+            for handed, (finished, errors) in actors.results():
+                for place, reason in errors:
+                    failed(handed[place], reason)
+                for place, records, tokens in finished:
+                    yield handed[place], records, tokens
         finally:
-            for actor in actors:
-                self._ray.kill(actor)
+            actors.stop()
 
-    def _result(self, done: Any) -> Any:
-        try:
-            return self._ray.get(done)
-        except self._ray.exceptions.RayTaskError as error:
-            raise error.cause from error
-        except self._ray.exceptions.RayError as error:
-            raise DecodeError(f"ray: {error}; the same call goes on after the rows that are there") from error
+
+@dataclass
+class _Work:
+    """Rows that an actor has; none while it starts.
+
+    Attributes:
+        losses: how often an actor was lost with them.
+    """
+
+    rows: list[Row]
+    losses: int = 0
+    actor: Any = None
+
+
+class _Actors:
+    """Actors, of which each gets the next rows when it is done with its last; those of a lost one go to another.
+
+    (Ray would start a lost actor again and give it the same task, but it waits for room where a node is gone.)
+    """
+
+    def __init__(self, ray: Any, count: int, rows: Iterator[Row], size: int, arguments: Mapping[str, Any]) -> None:
+        self._ray, self._arguments = ray, arguments
+        self._kind = ray.remote(num_cpus=1)(_Actor)
+        self._waiting = iter(lambda: list(islice(rows, size)), [])
+        self._lost: list[_Work] = []
+        self._idle: list[Any] = []
+        self._at_work: dict[Any, _Work] = {}
+        for _ in range(count):
+            self._start(0)
+
+    def results(self) -> Iterator[tuple[list[Row], Any]]:
+        """Yield rows with what an actor made of them, until all are done."""
+        self._hand_out()
+        while not self._idle or any(work.rows for work in self._at_work.values()):
+            (done,), _ = self._ray.wait(list(self._at_work))
+            work = self._at_work.pop(done)
+            try:
+                result = self._ray.get(done)
+            except self._ray.exceptions.RayTaskError as error:
+                raise error.cause from error
+            except self._ray.exceptions.RayError as error:  # its process or its node is lost
+                self._again(work, error)
+                continue
+            self._idle.append(work.actor)
+            self._hand_out()
+            yield work.rows, result
+
+    def stop(self) -> None:
+        """End all actors."""
+        for actor in (*self._idle, *(work.actor for work in self._at_work.values())):
+            self._ray.kill(actor)
+
+    def _hand_out(self) -> None:
+        """Give rows to the actors that have none, as long as there are some."""
+        while self._idle:
+            work = self._lost.pop() if self._lost else _Work(next(self._waiting, []))
+            if not work.rows:
+                return
+            work.actor = self._idle.pop()
+            self._at_work[work.actor.decode.remote(work.rows)] = work
+
+    def _start(self, losses: int) -> None:
+        """Start an actor, which is at work without rows until it has loaded the model."""
+        actor = self._kind.remote(**self._arguments)
+        self._at_work[actor.decode.remote([])] = _Work([], losses, actor)
+
+    def _again(self, work: _Work, error: Exception) -> None:
+        """Start an actor in the place of a lost one, whose rows another gets."""
+        if work.losses == _LOSSES:
+            raise DecodeError(
+                f"ray: {work.losses + 1} actors were lost, {'with the same rows' if work.rows else 'where they start'}: {error}; "
+                "the same call goes on after the rows that are there"
+            ) from error
+        self._start(0 if work.rows else work.losses + 1)
+        if work.rows:
+            self._lost.append(_Work(work.rows, work.losses + 1))
+            self._hand_out()
 
 
 class _Actor:
@@ -245,16 +309,11 @@ class _Actor:
         self._seed = seed
 
     def decode(self, rows: list[Row]) -> tuple[list[tuple[int, Records, int]], list[tuple[int, str]]]:
-        """Return for each row its number in the input, records and tokens, or why it cannot be decoded."""
+        """Return records and the number of tokens of each row, and why others cannot be decoded; rows go by their places here."""
+        places = {row.number: place for place, row in enumerate(rows)}
         errors: list[tuple[int, str]] = []
-        made = self._stage.run(rows, self._seed, lambda row, reason: errors.append((row.number, reason)))
-        return [(row.number, records, tokens) for row, records, tokens in made], errors
-
-
-def _hand(waiting: Iterator[Row], size: int, actor: Any, at_work: dict[Any, tuple[Any, dict[int, Row]]]) -> None:
-    """Hand the next rows to an actor, if some are left."""
-    if rows := list(islice(waiting, size)):
-        at_work[actor.decode.remote(rows)] = actor, {row.number: row for row in rows}
+        made = self._stage.run(rows, self._seed, lambda row, reason: errors.append((places[row.number], reason)))
+        return [(places[row.number], records, tokens) for row, records, tokens in made], errors
 
 
 @contextmanager
