@@ -176,7 +176,7 @@ class _Run:
         self._lock = threading.Lock()  # of the errors, which two threads may tell
         self._finished, self._seen, self._bad = KeySet(), KeySet(), KeySet()
         lines.recover(lambda id: self._finished.add(row_key(id)), redo_last=True)
-        self._errors.recover(lambda number: self._bad.add(int(number)), redo_last=False)
+        self._errors.recover(lambda number: self._bad.add(row_key(number)), redo_last=False)
         self._rows, self._failed = len(self._finished), len(self._bad)
         self._stopped: Exception | None = None
 
@@ -203,7 +203,7 @@ class _Run:
                 self.numbered = False
             if not source.numbered:
                 row = self._checked(row)
-            if row.number in self._bad:
+            if row_key(row.number) in self._bad:
                 continue
             if row.reason is not None or row.id is None or row_key(row.id) not in self._finished:
                 yield row
