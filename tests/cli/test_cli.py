@@ -206,7 +206,7 @@ def test_inspect_prints_the_contract(capsys):
         (["generate", "To be"], "decoding generate shakespeare 'To be'"),
         (["generate", "shakespeare", "A", "--file", "x"], "PROMPT 'A' and --file x: give prompts in one way"),
         (["generate", "--file", "nowhere.txt"], "--file nowhere.txt: cannot be read"),
-        (["score", "dates", "LICENSE", "--sources", "CHANGELOG.md"], "lines that are not empty, but LICENSE has"),
+        (["score", "dates", "LICENSE", "--sources", "CHANGELOG.md"], "lines that are not empty, but FILE LICENSE has"),
         (["score", "shakespeare", "LICENSE", "--sources", "LICENSE"], "has no encoder; leave it out"),
         (["score", "shakespeare", "nowhere.txt"], "nowhere.txt: cannot be read"),
     ],
