@@ -27,6 +27,7 @@ from decoding.service import Engine, Ticket
 from decoding.strategies import Beam, Greedy, Sample, TopN
 
 if TYPE_CHECKING:
+    from decoding import export as export
     from decoding import plot as plot
 
 __version__ = "0.1.0"
@@ -72,7 +73,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`decoding.plot`, imported when it is asked for: matplotlib is not required, and slow to import."""
-    if name == "plot":
-        return import_module("decoding.plot")
+    """`decoding.plot` and `decoding.export`, imported when asked for: they need packages that decoding does not require."""
+    if name in ("plot", "export"):
+        return import_module(f"decoding.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

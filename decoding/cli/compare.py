@@ -12,27 +12,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from decoding.api import decode
 from decoding.cli.shared.load_options import add_load_options, load_arguments
 from decoding.cli.shared.parser import Parser
 from decoding.cli.shared.prompts import read_sequences, read_sources
 from decoding.cli.shared.tables import table
 from decoding.cli.shared.timing import fitting_steps, least_times, sampling
+from decoding.distributions import next_logprobs
 from decoding.errors import OptionError
 from decoding.inputs.requests import bos_ids
 from decoding.inputs.requests import read_sequences as ids_of_sequences
 from decoding.model.load import load
 from decoding.model.model import Model
-from decoding.processors import History
-from decoding.strategies import Greedy
 
 # Tokens of a piece of a long text: each piece starts from the initial state.
 PIECE = 256
 # Logits of one model that are held at once: 64 MiB of float32.
 LOGITS = 1 << 24
 BATCHES = (1, 64)
-
-Logprobs = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -162,45 +158,6 @@ def compare(a: Model, b: Model, sequences: Sequence[Any], sources: Sequence[Any]
         raise OptionError("--data: nothing to compare: a sequence needs two tokens, or one where the models have a BOS")
     perplexities = np.exp(-logprobs / count).tolist()
     return Comparison(count, total / count, worst, at, (perplexities[0], perplexities[1]), same / count)
-
-
-def next_logprobs(model: Model, ids: Sequence[npt.NDArray[np.int64]], sources: Any = None) -> list[Logprobs]:
-    """Return the log-probabilities of all tokens after each token of given sequences but the last, [tokens - 1, V] for each.
-
-    Args:
-        ids: of at least two tokens each, the first of which is BOS where the model has one.
-        sources: with an encoder, what it reads for each.
-    """
-    rows = [np.zeros((len(row) - 1, model.vocab_size), np.float32) for row in ids]
-
-    def note(history: History, logits: npt.NDArray[np.float32]) -> None:
-        for request, output, values in zip(history.requests, history.outputs, logits, strict=True):
-            if len(output) < len(rows[request]):
-                rows[request][len(output)] = values
-
-    start: list[Any] = [row[:1] for row in ids]
-    prompts: dict[str, Any] = (
-        {"prompts": start} if model.encoders is None else {"prompts": list(sources), "prefix": start}
-    )
-    decode(
-        model,
-        strategy=Greedy(),
-        processors=[note],
-        teacher=[row[1:].tolist() for row in ids],
-        teacher_ratio=1.0,
-        max_new_tokens=max(map(len, rows)),
-        eos_token_id=None,
-        seed=0,  # both models draw the same latents
-        workers=1,
-        **prompts,
-    )
-    return [_log_softmax(values.astype(np.float64)) for values in rows]
-
-
-def _log_softmax(logits: Logprobs) -> Logprobs:
-    shifted = logits - logits.max(1, keepdims=True)
-    normalised: Logprobs = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return normalised
 
 
 def _pieces(

@@ -8,8 +8,9 @@ import pytest
 from scipy.special import log_softmax
 
 from decoding import OptionError, decode, load
-from decoding.cli.compare import PIECE, check_vocabularies, compare, next_logprobs
+from decoding.cli.compare import PIECE, check_vocabularies, compare
 from decoding.cli.main import main
+from decoding.distributions import next_logprobs
 from tests.helpers import build
 from tests.helpers.seq2seq import AdditiveModel
 
