@@ -573,7 +573,7 @@ def _write(torch: Any, module: Any, arguments: Sequence[Any], ports: _Ports, fil
     else:
         options |= {"dynamic_axes": dict(zip(ports.inputs, ports.dynamic, strict=True)), "dynamo": False}
     try:
-        with torch.no_grad(), _quiet(torch):
+        with torch.no_grad(), _quiet():
             # Torch leaves marks on the tensors that it has seen.
             torch.onnx.export(module, tuple(a.clone() for a in arguments), str(file), **options)
     except Exception as error:  # the exporters raise errors of many kinds
@@ -588,18 +588,16 @@ def _takes_many(module: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet(torch: Any) -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Keep what the exporters print and warn of from the caller: what matters is checked afterwards."""
-    before, graphs = logging.root.manager.disable, torch._C._jit_is_onnx_log_enabled()
+    before = logging.root.manager.disable
     logging.disable(logging.ERROR)
-    torch._C._jit_set_onnx_log_enabled(False)  # it prints the whole graph where the older exporter fails
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # fmt: skip
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
-        torch._C._jit_set_onnx_log_enabled(graphs)
 
 
 def _first_output(torch: Any, net: Any) -> Any:
