@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from decoding.api import decode, decode_iter, rollout, score, stream
 from decoding.errors import Cancelled, DecodeError, DecodingError, ModelError, OptionError, QueueFull
-from decoding.generation_config import from_generation_config
+from decoding.inputs.generation_config import from_generation_config
 from decoding.model.discriminator import Discriminator
 from decoding.model.load import load
 from decoding.model.model import Model

@@ -113,7 +113,9 @@ def recommendation(rows: Sequence[Row], models: dict[tuple[str, str], Model]) ->
         if chosen.weights == "int8":
             gain = chosen.tokens / best.tokens
             lines.append(f"  with quantize='int8', executor={chosen.executor!r}: {gain:.1f} times as fast")
-    moved = [note for model in models.values() for note in model.contract.notes if note.startswith("int8 moves")]
+    moved = [
+        note for model in models.values() for note in model._network.contract.notes if note.startswith("int8 moves")
+    ]
     return [*dict.fromkeys(lines), *moved[:1]]
 
 

@@ -17,8 +17,8 @@ from decoding.cli.shared.parser import Parser
 from decoding.cli.shared.prompts import read_sequences, read_sources
 from decoding.cli.shared.tables import table
 from decoding.cli.shared.timing import fitting_steps, least_times, sampling
-from decoding.distributions import next_logprobs
 from decoding.errors import OptionError
+from decoding.export.distributions import next_logprobs
 from decoding.inputs.requests import bos_ids
 from decoding.inputs.requests import read_sequences as ids_of_sequences
 from decoding.model.load import load
@@ -85,7 +85,9 @@ def run(args: argparse.Namespace) -> None:
     sources = read_sources(models[0], args.sources, len(texts), f"--data {args.data}")
     found = compare(*models, sequences, sources)
     alone: dict[str, Any] = {"encoder": [], "encoder_tokenizer": None}
-    timed = [m if m.encoders is None else load(m.name, **of | alone) for m, of in zip(models, each, strict=True)]
+    timed = [
+        m if m._network.encoders is None else load(m.name, **of | alone) for m, of in zip(models, each, strict=True)
+    ]
     times = [_microseconds(timed, batch) for batch in BATCHES]
     sizes = [model.weight_bytes for model in models]
     if args.json:
@@ -166,7 +168,7 @@ def _pieces(
     """Yield the numbers of sequences, their ids and their sources, as many at a time as memory is taken for."""
     read, _ = ids_of_sequences(model, sequences, sources, "compare")
     bos = bos_ids(model)
-    longest = PIECE if model.encoders is None else max(map(len, read), default=1)
+    longest = PIECE if model._network.encoders is None else max(map(len, read), default=1)
     pieces = []
     for number, ids in enumerate(read):
         for at in range(0, max(1, len(ids)), longest):

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     model = load(args.model, **load_arguments(args) | {"quantize": "int8", "executor": "onnxruntime"})
     plain = load(args.model, **load_arguments(args) | {"executor": "onnxruntime", "verify": False})
     model.save(output)
-    notes = [note for note in model.contract.notes if "int8" in note]
+    notes = [note for note in model._network.contract.notes if "int8" in note]
     facts = {"weight_bytes": plain.weight_bytes, "int8_weight_bytes": model.weight_bytes, "file_bytes": output.stat().st_size}  # fmt: skip
     if args.json:
         print(json.dumps({"output": str(output), **facts, "notes": notes}))

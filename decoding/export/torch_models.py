@@ -254,7 +254,7 @@ def torch_pair(
             annotate(before, encoder_entries)
             model = load(file)
             given = dict(zip(sources, (value.cpu().numpy() for value in values), strict=True))
-            wanted = {} if model.encoders is None else model.encoders.sources
+            wanted = {} if model._network.encoders is None else model._network.encoders.sources
             check_same(name, model, ids, expected, sources={key: given[key] for key in given if key in wanted})
         return load(path)
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from decoding.distributions import log_softmax, next_logprobs
 from decoding.errors import ModelError, OptionError, shown, whole_number
+from decoding.export.distributions import log_softmax, next_logprobs
 from decoding.model.graph.metadata import write_metadata
 from decoding.model.model import Model
 from decoding.model.roles.text import special_id_metadata

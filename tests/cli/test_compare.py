@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 from decoding import OptionError, decode, load
 from decoding.cli.compare import PIECE, check_vocabularies, compare
 from decoding.cli.main import main
-from decoding.distributions import next_logprobs
+from decoding.export.distributions import next_logprobs
 from tests.helpers import build
 from tests.helpers.seq2seq import AdditiveModel
 
@@ -23,7 +23,7 @@ def run(capsys, *args):
 
 def whole_logprobs(model, ids):
     """The log-probabilities of one run of onnxruntime over a whole sequence, in float64."""
-    logits = model.run({model.contract.token.name: np.array([ids])})[model.contract.logits.name][0]
+    logits = model.run({model._network.contract.token.name: np.array([ids])})[model._network.contract.logits.name][0]
     return log_softmax(logits.astype(np.float64), axis=-1)
 
 

@@ -50,8 +50,8 @@ def network(model: Model, batch: int, steps: int) -> Callable[[], object]:
     context = _random_contexts(model, batch, steps + 1) or None
     ids = [np.array(prompt, np.int64) for prompt in _prompts(model, batch)]
     call, requests = with_latents(model, call, make_requests(model, call, ids, [{}] * batch, context), None)
-    requests = [one for _, one in with_latents_of(call.latents, enumerate(requests), model.contract)]
-    rows = make_batch(model, batch, call, reduce=False)
+    requests = [one for _, one in with_latents_of(call.latents, enumerate(requests), model._network.contract)]
+    rows = make_batch(model._network, batch, call, reduce=False)
     rows.grow(batch)
     rows.start(np.arange(batch), requests, np.zeros(batch, np.int64))
 
@@ -67,7 +67,7 @@ def fitting_steps(model: Model, batch: int) -> int:
     few = 4
     sampling(model, batch, few)()  # the first run binds buffers
     (once,) = least_times([sampling(model, batch, few)], 2)
-    longest = model.contract.longest or MOST_STEPS
+    longest = model._network.contract.longest or MOST_STEPS
     return int(np.clip(SECONDS / (once / few), 2, min(MOST_STEPS, longest - 1)))
 
 
@@ -77,7 +77,7 @@ def _prompts(model: Model, batch: int) -> list[list[int]]:
 
 def _random_contexts(model: Model, batch: int, tokens: int) -> dict[str, npt.NDArray[Any]]:
     """Return random values for the inputs that the caller gives: a source of `SOURCE` positions, a value for each token."""
-    contract, draw = model.contract, np.random.default_rng(0)
+    contract, draw = model._network.contract, np.random.default_rng(0)
     shapes: dict[str, tuple[AuxiliaryInput, Sequence[int | None]]] = {
         **{aux.name: (aux, aux.sizes) for aux in contract.contexts},
         **{aux.name: (aux, [tokens, *aux.step_sizes]) for aux in contract.step_contexts},

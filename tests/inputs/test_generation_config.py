@@ -9,7 +9,7 @@ from scipy import stats
 
 from decoding import OptionError, decode, from_generation_config, load
 
-MODELS = Path(__file__).parent / "models"
+MODELS = Path(__file__).parents[1] / "models"
 STORED = json.loads((MODELS / "generation_configs.json").read_text())
 PROMPTS = json.loads((MODELS / "beam_huggingface.json").read_text())["prompts"]
 

@@ -34,7 +34,9 @@ def next_logprobs(
                 rows[request][len(output)] = values
 
     start: list[Any] = [row[:1] for row in ids]
-    prompts: dict[str, Any] = {"prompts": start} if model.encoders is None else {"prompts": sources, "prefix": start}
+    prompts: dict[str, Any] = (
+        {"prompts": start} if model._network.encoders is None else {"prompts": sources, "prefix": start}
+    )
     decode(
         model,
         strategy=Greedy(),
