@@ -126,6 +126,26 @@ def test_the_examples_of_requests_and_services_run(tmp_path, monkeypatch, capsys
     assert names["again"].tokens
 
 
+def test_the_examples_of_the_page_for_newcomers_run(capsys):
+    for example in examples("docs/coming-from.md"):
+        exec(example, {})
+    assert capsys.readouterr().out.count("\n") >= 5
+
+
+def test_the_examples_of_the_page_of_exporting_run(tmp_path, monkeypatch):
+    """Those of PyTorch; Keras' needs TensorFlow, and is only compiled."""
+    pytest.importorskip("torch", reason="torch is not installed (pip install '.[export]')")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed (pip install '.[export]')")
+    monkeypatch.chdir(tmp_path)
+    *torch, keras = examples("docs/export.md")
+    compile(keras, "docs/export.md", "exec")
+    names = {}
+    for example in torch:
+        exec(example, names)
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == {"char_rnn.onnx", "step.onnx", "translator.onnx", "translator.encoder.onnx"}
+
+
 def test_every_model_that_the_page_of_exporters_shows_is_in_the_tests():
     """The last column of its first table: fixtures by their names, with or without a wildcard, and tests."""
     page = (ROOT / "docs" / "exporters.md").read_text(encoding="utf-8")
