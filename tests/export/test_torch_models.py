@@ -271,7 +271,7 @@ def test_a_path_that_cannot_be_written(path):
 def test_a_file_that_gives_other_scores_is_refused(tmp_path, monkeypatch):
     from decoding.export import torch_models
 
-    write = torch_models._write
+    write = torch_models.write
 
     def broken(torch, module, arguments, ports, file, dynamo):
         write(torch, module, arguments, ports, file, dynamo)
@@ -282,7 +282,7 @@ def test_a_file_that_gives_other_scores_is_refused(tmp_path, monkeypatch):
         )
         onnx.save(proto, file)
 
-    monkeypatch.setattr(torch_models, "_write", broken)
+    monkeypatch.setattr(torch_models, "write", broken)
     with pytest.raises(ModelError, match="gives other scores than the network itself, from token 1 on"):
         export.torch_model(made(LM), tmp_path / "m.onnx", dynamo=False)
     assert list(tmp_path.iterdir()) == []
