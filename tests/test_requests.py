@@ -17,6 +17,7 @@ from decoding import (
     decode,
     decode_iter,
     load,
+    score,
     stream,
 )
 from tests.helpers import build
@@ -199,3 +200,15 @@ def test_a_request_without_a_prompt_starts_from_bos():
         assert engine.submit(None).result().tokens == expected
     with pytest.raises(OptionError, match="no BOS"):
         decode(load(build.recurrent()), Request(None))
+
+
+def test_a_state_of_another_kind_of_model_is_named_as_one():
+    lstm, gru = (load(build.recurrent(cell)) for cell in ("LSTM", "GRU"))
+    state = decode(gru, [1], max_new_tokens=2, return_state=True)[0].state
+    with pytest.raises(OptionError, match="it is of another model"):
+        decode(lstm, Request([1], state=state))
+
+
+def test_there_is_no_request_to_score():
+    with pytest.raises(OptionError, match=r"score\(\) has no Request.*pass their prompts"):
+        score(load(build.recurrent("GRU")), [[1, 2], Request([1, 2])])

@@ -158,6 +158,32 @@ def test_an_error_ends_its_own_request_alone(model, strategy):
         assert engine.statistics().failed == 4
 
 
+def test_a_row_of_nan_ends_its_own_request_alone(model):
+    """Also where many steps are one native call, which chooses again for the other rows."""
+    embedding = np.random.default_rng(0).uniform(-1, 1, model._graph.initializers["table"][1]).astype(np.float32)
+    embedding[5] = np.nan
+    faulty = model.with_weights({"table": embedding})
+    requests = [Request([i % 23], Sample(top_k=1 + i % 5), seed=i) for i in range(40)]
+    options = {"max_new_tokens": 40, "eos_token_id": list(range(5, 23, 9))}
+    with Engine(faulty, batch_size=11, **options) as engine:
+        tickets = [engine.submit(request) for request in requests]
+        failed = 0
+        for request, ticket in zip(requests, tickets, strict=True):
+            try:
+                expected = decode(faulty, request, **options).tokens
+            except DecodeError:
+                failed += 1
+                with pytest.raises(DecodeError, match="NaN"):
+                    ticket.result(20)
+            else:
+                assert ticket.result(20).tokens == expected
+    assert 0 < failed < 40
+    with Engine(faulty, batch_size=2, **options) as engine:
+        for _ in range(3):  # nothing else runs, nor comes
+            with pytest.raises(DecodeError, match="NaN"):
+                engine.submit([5]).result(20)
+
+
 def test_close_drains_or_cancels(model):
     engine = Engine(model, batch_size=2, **OPTIONS)
     tickets = [engine.submit([i]) for i in range(20)]
@@ -180,9 +206,10 @@ def test_close_drains_or_cancels(model):
 
 def test_many_outputs_do_not_keep_others_waiting(model):
     with Engine(model, Sample(), batch_size=4, max_new_tokens=40, eos_token_id=None) as engine:
-        many = engine.submit(Request([1], num_return_sequences=64))
+        slow = Request([1], num_return_sequences=64, processors=[lambda history, logits: time.sleep(0.001)])
+        many = engine.submit(slow)  # at least 640 steps, of a millisecond each
         for number in range(6):
-            engine.submit([number]).result(20)
+            engine.submit(Request([number], max_new_tokens=5)).result(20)
         assert not many.done()
         assert len(many.result(60)) == 64
 
@@ -190,10 +217,10 @@ def test_many_outputs_do_not_keep_others_waiting(model):
 def test_a_conversation_reads_each_token_once(model):
     """Every turn's prompt is all that came before, and something new."""
     reads = []
-    read_chunk = type(model.read_session).run
+    read_chunk = type(model._network.read_session).run
 
     def counted(session, feeds, outputs, **options):
-        reads.append(feeds[model.contract.token.name].size)
+        reads.append(feeds[model._network.contract.token.name].size)
         return read_chunk(session, feeds, outputs, **options)
 
     for known_states in (0, 8):
@@ -201,7 +228,7 @@ def test_a_conversation_reads_each_token_once(model):
             text, expected = [1, 2], []
             reads.clear()
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(type(model.read_session), "run", counted)
+                patch.setattr(type(model._network.read_session), "run", counted)
                 for turn in range(20):
                     text += [turn % 23, 5]
                     found = engine.submit(Request(text, Sample(), seed=turn)).result(20)[0].tokens
@@ -213,6 +240,34 @@ def test_a_conversation_reads_each_token_once(model):
                 assert sum(reads) > 500
         for turn, (prompt, found) in enumerate(expected):
             assert decode(model, Request(prompt, Sample(), seed=turn), **OPTIONS)[0].tokens == found
+
+
+def test_conversations_side_by_side_know_their_states(model):
+    """A row that has finished keeps its state, while the others of the batch go on in the same native call."""
+    texts = [[i, 2] for i in range(12)]
+    with Engine(model, Sample(), max_new_tokens=60, eos_token_id=[3, 7]) as engine:
+        for turn in range(6):
+            tickets = [engine.submit(Request(text, seed=turn)) for text in texts]
+            for text, ticket in zip(texts, tickets, strict=True):
+                found = ticket.result(20)[0].tokens
+                same = Request(text, Sample(), seed=turn)
+                assert decode(model, same, max_new_tokens=60, eos_token_id=[3, 7])[0].tokens == found
+                text += [*found, turn]
+        assert max(map(len, texts)) > 100
+        assert len(engine._known._states) > 12
+
+
+def test_a_long_beam_search_lets_others_run_and_be_cancelled(model):
+    """No candidate of the search ever ends, so that its steps are all plain: many would be one native call."""
+    with Engine(model, Sample(), batch_size=8, max_new_tokens=20, eos_token_id=None) as engine:
+        beam = engine.submit(Request([1], Beam(num_beams=4), max_new_tokens=2_000_000))
+        for number in range(5):
+            assert engine.submit(Request([number], seed=number)).result(20)
+        other = engine.submit(Request([2], Beam(num_beams=4), max_new_tokens=2_000_000))
+        assert not beam.done()
+        assert beam.cancel()
+        assert other.cancel()
+        assert engine.submit([1]).result(20)
 
 
 def test_encoders_and_contexts_share_a_batch_where_they_may():

@@ -33,8 +33,13 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
         help="write a vocabulary, special ids and roles into a file",
         description="Write a vocabulary or a tokenizer, special ids and roles into the metadata of an ONNX file. The graph and its "
         "weights stay as they are. What is not given here stays as the file has it.",
+        usage="decoding annotate FILE [options]",
+        examples=(
+            "decoding annotate char_rnn.onnx --vocab vocab.json --eos 0",
+            """decoding annotate char_rnn.onnx --roles '{"token": "tokens"}' --output annotated.onnx""",
+        ),
     )
-    parser.add_argument("file", help="an ONNX file: a model, or an encoder")
+    parser.add_argument("file", metavar="FILE", help="an ONNX file: a model, or an encoder")
     text = parser.add_mutually_exclusive_group()
     text.add_argument(
         "--vocab",

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
         (sources,) = sources
     alone = len(prompts) == 1 and args.n == 1
     # A source is read, not continued: only a prompt belongs to the text.
-    before = ["" if model.encoders is not None or prompt is None else prompt for prompt in prompts]
+    before = ["" if model._network.encoders is not None or prompt is None else prompt for prompt in prompts]
     if alone and not strategy.searches_together and args.plot is None and not args.json:
         _print_stream(model, before[0], stream(model, sources, strategy, **options))
         return
@@ -153,7 +153,7 @@ def _print_outputs(model: Model, before: Sequence[str], out: Sequence[Hypothesis
 
 def _wanted_by_plot(model: Model, strategy: Strategy, trace: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of decode() that the picture needs: attention where the model has it, else all beams."""
-    if model.contract.attention is not None:
+    if model._network.contract.attention is not None:
         return {"return_attention": True}
     if isinstance(strategy, Beam):
         outputs = max(options["num_return_sequences"], strategy.num_beams)

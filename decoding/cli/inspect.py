@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     print(model.describe())
     if args.graph:
         print("\n" + _pass_table(model.passes))
-        for stage in model.encoders or ():
+        for stage in model._network.encoders or ():
             if stage.graph.history:
                 print(f"\nencoder {stage.name}\n{_pass_table(stage.graph.history)}")
     if args.providers is not None:
@@ -64,20 +64,20 @@ def _pass_table(passes: Sequence[PassRecord]) -> str:
 def _placement_table(model: Model) -> str:
     """Return a table of the providers: how many operators of a step each runs, and of what kinds."""
     kinds: dict[str, Counter[str]] = {}
-    for run in model.placement():
+    for run in model._network.placement():
         kinds.setdefault(run.provider, Counter())[run.op] += 1
     rows = [
         (provider, str(ops.total()), ", ".join(f"{op} {count}" for op, count in ops.most_common()))
         for provider, ops in sorted(kinds.items(), key=lambda item: -item[1].total())
     ]
     lines = [table(("provider", "operators", "kinds"), rows, right=(1,))]
-    uncaptured = model.device_step(None).uncaptured if model.on_device else ""
+    uncaptured = model._network.device_step(None).uncaptured if model._network.on_device else ""
     return "\n".join([*lines, *([f"note: without CUDA graphs: {uncaptured}"] if uncaptured else [])])
 
 
 def _facts(model: Model) -> dict[str, Any]:
     """Return what `describe()` says, for programs."""
-    contract, window = model.contract, model.contract.window
+    contract, window = model._network.contract, model._network.contract.window
     return {
         "name": model.name,
         "vocab_size": model.vocab_size,
@@ -107,7 +107,7 @@ def _facts(model: Model) -> dict[str, Any]:
         "window": None if window is None else {"size": window.size, "pad": window.pad},
         "encoders": [
             {"name": stage.name, "inputs": [_input(aux) for aux in stage.auxiliary_inputs], "notes": list(stage.notes)}
-            for stage in model.encoders or ()
+            for stage in model._network.encoders or ()
         ],
         "notes": list(contract.notes),
     }  # fmt: skip

@@ -12,7 +12,7 @@ from decoding.cli.shared.parser import Parser
 from decoding.errors import DecodingError
 
 # In the order of --help: each is a module of this folder with `add_parser()`.
-COMMANDS = ("generate", "batch", "score", "inspect", "models", "annotate")
+COMMANDS = ("generate", "batch", "score", "inspect", "models", "annotate", "quantize", "compare", "bench", "completion")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

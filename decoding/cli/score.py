@@ -16,8 +16,7 @@ from decoding.cli.shared.job_options import add_job_options, job_options, print_
 from decoding.cli.shared.load_options import add_load_options, load_model
 from decoding.cli.shared.parser import Parser
 from decoding.cli.shared.pictures import check_picture, write_picture
-from decoding.cli.shared.prompts import read_prompt, read_text
-from decoding.cli.shared.strategy_options import ids_of
+from decoding.cli.shared.prompts import read_sequences, read_sources
 from decoding.errors import OptionError
 from decoding.model.model import Model
 from decoding.tokenizers import token_texts
@@ -32,7 +31,7 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
         description="Print how probable a model finds a text: its log-probability, perplexity and bits a token. With OUTPUT, score the "
         "rows of FILE into a file; the same call goes on where it was stopped.",
         examples=(
-            "decoding score shakespeare README.md --lines --json",
+            'decoding generate shakespeare "ROMEO:" | decoding score shakespeare - --lines',
             "decoding score shakespeare lines.txt scores.jsonl",
         ),
     )
@@ -63,9 +62,8 @@ def run(args: argparse.Namespace) -> None:
         _run_job(args)
         return
     model = load_model(args)
-    texts = _read_texts(args.file, args.lines or args.sources is not None)
-    sources = _read_sources(model, args, texts)
-    sequences = [_sequence(model, text) for text in texts]
+    texts, sequences = read_sequences(model, args.file, "FILE", lines=args.lines or args.sources is not None)
+    sources = read_sources(model, args.sources, len(texts), f"FILE {args.file}")
     plot = None if args.plot is None else check_picture(args.plot)
     scores = score(model, cast(Any, sequences), prompts=sources) if any(sequences) else []
     logprobs = [float(np.nansum(values, dtype=np.float64)) for values in scores]
@@ -93,36 +91,6 @@ def _run_job(args: argparse.Namespace) -> None:
         raise OptionError(f"{wrong[0]}: not with OUTPUT, whose rows are those of FILE; leave it out")
     report = jobs.score(load_model(args), args.file, args.output, **job_options(args))
     print_report(report, args.output, as_json=args.json)
-
-
-def _read_texts(file: str, lines: bool) -> list[str]:
-    """Return the text of a file (or of standard input: "-"), or its lines that are not empty."""
-    text = read_text(file)
-    return [line for line in text.splitlines() if line] if lines else [text] if text else []
-
-
-def _read_sources(model: Model, args: argparse.Namespace, texts: Sequence[str]) -> Any:
-    """Return what the encoder reads for each text; None without an encoder.
-
-    Raises:
-        OptionError: there are none where the encoder needs them, or not one for each text.
-    """
-    if model.encoders is None:
-        if args.sources is not None:
-            raise OptionError(f"--sources {args.sources}: {model.name} has no encoder; leave it out")
-        return None
-    if args.sources is None:
-        raise OptionError(f"FILE {args.file}: {model.name} has an encoder; give what it reads, a line for each, as --sources FILE")  # fmt: skip
-    lines = _read_texts(args.sources, lines=True)
-    if len(lines) != len(texts):
-        raise OptionError(f"--sources {args.sources}: {len(lines)} lines that are not empty, but {args.file} has {len(texts)}")  # fmt: skip
-    return [read_prompt(model, line, "--sources") for line in lines]
-
-
-def _sequence(model: Model, text: str) -> str | list[int]:
-    if model.tokenizer is not None:
-        return text
-    return ids_of(text, "FILE", f"ids split by spaces, such as '3 17 4', as {model.name} has no vocabulary")
 
 
 def _facts(text: str, values: Any, logprob: float, count: int) -> dict[str, Any]:

@@ -13,12 +13,12 @@ import numpy as np
 from decoding.engine.batch.contexts import initial_states, step_contexts
 from decoding.engine.encode import alike, encoded
 from decoding.engine.loop import decode_requests
-from decoding.engine.request import Call, EngineRequest, FinishedSequence, Settings
+from decoding.engine.request import Call, EngineRequest, FinishedSequence
 from decoding.errors import DecodeError, OptionError
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.pad import pad_together
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 
 Reward = Callable[[Array], object]
 Watch = Callable[[Iterable[FinishedSequence], int | None], Iterable[FinishedSequence]]
@@ -81,7 +81,7 @@ class Wave(NamedTuple):
 
 
 def action_values(
-    model: Model, call: Call, episodes: Episodes, reward: Reward, workers: int, watch: Watch | None = None
+    network: Network, call: Call, episodes: Episodes, reward: Reward, workers: int, watch: Watch | None = None
 ) -> Array:
     """Return float64 [sequences, T]: the mean reward of `call.settings.outputs` completions after each token.
 
@@ -90,19 +90,17 @@ def action_values(
     Args:
         watch: yields the completions that it is given, of which there are so many, and shows their progress.
     """
-    # Draws of its own: else the first completion would repeat the numbers by which decode() drew the sequence.
-    seed = int(np.random.SeedSequence(call.seed, spawn_key=(1,)).generate_state(1, np.uint64)[0])
     outputs = call.settings.outputs
     own = _Rewards(reward, episodes, len(episodes.requests))
     for row in range(len(episodes.requests)):
         own.add(row, episodes.own(row))
     values = np.repeat(own.values[:, None], episodes.length, 1)
-    waves = list(episodes.waves(model.contract))
+    waves = list(episodes.waves(network.contract))
     positions = [(wave.rows[slot], wave.end) for wave in waves for slot in wave.slots]
     if positions:
         completed = _Rewards(reward, episodes, len(positions) * outputs)
         with closing(
-            _completions(model, call, prefixes(model, episodes, waves, call.settings, seed), positions, workers)
+            _completions(network, call, prefixes(network, episodes, waves, outputs), positions, workers)
         ) as completions:
             watched = completions if watch is None else watch(completions, len(positions) * outputs)
             for finished in watched:  # a reward that fails stops the workers
@@ -114,10 +112,10 @@ def action_values(
 
 
 def _completions(
-    model: Model, call: Call, requests: Iterator[EngineRequest], positions: Sequence[tuple[int, int]], workers: int
+    network: Network, call: Call, requests: Iterator[EngineRequest], positions: Sequence[tuple[int, int]], workers: int
 ) -> Generator[FinishedSequence]:
     try:
-        yield from decode_requests(model, call, requests, workers)
+        yield from decode_requests(network, call, requests, workers)
     except DecodeError as error:
         if error.row is None:
             raise
@@ -126,47 +124,57 @@ def _completions(
         raise DecodeError(message, row=row, step=error.step) from error
 
 
-def prefixes(
-    model: Model, episodes: Episodes, waves: Iterable[Wave], settings: Settings, seed: int
-) -> Iterator[EngineRequest]:
-    """Yield the prefixes of all waves, each with the states before its last token: a token is read once for all rows of a wave."""
-    c, numbers, rows = model.contract, itertools.count(), None
-    keeps_states = bool(c.states) and model.reads_chunks_on_device  # else each prefix is read by itself
+def prefixes(network: Network, episodes: Episodes, waves: Iterable[Wave], outputs: int) -> Iterator[EngineRequest]:
+    """Yield the prefixes of all waves, each with the states before its last token: a token is read once for all rows of a wave.
+
+    Args:
+        outputs: completions of each.
+    """
+    settings = {r.settings: replace(r.settings, outputs=outputs) for r in episodes.requests}
+    seeds = {r.seed: _seed_of_completions(r.seed) for r in episodes.requests}
+    c, numbers, rows = network.contract, itertools.count(), None
+    keeps_states = bool(c.states) and network.reads_chunks_on_device  # else each prefix is read by itself
     for wave in waves:
         if wave.rows is not rows:
             rows, read = wave.rows, 0
-            own = encoded(model, [episodes.requests[row] for row in rows])
+            own = encoded(network, [episodes.requests[row] for row in rows])
             states = initial_states(c, own)
         at = episodes.bos + wave.end
         while keeps_states and read < at:
-            states, read = _read(model, own, read, states), read + 1
+            states, read = _read(network, own, read, states), read + 1
         for slot in wave.slots:
             before = {s.input: value.take(slot, s.batch_axis) for s, value in zip(c.states, states, strict=True)}
             number = next(numbers)
             yield replace(
                 own[slot],
                 index=number,
-                settings=settings,
-                seed=seed,
+                settings=settings[own[slot].settings],
+                seed=seeds[own[slot].seed],
                 ids=own[slot].ids[: at + 1],
                 states=before if keeps_states else own[slot].states,
                 read=read,
                 max_new_tokens=None if episodes.longest else episodes.length - 1 - wave.end,
-                first=number * settings.outputs,
+                first=number * outputs,
+                own_stream=None if own[slot].own_stream is None else wave.end * outputs,
                 encoded=True,
                 sequence=None,
             )
 
 
-def _read(model: Model, requests: Sequence[EngineRequest], at: int, states: Sequence[Array]) -> list[Array]:
+def _seed_of_completions(seed: int) -> int:
+    """Return the seed of the draws, which is another: else the first completion would repeat those of decode()."""
+    return int(np.random.SeedSequence(seed, spawn_key=(1,)).generate_state(1, np.uint64)[0])
+
+
+def _read(network: Network, requests: Sequence[EngineRequest], at: int, states: Sequence[Array]) -> list[Array]:
     """Return the states after the ids at position `at`; sequences that have ended stay at their last."""
-    c = model.contract
+    c = network.contract
     ids = np.array([[r.ids[min(at, len(r.ids) - 1)]] for r in requests])
     context = pad_together(c.row_inputs, [r.context for r in requests])
     context |= step_contexts(c.auxiliary_inputs, requests, np.full(len(requests), at), 1)
     feeds = c.feeds(ids, at, context)
     feeds |= {s.input: value for s, value in zip(c.states, states, strict=True)}
-    return model.read_session.run(feeds, [s.output for s in c.states], only_fetched=True)
+    return network.read_session.run(feeds, [s.output for s in c.states], only_fetched=True)
 
 
 class _Rewards:

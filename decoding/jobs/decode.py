@@ -25,7 +25,9 @@ Failed = Callable[[Row, str], None]
 def for_rows(model: Model, call: Call) -> Call:
     """Return the call with what requests of any kind need."""
     latents = Latents(model.latents) if model.latents else None
-    return replace(call, mixed=True, live=True, attention=model.contract.attention is not None, latents=latents)
+    return replace(
+        call, mixed=True, live=True, attention=model._network.contract.attention is not None, latents=latents
+    )
 
 
 def decode_rows(
@@ -66,7 +68,7 @@ def decode_rows(
             yield made
 
     finished: dict[int, list[FinishedSequence]] = {}
-    with closing(decode_each(model, call, number_requests(requests()), workers)) as found:
+    with closing(decode_each(model._network, call, number_requests(requests()), workers)) as found:
         for one in found:
             index = one.request.index
             if isinstance(one, FailedRequest):
@@ -79,7 +81,7 @@ def decode_rows(
             group.append(one)
             if len(group) == one.siblings:
                 del finished[index]
-                yield running.pop(index), hypotheses(model, call.latents, group, index)
+                yield running.pop(index), hypotheses(call, group, index)
 
 
 def _reason(error: DecodingError, index: int) -> str:

@@ -111,15 +111,16 @@ def _model_facts(model: Model) -> dict[str, Any]:
         "providers": model.providers,
         "tokenizer": _text_fingerprint(model.tokenizer),
         "bos": model.bos_token_id,
-        "text_start": list(model.text_start),
+        "text_start": list(model._text_start),
         "latents": [f"{latent.name}: {latent.draw}" for latent in model.latents],
     }
-    if model.encoders is not None:
+    encoders = model._network.encoders
+    if encoders is not None:
         facts["encoders"] = [
             [stage.graph.fingerprint(), _text_fingerprint(stage.tokenizer), [*stage.bos], [*stage.eos]]
-            for stage in model.encoders.stages
+            for stage in encoders.stages
         ]
-        facts["links"] = [f"{link.stage}: {link.output.name} -> {link.target.name}" for link in model.encoders.links]
+        facts["links"] = [f"{link.stage}: {link.output.name} -> {link.target.name}" for link in encoders.links]
     return facts
 
 

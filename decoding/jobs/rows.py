@@ -48,8 +48,8 @@ def prompt_of(model: Model, text: Any) -> Any:
     """
     reads_text = (
         model.tokenizer is not None
-        if model.encoders is None
-        else any(stage.tokenizer is not None for stage in model.encoders)
+        if model._network.encoders is None
+        else any(stage.tokenizer is not None for stage in model._network.encoders)
     )
     if reads_text or not isinstance(text, str):
         return text

@@ -125,9 +125,9 @@ class Scoring(Stage):
 
     def _score(self, requests: list[EngineRequest]) -> dict[int, Array]:
         call, own = with_latents(self._model, self._call, requests, None)
-        drawn = [r for _, r in with_latents_of(call.latents, enumerate(own), self._model.contract)]
-        with using(self._model):
-            return score_sequences(self._model, call, drawn, lambda _: None)
+        drawn = [r for _, r in with_latents_of(call.latents, enumerate(own), self._model._network.contract)]
+        with using(self._model._network):
+            return score_sequences(self._model._network, call, drawn, lambda _: None)
 
     def _read(
         self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]
@@ -164,7 +164,7 @@ def _request(model: Model, call: Call, row: Row, seed: int, *, only_text: bool) 
     (request,) = make_requests(model, call, [np.concatenate([bos, ids[0]])], sources, context)
     _, (request,) = with_latents(model, call, [request], _alone(fields.get("latents")))
     assert row.id is not None
-    return replace(request, seed=row_seed(seed, row.id), own_seed=True)
+    return replace(request, seed=row_seed(seed, row.id), own_stream=0)
 
 
 def _alone(values: Any) -> Any:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from decoding import Beam, decode, load, score
 from decoding.cli.main import main
-from decoding.model.model import Model
+from decoding.model.network import Network
 from decoding.tokenizers import read_tokenizer
 from tests.helpers import build
 from tests.helpers.exports import MODELS
@@ -206,7 +206,7 @@ def test_inspect_prints_the_contract(capsys):
         (["generate", "To be"], "decoding generate shakespeare 'To be'"),
         (["generate", "shakespeare", "A", "--file", "x"], "PROMPT 'A' and --file x: give prompts in one way"),
         (["generate", "--file", "nowhere.txt"], "--file nowhere.txt: cannot be read"),
-        (["score", "dates", "LICENSE", "--sources", "CHANGELOG.md"], "lines that are not empty, but LICENSE has"),
+        (["score", "dates", "LICENSE", "--sources", "CHANGELOG.md"], "lines that are not empty, but FILE LICENSE has"),
         (["score", "shakespeare", "LICENSE", "--sources", "LICENSE"], "has no encoder; leave it out"),
         (["score", "shakespeare", "nowhere.txt"], "nowhere.txt: cannot be read"),
     ],
@@ -237,7 +237,7 @@ def test_inspect_says_which_provider_runs_what(capsys):
 
 
 def test_inspect_on_a_device_says_what_becomes_of_its_layers(capsys, monkeypatch):
-    monkeypatch.setattr(Model, "on_device", True)
+    monkeypatch.setattr(Network, "on_device", True)
     out = run(capsys, "inspect", "shakespeare", "--providers", "cpu")[1]
     (line,) = [line for line in out.splitlines() if line.startswith("CPUExecutionProvider")]
     assert "LSTM" not in line
@@ -265,7 +265,7 @@ def test_inspect_as_json_has_the_contract(capsys):
     facts = json.loads(run(capsys, "inspect", "dates", "--json")[1])
     model = load("dates")
     assert facts["vocab_size"] == model.vocab_size
-    assert facts["notes"] == list(model.contract.notes)
+    assert facts["notes"] == list(model._network.contract.notes)
     assert [state["shape"] for state in facts["states"]] == [["batch", 128]]
     assert {one["name"]: one["kind"] for one in facts["inputs"]} == {"annotations": "context", "keys": "context", "mask": "source_mask"}  # fmt: skip
     assert [one["inputs"][0]["name"] for one in facts["encoders"]] == ["tokens"]

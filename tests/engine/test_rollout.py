@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from decoding import (
+    Beam,
     DecodeError,
     Greedy,
     OptionError,
+    Request,
     Sample,
     SuppressTokens,
     TopN,
@@ -200,26 +202,26 @@ def test_completions_do_not_repeat_the_draws_of_decode():
 
 def test_each_token_is_read_once_for_all_completions(models, monkeypatch):
     model, read = models["LSTM"], []
-    run = model.read_session.run
+    run = model._network.read_session.run
 
     def counting(feeds, *args, **options):
         read.append(np.size(feeds["tokens"]))
         return run(feeds, *args, **options)
 
-    monkeypatch.setattr(model.read_session, "run", counting)
+    monkeypatch.setattr(model._network.read_session, "run", counting)
     rollout(model, np.ones((5, 8), np.int64), worth, n=7, seed=1, workers=1)
     assert sum(read) == 5 * 6  # the last but one is fed by the completions, the last by nobody
 
 
 def test_rows_stay_within_the_batch_size(models, monkeypatch):
     model, sizes = models["LSTM"], []
-    bind = model.step_session.bind
+    bind = model._network.step_session.bind
 
     def counting(inputs, outputs):
         sizes.append(len(inputs["tokens"]))
         return bind(inputs, outputs)
 
-    monkeypatch.setattr(model.step_session, "bind", counting)
+    monkeypatch.setattr(model._network.step_session, "bind", counting)
     rollout(model, np.ones((5, 8), np.int64), worth, n=7, seed=1, workers=1, batch_size=6)
     assert max(sizes) == 6
 
@@ -233,6 +235,41 @@ def test_a_model_with_bos_eos_and_pad_of_its_own():
     for ids in np.concatenate(seen).tolist():
         assert 0 not in ids or 0 in ids[1:]  # the BOS is not the sequence's
         assert 5 not in ids or set(ids[ids.index(5) + 1 :]) <= {9}
+
+
+def test_requests_have_the_values_of_calls_of_their_own(models):
+    def likes_even(history, logits):
+        logits[:, 1::2] -= 2
+
+    options = {"n": 30, "max_new_tokens": 6, "pad_token_id": 0}
+    alone = (
+        {"strategy": TopN(3), "seed": 4},
+        {"seed": 9, "processors": [likes_even]},
+        {"strategy": Sample(0.5), "seed": 4},
+    )
+    sequences = [[1, 2, 3], [2, 2, 2, 2], [1, 2, 3]]
+    mixed = [Request(ids, **own) for ids, own in zip(sequences, alone, strict=True)]
+    values = rollout(models["LSTM"], [*mixed, [4, 1]], lambda ids: (ids == 4).sum(1), **options, seed=1, batch_size=7)
+    for row, (ids, own) in enumerate(zip(sequences, alone, strict=True)):
+        found = rollout(models["LSTM"], [ids], lambda ids: (ids == 4).sum(1), **options, **own)
+        np.testing.assert_array_equal(values[row, : len(ids)], found[0])
+    assert not np.array_equal(values[0], values[2])
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"num_return_sequences": 2}, r"sequences\[1\]: a Request to complete has only strategy, seed, processors of its own, not num_"),
+        ({"context": [1.0]}, "not context; pass context to rollout"),
+        ({"eos_token_id": 3}, "not eos_token_id; pass"),
+        ({"strategy": Beam()}, "completions are drawn one by one"),
+        ({"strategy": Greedy()}, "n=2: Greedy"),
+        ({"seed": -1}, r"sequences\[1\]: seed=-1"),
+    ],
+)  # fmt: skip
+def test_options_that_a_completion_cannot_have(models, own, message):
+    with pytest.raises(OptionError, match=message):
+        rollout(models["LSTM"], [[1, 2], Request([1, 2, 3], **own)], worth, n=2)
 
 
 @pytest.mark.parametrize("strategy", [Greedy(), TopN(1), Sample(temperature=1e-4), Sample(top_k=1)], ids=repr)
@@ -268,8 +305,8 @@ def test_processors_see_the_prefix_as_the_prompt(models):
 
 def test_contexts():
     model = load(MODELS / "torch_legacy_gru_context.onnx")
-    (name,) = (f.name for f in model.contract.contexts)
-    (sizes,) = (f.sizes for f in model.contract.contexts)
+    (name,) = (f.name for f in model._network.contract.contexts)
+    (sizes,) = (f.sizes for f in model._network.contract.contexts)
     context = np.random.default_rng(0).standard_normal((2, *sizes)).astype(np.float32) * 3
     values = rollout(model, [[1, 2, 3, 4, 5]] * 2, worth, n=400, seed=1, context={name: context})
     for row in range(2):
@@ -284,8 +321,8 @@ def test_an_encoder_reads_each_source_once(masked, monkeypatch):
     net, read = AdditiveModel(seed=3, masked=masked), []
     model = load(net.decoder(), encoder=net.encoder())
     sources, sequences = [[1, 2, 3, 4, 5], [6, 7], [3, 3], [8]], [[1, 2, 3, 4], [0, 5, 5, 1], [7, 1, 0, 2], [2, 2]]
-    run = model.encoders.run
-    monkeypatch.setattr(model.encoders, "run", lambda given: read.extend(given) or run(given))
+    run = model._network.encoders.run
+    monkeypatch.setattr(model._network.encoders, "run", lambda given: read.extend(given) or run(given))
     options = {"strategy": Greedy(), "eos_token_id": None}
     values = rollout(model, sequences, worth, n=1, prompts=sources, batch_size=3, **options)
     assert len(read) == len(sources)

@@ -9,6 +9,7 @@ import argparse
 from dataclasses import fields
 from typing import Any
 
+import decoding
 from decoding.cli.shared.parser import rare
 from decoding.errors import OptionError, shown
 from decoding.model.model import Model
@@ -84,6 +85,10 @@ def add_decode_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
             "default": 0,
             "metavar": "N",
             "help": "with --json: the N best log-probabilities of each step",
+        },
+        "--regex": {
+            "metavar": "PATTERN",
+            "help": "the outputs match this regular expression; needs the extra constraints",
         },
         "--suppress-tokens": {"metavar": "IDS", "help": "ids, split by spaces, that are never chosen"},
     }.items():
@@ -189,6 +194,21 @@ def _processors(args: argparse.Namespace) -> list[Processor]:
     """Return the processors in the order in which Hugging Face applies them: penalties first."""
     values: list[tuple[Any, Any]] = [(kind, getattr(args, name)) for name, (kind, *_) in _PENALTIES.items()]
     found: list[Processor] = [make(value) for make, value in values if value is not None]
+    if args.regex is not None:
+        found.append(_regex(args.regex))
     if args.suppress_tokens is not None:
         found.append(SuppressTokens(ids_of(args.suppress_tokens, "--suppress-tokens")))
     return found
+
+
+def _regex(pattern: str) -> Processor:
+    """Return the constraint of a regular expression.
+
+    Raises:
+        OptionError: this installation has no constraints.
+    """
+    make: Any = getattr(decoding, "Regex", None)
+    if make is None:
+        raise OptionError(f"--regex {shown(pattern)}: this version has no constraints; leave it out")
+    constraint: Processor = make(pattern)
+    return constraint

@@ -7,11 +7,12 @@ from collections.abc import Generator, Iterable
 from contextlib import closing
 from queue import SimpleQueue
 
+from decoding.engine.flags import Flag
 from decoding.engine.live.searches import LiveSearches
-from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, StopFlag
+from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence
 from decoding.errors import DecodeError
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 
 # How long leaving waits for the thread that reads: it may be blocked in the iterable, where nothing can stop it.
 _PATIENCE = 0.05
@@ -20,14 +21,14 @@ Found = FinishedSequence | FailedRequest | BaseException | None  # None: all req
 
 
 def decode_iterable(
-    model: Model, call: Call, requests: Iterable[EngineRequest], workers: int
+    network: Network, call: Call, requests: Iterable[EngineRequest], workers: int
 ) -> Generator[FinishedSequence]:
     """Decode requests as they come, yielding sequences as they finish, also while the iterable blocks.
 
     The iterable is read in a thread of its own, up to as many requests ahead as there are slots; closing the generator stops it
     where it next yields. An error of the iterable, or of a request, is raised here.
     """
-    with closing(decode_each(model, call, requests, workers)) as found:
+    with closing(decode_each(network, call, requests, workers)) as found:
         for one in found:
             if isinstance(one, FailedRequest):
                 raise one.error
@@ -35,17 +36,17 @@ def decode_iterable(
 
 
 def decode_each(
-    model: Model, call: Call, requests: Iterable[EngineRequest], workers: int
+    network: Network, call: Call, requests: Iterable[EngineRequest], workers: int
 ) -> Generator[FinishedSequence | FailedRequest]:
     """Decode requests as `decode_iterable()` does, but yield a request that fails, once, and go on."""
-    results = _Results(call.batch_size * workers)
-    searches = LiveSearches(model, call, call.batch_size, workers, results, results.left)
+    results = _Results(call.batch_size * workers, workers)
+    searches = LiveSearches(network, call, call.batch_size, workers, results, results.left)
     reader = threading.Thread(target=results.read, args=(requests, searches), daemon=True, name="decoding-reader")
     results.reader = reader
     try:
         searches.start()
         reader.start()
-        yield from results.results(model, searches)
+        yield from results.results(network, searches)
     finally:
         results.leave()
         searches.stop()
@@ -58,17 +59,18 @@ class _Results:
 
     Args:
         slots: how many rows run at once: that many requests wait for them, and that many results for the caller.
+        workers: how many threads wait for the caller.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, workers: int) -> None:
+        self._workers = workers
         self.reader: threading.Thread | None = None
         self._found: SimpleQueue[Found] = SimpleQueue()
         self._may_read: SimpleQueue[None] = SimpleQueue()
         self._may_finish: SimpleQueue[None] = SimpleQueue()
-        self._stopped = StopFlag()
-        self._missing: dict[
-            int, int | None
-        ] = {}  # outputs of each request that have not finished; None for all of them
+        self._stopped = Flag()
+        # Outputs of each request that have not finished; None for all of them.
+        self._missing: dict[int, int | None] = {}
         self._read = False  # whether the iterable has ended
         for _ in range(slots):
             self._may_read.put(None)
@@ -85,10 +87,11 @@ class _Results:
                 searches.put(request)
         except BaseException as error:  # raised in the caller's thread
             self._found.put(error)
+            return
         self._read = True
         self._found.put(None)
 
-    def results(self, model: Model, searches: LiveSearches) -> Generator[FinishedSequence | FailedRequest]:
+    def results(self, network: Network, searches: LiveSearches) -> Generator[FinishedSequence | FailedRequest]:
         """Yield what has finished or failed, until all requests have ended."""
         while self._missing or not self._read:
             if threading.current_thread() is self.reader:
@@ -98,7 +101,7 @@ class _Results:
                 )
             if searches.forked:
                 raise DecodeError(
-                    f"{model.name}: this call decodes in threads of the process that was forked, and the child has none "
+                    f"{network.name}: this call decodes in threads of the process that was forked, and the child has none "
                     "of them; start the call in the child, with a model that is loaded there"
                 )
             match self._found.get():
@@ -129,7 +132,7 @@ class _Results:
         """Let all threads go on that wait for the caller, and end."""
         self._stopped.set()
         self._may_read.put(None)
-        for _ in range(1024):
+        for _ in range(self._workers):
             self._may_finish.put(None)
 
     def left(self) -> None:
@@ -137,7 +140,9 @@ class _Results:
         self._may_read.put(None)
 
     def finished(self, sequence: FinishedSequence) -> None:
-        """Hand a sequence to the caller, as soon as there is room for it."""
+        """Hand a sequence to the caller, as soon as there is room for it; nobody waits for it after `leave`."""
+        if self._stopped.is_set():
+            return
         self._may_finish.get()
         self._found.put(sequence)
 

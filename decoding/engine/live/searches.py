@@ -14,12 +14,13 @@ from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from decoding.engine.encode import encoded, limited_rows, with_latents_of
+from decoding.engine.flags import Flag
 from decoding.engine.forks import using
-from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, Row, StopFlag
+from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, Row
 from decoding.engine.search.mixed import MixedSearch
 from decoding.errors import OptionError
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 
 # How long stopping waits for a thread, which ends after its present step; see `decoding.engine.workers`.
 _PATIENCE = 10.0
@@ -64,25 +65,27 @@ class LiveSearch:
 
     def __init__(
         self,
-        model: Model,
+        network: Network,
         call: Call,
         rows: int,
         waiting: deque[EngineRequest],
         listener: Listener,
         left: Callable[[], None],
     ) -> None:
-        self.stopped = StopFlag()
-        self._model, self._call, self._count, self._listener, self._left = model, call, rows, listener, left
+        self.stopped, self.step_by_step = Flag(), Flag()
+        self._network, self._call, self._count, self._listener, self._left = network, call, rows, listener, left
         self._waiting, self._taken = waiting, deque[Taken]()
         self._wakes: SimpleQueue[None] = SimpleQueue()
         self._notices: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._followed = set[int]()
-        self._search = MixedSearch(model, call, self, rows)
+        self._search = MixedSearch(network, call, self, rows)
         self.is_idle, self.rows = True, 0
+        self.has_room = True  # its searches asked for rows, and there were too few
         self.thread = threading.Thread(target=self._work, daemon=True, name="decoding")
 
     def wake(self) -> None:
-        """Look for requests."""
+        """Look for requests and notices: at once if it waits, else after the present step."""
+        self._search.step_by_step.set()
         self._wakes.put(None)
 
     def follow(self, index: int) -> None:
@@ -101,6 +104,7 @@ class LiveSearch:
         """
         rows: list[Row] = []
         turn = 0
+        self.has_room = True  # before it looks, so that who adds a request now wakes it
         while len(rows) < count:
             if turn % 2 == 0 or not self._taken:
                 self._take_new()
@@ -112,6 +116,8 @@ class LiveSearch:
             if taken.output < taken.request.settings.searches_per_request:
                 self._taken.append(taken)
             turn += 1
+        else:
+            self.has_room = False
         return self._completed(rows)
 
     def _take_new(self) -> None:
@@ -122,15 +128,15 @@ class LiveSearch:
 
     def _completed(self, rows: list[Row]) -> list[Row]:
         """Return rows with latents and encoded sources; one whose source cannot be encoded fails."""
-        rows = list(with_latents_of(self._call.latents, rows, self._model.contract))
+        rows = list(with_latents_of(self._call.latents, rows, self._network.contract))
         todo = {r.key: r for _, r in rows}
         try:
-            done = dict(zip(todo, encoded(self._model, list(todo.values())), strict=True))
+            done = dict(zip(todo, encoded(self._network, list(todo.values())), strict=True))
         except Exception:
             done = {}
             for key, request in todo.items():
                 try:
-                    (done[key],) = encoded(self._model, [request])
+                    (done[key],) = encoded(self._network, [request])
                 except Exception as error:
                     self._fail(request, error)
         if self._call.latents is None:
@@ -143,7 +149,7 @@ class LiveSearch:
         found: list[Row] = []
         for row in rows:
             try:
-                found += limited_rows(self._model.contract, iter([row]))
+                found += limited_rows(self._network.contract, iter([row]))
             except OptionError as error:
                 self._fail(row[1], error)
         return found
@@ -168,12 +174,12 @@ class LiveSearch:
                 self._wait()
                 continue
             try:
-                with using(self._model, in_threads=True):
+                with using(self._network, in_threads=True):
                     self._run()
             except Exception as error:  # not of one request: the network cannot be run, say
                 for request in {r.index: r for r in self._search.requests()}.values():
                     self._fail(request, error)
-                self._search = MixedSearch(self._model, self._call, self, self._count)
+                self._search = MixedSearch(self._network, self._call, self, self._count)
 
     def _run(self) -> None:
         """Decode until nothing is left."""
@@ -182,20 +188,29 @@ class LiveSearch:
                 case None:
                     self._after_step()
                 case FinishedSequence():
+                    self.rows = self._search.rows()
                     self._listener.finished(found)
                 case FailedRequest():
                     self._fail(found.request, found.error)
 
     def _after_step(self) -> None:
-        while True:
-            try:
-                self._notices.get_nowait()()
-            except Empty:
-                break
+        self._search.pace()  # before it looks for notices, so that one which comes now ends another call
+        noticed = self._notice()
         self.rows = self._search.rows()
         if self._followed:
             for row in self._search.outputs(self._followed):
                 self._listener.chosen(*row)
+        if noticed or self._followed or (self.has_room and self._waiting):
+            self._search.pace(step_by_step=True)
+
+    def _notice(self) -> bool:
+        """Do what other threads asked for, and return whether there was anything."""
+        noticed = False
+        with suppress(Empty):
+            while True:
+                self._notices.get_nowait()()
+                noticed = True
+        return noticed
 
     def _wait(self) -> None:
         """Wait until somebody wakes this thread."""
@@ -214,10 +229,10 @@ class LiveSearches:
     """
 
     def __init__(
-        self, model: Model, call: Call, rows: int, workers: int, listener: Listener, left: Callable[[], None]
+        self, network: Network, call: Call, rows: int, workers: int, listener: Listener, left: Callable[[], None]
     ) -> None:
         self.waiting = deque[EngineRequest]()
-        alone = model if workers == 1 else model.single_threaded()
+        alone = network if workers == 1 else network.single_threaded()
         self._searches = [LiveSearch(alone, call, rows, self.waiting, listener, left) for _ in range(workers)]
         self._process, self._left = os.getpid(), left
 
@@ -241,7 +256,7 @@ class LiveSearches:
         """Add a request to those that wait."""
         self.waiting.append(request)
         for search in self._searches:
-            if search.is_idle:
+            if search.is_idle or search.has_room:
                 search.wake()
 
     def follow(self, index: int) -> None:

@@ -13,11 +13,11 @@ from decoding.engine.batch.host import HostBatch
 from decoding.engine.batch.reduction import beam_candidates
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RowSource, Settings
 from decoding.engine.search.native_beams import NativeBeams
-from decoding.engine.search.prefill import RequestRows
+from decoding.engine.search.prefill import RequestRows, RequestSearch
 from decoding.engine.search.states import state_after
 from decoding.engine.search.stopping import FINISH_REASONS, GOES_ON, Stopping
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 from decoding.processors import History, apply_processors
 from decoding.results import FinishReason
 from decoding.strategies import Beam
@@ -40,7 +40,7 @@ class ClosedHypothesis:
     state: Mapping[str, Array] | None
 
 
-class BeamSearch:
+class BeamSearch(RequestSearch):
     """The step loop over requests of num_beams rows each.
 
     The rules are those of Hugging Face's `_beam_search` (transformers 5): candidates are the best 2 * num_beams
@@ -48,20 +48,18 @@ class BeamSearch:
     Each group of beams searches, closes and stops by itself. Arrays are [requests, beams, ...].
     """
 
-    def __init__(self, model: Model, call: Call, settings: Settings, queue: RowSource, rows: int) -> None:
+    def __init__(self, network: Network, call: Call, settings: Settings, queue: RowSource, rows: int) -> None:
         assert isinstance(settings.strategy, Beam)
-        self._model, self._settings, self._queue, self._beam = model, settings, queue, settings.strategy
+        self._network, self._settings, self._queue, self._beam = network, settings, queue, settings.strategy
         self._needs_attention = settings.return_attention or settings.strategy.coverage_penalty != 0
         self._attention: Array | None = None  # [requests, beams, steps, source]
         beams = self._beam.num_beams
         together = max(1, rows // beams)
-        self._batch = make_batch(model, together * beams, call, attention=self._needs_attention)
-        self._rows = RequestRows(model, self._batch, call, queue, beams)
-        self._stopping = Stopping(settings, model.vocab_size, model.tokenizer)
+        batch = make_batch(network, together * beams, call, attention=self._needs_attention)
+        super().__init__(batch, RequestRows(network, batch, call, queue, beams))
+        self._stopping = Stopping(settings, network.vocab_size, call.tokenizer)
         self._candidates = beam_candidates(self._beam, settings)
-        self._requests: list[EngineRequest] = []
         self._closed: list[list[list[ClosedHypothesis]]] = []
-        self._cancelled = set[int]()
         self._lengths = np.zeros(together, np.int64)
         self._limits = np.zeros(together, np.int64)  # longest lengths
         self._scores = np.zeros((together, beams), np.float32)
@@ -85,6 +83,9 @@ class BeamSearch:
             if native is None:
                 self._rows.step(self._histories)
             elif not native.take(len(self._requests)):
+                self._begin(self._rows.refill(len(self._lengths) - len(self.requests())))
+                if every:
+                    yield None
                 continue
             scores, parents, tokens, logprobs = self._best_continuations()
             reasons = self._finish_reasons(parents, tokens)
@@ -100,18 +101,6 @@ class BeamSearch:
             if every:
                 yield None
 
-    def rows(self) -> int:
-        """Return how many rows run or read."""
-        return self._batch.size
-
-    def requests(self) -> list[EngineRequest]:
-        """Return the requests that have rows here."""
-        return [*self._requests, *self._rows.requests()]
-
-    def cancel(self, index: int) -> None:
-        """Let a request end with the next step."""
-        self._cancelled.add(index)
-
     def _native_beams(self) -> NativeBeams | None:
         """Return what takes plain steps without Python; None where there is no native step, or each needs some Python."""
         settings, batch = self._settings, self._batch
@@ -119,15 +108,17 @@ class BeamSearch:
         if needs_python or not (isinstance(batch, HostBatch) and batch.in_place):
             return None
         return NativeBeams(
-            batch, self._stopping, self._beam, self._candidates, settings.eos, scores=self._scores, lengths=self._lengths,
+            batch, self._queue, self._stopping, self._beam, self._candidates, settings.eos, scores=self._scores, lengths=self._lengths,
             limits=self._limits, ids=self._ids, logprobs=self._logprobs,
         )  # fmt: skip
 
     def _native_now(self) -> NativeBeams | None:
-        """Return what takes plain steps without Python; None while a row reads, or a group has as many hypotheses as it keeps.
+        """Return what takes plain steps without Python; None while a row reads, or a request may be done after any step.
 
-        Such a group may be done after any step (`_check_done`).
+        So may one that is cancelled, and one of which a group has as many hypotheses as it keeps (`_check_done`).
         """
+        if any(request.index in self._cancelled for request in self._requests):
+            return None
         if self._native is None or self._batch.size != len(self._requests) * self._beam.num_beams:
             return None
         width = self._beam.num_beams // self._beam.num_beam_groups
@@ -259,7 +250,7 @@ class BeamSearch:
             state = None
             if self._settings.return_state:
                 row = slot * self._beam.num_beams + parents[at]
-                state = state_after(self._model, self._batch, row, self._requests[slot], ids, reason == "eos")
+                state = state_after(self._network, self._batch, row, self._requests[slot], ids, reason == "eos")
             self._closed[slot][group].append(ClosedHypothesis(score, ids, own, reason, weights, state))
         for closed in (c for slot in self._closed for c in slot):
             closed.sort(key=lambda h: -h.score)

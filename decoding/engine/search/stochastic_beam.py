@@ -11,11 +11,11 @@ from decoding import kernels
 from decoding.engine.batch.batch import make_batch
 from decoding.engine.batch.host import HostBatch
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RowSource, Settings
-from decoding.engine.search.prefill import RequestRows
+from decoding.engine.search.prefill import RequestRows, RequestSearch
 from decoding.engine.search.states import state_after
 from decoding.engine.search.stopping import FINISH_REASONS, Stopping
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 from decoding.processors import History, apply_processors
 from decoding.results import FinishReason
 from decoding.strategies import Sample
@@ -43,26 +43,24 @@ class Branch:
     state: Mapping[str, Array] | None = None
 
 
-class StochasticBeamSearch:
+class StochasticBeamSearch(RequestSearch):
     """Draws `outputs` distinct sequences for each request: a beam search over Gumbel-perturbed log-probabilities.
 
     The sequences that it finds are a sample without replacement from the distribution that `Sample` with replacement
     draws from, in the order of their perturbed log-probabilities.
     """
 
-    def __init__(self, model: Model, call: Call, settings: Settings, queue: RowSource, rows: int) -> None:
+    def __init__(self, network: Network, call: Call, settings: Settings, queue: RowSource, rows: int) -> None:
         assert isinstance(settings.strategy, Sample)
-        self._model, self._settings, self._queue, self._sample = model, settings, queue, settings.strategy
+        self._network, self._settings, self._queue, self._sample = network, settings, queue, settings.strategy
         self._width = settings.outputs
         self._slots = max(1, rows // self._width)
-        self._batch = make_batch(model, self._slots * self._width, call)
-        if isinstance(self._batch, HostBatch):
-            self._batch.keeps_before = settings.return_state
-        self._rows = RequestRows(model, self._batch, call, queue, self._width)
-        self._stopping = Stopping(settings, model.vocab_size, model.tokenizer)
-        self._requests: list[EngineRequest] = []
+        batch = make_batch(network, self._slots * self._width, call)
+        super().__init__(batch, RequestRows(network, batch, call, queue, self._width))
+        if isinstance(batch, HostBatch):
+            batch.keeps_before = settings.return_state
+        self._stopping = Stopping(settings, network.vocab_size, call.tokenizer)
         self._branches: list[list[Branch]] = []
-        self._cancelled = set[int]()
 
     def run(self, *, every: bool = False) -> Iterator[FinishedSequence | FailedRequest | None]:
         """Decode the whole queue, yielding the sequences of each request as it finishes; with `every`, also None after each step."""
@@ -94,18 +92,6 @@ class StochasticBeamSearch:
         """Start with one empty sequence for each request whose prompt is read; its other rows wait for it to branch."""
         self._requests += requests
         self._branches += [[Branch(0, 0.0, np.inf)] for _ in requests]
-
-    def rows(self) -> int:
-        """Return how many rows run or read."""
-        return self._batch.size
-
-    def requests(self) -> list[EngineRequest]:
-        """Return the requests that have rows here."""
-        return [*self._requests, *self._rows.requests()]
-
-    def cancel(self, index: int) -> None:
-        """Let a request end with the next step."""
-        self._cancelled.add(index)
 
     def _histories(self) -> History:
         """Return the history of every row; a row that waits for a branch has that of its first one."""
@@ -182,7 +168,7 @@ class StochasticBeamSearch:
             if b.finish_reason is not None and self._settings.return_state:
                 row, output = i * self._width + b.parent, np.array(b.tokens, np.int64)
                 by_eos = b.finish_reason == "eos"
-                b.state = state_after(self._model, self._batch, row, self._requests[i], output, by_eos)
+                b.state = state_after(self._network, self._batch, row, self._requests[i], output, by_eos)
 
     def _results(self, request: EngineRequest, branches: list[Branch]) -> Iterator[FinishedSequence]:
         for rank, b in enumerate(branches):

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from decoding import Greedy, ModelError, OptionError, decode, load, score
+from decoding import Beam, Greedy, ModelError, OptionError, decode, load, score
 from decoding.model.native import step as native_step
 from decoding.model.native.step import differences
 from decoding.model.verify import equivalence
@@ -38,7 +38,7 @@ def test_fixtures_run_natively_or_say_what_is_in_the_way(name, tried, counted):
         exact = load(MODELS / f"{name}.onnx", roles=roles, executor="onnxruntime")
     except ModelError:
         pytest.skip("refused, as test_fixtures.py accepts")
-    if exact.contract.window is not None:
+    if exact._network.contract.window is not None:
         with pytest.raises(ModelError, match="whole windows"):
             load(MODELS / f"{name}.onnx", roles=roles, executor="native")
         return
@@ -52,11 +52,11 @@ def test_fixtures_run_natively_or_say_what_is_in_the_way(name, tried, counted):
     assert model.executor == "native"
     assert "on the native step" in model.describe()
     for ids, expected in pairs:
-        logits = equivalence.stepped_run(model.step_session, model.contract, ids[None])[0]
+        logits = equivalence.stepped_run(model._network.step_session, model._network.contract, ids[None])[0]
         found = equivalence.as_kind(logits.astype(np.float64), entry["output"])
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=max(entry["tolerance"], 1e-5))
-        if model.contract.sequence and model.contract.logits.layout != "BV":
-            whole = equivalence.whole_run(model.read_session, model.contract, ids[None])[0]
+        if model._network.contract.sequence and model._network.contract.logits.layout != "BV":
+            whole = equivalence.whole_run(model._network.read_session, model._network.contract, ids[None])[0]
             np.testing.assert_array_equal(whole[-1], logits[-1])
 
 
@@ -86,7 +86,7 @@ def test_the_first_operator_in_the_way_is_named():
 def test_random_states_and_prefixes_equal_onnxruntime(cell, layers):
     proto = build.recurrent(cell, hidden=33, layers=layers, vocab=19, seed=layers, scale=0.2)
     model = load(proto, executor="native")
-    assert max(differences(model.session, model.step_session, model.contract)) < 1e-5
+    assert max(differences(model._network.session, model._network.step_session, model._network.contract)) < 1e-5
 
 
 def stacked(*, residual, between=None):
@@ -133,13 +133,28 @@ def stacked(*, residual, between=None):
 @pytest.mark.parametrize("residual", [False, True])
 def test_residual_connections_projections_and_tied_weights(residual):
     model = load(stacked(residual=residual), executor="native")
-    assert max(differences(model.session, model.step_session, model.contract)) < 1e-5
+    assert max(differences(model._network.session, model._network.step_session, model._network.contract)) < 1e-5
 
 
 @pytest.mark.parametrize("residual", [False, True])
 def test_an_activation_between_layers_is_a_dense_layer(residual):
     model = load(stacked(residual=residual, between="Tanh"), executor="native")
-    assert max(differences(model.session, model.step_session, model.contract)) < 1e-5
+    assert max(differences(model._network.session, model._network.step_session, model._network.contract)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["a dense layer", "torch_dynamo_lstmp_cells"])
+def test_beams_move_states_of_every_shape(name):
+    """A dense layer has no state, and the h of a projected layer is smaller than its c."""
+    dense = name == "a dense layer"
+    given, roles = (
+        (stacked(residual=False, between="Tanh"), {}) if dense else (MODELS / f"{name}.onnx", fixture(name)[2])
+    )
+    native, exact = (load(given, roles=roles, executor=executor) for executor in ("native", "onnxruntime"))
+    options = {"max_new_tokens": 30, "num_return_sequences": 6, "eos_token_id": None}
+    for prompts in ([[1], [2, 3], [4]], [[5, 1]]):
+        found, expected = (decode(model, prompts, Beam(num_beams=6), **options) for model in (native, exact))
+        assert found.tokens == expected.tokens
+        np.testing.assert_allclose([h.score for h in found], [h.score for h in expected], atol=1e-5)
 
 
 def test_another_operator_between_layers_is_named():
