@@ -20,7 +20,8 @@ def row_seed(seed: int, id: str | int) -> int:
         id: of the row: its number in the input, from 0, where it has no other.
 
     Example:
-        >>> decoding.jobs.row_seed(7, "molecule 12")
+        >>> from decoding import jobs
+        >>> jobs.row_seed(7, "molecule 12")
         8125440974408698514
     """
     return _hash(f"{seed}/{id}")

@@ -51,9 +51,10 @@ class Decoder:
         OptionError: an argument is wrong; when called, the batch has no such column.
         ModelError: the model cannot be loaded.
 
-    Example:
-        >>> options = {"model": "m.onnx", "strategy": Sample(top_p=0.9), "max_new_tokens": 100, "seed": 7}
-        >>> ray.data.read_parquet("prompts/").map_batches(Decoder, fn_constructor_kwargs=options, concurrency=8, batch_size=1024)
+    Example::
+
+        options = {"model": "m.onnx", "strategy": Sample(top_p=0.9), "max_new_tokens": 100, "seed": 7}
+        ray.data.read_parquet("prompts/").map_batches(Decoder, fn_constructor_kwargs=options, concurrency=8, batch_size=1024)
     """
 
     def __init__(

@@ -73,8 +73,9 @@ def run(
         ModelError: the model cannot be loaded or run.
         DecodeError: the output cannot be written (the disk is full) or the input read any more; the same call goes on from there.
 
-    Example:
-        >>> decoding.jobs.run("char_rnn.onnx", "prompts.txt", "out.jsonl", Sample(top_p=0.9), max_new_tokens=100, seed=7)
+    Example::
+
+        decoding.jobs.run("char_rnn.onnx", "prompts.txt", "out.jsonl", Sample(top_p=0.9), max_new_tokens=100, seed=7)
     """
     model = loaded(model)
     check_names("run", options)
