@@ -37,7 +37,8 @@ class Comparison:
 
     Attributes:
         tokens: positions at which they were compared.
-        mean_kl, worst_kl: of the next-token distributions, KL(A || B) in nats; `worst_at`: the text's piece and the token of it.
+        mean_kl, worst_kl: of the next-token distributions, KL(A || B) in nats; `worst_at`: the sequence, and the token of it that is
+            predicted there, both counted from 0.
         perplexities: of both on the text.
         agreement: the part of the positions at which both have the same most probable token.
     """
@@ -113,8 +114,8 @@ def run(args: argparse.Namespace) -> None:
     ]
     print(f"A: {models[0].name}, {models[0].executor}\nB: {models[1].name}, {models[1].executor}")
     print(table(("", "A", "B"), rows, right=(1, 2)))
-    piece, token = found.worst_at
-    print(f"KL(A || B) over {found.tokens} tokens: mean {found.mean_kl:.3g} nats, worst {found.worst_kl:.3g} (sequence {piece + 1}, token {token + 1})")  # fmt: skip
+    sequence, token = found.worst_at
+    print(f"KL(A || B) over {found.tokens} tokens: mean {found.mean_kl:.3g} nats, worst {found.worst_kl:.3g} (before token {token + 1} of sequence {sequence + 1})")  # fmt: skip
     print(f"the same most probable token: {found.agreement:.2%}")
 
 
@@ -145,14 +146,14 @@ def compare(a: Model, b: Model, sequences: Sequence[Any], sources: Sequence[Any]
     """
     total, count, worst, at, same = 0.0, 0, -1.0, (0, 0), 0
     logprobs = np.zeros(2)
-    for numbers, ids, own_sources in _pieces(a, sequences, sources):
+    for places, ids, own_sources in _pieces(a, sequences, sources):
         one, other = (next_logprobs(model, ids, own_sources) for model in (a, b))
-        for number, row, p, q in zip(numbers, ids, one, other, strict=True):
+        for (number, first), row, p, q in zip(places, ids, one, other, strict=True):
             # 0 * log(0 / q) is 0: a token that A gives no probability adds nothing.
             kl = np.sum(np.exp(p) * np.subtract(p, q, out=np.zeros_like(p), where=np.isfinite(p)), axis=1)
             total, count = total + float(kl.sum()), count + len(kl)
             if kl.max() > worst:
-                worst, at = float(kl.max()), (number, int(kl.argmax()))
+                worst, at = float(kl.max()), (number, first + int(kl.argmax()))
             same += int((p.argmax(1) == q.argmax(1)).sum())
             steps = np.arange(len(p))
             logprobs += [p[steps, row[1:]].sum(), q[steps, row[1:]].sum()]
@@ -164,8 +165,11 @@ def compare(a: Model, b: Model, sequences: Sequence[Any], sources: Sequence[Any]
 
 def _pieces(
     model: Model, sequences: Sequence[Any], sources: Sequence[Any] | None
-) -> Iterator[tuple[list[int], list[npt.NDArray[np.int64]], list[Any] | None]]:
-    """Yield the numbers of sequences, their ids and their sources, as many at a time as memory is taken for."""
+) -> Iterator[tuple[list[tuple[int, int]], list[npt.NDArray[np.int64]], list[Any] | None]]:
+    """Yield pieces of sequences, as many at a time as memory is taken for.
+
+    Of each the number of its sequence and of the first token that it predicts, its ids, and its source.
+    """
     read, _ = ids_of_sequences(model, sequences, sources, "compare")
     bos = bos_ids(model)
     longest = PIECE if model._network.encoders is None else max(map(len, read), default=1)
@@ -174,12 +178,12 @@ def _pieces(
         for at in range(0, max(1, len(ids)), longest):
             piece = np.concatenate([bos, ids[at : at + longest]]).astype(np.int64)
             if len(piece) > 1:
-                pieces.append((number, piece))
+                pieces.append(((number, at + 1 - len(bos)), piece))
     rows = max(1, LOGITS // (model.vocab_size * (longest + 1)))
     for at in range(0, len(pieces), rows):
-        numbers = [number for number, _ in pieces[at : at + rows]]
-        own = None if sources is None else [sources[number] for number in numbers]
-        yield numbers, [piece for _, piece in pieces[at : at + rows]], own
+        places = [place for place, _ in pieces[at : at + rows]]
+        own = None if sources is None else [sources[number] for number, _ in places]
+        yield places, [piece for _, piece in pieces[at : at + rows]], own
 
 
 def _microseconds(models: Sequence[Model], batch: int) -> tuple[float, ...]:

@@ -51,7 +51,7 @@ def write(torch: Any, module: Any, arguments: Sequence[Any], ports: Ports, file:
     """Export a module to a file.
 
     Raises:
-        ModelError: the exporter fails; the message is the last line of its own.
+        ModelError: the exporter fails; the message is the first line of its own.
     """
     size = sum(p.numel() * p.element_size() for p in module.parameters())
     options: dict[str, Any] = {"input_names": list(ports.inputs), "output_names": list(ports.outputs)}

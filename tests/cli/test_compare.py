@@ -39,8 +39,8 @@ def test_a_comparison_equals_numpy_on_whole_runs():
     assert found.mean_kl == pytest.approx(kl.mean(), rel=1e-4)
     assert found.worst_kl == pytest.approx(kl.max(), rel=1e-4)
     starts = np.cumsum([0, 1, 29])
-    piece, token = found.worst_at
-    assert starts[piece] + token == kl.argmax()
+    sequence, token = found.worst_at
+    assert starts[sequence] + token - 1 == kl.argmax()
     assert found.perplexities == pytest.approx([np.exp(-x[np.arange(36), tokens].mean()) for x in (p, q)], rel=1e-4)
     assert found.agreement == np.mean(p.argmax(1) == q.argmax(1))
 

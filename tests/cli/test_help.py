@@ -12,7 +12,13 @@ from decoding.cli.main import COMMANDS, main, make_parser
 from tests.helpers import build
 
 COMMANDS_BY_NAME = next(a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
-EXAMPLES = [example for parser in COMMANDS_BY_NAME.values() for example in parser.examples]
+# Commands whose examples run until they are stopped; their own tests run them.
+ENDLESS = pytest.mark.skip(reason="it runs until it is stopped")
+EXAMPLES = [
+    pytest.param(example, marks=[ENDLESS] if name == "serve" else [])
+    for name, parser in COMMANDS_BY_NAME.items()
+    for example in parser.examples
+]
 
 
 def help_of(capsys, monkeypatch, *args):
@@ -50,6 +56,9 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("examples")
     (path / "char_rnn.onnx").write_bytes(build.recurrent(vocab=11).SerializeToString())
     (path / "vocab.json").write_text(json.dumps(list("abcdefghijk")))
+    (path / "prompts.txt").write_text("ROMEO:\nJULIET:\n")
+    ids = {"decoding.bos": 0, "decoding.eos": 1}
+    (path / "molecules.onnx").write_bytes(build.recurrent(vocab=11, metadata=ids).SerializeToString())
     (path / "bin").mkdir()
     command = path / "bin" / "decoding"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m decoding "$@"\n')

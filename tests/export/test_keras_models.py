@@ -5,7 +5,7 @@ import pytest
 
 from decoding import ModelError, OptionError, export, score
 
-keras = pytest.importorskip("keras", reason="Keras is not installed", exc_type=ImportError)
+keras = pytest.importorskip("keras", reason="Keras is not installed, or has no backend")
 V, H = 23, 12
 
 

@@ -6,6 +6,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
+import decoding
 from decoding import Beam, Greedy, OptionError, Sample, TopN, decode, load
 from decoding.cli.shared.load_options import add_load_options, load_arguments
 from decoding.cli.shared.parser import Parser
@@ -156,3 +157,12 @@ def test_several_encoders_providers_and_ids():
         ["cuda", "cpu"],
         [1, 2],
     )
+
+
+def test_a_regular_expression_is_a_constraint_where_there_are_any(monkeypatch):
+    model = load(build.recurrent())
+    monkeypatch.setattr(decoding, "Regex", lambda pattern: ("regex", pattern), raising=False)
+    assert decode_options(parsed("--regex", "a+"), model)["processors"] == [("regex", "a+")]
+    monkeypatch.delattr(decoding, "Regex")
+    with pytest.raises(OptionError, match="--regex 'a\\+': this version has no constraints"):
+        decode_options(parsed("--regex", "a+"), model)
