@@ -18,6 +18,7 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "serve",
+        usage="decoding serve MODEL [MODEL ...] [options]",
         help="answer requests over HTTP: OpenAI's completions, and a page",
         description="Serve models over HTTP: OpenAI's completions, the Open Inference Protocol, metrics, and a page to look at. "
         "Needs pip install 'rnn-decoding[serve]'.",
