@@ -80,6 +80,9 @@ setup(
             "wraparound": False,
             "cdivision": True,
             "embedsignature": True,
+            # Nothing in the extension modules counts on the GIL: objects belong to one thread, or are only read once they are
+            # made, but for a network's pool of scratch memory, a list that is asked for its last element in one call.
+            "freethreading_compatible": True,
         },
     ),
 )
