@@ -1,4 +1,4 @@
-"""The scripts of .ci/ and the workflows that call them: neither is part of the sdist."""
+"""The scripts of .ci/ and the workflows that call them."""
 
 import re
 import shutil
