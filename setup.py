@@ -69,6 +69,7 @@ setup(
             extension("decoding.kernels._library", *sorted(glob("csrc/*.c"))),
             # These call the C library through decoding.kernels._library, which alone links csrc/.
             *(extension(f"decoding.kernels.{topic}") for topic in TOPICS),
+            extension("decoding.engine.flags"),
             extension("decoding.engine.search.native_beams"),
             extension("decoding.engine.search.native_steps"),
             extension("decoding.engine.search.row_sampler"),
@@ -80,8 +81,9 @@ setup(
             "wraparound": False,
             "cdivision": True,
             "embedsignature": True,
-            # Nothing in the extension modules counts on the GIL: objects belong to one thread, or are only read once they are
-            # made, but for a network's pool of scratch memory, a list that is asked for its last element in one call.
+            # Nothing in the extension modules counts on the GIL. Objects belong to one thread, or are only read once they are made,
+            # but for a network's pool of scratch memory, a list that is asked for its last element in one call, and a Flag, one
+            # volatile number that threads may see a moment late.
             "freethreading_compatible": True,
         },
     ),

@@ -1,0 +1,24 @@
+"""The types of arguments that several public functions take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from decoding.processors import History
+
+Ids = npt.NDArray[np.int64]
+Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[Any] | None
+# With an encoder: also arrays, lists of turns, or a dict of the encoder's inputs.
+Sources = Prompts | Sequence[Any] | Mapping[str, Any]
+Context = (
+    Mapping[str, npt.ArrayLike | Sequence[npt.NDArray[Any]]] | npt.NDArray[Any] | Sequence[npt.NDArray[Any]] | None
+)
+Latents = Mapping[str, npt.ArrayLike | Sequence[npt.NDArray[Any]]] | npt.ArrayLike | Sequence[Any] | None
+StepInputs = Callable[[History], Mapping[str, npt.NDArray[Any]]]
+FromModel = Literal["model"]
+# The state after an output: state inputs, contexts and ids by name.
+StateValues = Mapping[str, npt.NDArray[Any]]

@@ -1,0 +1,137 @@
+"""Decodes the requests of an iterable that may block, as a queue does, or never end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterable
+from queue import SimpleQueue
+
+from decoding.engine.flags import Flag
+from decoding.engine.live.searches import LiveSearches
+from decoding.engine.request import Call, EngineRequest, FinishedSequence
+from decoding.errors import DecodeError
+from decoding.model.graph.types import Array
+from decoding.model.network import Network
+
+# How long leaving waits for the thread that reads: it may be blocked in the iterable, where nothing can stop it.
+_PATIENCE = 0.05
+
+Found = FinishedSequence | BaseException | None  # None: all requests are read, or one has ended
+
+
+def decode_iterable(
+    network: Network, call: Call, requests: Iterable[EngineRequest], workers: int
+) -> Generator[FinishedSequence]:
+    """Decode requests as they come, yielding sequences as they finish, also while the iterable blocks.
+
+    The iterable is read in a thread of its own, up to as many requests ahead as there are slots; closing the generator stops it
+    where it next yields. An error of the iterable, or of a request, is raised here.
+    """
+    results = _Results(call.batch_size * workers, workers)
+    searches = LiveSearches(network, call, call.batch_size, workers, results, results.left)
+    reader = threading.Thread(target=results.read, args=(requests, searches), daemon=True, name="decoding-reader")
+    results.reader = reader
+    try:
+        searches.start()
+        reader.start()
+        yield from results.results(network, searches)
+    finally:
+        results.leave()
+        searches.stop()
+        if reader.ident is not None and reader is not threading.current_thread():
+            reader.join(_PATIENCE)
+
+
+class _Results:
+    """Results on their way to the caller, with a bound, and requests on their way to the searches, with another.
+
+    Args:
+        slots: how many rows run at once: that many requests wait for them, and that many results for the caller.
+        workers: how many threads wait for the caller.
+    """
+
+    def __init__(self, slots: int, workers: int) -> None:
+        self._workers = workers
+        self.reader: threading.Thread | None = None
+        self._found: SimpleQueue[Found] = SimpleQueue()
+        self._may_read: SimpleQueue[None] = SimpleQueue()
+        self._may_finish: SimpleQueue[None] = SimpleQueue()
+        self._stopped = Flag()
+        self._missing: dict[int, int] = {}  # outputs of each request that have not finished
+        self._count: int | None = None  # how many requests there are, once the iterable has ended
+        for _ in range(slots):
+            self._may_read.put(None)
+            self._may_finish.put(None)
+
+    def read(self, requests: Iterable[EngineRequest], searches: LiveSearches) -> None:
+        """Hand the requests to the searches; it runs in a thread of its own."""
+        count = 0
+        try:
+            for request in requests:
+                self._may_read.get()
+                if self._stopped.is_set():
+                    return
+                count += 1
+                searches.put(request)
+        except BaseException as error:  # raised in the caller's thread
+            self._found.put(error)
+            return
+        self._count = count
+        self._found.put(None)
+
+    def results(self, network: Network, searches: LiveSearches) -> Generator[FinishedSequence]:
+        """Yield what has finished, until all requests have ended."""
+        ended = 0
+        while self._count != ended:
+            if threading.current_thread() is self.reader:
+                raise DecodeError(
+                    "decode_iter(): next() was called by the iterable of prompts, which would wait for itself; take results only "
+                    "where no prompt is being made"
+                )
+            if searches.forked:
+                raise DecodeError(
+                    f"{network.name}: this call decodes in threads of the process that was forked, and the child has none "
+                    "of them; start the call in the child, with a model that is loaded there"
+                )
+            match self._found.get():
+                case None:
+                    continue
+                case FinishedSequence() as sequence:
+                    self._may_finish.put(None)
+                    ended += self._is_last(sequence)
+                    yield sequence
+                case BaseException() as error:
+                    raise error
+
+    def _is_last(self, sequence: FinishedSequence) -> bool:
+        """Return whether all outputs of the sequence's request have finished with it."""
+        index = sequence.request.index
+        left = self._missing.pop(index, sequence.siblings) - 1
+        if left:
+            self._missing[index] = left
+        return not left
+
+    def leave(self) -> None:
+        """Let all threads go on that wait for the caller, and end."""
+        self._stopped.set()
+        self._may_read.put(None)
+        for _ in range(self._workers):
+            self._may_finish.put(None)
+
+    def left(self) -> None:
+        """A request has left the queue: another one may come."""
+        self._may_read.put(None)
+
+    def finished(self, sequence: FinishedSequence) -> None:
+        """Hand a sequence to the caller, as soon as there is room for it; nobody waits for it after `leave`."""
+        if self._stopped.is_set():
+            return
+        self._may_finish.get()
+        self._found.put(sequence)
+
+    def failed(self, request: EngineRequest, error: Exception) -> None:
+        """Let the caller raise the error of a request."""
+        self._found.put(error)
+
+    def chosen(self, request: EngineRequest, sequence: int, tokens: Array, logprobs: Array) -> None:
+        """No request is followed."""

@@ -1,0 +1,286 @@
+"""Makes requests of prompts that come one by one, or that have options of their own: `decoding.Request`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from decoding._types import Ids
+from decoding.arguments import seed_of
+from decoding.engine.request import Call, EngineRequest
+from decoding.engine.search.states import CONTEXT, FINGERPRINT, IDS
+from decoding.errors import OptionError, shown
+from decoding.inputs.contexts import check_contexts
+from decoding.inputs.latents import given_latents
+from decoding.inputs.options import own_settings
+from decoding.inputs.prompts import checked_ids, encode_prompts
+from decoding.inputs.requests import read_prompts, temperatures
+from decoding.model.contract.io import State
+from decoding.model.graph.types import Array
+from decoding.model.model import Model
+from decoding.requests import Request
+from decoding.strategies import Greedy, Sample, Strategy
+
+# What a sequence to complete may have of its own: the rest holds for all of them, or makes no sense.
+_OF_COMPLETIONS = ("strategy", "seed", "processors")
+
+
+def has_requests(prompts: Any) -> bool:
+    """Return whether some of the prompts are `Request` objects."""
+    return isinstance(prompts, Request) or (
+        isinstance(prompts, list | tuple) and any(isinstance(prompt, Request) for prompt in prompts)
+    )
+
+
+def requests_of_iterable(model: Model, call: Call, prompts: Any, prefix: Any) -> Iterator[EngineRequest]:
+    """Return the requests of an iterable, which may be endless: each prompt is read when its request is taken.
+
+    Raises:
+        OptionError: there is no iterable, or an option needs the number of prompts.
+    """
+    if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+        raise OptionError(
+            f"prompts={shown(prompts)}: expected an iterable of prompts, each a string or a sequence of ids"
+        )
+    if isinstance(call.settings.strategy, Sample) and np.ndim(call.settings.strategy.temperature):
+        raise OptionError("Sample(temperature=array): the prompts of an iterable cannot be counted; pass one number")
+    return number_requests(own_request(model, call, prompt, prefix, index) for index, prompt in enumerate(prompts))
+
+
+def mixed_requests(
+    model: Model, call: Call, prompts: Any, prefix: Any, context: Any, latents: Any
+) -> list[EngineRequest]:
+    """Return a request for each of the prompts, some of which are `Request` objects.
+
+    Raises:
+        OptionError: a prompt or one of its options is wrong; or an option of the call has another number of values than there are prompts.
+    """
+    each = [prompts] if isinstance(prompts, Request) else list(prompts)
+    columns = {"prefix": prefix, "context": context, "latents": latents}
+    entries = {name: _entries(name, value, len(each)) for name, value in columns.items()}
+    made = []
+    for index, prompt in enumerate(each):
+        own = prompt if isinstance(prompt, Request) else Request(prompt)
+        common = {name: values[index] for name, values in entries.items() if values is not None}
+        made.append(own_request(model, call, own, common.get("prefix"), index, common))
+    return list(number_requests(made))
+
+
+def own_request(
+    model: Model, call: Call, given: Any, prefix: Any, index: int, common: Mapping[str, Any] | None = None
+) -> EngineRequest:
+    """Return the request of one prompt, or of a `Request`, not yet numbered.
+
+    Args:
+        prefix: of the call.
+        common: `context` and `latents` of the call for this prompt.
+
+    Raises:
+        OptionError: the prompt or one of its options is wrong; the message names the request by its number.
+    """
+    own = given if isinstance(given, Request) else Request(given)
+    try:
+        return _own_request(model, call, own, prefix, index, common or {})
+    except OptionError as error:
+        if given is not own:
+            raise
+        raise OptionError(f"request {index}: {error}") from error
+
+
+def sequences_of(given: Any) -> Any:
+    """Return the sequences to complete without their own options: the prompts of those that are `Request` objects.
+
+    Raises:
+        OptionError: a request has an option that a completion cannot have.
+    """
+    if not has_requests(given):
+        return given
+    for index, one in enumerate([given] if isinstance(given, Request) else given):
+        if isinstance(one, Request):
+            for name in one.given():
+                if name not in _OF_COMPLETIONS:
+                    raise OptionError(
+                        f"sequences[{index}]: a Request to complete has only {', '.join(_OF_COMPLETIONS)} of its own, not {name}; "
+                        f"pass {name} to rollout() if it has it, or leave it out"
+                    )
+    return [
+        one.prompt if isinstance(one, Request) else one for one in ([given] if isinstance(given, Request) else given)
+    ]
+
+
+def with_own_options(model: Model, call: Call, requests: Sequence[EngineRequest], given: Any) -> list[EngineRequest]:
+    """Return the requests of sequences to complete with the options of their own that some of them have.
+
+    Raises:
+        OptionError: an option is wrong.
+    """
+    if not has_requests(given):
+        return list(requests)
+    return [
+        _with_own_options(model, call, request, one) if isinstance(one, Request) else request
+        for request, one in zip(requests, [given] if isinstance(given, Request) else given, strict=True)
+    ]
+
+
+def _with_own_options(model: Model, call: Call, request: EngineRequest, own: Request) -> EngineRequest:
+    try:
+        settings = own_settings(model, call, own.options())
+        _check_temperature(own.strategy or Greedy())
+        return replace(
+            request,
+            settings=settings,
+            temperature=request.temperature if own.strategy is None else temperatures(own.strategy, 1)[0],
+            seed=request.seed if own.seed is None else seed_of(own.seed),
+            own_stream=None if own.seed is None else 0,
+        )
+    except OptionError as error:
+        raise OptionError(f"sequences[{request.index}]: {error}") from error
+
+
+def number_requests(requests: Iterable[EngineRequest]) -> Iterator[EngineRequest]:
+    """Yield the requests with the numbers of their outputs, which follow each other."""
+    first = 0
+    for request in requests:
+        yield replace(request, first=first)
+        first += request.settings.outputs
+
+
+def _own_request(
+    model: Model, call: Call, own: Request, prefix: Any, index: int, common: Mapping[str, Any]
+) -> EngineRequest:
+    settings = own_settings(model, call, own.options())
+    _check_temperature(settings.strategy)
+    latents = own.latents if own.latents is not None else common.get("latents")
+    made = EngineRequest(
+        index=index,
+        ids=np.zeros(0, np.int64),
+        settings=settings,
+        seed=call.seed if own.seed is None else seed_of(own.seed),
+        own_stream=None if own.seed is None else 0,
+        temperature=temperatures(settings.strategy, 1)[0],
+        given_latents=given_latents(model, _alone(latents), 1, settings.searches_per_request),
+    )
+    prefix = prefix if own.prefix is None else own.prefix
+    if own.state is not None:
+        return _after_state(model, made, own, prefix)
+    (ids,), (source,) = read_prompts(model, own.prompt, prefix, first=index, single=True)
+    context = own.context if own.context is not None else common.get("context")
+    given = check_contexts(model, _alone(context), call.step_inputs, 1)
+    return replace(
+        made,
+        ids=ids,
+        source=source,
+        context={name: values[0] for name, values in given.contexts.items()},
+        states={name: values[0] for name, values in given.states.items()},
+    )
+
+
+def _after_state(model: Model, made: EngineRequest, own: Request, prefix: Any) -> EngineRequest:
+    """Return the request that goes on from a state.
+
+    Raises:
+        OptionError: the state is that of another model, or incomplete; or an option is given that the state has already.
+    """
+    arrays = _checked_state(model, own.state)
+    if own.context is not None:
+        raise OptionError("state: it has its contexts already; leave context out")
+    more = own.prompt if model._network.encoders is None else prefix
+    if model._network.encoders is not None and own.prompt is not None:
+        raise OptionError(
+            "state: it has its source already; leave prompt out, and pass new tokens of the decoder as prefix"
+        )
+    if model._network.encoders is None and own.prefix is not None:
+        raise OptionError(f"prefix: {model.name} has no encoder; pass the new tokens as prompt")
+    new = np.zeros(0, np.int64) if more is None else _new_ids(model, more)
+    ids = arrays[IDS]
+    context = {name.removeprefix(CONTEXT): value for name, value in arrays.items() if name.startswith(CONTEXT)}
+    latents = {f.name for f in model.latents}
+    searches = made.settings.searches_per_request
+    return replace(
+        made,
+        ids=np.concatenate([ids, new]),
+        read=len(ids) - 1,
+        encoded=True,
+        context=context,
+        states={s.input: arrays[s.input] for s in model._network.contract.states},
+        given_latents={name: [value] * searches for name, value in context.items() if name in latents}
+        | dict(made.given_latents),
+    )
+
+
+def _new_ids(model: Model, prompt: Any) -> Ids:
+    """Return the ids of a text or of an id sequence, without BOS; there may be none."""
+    if isinstance(prompt, str):
+        return encode_prompts(model, prompt, bos=False)[0] if prompt else np.zeros(0, np.int64)
+    return checked_ids(model, prompt, "prompt")
+
+
+def _checked_state(model: Model, state: Any) -> dict[str, Array]:
+    """Return the arrays of a state.
+
+    Raises:
+        OptionError: it is no mapping, lacks an array, is another model's, or has an array of a wrong shape.
+    """
+    if not isinstance(state, Mapping):
+        raise OptionError(
+            f"state={shown(state)}: expected the `state` of a hypothesis, or numpy.load() of one saved by numpy.savez"
+        )
+    arrays = {str(name): np.asarray(value) for name, value in state.items()}
+    wanted = {s.input: _sizes(s) for s in model._network.contract.states}
+    names = (IDS, FINGERPRINT, *wanted)
+    own = arrays.get(FINGERPRINT)
+    if own is not None and str(own) != model.fingerprint:
+        raise OptionError(
+            f"state: it is of another model (fingerprint {str(own)[:12]}, {model.name} has {model.fingerprint[:12]}); "
+            "decode prompt and output with this model instead"
+        )
+    if missing := [name for name in names if name not in arrays]:
+        raise OptionError(
+            f"state: it lacks {missing[0]!r}; pass all arrays of a hypothesis's `state` (return_state=True)"
+        )
+    for name, sizes in wanted.items():
+        found = list(arrays[name].shape)
+        if len(found) != len(sizes) or any(size not in (None, own) for size, own in zip(sizes, found, strict=True)):
+            raise OptionError(f"state[{name!r}] has shape {found}: expected {sizes}")
+    if not arrays[IDS].size:
+        raise OptionError(f"state[{IDS!r}] is empty: expected the ids of prompt and output")
+    arrays[IDS] = checked_ids(model, arrays[IDS], f"state[{IDS!r}]")
+    return arrays
+
+
+def _sizes(state: State) -> list[int | None]:
+    """Return the sizes of a state without its batch axis; None for one that differs from row to row."""
+    sizes = [None if axis == state.free_axis else size for axis, size in enumerate(state.initial.shape)]
+    return sizes[: state.batch_axis] + sizes[state.batch_axis + 1 :]
+
+
+def _check_temperature(strategy: Strategy) -> None:
+    if isinstance(strategy, Sample) and np.ndim(strategy.temperature):
+        raise OptionError(
+            f"Sample(temperature=array of {np.size(strategy.temperature)}): one request has one temperature; pass one number"
+        )
+
+
+def _alone(values: Any) -> Any:
+    """Return what is given for one prompt as what is given for a list of one."""
+    if values is None:
+        return None
+    return {name: [value] for name, value in values.items()} if isinstance(values, Mapping) else [values]
+
+
+def _entries(name: str, value: Any, count: int) -> list[Any] | None:
+    """Return the entry of each prompt in an option of the call that has one for each."""
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        columns = {key: _entries(f"{name}[{key!r}]", values, count) or [] for key, values in value.items()}
+        return [{key: values[i] for key, values in columns.items()} for i in range(count)]
+    if name == "prefix" and (isinstance(value, str) or (np.ndim(value) == 1 and not isinstance(value[0], str))):
+        return [value] * count
+    if not hasattr(value, "__len__") or len(value) != count:
+        found = len(value) if hasattr(value, "__len__") else type(value).__name__
+        raise OptionError(f"{name}: found {found} entries; expected {count}, one for each prompt or Request")
+    return list(value)

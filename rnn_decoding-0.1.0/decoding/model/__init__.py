@@ -1,0 +1,1 @@
+"""Models: from an exported ONNX file to a step graph with known roles."""

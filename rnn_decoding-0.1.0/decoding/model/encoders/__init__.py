@@ -1,0 +1,1 @@
+"""Encoders: graphs run once over a source, whose outputs feed a decoder's contexts and initial states."""

@@ -1,0 +1,1 @@
+"""Step graphs that the kernels of csrc/ run without onnxruntime."""

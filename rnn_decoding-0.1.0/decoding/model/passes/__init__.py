@@ -1,0 +1,1 @@
+"""The rewritings of a graph, one in each file."""

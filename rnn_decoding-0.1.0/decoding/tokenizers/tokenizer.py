@@ -1,0 +1,272 @@
+"""The kinds of tokenizers, each with the same two methods: a vocabulary, Hugging Face's, SentencePiece's, an object's."""
+
+from __future__ import annotations
+
+import json
+import operator
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from decoding.errors import DecodeError, OptionError, shown
+from decoding.tokenizers.extra import from_package
+
+# Decoders of Hugging Face that may follow Fuse and still never change the text that earlier tokens have given.
+_AFTER_FUSE = ("Fuse", "Strip")
+# A token of ByteFallback. Its decoder makes characters of a run of them: if one byte is wrong, all are.
+_BYTE = re.compile(r"<0x..>", re.S)
+
+
+class Tokenizer(Protocol):
+    """The two methods that every tokenizer has."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without special ids."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids."""
+
+
+class Vocabulary:
+    """A list of token strings; the position in the list is the id.
+
+    Text is cut from the left into the longest tokens that fit, which for a vocabulary of single
+    characters is one id a character.
+    """
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self.tokens = list(tokens)
+        self._ids: dict[str, int] = {}
+        for index, token in enumerate(self.tokens):
+            self._ids.setdefault(token, index)  # of equal tokens the lowest id counts
+        longest_first = sorted((t for t in self._ids if t), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)", re.S)
+
+    def __repr__(self) -> str:
+        named = sum(map(bool, self.tokens))
+        return f"vocabulary of {named} tokens" + (f" for {len(self.tokens)} ids" if named < len(self.tokens) else "")
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text.
+
+        Raises:
+            OptionError: no token covers a character.
+        """
+        ids, position = [], 0
+        while position < len(text):
+            match = self._pattern.match(text, position)
+            if match is None:
+                raise OptionError(f"the text {_shorten(text)!r} has {text[position]!r} at position {position}, which is not in the model's "
+                                  f"vocabulary of {len(self.tokens)} tokens; leave it out or replace it")  # fmt: skip
+            ids.append(self._ids[match.group()])
+            position = match.end()
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the tokens joined."""
+        return "".join(self.tokens[i] for i in ids)
+
+
+class HuggingFaceTokenizer:
+    """A copy of a `tokenizers.Tokenizer`, without its truncation and padding, which are for batches of training.
+
+    Attributes:
+        size: one more than the highest id.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        try:
+            tokenizer = type(tokenizer).from_str(tokenizer.to_str())
+        except Exception:  # it has components written in Python, which cannot be copied
+            if tokenizer.truncation or tokenizer.padding:
+                raise OptionError("tokenizer: it truncates or pads, and cannot be copied; call no_truncation() and no_padding() on it") from None  # fmt: skip
+        else:
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self.size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        decoders = _decoders(tokenizer.decoder)
+        fused = next((i for i, d in enumerate(decoders) if d["type"] in ("Fuse", "ByteLevel")), len(decoders))
+        self._rewrites = not all(map(_keeps_earlier_text, decoders[fused + 1 :]))
+        self._byte_runs = any(d["type"] == "ByteFallback" for d in decoders)
+
+    def __repr__(self) -> str:
+        return f"Hugging Face tokenizer of {self._tokenizer.get_vocab_size()} tokens"
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text; no special tokens are added."""
+        return _encoded(lambda: self._tokenizer.encode(text, add_special_tokens=False).ids, self, text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens included; ids without a token have none."""
+        return _decoded(lambda: self._tokenizer.decode(list(ids), skip_special_tokens=False), self, ids)
+
+    def joins_next(self, token: int) -> bool:
+        """Return whether the text of a token is not known before that of the next: a byte of a run of them."""
+        if self._rewrites or not self._byte_runs:
+            return self._rewrites
+        text = self._tokenizer.id_to_token(token)
+        return text is None or _BYTE.fullmatch(text) is not None
+
+    def special_ids(self) -> dict[str, int]:
+        """Return the ids of the special tokens by their strings."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {token.content: index for index, token in sorted(added.items()) if token.special}
+
+    def token_id(self, token: str) -> int | None:
+        """Return the id of a token; None where there is no such token."""
+        index: int | None = self._tokenizer.token_to_id(token)
+        return index
+
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the ids that the tokenizer itself puts before and after a text, by its post-processor."""
+        return _around(lambda add: self._tokenizer.encode("a", add_special_tokens=add).ids, self)
+
+    def serialized(self) -> str:
+        """Return the text of its tokenizer.json.
+
+        Raises:
+            OptionError: it has components that are written in Python.
+        """
+        text: str = from_package(
+            self._tokenizer.to_str, OptionError, f"{self!r} cannot be written, as it has components in Python"
+        )
+        return text
+
+
+class SentencePieceTokenizer:
+    """A `sentencepiece.SentencePieceProcessor`.
+
+    Attributes:
+        size: number of pieces.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self.size = int(processor.get_piece_size())
+
+    def __repr__(self) -> str:
+        return f"SentencePiece tokenizer of {self.size} pieces"
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text; no special ids are added, whatever the processor was made for."""
+        options = {"out_type": int, "add_bos": False, "add_eos": False, "enable_sampling": False}
+        return _encoded(lambda: self._processor.encode(text, **options), self, text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; ids without a piece have none."""
+        known = [int(i) for i in ids if i < self.size]
+        return _decoded(lambda: self._processor.decode(known, out_type=str) if known else "", self, ids)
+
+    def special_id(self, kind: str) -> int | None:
+        """Return the id of "bos", "eos" or "pad"; None where the model has none."""
+        index = int(getattr(self._processor, f"{kind}_id")())
+        return index if 0 <= index < self.size else None
+
+    def serialized(self) -> bytes:
+        """Return the bytes of its .model file."""
+        return bytes(self._processor.serialized_model_proto())
+
+
+class ObjectTokenizer:
+    """An object of the caller's with encode() and decode(): a slow tokenizer of transformers, or one of his own.
+
+    Attributes:
+        size: number of ids, None where the object does not tell.
+    """
+
+    def __init__(self, given: Any) -> None:
+        self._given = given
+        of_transformers = hasattr(given, "convert_ids_to_tokens")
+        self._encoding: dict[str, Any] = {"add_special_tokens": False} if of_transformers else {}
+        # Clean-up ("do n ' t" to "don't") changes text that a stream has given already.
+        self._decoding: dict[str, Any] = (
+            {"skip_special_tokens": False, "clean_up_tokenization_spaces": False} if of_transformers else {}
+        )
+        self.size: int | None = len(given) if hasattr(given, "__len__") else getattr(given, "vocab_size", None)
+        if not isinstance(self.size, int):
+            self.size = None
+
+    def __repr__(self) -> str:
+        return f"{type(self._given).__name__}" + ("" if self.size is None else f" of {self.size} tokens")
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text."""
+        return _encoded(lambda: self._given.encode(text, **self._encoding), self, text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; ids that the object does not have, where it tells, have none."""
+        known = [int(i) for i in ids if self.size is None or i < self.size]
+        return _decoded(lambda: self._given.decode(known, **self._decoding), self, ids)
+
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the ids that a tokenizer of transformers puts before and after a text."""
+        if not self._encoding:
+            return (), ()
+        return _around(lambda add: self._given.encode("a", add_special_tokens=add), self)
+
+
+def _encoded(call: Callable[[], Any], tokenizer: Any, text: str) -> list[int]:
+    """Return the ids that a call encodes a text to.
+
+    Raises:
+        OptionError: it raises, or returns something else.
+    """
+    ids = from_package(call, OptionError, f"the text {_shorten(text)!r} cannot be encoded by the {tokenizer!r}")
+    try:
+        found = [operator.index(i) for i in ids]
+    except TypeError:
+        found = [-1]
+    if min(found, default=0) >= 0:
+        return found
+    raise OptionError(f"tokenizer: encode() of the {tokenizer!r} returned {shown(ids)}; expected a list of ids")
+
+
+def _decoded(call: Callable[[], Any], tokenizer: Any, ids: Sequence[int]) -> str:
+    """Return the text that a call decodes ids to.
+
+    Raises:
+        DecodeError: it raises, or returns something else.
+    """
+    text = from_package(call, DecodeError, f"the ids {shown(list(ids))} cannot be decoded by the {tokenizer!r}")
+    if isinstance(text, str):
+        return text
+    raise DecodeError(f"tokenizer: decode() of the {tokenizer!r} returned {shown(text)}; expected a string")
+
+
+def _around(encode: Callable[[bool], Sequence[int]], tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the special ids before and after a text: what encoding with special tokens adds to that without them."""
+    what = f"tokenizer: the {tokenizer!r} cannot encode the text 'a'"
+    plain = list(from_package(lambda: encode(False), OptionError, what))
+    whole = list(from_package(lambda: encode(True), OptionError, what))
+    for start in range(len(whole) - len(plain) + 1):
+        if whole[start : start + len(plain)] == plain:
+            return tuple(whole[:start]), tuple(whole[start + len(plain) :])
+    return (), ()
+
+
+def _decoders(decoder: Any) -> list[dict[str, Any]]:
+    """Return the steps of a Hugging Face decoder as its JSON has them; none of one that is written in Python."""
+    if decoder is None:
+        return []
+    try:
+        state = json.loads(decoder.__getstate__())
+    except Exception:
+        return []
+    return _flat(state)
+
+
+def _flat(state: dict[str, Any]) -> list[dict[str, Any]]:
+    if state["type"] != "Sequence":
+        return [state]
+    return [step for inner in state["decoders"] for step in _flat(inner)]
+
+
+def _keeps_earlier_text(step: dict[str, Any]) -> bool:
+    """Return whether a decoder that sees the whole text never changes the beginning of it when more is added."""
+    pattern = step.get("pattern", {}).get("String", "")
+    return step["type"] in _AFTER_FUSE or (step["type"] == "Replace" and len(pattern) == 1)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,280 @@
+"""SeqGAN's synthetic experiment (Yu et al. 2017, section 4): every sample, score and rollout by `decoding`.
+
+    python examples/seqgan/train.py seqgan_oracle_lstm.npz --output run
+
+The oracle is the LSTM that the paper's authors published (README.md says where). It draws the training data and says
+how good generated sequences are: their negative log-likelihood (NLL) under the oracle, in nats a token. A generator
+of the same size is trained by maximum likelihood, then as SeqGAN. Torch computes gradients, nothing else.
+
+Writes run.json, learning_curve.png and pretrained.pt into the output folder. If pretrained.pt is already there,
+maximum likelihood is not trained again.
+"""
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from networks import LENGTH, START, Discriminator, LanguageModel, export, read_oracle
+from plot import draw_curves
+
+import decoding
+
+Curve = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long each part is trained, and how. README.md compares it with the published one.
+
+    Attributes:
+        sequences: training sequences, and samples drawn for each evaluation.
+        epochs: of maximum likelihood.
+        warm_up: times the discriminator is given new samples before the adversarial rounds, each for `warm_up_epochs`.
+        rounds: adversarial rounds: one step of the generator, then `discriminator_steps` of the discriminator.
+        rollouts: completions of each prefix.
+        lag: weight of the roll-out policy's old weights when it follows the generator.
+        clip: largest norm of the generator's gradient.
+        penalty: of the discriminator's output weights.
+    """
+
+    sequences: int = 10_000
+    batch: int = 64
+    epochs: int = 50
+    warm_up: int = 2
+    warm_up_epochs: int = 2
+    rounds: int = 60
+    discriminator_steps: int = 20
+    evaluate_every: int = 2
+    rollouts: int = 16
+    lag: float = 0.8
+    learning_rate: float = 0.01
+    discriminator_learning_rate: float = 1e-3
+    clip: float = 5.0
+    penalty: float = 0.2
+    seed: int = 88
+
+
+SMOKE = Schedule(sequences=128, epochs=2, warm_up=1, warm_up_epochs=1, rounds=2, discriminator_steps=2, rollouts=2)
+
+
+class Sampler:
+    """Sequences of the oracle, and of a generator as it is now, drawn and scored by `decoding`."""
+
+    def __init__(self, oracle: LanguageModel, schedule: Schedule) -> None:
+        self.oracle = decoding.load(export(oracle), threads=1)
+        self.policy = self.oracle  # until it follows a generator
+        self._schedule = schedule
+        self._seeds = iter(np.random.default_rng(schedule.seed).permutation(2**20).tolist())
+
+    def next_seed(self) -> int:
+        """Return a seed that was not used before."""
+        return next(self._seeds)
+
+    def follow(self, generator: LanguageModel) -> None:
+        """Draw from these weights from now on."""
+        self.policy = self.oracle.with_weights(generator.weights())
+
+    def draw(self, model: decoding.Model, count: int | None = None) -> torch.Tensor:
+        """New sequences, int64 [count, LENGTH]."""
+        count = count or self._schedule.sequences
+        out = decoding.decode(
+            model, None, decoding.Sample(), max_new_tokens=LENGTH, num_return_sequences=count, seed=self.next_seed()
+        )
+        return torch.from_numpy(out.padded(START))
+
+    def evaluate(self) -> float:
+        """The oracle's NLL of new samples of the generator."""
+        return nll(self.oracle, self.draw(self.policy))
+
+
+def nll(model: decoding.Model, sequences: torch.Tensor) -> float:
+    """Mean negative log-likelihood of a token, in nats."""
+    return float(-np.mean(decoding.score(model, sequences)))
+
+
+def batches(data: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
+    """The rows in random order, in whole batches."""
+    order = torch.randperm(len(data))
+    for start in range(0, len(data) - size + 1, size):
+        yield data[order[start : start + size]]
+
+
+class GeneratorTraining:
+    """The published optimizer: Adam on clipped gradients."""
+
+    def __init__(self, generator: LanguageModel, schedule: Schedule) -> None:
+        self._parameters = [parameter for parameter in generator.parameters() if parameter.requires_grad]
+        self._optimizer = torch.optim.Adam(self._parameters, schedule.learning_rate)
+        self._clip = schedule.clip
+
+    def step(self, loss: torch.Tensor) -> None:
+        """One step."""
+        self._optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        self._optimizer.step()
+
+
+def maximum_likelihood(
+    generator: LanguageModel, data: torch.Tensor, sampler: Sampler, schedule: Schedule
+) -> Iterator[tuple[int, float]]:
+    """Train on the data; return the oracle's NLL of samples after each epoch."""
+    training = GeneratorTraining(generator, schedule)
+    for epoch in range(1, schedule.epochs + 1):
+        for batch in batches(data, schedule.batch):
+            training.step(-generator.logprobs(batch).mean())
+        sampler.follow(generator)
+        yield epoch, sampler.evaluate()
+
+
+def train_discriminator(
+    discriminator: Discriminator,
+    optimizer: torch.optim.Optimizer,
+    real: torch.Tensor,
+    generated: torch.Tensor,
+    schedule: Schedule,
+) -> float:
+    """Train for one pass over real and generated sequences; return the share that it classified correctly."""
+    discriminator.train()
+    data = torch.cat([real, generated])
+    labels = torch.cat([torch.ones(len(real), dtype=torch.int64), torch.zeros(len(generated), dtype=torch.int64)])
+    right = []
+    for rows in batches(torch.arange(len(data)), schedule.batch):
+        scores = discriminator(data[rows])
+        loss = torch.nn.functional.cross_entropy(scores, labels[rows]) + schedule.penalty * discriminator.penalty()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        right.append((scores.argmax(1) == labels[rows]).double().mean().item())
+    discriminator.eval()
+    return float(np.mean(right))
+
+
+def adversarial(
+    generator: LanguageModel, data: torch.Tensor, sampler: Sampler, schedule: Schedule
+) -> Iterator[tuple[int, float]]:
+    """Train by policy gradient with rollout values; return the oracle's NLL of samples every few rounds."""
+    discriminator = Discriminator(generator.embedding.num_embeddings)
+    optimizer = torch.optim.Adam(discriminator.parameters(), schedule.discriminator_learning_rate)
+    for turn in range(1, schedule.warm_up + 1):
+        generated = sampler.draw(sampler.policy)
+        for _ in range(schedule.warm_up_epochs):
+            accuracy = train_discriminator(discriminator, optimizer, data, generated, schedule)
+        print(f"discriminator, warm-up {turn}: accuracy {accuracy:.3f}", flush=True)
+
+    @torch.no_grad()
+    def reward(ids: np.ndarray) -> np.ndarray:
+        return discriminator(torch.from_numpy(ids)).softmax(1)[:, 1].numpy()
+
+    training, lagged = GeneratorTraining(generator, schedule), generator.weights()
+    for turn in range(1, schedule.rounds + 1):
+        sequences = sampler.draw(sampler.policy, schedule.batch)
+        values = decoding.rollout(
+            sampler.oracle.with_weights(lagged), sequences, reward, n=schedule.rollouts, seed=sampler.next_seed()
+        )
+        training.step(-(generator.logprobs(sequences) * torch.from_numpy(values)).sum())
+        sampler.follow(generator)
+        lagged = follow_slowly(lagged, generator.weights(), schedule.lag)
+
+        count = schedule.discriminator_steps * schedule.batch // 2
+        real, generated = data[torch.randperm(len(data))[:count]], sampler.draw(sampler.policy, count)
+        accuracy = train_discriminator(discriminator, optimizer, real, generated, schedule)
+        print(f"round {turn}: reward {values[:, -1].mean():.3f}, accuracy {accuracy:.3f}", flush=True)
+        if turn % schedule.evaluate_every == 0:
+            yield turn, sampler.evaluate()
+
+
+def follow_slowly(old: dict[str, np.ndarray], new: dict[str, np.ndarray], lag: float) -> dict[str, np.ndarray]:
+    """The roll-out policy's next weights. Its embedding does not lag, as in the published code."""
+    mixed = {name: (lag * value + (1 - lag) * new[name]).astype(np.float32) for name, value in old.items()}
+    return {**mixed, "embedding.weight": new["embedding.weight"]}
+
+
+def best_of(name: str, training: Iterator[tuple[int, float]], generator: LanguageModel, sampler: Sampler) -> Curve:
+    """Train to the end, then restore the weights whose samples had the lowest NLL; return the whole curve."""
+    curve: Curve = []
+    best: dict[str, torch.Tensor] = {}
+    for turn, value in training:
+        curve.append((turn, value))
+        print(f"{name} {turn}: NLL {value:.4f}", flush=True)
+        if value == min(v for _, v in curve):
+            best = copy.deepcopy(generator.state_dict())
+    generator.load_state_dict(best)
+    sampler.follow(generator)
+    return curve
+
+
+def random_baselines(data: torch.Tensor, sampler: Sampler, schedule: Schedule) -> dict[str, float]:
+    """NLL of tokens drawn one by one: by their frequency in the data, and uniformly (as by an untrained generator)."""
+    rng = np.random.default_rng(schedule.seed)
+    tokens = data.numpy()
+    drawn = {
+        "random, by frequency": rng.choice(tokens.ravel(), tokens.shape),
+        "random, uniform": rng.integers(0, sampler.oracle.vocab_size, tokens.shape),
+    }
+    return {name: nll(sampler.oracle, torch.from_numpy(ids)) for name, ids in drawn.items()}
+
+
+def run(oracle_file: Path, schedule: Schedule, output: Path) -> dict:
+    """Run the whole experiment; return the content of run.json."""
+    output.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    torch.manual_seed(schedule.seed)
+    oracle = read_oracle(oracle_file)
+    sampler = Sampler(oracle, schedule)
+    data = sampler.draw(sampler.oracle)
+    figures = {"oracle": nll(sampler.oracle, data), **random_baselines(data, sampler, schedule)}
+    print(figures, flush=True)
+
+    generator, saved = LanguageModel(*oracle.sizes), output / "pretrained.pt"
+    if saved.exists():
+        checkpoint = torch.load(saved)
+        generator.load_state_dict(checkpoint["generator"])
+        curve, minutes = checkpoint["curve"], checkpoint["minutes"]
+        sampler.follow(generator)
+    else:
+        training = maximum_likelihood(generator, data, sampler, schedule)
+        curve, minutes = best_of("epoch", training, generator, sampler), (time.monotonic() - start) / 60
+        torch.save({"generator": generator.state_dict(), "curve": curve, "minutes": minutes}, saved)
+    fresh = sampler.draw(sampler.oracle)
+    figures["maximum likelihood"] = sampler.evaluate()
+    figures["oracle's data, by maximum likelihood"] = nll(sampler.policy, fresh)
+
+    start = time.monotonic()
+    torch.manual_seed(schedule.seed + 1)
+    rounds = best_of("round", adversarial(generator, data, sampler, schedule), generator, sampler)
+    figures["SeqGAN"] = sampler.evaluate()
+    figures["oracle's data, by SeqGAN"] = nll(sampler.policy, fresh)
+    return {
+        "nll": {name: round(value, 4) for name, value in figures.items()},
+        "schedule": asdict(schedule),
+        "minutes": {"maximum likelihood": round(minutes, 1), "SeqGAN": round((time.monotonic() - start) / 60, 1)},
+        "versions": {"decoding": decoding.__version__, "torch": torch.__version__, "numpy": np.__version__},
+        "epochs": [(turn, round(value, 4)) for turn, value in curve],
+        "rounds": [(turn, round(value, 4)) for turn, value in rounds],
+    }
+
+
+def main() -> None:
+    """Run the experiment and write its results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("oracle", type=Path, help="the oracle's arrays (.npz)")
+    parser.add_argument("--output", type=Path, default=Path("run"), help="folder to write into; default: run")
+    parser.add_argument("--threads", type=int, default=1, help="torch's threads; default: 1")
+    parser.add_argument("--smoke", action="store_true", help="a schedule that shows nothing but that all parts run")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    found = run(args.oracle, SMOKE if args.smoke else Schedule(), args.output)
+    (args.output / "run.json").write_text(json.dumps(found, indent=1) + "\n")
+    draw_curves(found, args.output / "learning_curve.png")
+    print(json.dumps(found["nll"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

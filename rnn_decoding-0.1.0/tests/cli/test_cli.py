@@ -1,0 +1,260 @@
+"""decoding/cli, run as a user runs it."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from decoding import Beam, decode, load, score
+from decoding.cli.main import main
+from decoding.model.network import Network
+from decoding.tokenizers import read_tokenizer
+from tests.helpers import build
+from tests.helpers.seq2seq import AdditiveModel
+from tests.helpers.tokenizers import trained
+
+
+def run(capsys, *args):
+    code = main(list(args))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_generate_prints_the_prompt_and_what_follows(capsys):
+    code, out, _ = run(capsys, "generate", "shakespeare", "ROMEO:", "--seed", "1", "--max-new-tokens", "40")
+    assert code == 0
+    assert out.startswith("ROMEO:")
+    assert len(out) == len("ROMEO:") + 40 + 1
+    assert run(capsys, "generate", "shakespeare", "ROMEO:", "--seed", "1", "--max-new-tokens", "40")[1] == out
+
+
+@pytest.mark.parametrize(
+    "how",
+    [["--greedy"], ["--num-beams", "3"], ["--temperature", "0.5", "--top-k", "5", "--top-p", "0.9"], ["--n", "3"]],
+)
+def test_every_strategy_runs(capsys, how):
+    code, out, _ = run(capsys, "generate", "shakespeare", "JULIET:", "--max-new-tokens", "10", *how)
+    assert code == 0
+    assert out.count("JULIET:") == (3 if "--n" in how else 1)
+
+
+def test_ids_for_a_model_without_a_vocabulary(capsys, tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(build.recurrent().SerializeToString())
+    code, out, _ = run(capsys, "generate", str(path), "1 2", "--greedy", "--max-new-tokens", "4")
+    assert code == 0
+    assert len(out.split()) == 6
+    code, _, err = run(capsys, "generate", str(path), "one two")
+    assert code == 1
+    assert "give ids split by spaces" in err
+
+
+@pytest.mark.parametrize("kind", ["metaspace", "word_piece", "byte_level", "bpe"])
+@pytest.mark.parametrize("how", [["--greedy"], ["--num-beams", "2"]])
+def test_the_space_between_a_prompt_and_its_continuation_is_printed(kind, how, capsys, tmp_path):
+    """Alone, the continuation's text begins without it: decoders strip the first space of a text."""
+    pytest.importorskip("tokenizers", reason="the text extra is not installed")
+    tokenizer, path, prompt = read_tokenizer(trained(kind)), str(tmp_path / "m.onnx"), "All human"
+    tokens = tokenizer.encode(" beings are born")
+    bias = np.zeros(tokenizer.size, np.float32)
+    bias[tokens[0]] = 50  # so that a word follows
+    load(build.recurrent(vocab=tokenizer.size, bias=bias), tokenizer=trained(kind)).save(path)
+    _, out, _ = run(capsys, "generate", path, prompt, "--max-new-tokens", "3", *how)
+    assert out == tokenizer.decode([*tokenizer.encode(prompt), *tokens[:1] * 3]) + "\n"
+    assert out.startswith(f"{prompt} b")
+
+
+def test_score_prints_the_perplexity(capsys, tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("To be, or not to be")
+    code, out, _ = run(capsys, "score", "shakespeare", str(path))
+    values = score("shakespeare", "To be, or not to be")[0][1:]
+    assert code == 0
+    assert f"perplexity {np.exp(-values.astype(float).mean()):.2f}" in out
+    assert "18 tokens" in out
+    path.write_text("To be\n\nor not\n")
+    assert len(run(capsys, "score", "shakespeare", str(path), "--lines")[1].splitlines()) == 3
+
+
+def attentive(path):
+    """A model whose tokens attend to a memory of its own, so that it needs no context."""
+    proto = build.recurrent("GRU", exposed=True)
+    proto.graph.initializer.append(
+        numpy_helper.from_array(np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32), "memory")
+    )
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "layer"))
+    proto.graph.node.extend([
+        helper.make_node("Squeeze", ["h0_out", "layer"], ["query"]),
+        helper.make_node("MatMul", ["query", "memory"], ["match"]),
+        helper.make_node("Softmax", ["match"], ["attention"], axis=-1),
+    ])  # fmt: skip
+    proto.graph.output.append(helper.make_tensor_value_info("attention", TensorProto.FLOAT, ["batch", 5]))
+    path.write_bytes(proto.SerializeToString())
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("how", "title"),
+    [
+        (["--greedy"], "Tokens shaded by probability"),
+        (["--n", "2", "--seed", "1"], "Tokens shaded by probability"),
+        (["--num-beams", "3"], "Beams"),
+        (["--num-beams", "3", "attention"], "Attention"),
+        (["--greedy", "attention"], "Attention"),
+    ],
+)
+def test_the_picture_suits_the_run(capsys, tmp_path, monkeypatch, how, title):
+    figure = pytest.importorskip("matplotlib.figure", reason="the plot extra is not installed")
+    seen, save = [], figure.Figure.savefig
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, file: (seen.append(self), save(self, file)))
+    attends, how = "attention" in how, [h for h in how if h != "attention"]
+    model = attentive(tmp_path / "m.onnx") if attends else "shakespeare"
+    command = ["generate", model, "1 2" if attends else "ROMEO:", "--max-new-tokens", "12", *how]
+    plain, picture = run(capsys, *command), tmp_path / "picture.png"
+    assert run(capsys, *command, "--plot", str(picture)) == plain
+    assert plain[0] == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    (drawn,) = seen
+    titles = [drawn.axes[0].get_title("left"), *(t.get_text() for t in drawn.texts)]
+    assert title in titles
+
+
+def test_the_picture_of_a_beam_search_has_all_beams(capsys, tmp_path):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    picture = tmp_path / "beams.svg"
+    code, out, _ = run(
+        capsys, "generate", "shakespeare", "A", "--num-beams", "3", "--max-new-tokens", "5", "--plot", str(picture)
+    )
+    assert code == 0
+    assert out.count("\n") == 1  # one output was asked for
+    assert all(f"<!-- {rank}: length" in picture.read_text() for rank in range(3))
+
+
+@pytest.mark.parametrize("lines", [[], ["--lines"]])
+def test_score_draws_its_tokens(capsys, tmp_path, lines):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    text, picture = tmp_path / "text.txt", tmp_path / "scored.svg"
+    text.write_text("To be\nor not")
+    plain = run(capsys, "score", "shakespeare", str(text), *lines)
+    assert run(capsys, "score", "shakespeare", str(text), *lines, "--plot", str(picture)) == plain
+    drawn = re.findall(r"<!-- (.|↵) -->", picture.read_text())
+    assert "".join(drawn).replace(" ", "") == "Tobe↵ornot"
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("x.foo", "--plot x.foo: expected a name that ends in ."), ("no/x.png", "--plot no/x.png: there is no folder no")],
+)
+@pytest.mark.parametrize("command", [["generate", "shakespeare", "A"], ["score", "shakespeare", "-"]])
+def test_a_picture_that_cannot_be_written_is_refused_before_the_work(capsys, monkeypatch, file, message, command):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    monkeypatch.setattr("sys.stdin", io.StringIO("To be"))
+    code, out, err = run(capsys, *command, "--plot", file)
+    assert (code, out) == (1, "")
+    assert message in err
+
+
+def test_inspect_prints_the_contract(capsys):
+    code, out, _ = run(capsys, "inspect", "shakespeare")
+    assert code == 0
+    assert out.rstrip() == load("shakespeare").describe()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["inspect", "nowhere.onnx"], "nowhere.onnx: no such file"),
+        (["generate", "shakespeare", "A", "--greedy", "--top-k", "3"], "--greedy: it does not sample"),
+        (["score", "dates", "README.md"], "has an encoder, whose sources `decoding score` cannot be given"),
+        (["generate", "shakespeare", "ß"], "'ß' at position 0"),
+        (["generate", "shakespeare", "a", "--temperature", "0"], "use Greedy()"),
+        (["generate", "shakespeare"], "has no BOS"),
+        (["score", "shakespeare", "nowhere.txt"], "nowhere.txt: cannot be read"),
+    ],
+)
+def test_errors_are_one_line_and_exit_with_1(capsys, args, message):
+    code, _, err = run(capsys, *args)
+    assert code == 1
+    assert message in err
+    assert err.startswith("decoding: ")
+    assert err.count("\n") == 1
+
+
+def test_python_dash_m_and_a_reader_that_leaves():
+    command = [sys.executable, "-m", "decoding", "generate", "shakespeare", "ROMEO:", "--max-new-tokens", "3000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.read(6) == "ROMEO:"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 0
+
+
+def test_inspect_says_which_provider_runs_what(capsys):
+    code, out, _ = run(capsys, "inspect", "shakespeare", "--providers", "cpu")
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if line.startswith("CPUExecutionProvider")]
+    assert "LSTM" in line or "Gemm" in line
+    assert run(capsys, "inspect", "shakespeare")[1] in out
+
+
+def test_inspect_on_a_device_says_what_becomes_of_its_layers(capsys, monkeypatch):
+    monkeypatch.setattr(Network, "on_device", True)
+    out = run(capsys, "inspect", "shakespeare", "--providers", "cpu")[1]
+    (line,) = [line for line in out.splitlines() if line.startswith("CPUExecutionProvider")]
+    assert "LSTM" not in line
+    assert "Gemm" in line
+    assert "Memcpy" not in line
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="onnxruntime-gpu is installed here"
+)
+def test_inspect_with_a_provider_that_is_not_there(capsys):
+    code, _, err = run(capsys, "inspect", "shakespeare", "--providers", "cuda")
+    assert code == 1
+    assert "onnxruntime-gpu" in err
+    assert "providers='cpu'" in err
+
+
+def test_a_source_is_read_and_not_printed(capsys, tmp_path):
+    system = AdditiveModel(3, metadata={"decoding.bos": 1, "decoding.vocab": list("0123456789")})
+    encoder = system.encoder()
+    entry = encoder.metadata_props.add()
+    entry.key, entry.value = "decoding.vocab", json.dumps(list("abcdefghijkl"))
+    (tmp_path / "m.onnx").write_bytes(system.decoder().SerializeToString())
+    (tmp_path / "m.encoder.onnx").write_bytes(encoder.SerializeToString())
+    model = load(tmp_path / "m.onnx")
+    expected = decode(model, "bad", max_new_tokens=6)[0].text
+    assert (
+        run(capsys, "generate", str(tmp_path / "m.onnx"), "bad", "--greedy", "--max-new-tokens", "6")[1]
+        == f"{expected}\n"
+    )
+    expected = decode(model, "bad", Beam(num_beams=4), max_new_tokens=6)[0].text
+    assert (
+        run(capsys, "generate", str(tmp_path / "m.onnx"), "bad", "--num-beams", "4", "--max-new-tokens", "6")[
+            1
+        ].splitlines()[-1]
+        == expected
+    )
+    code, _, err = run(capsys, "generate", str(tmp_path / "m.onnx"))
+    assert code == 1
+    assert "PROMPT" in err
+    assert "has an encoder; give a source" in err
+
+
+def test_the_picture_of_an_attention_names_what_was_read(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    from decoding import plot
+
+    drawn, draw = [], plot.attention
+    monkeypatch.setattr(plot, "attention", lambda *given: drawn.append(given) or draw(*given))
+    command = ["generate", "dates", "3 mai 2026", "--num-beams", "4", "--plot", str(tmp_path / "a.png")]
+    assert run(capsys, *command) == (0, "2026-05-03\n", "")
+    ((_, source),) = drawn
+    assert source == list("3 mai 2026")

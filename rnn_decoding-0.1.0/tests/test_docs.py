@@ -1,0 +1,140 @@
+"""The pages: what they name exists, links lead somewhere, and examples are Python."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import onnx
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("bench", "csrc", "decoding", "docs", "examples", "scripts", "tests")
+PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
+NAMES = [path.name for path in PAGES]
+pytestmark = pytest.mark.skipif(not all((ROOT / f).is_dir() for f in FOLDERS), reason="an sdist has not all folders")
+
+SUFFIXES = "c|h|json|md|npz|png|py|pyi|pyx|pxd|toml"
+# Files and folders, as a page writes them in backticks: a folder ends with "/", a name may hold * and {a,b}.
+PATH = re.compile(rf"[\w.*{{}},-]+(?:/[\w.*{{}},-]+)*(?:/|\.(?:{SUFFIXES}))")
+# Words of commands that begin in a folder of the repository.
+WORD = re.compile(rf"(?<![\w/.:-])(?:{'|'.join(FOLDERS)})/[\w./*{{}},-]*\w")
+# Files that a command writes, or that the reader brings along.
+MADE = {"NAME.npz", "cuda.json", "kernels.json", "out.json"}
+
+
+def files() -> list[str]:
+    found = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if "__pycache__" not in path.parts]
+    return [path.relative_to(ROOT).as_posix() + "/" * path.is_dir() for path in [*found, *ROOT.iterdir()]]
+
+
+FILES = files()
+
+
+def alternatives(name: str) -> list[str]:
+    """`a/{b,c}.py` as `a/b.py` and `a/c.py`."""
+    group = re.search(r"{([^{}]*)}", name)
+    if group is None:
+        return [name]
+    return [n for one in group[1].split(",") for n in alternatives(name[: group.start()] + one + name[group.end() :])]
+
+
+def exists(name: str) -> bool:
+    """Return whether a file or folder of the repository has this path, or ends with it."""
+    pattern = re.compile("(?:.*/)?" + re.escape(name.removeprefix("./")).replace(r"\*", "[^/]*") + "/?")
+    return any(map(pattern.fullmatch, FILES))
+
+
+def missing(text: str) -> list[str]:
+    """The paths that a page names and that do not exist."""
+    quoted = [m[1] for m in re.finditer(r"`([^`\n]+)`", text) if PATH.fullmatch(m[1])]
+    wanted = {name for path in [*quoted, *WORD.findall(text)] for name in alternatives(path)}
+    return sorted(name for name in wanted - MADE if not exists(name))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_path_that_a_page_names_exists(page):
+    assert missing(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_path_that_does_not_exist_is_found():
+    assert (
+        missing("`engine/loop.py`, `engine/search/{beam,sampling}.py`, `tests/models/`, `pytest tests/test_docs.py`")
+        == []
+    )
+    assert missing("`model/roles.py` and `engine/{loop,run}.py`") == ["engine/run.py", "model/roles.py"]
+    assert missing("```bash\npython examples/no_such.py decoding/pretrained/tang.onnx\n```") == ["examples/no_such.py"]
+
+
+def anchor(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_link_between_pages_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    for link in links:
+        if "://" in link:
+            continue
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in map(anchor, headings), link
+
+
+def examples(page: str) -> list[str]:
+    """The Python examples of a page."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_examples_of_the_readme_run(tmp_path, monkeypatch, capsys):
+    """With shipped models in place of the reader's own; the export needs torch and is only compiled."""
+    monkeypatch.chdir(tmp_path)
+    shipped = ROOT / "decoding" / "pretrained"
+    for name, stands_for in {"shakespeare": "char_rnn", "dates": "decoder", "dates.encoder": "encoder"}.items():
+        (tmp_path / f"{stands_for}.onnx").write_bytes((shipped / f"{name}.onnx").read_bytes())
+    policy = onnx.load("char_rnn.onnx")
+    policy.metadata_props.add(key="decoding.bos", value="0")
+    onnx.save(policy, "generator.onnx")
+
+    names = {"rounds": 1, "weights_after_the_last_update": {}}
+    own_model, encoders, export, policies = examples("README.md")
+    compile(export, "README.md", "exec")
+    for example in (own_model, encoders, policies):
+        exec(example, names)
+    assert names["out"].padded(0).shape == names["values"].shape == (64, 20)
+    assert "state   h -> h_out" in capsys.readouterr().out
+
+
+def test_the_examples_of_the_pictures_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for example in examples("docs/pictures.md"):
+        exec(example, {})
+    assert {path.name for path in tmp_path.iterdir()} == {"attention.png", "beams.png"}
+
+
+def test_the_examples_of_requests_and_services_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for example in examples("docs/services.md"):
+        exec(example, names)
+    assert capsys.readouterr().out.startswith("[1, 2, 1, 1]")
+    assert names["again"].tokens
+
+
+def test_every_model_that_the_page_of_exporters_shows_is_in_the_tests():
+    """The last column of its first table: fixtures by their names, with or without a wildcard, and tests."""
+    page = (ROOT / "docs" / "exporters.md").read_text(encoding="utf-8")
+    shown = [
+        name
+        for row in re.findall(r"^\|.*\|$", page, re.MULTILINE)
+        for name in re.findall(r"`([^`]+)`", row.split("|")[-2])
+    ]
+    models = [name for name in shown if not name.endswith(".py")]
+    assert len(models) > 30
+    for name in models:
+        assert list((ROOT / "tests" / "models").glob(name + ".onnx")), name
