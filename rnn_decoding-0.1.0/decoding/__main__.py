@@ -1,7 +1,0 @@
-"""`python -m decoding`."""
-
-import sys
-
-from decoding.cli.main import main
-
-sys.exit(main())

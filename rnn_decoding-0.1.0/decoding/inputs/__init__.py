@@ -1,1 +1,0 @@
-"""What the caller gave, checked once: options, prompts, sources, contexts and latents become settings and requests."""

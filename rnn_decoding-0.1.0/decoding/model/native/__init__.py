@@ -1,1 +1,0 @@
-"""Step graphs that the kernels of csrc/ run without onnxruntime."""

@@ -1,1 +1,0 @@
-"""The rewritings of a graph, one in each file."""

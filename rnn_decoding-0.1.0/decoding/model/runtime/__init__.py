@@ -1,1 +1,0 @@
-"""Runs graphs with onnxruntime: sessions, bound buffers and CUDA. Only this folder imports onnxruntime."""
