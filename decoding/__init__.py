@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from decoding.api import decode, decode_iter, rollout, score, stream
+from decoding.constraints import Choices, Grammar, JSONSchema, Regex
 from decoding.errors import Cancelled, DecodeError, DecodingError, ModelError, OptionError, QueueFull
 from decoding.model.discriminator import Discriminator
 from decoding.model.load import load
@@ -35,6 +36,7 @@ __all__ = [
     "AllowedTokens",
     "Beam",
     "Cancelled",
+    "Choices",
     "DecodeError",
     "Decoded",
     "DecodingError",
@@ -42,9 +44,11 @@ __all__ = [
     "Engine",
     "ForcedTokens",
     "FrequencyPenalty",
+    "Grammar",
     "Greedy",
     "History",
     "Hypothesis",
+    "JSONSchema",
     "LogitBias",
     "Model",
     "ModelError",
@@ -53,6 +57,7 @@ __all__ = [
     "PrefixAllowed",
     "PresencePenalty",
     "QueueFull",
+    "Regex",
     "RepetitionPenalty",
     "Request",
     "Sample",

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from decoding.constraints import BoundConstraint, Matchers, begun, why_stuck
 from decoding.engine.latents import Latents
 from decoding.model.graph.types import Array
 from decoding.processors import History, Processor
@@ -36,10 +37,15 @@ class Settings:
     stop_strings: tuple[str, ...]
     min_new_tokens: int
     max_new_tokens: int
-    processors: tuple[Processor, ...]
+    processors: tuple[Processor | BoundConstraint, ...]
     top_logprobs: int
     return_attention: bool = False
     return_state: bool = False
+
+    @property
+    def constraints(self) -> tuple[BoundConstraint, ...]:
+        """The constraints among the processors."""
+        return tuple(p for p in self.processors if isinstance(p, BoundConstraint))
 
     @property
     def rows_per_request(self) -> int:
@@ -73,6 +79,7 @@ class EngineRequest:
         read: how many of the ids the `states` already include; the rest is read.
         encoded: whether `context` and `states` already have what the encoders give.
         max_new_tokens: longest output, where it is shorter than that of the settings.
+        written: how many of the last ids constraints count as the beginning of the output.
         sequence: the sequence whose latents these are; None where the model has no latents, so that all sequences of
             the prompt read the same.
     """
@@ -93,12 +100,21 @@ class EngineRequest:
     read: int = 0
     encoded: bool = False
     max_new_tokens: int | None = None
+    written: int = 0
     sequence: int | None = None
+
+    def matchers(self) -> Matchers:
+        """Return where a new output is in the grammars of its constraints."""
+        return begun(self.settings.constraints, self.ids[len(self.ids) - self.written :].tolist())
 
     @property
     def stream(self) -> int:
         """The number by which the draws of its first output are keyed; those of its other outputs follow."""
         return 0 if self.own_seed else self.first
+
+    def why_stuck(self, output: Array) -> str:
+        """Return why no token can follow an output, where constraints forbid all."""
+        return why_stuck(self.settings.constraints, [*self.ids[len(self.ids) - self.written :].tolist(), *output.tolist()])
 
     @property
     def latent_stream(self) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from decoding._types import FromModel, Ids, StepInputs
 from decoding.arguments import seed_of
+from decoding.constraints import BoundConstraint, Constraint, spelling_of
 from decoding.engine.request import Call, Settings, strategy_key
 from decoding.errors import OptionError, check_flag, shown, whole_number
 from decoding.inputs.contexts import check_step_inputs
@@ -54,7 +55,7 @@ def make_call(model: Model, strategy: Strategy, *, lenient: bool = False, **opti
         OptionError: names the option, what was found and what was expected.
     """
     read = {name: values for name, values in options.items() if name in _SETTINGS}
-    settings = Settings(**_read(model, {**_DEFAULTS, **read, "strategy": strategy}))
+    settings = _with_bound(model, Settings(**_read(model, {**_DEFAULTS, **read, "strategy": strategy})))
     if not lenient:
         check_settings(model, settings)
     return Call(
@@ -84,7 +85,7 @@ def own_settings(model: Model, call: Call, options: Mapping[str, Any]) -> Settin
         key, known = None, None
     if known is not None:
         return known
-    own = replace(call.settings, **_read(model, options))
+    own = _with_bound(model, replace(call.settings, **_read(model, options)))
     check_settings(model, own)
     check_memory(model, call, 1, None, settings=own)
     if key is not None:
@@ -232,11 +233,31 @@ def _stops(model: Model, stop: Any) -> tuple[tuple[Ids, ...], tuple[str, ...]]:
     return ids, texts
 
 
-def _processors(processors: Any) -> tuple[Callable[..., None], ...]:
-    """Return the processors, each a callable; a class that was not called is the usual mistake."""
+def _with_bound(model: Model, settings: Settings) -> Settings:
+    """Return settings whose constraints are over the tokens of the model, and end with the EOS of the settings.
+
+    Raises:
+        OptionError: a constraint is wrong, or the model's vocabulary cannot spell its texts.
+    """
+    if not any(isinstance(p, Constraint | BoundConstraint) for p in settings.processors):
+        return settings
+    if model.tokenizer is None:
+        raise OptionError(
+            f"processors: {model.name} has no vocabulary, and constraints are about text; pass load(..., tokenizer=...)"
+        )
+    special = {model.bos_token_id, model.pad_token_id, *model.eos_token_id} - {None}
+    spelling = spelling_of(model.tokenizer, model.vocab_size, frozenset(special))
+    bound = [p.bound(spelling, settings.eos) if isinstance(p, Constraint) else p for p in settings.processors]
+    return replace(settings, processors=tuple(bound))
+
+
+def _processors(processors: Any) -> tuple[Callable[..., None] | Constraint, ...]:
+    """Return the processors, each a callable or a constraint; a class that was not called is the usual mistake."""
     if callable(processors) or not isinstance(processors, Iterable) or getattr(processors, "ndim", 1) == 0:
         raise OptionError(f"processors={shown(processors)}: expected a list of callables f(history, logits)")
     for processor in processors:
+        if isinstance(processor, Constraint):
+            continue
         if not callable(processor):
             raise OptionError(f"processors: {shown(processor)} is not a callable f(history, logits)")
         if isinstance(processor, type):

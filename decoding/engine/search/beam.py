@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from decoding import kernels
+from decoding.constraints import Masks, Matchers, must_end_with
 from decoding.engine.batch.batch import make_batch
 from decoding.engine.batch.host import HostBatch
 from decoding.engine.batch.reduction import beam_candidates
@@ -15,7 +16,7 @@ from decoding.engine.request import Call, EngineRequest, FailedRequest, Finished
 from decoding.engine.search.native_beams import NativeBeams
 from decoding.engine.search.prefill import RequestRows
 from decoding.engine.search.states import state_after
-from decoding.engine.search.stopping import FINISH_REASONS, GOES_ON, Stopping
+from decoding.engine.search.stopping import STOPPED, FINISH_REASONS, GOES_ON, Stopping
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.processors import History, apply_processors
@@ -61,6 +62,8 @@ class BeamSearch:
         self._candidates = beam_candidates(self._beam, settings)
         self._requests: list[EngineRequest] = []
         self._closed: list[list[list[ClosedHypothesis]]] = []
+        self._matchers: list[list[Matchers]] = []  # [requests][beams], where there are constraints
+        self._masks = Masks()
         self._cancelled = set[int]()
         self._lengths = np.zeros(together, np.int64)
         self._limits = np.zeros(together, np.int64)  # longest lengths
@@ -87,8 +90,9 @@ class BeamSearch:
             elif not native.take(len(self._requests)):
                 continue
             scores, parents, tokens, logprobs = self._best_continuations()
-            reasons = self._finish_reasons(parents, tokens)
-            ends = (reasons != GOES_ON) & (scores > -np.inf)
+            possible = scores > -np.inf
+            reasons = self._finish_reasons(parents, tokens, possible)
+            ends = (reasons != GOES_ON) & possible
             self._close(scores, parents, tokens, logprobs, ends, reasons)
             rows = self._go_on(scores, parents, tokens, logprobs, ends)
             finished = self._check_done()
@@ -145,6 +149,7 @@ class BeamSearch:
         new = slice(len(self._requests), len(self._requests) + len(requests))
         self._requests += requests
         self._closed += [[[] for _ in range(groups)] for _ in requests]
+        self._matchers += [[request.matchers()] * beams for request in requests]
         self._lengths[new], self._done[new] = 0, False
         self._limits[new] = [self._stopping.limit(request.max_new_tokens) for request in requests]
         self._scores[new] = -np.inf
@@ -204,11 +209,16 @@ class BeamSearch:
         edited[live] = kernels.log_softmax(logits[live])
         if self._settings.processors:
             rows = [(row // beams, row % beams) for row in live]
-            outputs = [self._ids[p, b, : self._lengths[p]] for p, b in rows]
             view = edited[live]
-            own = [self._requests[p] for p, _ in rows]
-            history = History([r.ids for r in own], outputs, [r.index for r in own])
-            apply_processors(self._settings.processors, history, view)
+
+            def history() -> History:
+                own = [self._requests[p] for p, _ in rows]
+                outputs = [self._ids[p, b, : self._lengths[p]] for p, b in rows]
+                return History([r.ids for r in own], outputs, [r.index for r in own])
+
+            each = zip(*(self._matchers[p][b] for p, b in rows), strict=True)
+            masks = [self._masks.of(matchers) for matchers in each]
+            apply_processors(self._settings.processors, history, view, masks)
             edited[live] = view
         self._stopping.hide_eos(edited, np.repeat(lengths, beams))
         return edited
@@ -222,8 +232,8 @@ class BeamSearch:
         own: Array = logits[rows, tokens] - normalizer[which]
         return own
 
-    def _finish_reasons(self, parents: Array, tokens: Array) -> Array:
-        """Return why hypotheses end with these candidates, as indices of `FINISH_REASONS`."""
+    def _finish_reasons(self, parents: Array, tokens: Array, possible: Array) -> Array:
+        """Return why hypotheses end with these candidates, of which not all are possible, as indices of `FINISH_REASONS`."""
         n = len(self._requests)
         each = tokens.size // n
         beams = parents.ravel()
@@ -233,6 +243,10 @@ class BeamSearch:
             np.repeat(self._limits[:n], each),
             lambda i: self._output(i // each, beams[i], tokens.flat[i]),
         )
+        if self._settings.constraints and not self._settings.eos:
+            for i in np.flatnonzero(possible.ravel()):
+                if must_end_with(self._matchers[i // each][beams[i]], int(tokens.flat[i])):
+                    reasons[i] = STOPPED
         return reasons.reshape(tokens.shape)
 
     def _output(self, slot: int, beam: int, token: int) -> Array:
@@ -312,6 +326,14 @@ class BeamSearch:
         self._ids[at, np.arange(beams), self._lengths[:n, None]] = np.where(alive, pick(tokens), 0)
         self._logprobs[at, np.arange(beams), self._lengths[:n, None]] = pick(logprobs)
         self._remember_attention(rows)
+        if self._settings.constraints:
+            self._matchers = [
+                [
+                    tuple(m.after(int(self._ids[p, b, self._lengths[p]])) for m in own[row]) if alive[p, b] else own[row]
+                    for b, row in enumerate(rows[p])
+                ]
+                for p, own in enumerate(self._matchers)
+            ]
         self._lengths[:n] += 1
         return rows
 
@@ -372,6 +394,9 @@ class BeamSearch:
                 array[:size] = array[slots]
         self._requests = [self._requests[p] for p in slots]
         self._closed = [self._closed[p] for p in slots]
+        self._matchers = [self._matchers[p] for p in slots]
+        live = np.isfinite(self._scores[:size])
+        self._masks.begin([m for p, b in np.argwhere(live) for m in self._matchers[p][b]])
         read = self._rows.move((slots[:, None] * beams + rows[slots]).ravel())
         self._batch.tokens[: size * beams] = self._ids[np.arange(size), :, self._lengths[:size] - 1].ravel()
         self._begin(read)

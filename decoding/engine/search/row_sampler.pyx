@@ -13,6 +13,7 @@ import weakref
 
 import numpy as np
 
+from decoding.constraints import Masks, must_end
 from decoding.engine.request import FinishedSequence
 from decoding.engine.search.stopping import FINISH_REASONS
 from decoding.errors import DecodeError, OptionError
@@ -88,7 +89,8 @@ cdef class RowSampler:
         self._teacher_ratio, self._teacher_logprobs = teacher_ratio, None
         self._attention = self._edited = None
         self._tokenizer, self._vocab_size, self._drawn = tokenizer, vocab_size, drawn
-        self._looks_for_stops = self._has_processors = self._keeps_states = self._was_edited = False
+        self._looks_for_stops = self._has_processors = self._keeps_states = self._was_edited = self._has_constraints = False
+        self._matchers, self._masks = [()] * capacity, Masks()
 
         logprobs = np.zeros(capacity, np.float32)
         scratch = np.empty(scratch_size(width) + 64, np.uint8)
@@ -174,7 +176,8 @@ cdef class RowSampler:
             self._how[slot], self._top_ns[slot], self._filters[slot] = rules.how, rules.top_n, rules.filter
             self._plain[slot] = rules.is_plain
             self._endings[slot] = rules.stopping.ending
-            self.requests[slot], self._rules[slot] = request, rules
+            self.requests[slot], self._rules[slot], self._matchers[slot] = request, rules, request.matchers()
+            self._has_constraints = self._has_constraints or bool(self._matchers[slot])
 
     @property
     def needs_python(self):
@@ -197,14 +200,18 @@ cdef class RowSampler:
             status = self.choose(source, size, &bad)
             if status == DEC_OK:
                 self.record(size)
-                if not self._looks_for_stops:
+                if not (self._looks_for_stops or self._has_constraints):
                     finished = self.finish(size)
         if status != DEC_OK:
             raise self.error(status, bad)
         if self._top:
             self._record_top(size)
-        if self._looks_for_stops:
+        if self._has_constraints:
+            self._consume(size)
+        if self._looks_for_stops or self._has_constraints:
             finished = self.finish_or_stop(size)
+        if self._has_constraints:
+            self._masks.begin([m for slot in self.running(size).tolist() for m in self._matchers[slot]])
         if self._teacher_ratio is not None:
             self._teach(size)
         return finished
@@ -254,7 +261,7 @@ cdef class RowSampler:
 
     def drop(self, int64_t slot):
         """Forget the row there."""
-        self.status[slot] = IDLE
+        self.status[slot], self._matchers[slot] = IDLE, ()
 
     def take(self, int64_t slot, source_length, state):
         """Return the finished row there; the slot becomes idle.
@@ -268,6 +275,9 @@ cdef class RowSampler:
         cdef double total = 0.0
         line, length, status = self._lines_array[slot], self.lengths[slot], int(self.status[slot])
         self.status[slot] = IDLE
+        for matcher in self._matchers[slot]:
+            matcher.release()
+        self._matchers[slot] = ()
         tokens = self._history_array[line, :length].copy()
         eos = int(tokens[length - 1]) if status == BY_EOS else None
         tokens = tokens if eos is None else tokens[: length - 1]
@@ -301,9 +311,9 @@ cdef class RowSampler:
         for array in (self.status, self.sequences, self.streams, self.seeds, self.lengths, self.limits, self.temperature,
                       self._how_array, self._plain_array, self._top_ns_array, self._filters_array, self._endings_array):
             array[:size] = array[slots]
-        for items in (self.requests, self._rules):
+        for items, nothing in ((self.requests, None), (self._rules, None), (self._matchers, ())):
             items[:size] = [items[slot] for slot in slots]
-            items[size:] = [None] * (len(items) - size)
+            items[size:] = [nothing] * (len(items) - size)
         dropped = np.setdiff1d(np.arange(len(self._lines_array)), slots)
         self._lines_array[:] = self._lines_array[np.concatenate([slots, dropped])]
         self.status[size:] = IDLE
@@ -320,26 +330,44 @@ cdef class RowSampler:
         if self._edited is None:
             self._edited = np.empty_like(self._logits_array)
         for processors, slots in groups.values():
-            edited = self._logits_array[slots]
+            is_run = slots[len(slots) - 1] - slots[0] == len(slots) - 1  # side by side: they are copied once, not twice
+            rows = slice(slots[0], slots[0] + len(slots)) if is_run else slots
+            self._edited[rows] = self._logits_array[rows]
             if processors:
-                requests = [self.requests[slot] for slot in slots]
-                history = History([r.ids for r in requests], [self.output(slot) for slot in slots], [r.index for r in requests])
+                edited = self._edited[rows]
                 try:
-                    apply_processors(processors, history, edited)
+                    self._apply(processors, slots, edited)
                 except Exception:
                     self.failed = self._culprit(processors, slots)
                     raise
-            self._edited[slots] = edited
-            self._edits_array[slots] = bool(processors)
+                if not is_run:
+                    self._edited[rows] = edited
+            self._edits_array[rows] = bool(processors)
         return True
+
+    cdef _apply(self, tuple processors, list slots, object edited):
+        """Let processors edit the logits of rows."""
+        def history():
+            requests = [self.requests[slot] for slot in slots]
+            return History([r.ids for r in requests], [self.output(slot) for slot in slots], [r.index for r in requests])
+        masks = [self._masks.of([self._matchers[slot][i] for slot in slots]) for i in range(len(self._matchers[slots[0]]))]
+        apply_processors(processors, history, edited, masks)
+
+    cdef _consume(self, int64_t size):
+        """Go on in the grammars of the rows by the tokens just chosen; where there is no EOS, rows end that must end."""
+        cdef int64_t slot, token
+        for slot in self.running(size):
+            token, matchers = self._tokens[slot], self._matchers[slot]
+            if matchers and not self._endings[slot].is_eos[token]:
+                for matcher in matchers:
+                    matcher.consume(token)
+                self._stops[slot] = not self._endings[slot].eos_count and must_end(matchers)
 
     def _culprit(self, processors, slots):
         """Return the first of these rows for which processors that raised an error raise one by themselves."""
         for slot in slots:
-            request = self.requests[slot]
             try:
-                history = History([request.ids], [self.output(slot)], [request.index])
-                apply_processors(processors, history, self._logits_array[[slot]])
+                self._apply(processors, [slot], self._logits_array[[slot]])
             except Exception:
                 return slot
         return slots[0]
@@ -526,7 +554,8 @@ cdef class RowSampler:
         cdef RowRules rules
         for slot in self.running(size):
             rules = self._rules[slot]
-            self._stops[<int64_t> slot] = rules.stopping.looks_for_stops and rules.stopping.stops(self.output(slot))
+            if rules.stopping.looks_for_stops and rules.stopping.stops(self.output(slot)):
+                self._stops[<int64_t> slot] = True
         return self.finish(size)
 
     cdef _record_top(self, int64_t size):
@@ -560,7 +589,10 @@ cdef class RowSampler:
         edits = ["the processors"] * bool(self._was_edited and rules.processors)
         edits += ["min_new_tokens"] * rules.stopping.hides_eos(self.lengths[row : row + 1])
         whose = f"logits, after {' and '.join(edits)}," if edits else "logits"
-        return DecodeError(f"sequence {sequence}, step {step}: the model's {whose} {fault}; check the weights, the inputs and the processors",
+        advice = "check the weights, the inputs and the processors"
+        if status == DEC_FORBIDDEN and self._matchers[row]:
+            advice = self.requests[row].why_stuck(self.output(row))
+        return DecodeError(f"sequence {sequence}, step {step}: the model's {whose} {fault}; {advice}",
                            row=sequence, step=step)
 
 

@@ -1,0 +1,208 @@
+"""Where the hypotheses of a search are in their grammars, and which tokens may follow, computed while the network runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from decoding.constraints.bound import BoundConstraint, shortened
+from decoding.constraints.spelling import Bits, llguidance
+from decoding.errors import DecodeError, OptionError
+
+# Bits of masks up to which they are computed at once: handing them to a thread takes as long.
+_AT_ONCE = 1 << 11
+
+
+class Matcher:
+    """Where one hypothesis is in the grammar of one constraint.
+
+    Attributes:
+        bound: the constraint.
+        begins: whether the text has not begun, so that the next token has its form at the beginning.
+        place: the row of the newest masks that it has.
+    """
+
+    __slots__ = ("_state", "begins", "bound", "place")
+
+    def __init__(self, bound: BoundConstraint, state: Any = None, begins: bool = True) -> None:
+        self.bound, self.begins, self.place = bound, begins, -1
+        self._state = bound.start() if state is None else state
+
+    @property
+    def state(self) -> Any:
+        """llguidance's matcher."""
+        return self._state
+
+    def consume(self, token: int) -> bool:
+        """Go on by a token, and return whether it is allowed; after one that is not, this cannot be used any more."""
+        if self.begins:
+            spelling = self.bound.spelling
+            token = spelling.first_ids[token]
+            if token < 0:
+                self.begins = spelling.trims_all
+                return True
+            self.begins = False
+        consumed: bool = self._state.consume_token(token)
+        return consumed
+
+    def after(self, token: int) -> Matcher:
+        """Return where the hypothesis is after one more token, which is allowed."""
+        copy = Matcher(self.bound, self._state.deep_copy(), self.begins)
+        copy.consume(token)
+        return copy
+
+    @property
+    def must_end(self) -> bool:
+        """Whether the text is whole, and nothing may follow."""
+        return self._state.is_stopped() and not self._state.is_error()
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the text is whole."""
+        accepts: bool = self._state.is_accepting()
+        return accepts
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the newest mask showed that no token may follow, and the text is not whole.
+
+        Raises:
+            DecodeError: the mask could not be computed: the grammar is too complex.
+        """
+        if not self._state.is_error():
+            return False
+        error = self._state.get_error()
+        if not error.startswith("NoExtension"):
+            raise DecodeError(f"{self.bound.name}: {shortened(error)}")
+        return True
+
+    def release(self) -> None:
+        """Let another hypothesis use what this one found out about the grammar; it is not used any more."""
+        self.bound.release(self._state)
+
+
+# One for each constraint of a hypothesis, in their order.
+Matchers = tuple[Matcher, ...]
+
+
+def begun(constraints: Iterable[BoundConstraint], ids: Iterable[int] = ()) -> Matchers:
+    """Return the matchers of a new hypothesis, whose text begins with these ids.
+
+    Raises:
+        OptionError: no text of a constraint begins so.
+    """
+    found, ids = tuple(Matcher(constraint) for constraint in constraints), list(ids)
+    for matcher in found:
+        if not all(matcher.consume(token) for token in ids):
+            text = matcher.bound.spelling.text(ids).decode("utf-8", "replace")
+            raise OptionError(f"{matcher.bound.name}: no text of it begins with {text!r}")
+    return found
+
+
+def must_end(matchers: Matchers) -> bool:
+    """Return whether a hypothesis is whole and nothing may follow."""
+    return any(m.must_end for m in matchers) and all(m.may_end for m in matchers)
+
+
+def must_end_with(matchers: Matchers, token: int) -> bool:
+    """Return whether a hypothesis would be whole after one more token, which is allowed, and nothing might follow."""
+    return must_end(tuple(m.after(token) for m in matchers))
+
+
+def why_stuck(constraints: Iterable[BoundConstraint], ids: list[int]) -> str:
+    """Return why no token can follow these."""
+    return "; ".join(constraint.why_stuck(ids) for constraint in constraints)
+
+
+class Masks:
+    """The masks of the hypotheses of a search: which tokens each may take next.
+
+    They are computed in threads without the interpreter lock, from when the tokens of a step are chosen until the network
+    has run with them.
+    """
+
+    def __init__(self) -> None:
+        self._buffer: Bits = np.zeros((0, 0), np.uint32)
+        self._matchers: Sequence[Matcher] = ()
+        self._running: Future[None] | None = None
+
+    def begin(self, matchers: Iterable[Matcher]) -> None:
+        """Begin to compute the masks of these hypotheses, which do not change until `of` was called."""
+        self.wait()
+        self._matchers = own = [m for m in matchers if not m.begins]
+        if not own:
+            return
+        spelling = own[0].bound.spelling
+        if len(self._buffer) < len(own) or self._buffer.shape[1] != spelling.words:
+            self._buffer = np.zeros((len(own), spelling.words), np.uint32)
+        pairs = []
+        for place, matcher in enumerate(own):
+            matcher.place = place
+            pairs.append((matcher.state, place))
+        if len(own) * spelling.vocab_size <= _AT_ONCE:
+            for (state, _), row in zip(pairs, self._buffer, strict=False):
+                state.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
+            self._finish()
+            return
+        threads, executor = _threads(os.getpid())
+        self._running = threads.submit(_fill, executor, pairs, self._buffer)
+
+    def wait(self) -> None:
+        """Wait until the masks are computed."""
+        if self._running is not None:
+            running, self._running = self._running, None
+            running.result()
+            self._finish()
+
+    def of(self, matchers: Sequence[Matcher]) -> Bits:
+        """Return the masks of these hypotheses, uint32 [hypotheses, words]: bit t & 31 of word t >> 5 is set where token t is allowed."""
+        self.wait()
+        words = matchers[0].bound.spelling.own_words
+        places = [m.place for m in matchers]
+        if len(places) == len(self._matchers) and places == list(range(len(places))) and not any(m.begins for m in matchers):
+            return self._buffer[: len(places), :words]
+        found = np.empty((len(matchers), words), np.uint32)
+        for row, matcher in enumerate(matchers):
+            found[row] = matcher.bound.first_bits if matcher.begins else self._buffer[matcher.place, :words]
+        return found
+
+    def _finish(self) -> None:
+        """Make masks over the model's ids of llguidance's: with EOS where the text may end, and nothing where there is no way on."""
+        spelling = self._matchers[0].bound.spelling
+        bits, end = self._buffer[: len(self._matchers)], spelling.end
+        may_end: npt.NDArray[np.bool_] = bits[:, end >> 5] >> np.uint32(end & 31) & 1 != 0
+        own = bits[:, : spelling.own_words]
+        if end & 31:
+            own[:, -1] &= np.uint32((1 << (end & 31)) - 1)
+        for row in np.flatnonzero(~own.any(axis=1)):
+            may_end[row] &= not self._matchers[row].is_stuck  # llguidance also ends what it has no way on for
+        rows_of: dict[int, tuple[BoundConstraint, list[int]]] = {}
+        for row, matcher in enumerate(self._matchers):
+            if len(matcher.bound.eos):
+                rows_of.setdefault(id(matcher.bound), (matcher.bound, []))[1].append(row)
+        for bound, rows in rows_of.values():
+            if len(rows) == len(own):
+                bound.with_ends(own, may_end)
+            else:
+                some = own[rows]
+                bound.with_ends(some, may_end[rows])
+                own[rows] = some
+
+
+def _fill(executor: Any, pairs: list[tuple[Any, int]], buffer: Bits) -> None:
+    """Compute masks, each into its row of the buffer."""
+    executor.unsafe_compute_mask_ptr(pairs, buffer.ctypes.data, 4 * buffer.shape[1], len(buffer))
+
+
+@cache
+def _threads(process: int) -> tuple[ThreadPoolExecutor, Any]:
+    """Return the thread that waits for llguidance, and its own threads; of each process, as a fork has none of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    executor = llguidance().LLExecutor(max(1, cores // 2))
+    return ThreadPoolExecutor(max(1, cores // 2), thread_name_prefix="constraints"), executor
