@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -65,7 +66,7 @@ class BoundConstraint:
         if following:
             where = f"after {shown}" if text else "at the beginning"
             ends = ", or the end, but there is no EOS" if may_end and not len(self.eos) else ""
-            return f"{self.name}: {where} must come {_listed(following)}{ends}; no token of the vocabulary begins so"
+            return f"{self.name}: {where} must come {following}{ends}; no token of the vocabulary begins so"
         if may_end:
             return f"{self.name}: after {shown} only the end may come, which something else forbids"
         return f"{self.name}: no text goes on after {shown}"
@@ -82,20 +83,22 @@ class BoundConstraint:
             if not following:
                 raise OptionError(f"{self.name}: it matches no text at all")
             raise OptionError(
-                f"{self.name}: its texts begin with {_listed(following)}, and no token of the model's vocabulary does"
+                f"{self.name}: its texts begin with {following}, and no token of the model's vocabulary does"
             )
         self.with_ends(bits, np.array([may_end]))
         return bits[0]
 
-    def _following(self, text: bytes) -> tuple[list[int], bool]:
-        """Return the bytes that may come after a text, and whether it may end there."""
+    def _following(self, text: bytes) -> tuple[str, bool]:
+        """Return what may come after a text, for messages, and whether it may end there."""
         state = self._package.LLMatcher(self._package.LLTokenizer("byte"), self._grammar, log_level=0)
         if text and not state.consume_tokens(list(text)):
-            return [], False
-        may_end = state.is_accepting()
+            return "", False
+        forced, may_end = state.compute_ff_bytes(), state.is_accepting()
+        if forced:
+            return repr(forced.decode("utf-8", "replace")), may_end
         mask = np.frombuffer(state.compute_bitmask(), np.uint8)
         is_allowed = np.unpackbits(mask, bitorder="little")[:256]
-        return ([] if state.is_error() else np.flatnonzero(is_allowed).tolist()), may_end
+        return ("" if state.is_error() else _listed(np.flatnonzero(is_allowed).tolist())), may_end
 
 
 def _listed(values: list[int]) -> str:
@@ -115,5 +118,5 @@ def _named(byte: int) -> str:
 
 
 def shortened(error: str) -> str:
-    """Return llguidance's message without the state of its parser."""
-    return error.split("<state>")[0].strip()
+    """Return llguidance's message without the state of its parser and the lines of the grammar."""
+    return re.split(r"<state>|\n +\d+ \| ", error)[0].strip()

@@ -10,8 +10,9 @@ from decoding.constraints.bound import BoundConstraint
 from decoding.constraints.spelling import Spelling, llguidance
 from decoding.errors import OptionError, shown
 
-# llguidance would else allow only one tokenization of a text that the grammar forces.
-_EVERY_SPELLING = '%llguidance {"no_forcing": true}\n'
+# llguidance would else allow only one tokenization of a text that the grammar forces. At the end, so that the lines of
+# its messages are those of the grammar.
+_EVERY_SPELLING = '\n%llguidance {"no_forcing": true}\n'
 
 
 # Models whose tokens a constraint remembers.
@@ -48,7 +49,7 @@ class Constraint:
         if found is None:
             if len(self._bound) == _MODELS_KEPT:
                 self._bound.clear()
-            made = BoundConstraint(repr(self), _EVERY_SPELLING + self.grammar(), spelling, eos)
+            made = BoundConstraint(repr(self), self.grammar() + _EVERY_SPELLING, spelling, eos)
             found = self._bound.setdefault(key, made)
         return found
 

@@ -24,20 +24,16 @@ class Matcher:
 
     Attributes:
         bound: the constraint.
+        state: llguidance's matcher.
         begins: whether the text has not begun, so that the next token has its form at the beginning.
         place: the row of the newest masks that it has.
     """
 
-    __slots__ = ("_state", "begins", "bound", "place")
+    __slots__ = ("begins", "bound", "place", "state")
 
     def __init__(self, bound: BoundConstraint, state: Any = None, begins: bool = True) -> None:
         self.bound, self.begins, self.place = bound, begins, -1
-        self._state = bound.start() if state is None else state
-
-    @property
-    def state(self) -> Any:
-        """llguidance's matcher."""
-        return self._state
+        self.state = bound.start() if state is None else state
 
     def consume(self, token: int) -> bool:
         """Go on by a token, and return whether it is allowed; after one that is not, this cannot be used any more."""
@@ -48,24 +44,19 @@ class Matcher:
                 self.begins = spelling.trims_all
                 return True
             self.begins = False
-        consumed: bool = self._state.consume_token(token)
+        consumed: bool = self.state.consume_token(token)
         return consumed
 
     def after(self, token: int) -> Matcher:
         """Return where the hypothesis is after one more token, which is allowed."""
-        copy = Matcher(self.bound, self._state.deep_copy(), self.begins)
+        copy = Matcher(self.bound, self.state.deep_copy(), self.begins)
         copy.consume(token)
         return copy
 
     @property
-    def must_end(self) -> bool:
-        """Whether the text is whole, and nothing may follow."""
-        return self._state.is_stopped() and not self._state.is_error()
-
-    @property
     def may_end(self) -> bool:
         """Whether the text is whole."""
-        accepts: bool = self._state.is_accepting()
+        accepts: bool = self.state.is_accepting() and not self.state.is_error()
         return accepts
 
     @property
@@ -75,16 +66,16 @@ class Matcher:
         Raises:
             DecodeError: the mask could not be computed: the grammar is too complex.
         """
-        if not self._state.is_error():
+        if not self.state.is_error():
             return False
-        error = self._state.get_error()
+        error = self.state.get_error()
         if not error.startswith("NoExtension"):
             raise DecodeError(f"{self.bound.name}: {shortened(error)}")
         return True
 
     def release(self) -> None:
         """Let another hypothesis use what this one found out about the grammar; it is not used any more."""
-        self.bound.release(self._state)
+        self.bound.release(self.state)
 
 
 # One for each constraint of a hypothesis, in their order.
@@ -107,7 +98,9 @@ def begun(constraints: Iterable[BoundConstraint], ids: Iterable[int] = ()) -> Ma
 
 def must_end(matchers: Matchers) -> bool:
     """Return whether a hypothesis is whole and nothing may follow."""
-    return any(m.must_end for m in matchers) and all(m.may_end for m in matchers)
+    if not any(m.state.is_stopped() for m in matchers):
+        return False
+    return all(m.may_end for m in matchers)
 
 
 def must_end_with(matchers: Matchers, token: int) -> bool:
@@ -129,29 +122,30 @@ class Masks:
 
     def __init__(self) -> None:
         self._buffer: Bits = np.zeros((0, 0), np.uint32)
-        self._matchers: Sequence[Matcher] = ()
+        self._matchers: list[Matcher] = []
+        self._pairs: list[tuple[Any, int]] = []
         self._running: Future[None] | None = None
 
     def begin(self, matchers: Iterable[Matcher]) -> None:
         """Begin to compute the masks of these hypotheses, which do not change until `of` was called."""
         self.wait()
-        self._matchers = own = [m for m in matchers if not m.begins]
+        own = [m for m in matchers if not m.begins]
         if not own:
             return
         spelling = own[0].bound.spelling
-        if len(self._buffer) < len(own) or self._buffer.shape[1] != spelling.words:
-            self._buffer = np.zeros((len(own), spelling.words), np.uint32)
-        pairs = []
-        for place, matcher in enumerate(own):
-            matcher.place = place
-            pairs.append((matcher.state, place))
+        if own != self._matchers:
+            self._matchers, self._pairs = own, [(m.state, place) for place, m in enumerate(own)]
+            for place, matcher in enumerate(own):
+                matcher.place = place
+            if len(self._buffer) < len(own):
+                self._buffer = np.zeros((len(own), spelling.words), np.uint32)
         if len(own) * spelling.vocab_size <= _AT_ONCE:
-            for (state, _), row in zip(pairs, self._buffer, strict=False):
+            for (state, _), row in zip(self._pairs, self._buffer, strict=False):
                 state.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
             self._finish()
             return
         threads, executor = _threads(os.getpid())
-        self._running = threads.submit(_fill, executor, pairs, self._buffer)
+        self._running = threads.submit(_fill, executor, self._pairs, self._buffer)
 
     def wait(self) -> None:
         """Wait until the masks are computed."""
@@ -164,9 +158,8 @@ class Masks:
         """Return the masks of these hypotheses, uint32 [hypotheses, words]: bit t & 31 of word t >> 5 is set where token t is allowed."""
         self.wait()
         words = matchers[0].bound.spelling.own_words
-        places = [m.place for m in matchers]
-        if len(places) == len(self._matchers) and places == list(range(len(places))) and not any(m.begins for m in matchers):
-            return self._buffer[: len(places), :words]
+        if matchers == self._matchers:
+            return self._buffer[: len(matchers), :words]
         found = np.empty((len(matchers), words), np.uint32)
         for row, matcher in enumerate(matchers):
             found[row] = matcher.bound.first_bits if matcher.begins else self._buffer[matcher.place, :words]

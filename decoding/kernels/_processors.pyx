@@ -242,7 +242,8 @@ def allow_bits(logits, bits):
     _editable(logits, &edit)
     if not (cnp.PyArray_Check(bits) and bits.dtype == np.uint32 and bits.ndim == 2 and bits.shape[0] == edit.rows
             and 32 * bits.shape[1] >= edit.width and bits.strides[1] == 4 and bits.strides[0] % 4 == 0):
-        raise OptionError(f"bits is {shown(bits)}: expected uint32 [{edit.rows}, at least {-(-edit.width // 32)}], a row side by side")
+        found = f"{bits.dtype} {list(bits.shape)}" if cnp.PyArray_Check(bits) else shown(bits)
+        raise OptionError(f"bits is {found}: expected uint32 [{edit.rows}, at least {(edit.width + 31) // 32}], the values of a row side by side")
     words = bits
     stride = cnp.PyArray_STRIDE(words, 0) // 4
     with nogil:

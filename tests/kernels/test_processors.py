@@ -59,7 +59,7 @@ def test_bits_allow_tokens(width, seed, spare):
 @pytest.mark.parametrize("bits", [np.zeros((2, 1), np.uint32), np.zeros((1, 2), np.uint32), np.zeros((2, 2), np.int32), [[1]]])
 def test_bits_of_another_shape_are_refused(bits):
     x = logits(2, WIDTH)
-    with pytest.raises(OptionError, match=r"bits is .*: expected uint32 \[2, at least 2\]"):
+    with pytest.raises(OptionError, match=r"bits is .+: expected uint32 \[2, at least 2\]"):
         kernels.allow_bits(x, bits)
 
 
