@@ -86,19 +86,30 @@ class BoundConstraint:
                 f"{self.name}: its texts begin with {following}, and no token of the model's vocabulary does"
             )
         self.with_ends(bits, np.array([may_end]))
-        return bits[0]
+        first: Bits = bits[0]
+        return first
 
     def _following(self, text: bytes) -> tuple[str, bool]:
         """Return what may come after a text, for messages, and whether it may end there."""
         state = self._package.LLMatcher(self._package.LLTokenizer("byte"), self._grammar, log_level=0)
         if text and not state.consume_tokens(list(text)):
             return "", False
-        forced, may_end = state.compute_ff_bytes(), state.is_accepting()
-        if forced:
-            return repr(forced.decode("utf-8", "replace")), may_end
-        mask = np.frombuffer(state.compute_bitmask(), np.uint8)
-        is_allowed = np.unpackbits(mask, bitorder="little")[:256]
-        return ("" if state.is_error() else _listed(np.flatnonzero(is_allowed).tolist())), may_end
+        may_end, values = state.is_accepting(), _next_bytes(state)
+        character = b""
+        while len(values) == 1 and len(character) < 4:  # a character's bytes, as long as there is one of them alone
+            character += bytes(values)
+            if whole := character.decode("utf-8", "ignore"):
+                return repr(whole), may_end
+            state.consume_token(values[0])
+            values = _next_bytes(state)
+        return _listed([*character[:1]] or values), may_end
+
+
+def _next_bytes(state: Any) -> list[int]:
+    """Return the bytes that may come next, of a matcher over bytes."""
+    mask = np.frombuffer(state.compute_bitmask(), np.uint8)
+    is_allowed = np.unpackbits(mask, bitorder="little")[:256]
+    return [] if state.is_error() else np.flatnonzero(is_allowed).tolist()
 
 
 def _listed(values: list[int]) -> str:

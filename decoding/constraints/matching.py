@@ -160,10 +160,17 @@ class Masks:
         words = matchers[0].bound.spelling.own_words
         if matchers == self._matchers:
             return self._buffer[: len(matchers), :words]
+        if new := [m for m in matchers if not (m.begins or self._has(m))]:  # their texts began before they came here
+            self.begin([*self._matchers, *new])
+            self.wait()
         found = np.empty((len(matchers), words), np.uint32)
         for row, matcher in enumerate(matchers):
             found[row] = matcher.bound.first_bits if matcher.begins else self._buffer[matcher.place, :words]
         return found
+
+    def _has(self, matcher: Matcher) -> bool:
+        """Return whether the newest masks have that of a hypothesis."""
+        return 0 <= matcher.place < len(self._matchers) and self._matchers[matcher.place] is matcher
 
     def _finish(self) -> None:
         """Make masks over the model's ids of llguidance's: with EOS where the text may end, and nothing where there is no way on."""
@@ -173,7 +180,7 @@ class Masks:
         own = bits[:, : spelling.own_words]
         if end & 31:
             own[:, -1] &= np.uint32((1 << (end & 31)) - 1)
-        for row in np.flatnonzero(~own.any(axis=1)):
+        for row in np.flatnonzero(~own.any(axis=1)).tolist():
             may_end[row] &= not self._matchers[row].is_stuck  # llguidance also ends what it has no way on for
         rows_of: dict[int, tuple[BoundConstraint, list[int]]] = {}
         for row, matcher in enumerate(self._matchers):

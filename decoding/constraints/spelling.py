@@ -28,9 +28,7 @@ def llguidance() -> Any:
     try:
         import llguidance as package
     except ModuleNotFoundError as error:
-        raise OptionError(
-            "constraints need the package llguidance; pip install 'rnn-decoding[constraints]'"
-        ) from error
+        raise OptionError("constraints need the package llguidance; pip install 'rnn-decoding[constraints]'") from error
     return package
 
 
@@ -60,7 +58,9 @@ class Spelling:
                 ids[first] = len(spelled)
                 spelled.append(first)
             self.first_ids.append(-1 if not first else i if first == after else ids[first])
-        self._trimmed = np.array([not first and bool(after) for first, after in zip(found.first, found.after, strict=True)])
+        self._trimmed = np.array(
+            [not first and bool(after) for first, after in zip(found.first, found.after, strict=True)]
+        )
         self._bytes = found
         self.words, self.own_words = -(-len(spelled) // 32), -(-vocab_size // 32)
         self.tokens = package.LLTokenizer(package.TokenizerWrapper(_Tokens(spelled, self.end)), slices=[])

@@ -114,7 +114,9 @@ class EngineRequest:
 
     def why_stuck(self, output: Array) -> str:
         """Return why no token can follow an output, where constraints forbid all."""
-        return why_stuck(self.settings.constraints, [*self.ids[len(self.ids) - self.written :].tolist(), *output.tolist()])
+        return why_stuck(
+            self.settings.constraints, [*self.ids[len(self.ids) - self.written :].tolist(), *output.tolist()]
+        )
 
     @property
     def latent_stream(self) -> int:

@@ -151,6 +151,7 @@ def prefixes(
                 ids=own[slot].ids[: at + 1],
                 states=before if keeps_states else own[slot].states,
                 read=read,
+                written=wave.end + 1,
                 max_new_tokens=None if episodes.longest else episodes.length - 1 - wave.end,
                 first=number * settings.outputs,
                 encoded=True,

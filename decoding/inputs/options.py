@@ -8,7 +8,7 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from decoding._types import FromModel, Ids, StepInputs
+from decoding._types import FromModel, Ids, Processors, StepInputs
 from decoding.arguments import seed_of
 from decoding.constraints import BoundConstraint, Constraint, spelling_of
 from decoding.engine.request import Call, Settings, strategy_key
@@ -17,7 +17,6 @@ from decoding.inputs.contexts import check_step_inputs
 from decoding.inputs.prompts import checked_ids
 from decoding.inputs.sizes import check_memory
 from decoding.model.model import Model
-from decoding.processors import Processor
 from decoding.strategies import Beam, Greedy, Sample, Strategy, TopN
 
 # Rows that run together unless the caller says otherwise; see docs/architecture.md for the measurement.
@@ -36,7 +35,7 @@ class Options(TypedDict, total=False):
     stop: str | Sequence[str | int | Sequence[int]]
     num_return_sequences: int
     seed: int | None
-    processors: Sequence[Processor]
+    processors: Processors
     logprobs: int
     batch_size: int | None
     step_inputs: StepInputs | None
@@ -245,8 +244,8 @@ def _with_bound(model: Model, settings: Settings) -> Settings:
         raise OptionError(
             f"processors: {model.name} has no vocabulary, and constraints are about text; pass load(..., tokenizer=...)"
         )
-    special = {model.bos_token_id, model.pad_token_id, *model.eos_token_id} - {None}
-    spelling = spelling_of(model.tokenizer, model.vocab_size, frozenset(special))
+    special = (model.bos_token_id, model.pad_token_id, *model.eos_token_id)
+    spelling = spelling_of(model.tokenizer, model.vocab_size, frozenset(i for i in special if i is not None))
     bound = [p.bound(spelling, settings.eos) if isinstance(p, Constraint) else p for p in settings.processors]
     return replace(settings, processors=tuple(bound))
 

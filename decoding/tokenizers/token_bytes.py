@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,16 @@ from decoding.tokenizers.tokenizer import (
 # Random texts that are compared with the tokenizer's own, and the most tokens of each.
 _TRIALS, _LONGEST = 500, 8
 # Characters of every script whose UTF-8 has every byte of 0x80 and above that UTF-8 has.
-_CHARACTERS = [chr(i) for i in (*range(0x80, 0x800, 0x1F), *range(0x800, 0xD800, 0x3C7), *range(0xE000, 0x110000, 0xFFC1))]
+_CHARACTERS = [
+    chr(i)
+    for start, end, step in (
+        (0x80, 0x800, 0x1F),
+        (0x800, 0xD800, 0x3C7),
+        (0xE000, 0x10000, 0x3C7),
+        (0x10000, 0x110000, 0xFFC1),
+    )
+    for i in range(start, end, step)
+]
 
 
 @dataclass(frozen=True)
@@ -124,9 +133,8 @@ def _check(tokenizer: Tokenizer, found: TokenBytes) -> None:
 
 def _own_special(tokenizer: Any) -> Collection[int]:
     """Return the ids that the tokenizer itself says are no text."""
-    if isinstance(tokenizer, HuggingFaceTokenizer):
-        return tokenizer.special_ids().values()
-    return tokenizer.without_text() if isinstance(tokenizer, SentencePieceTokenizer | ObjectTokenizer) else ()
+    kinds = HuggingFaceTokenizer | SentencePieceTokenizer | ObjectTokenizer
+    return tokenizer.without_text() if isinstance(tokenizer, kinds) else ()
 
 
 def _partial(tokenizer: Any, ids: Sequence[int]) -> Mapping[int, bytes]:
@@ -137,7 +145,7 @@ def _partial(tokenizer: Any, ids: Sequence[int]) -> Mapping[int, bytes]:
     return _bytes_of_characters(tokenizer, suspects) if suspects else {}
 
 
-def _bytes_of_characters(tokenizer: Tokenizer, suspects: Collection[int]) -> dict[int, bytes]:
+def _bytes_of_characters(tokenizer: Tokenizer, suspects: Set[int]) -> dict[int, bytes]:
     """Return the bytes of ids by encoding characters: of one that has a token for each byte, they are known."""
     known: dict[int, bytes] = {}
     for character in _CHARACTERS:

@@ -118,14 +118,22 @@ class HuggingFaceTokenizer:
 
     def byte_tokens(self) -> dict[int, bytes]:
         """Return the bytes of the tokens that may be parts of characters: ByteLevel's, and those of ByteFallback."""
-        added = self._tokenizer.get_added_tokens_decoder()
-        own = {i: token for token, i in self._tokenizer.get_vocab(with_added_tokens=False).items() if i not in added}
+        added, tokens = self._tokenizer.get_added_tokens_decoder(), self._tokenizer.get_vocab(with_added_tokens=True)
         if self._byte_level:
-            of_letter = _byte_letters()
-            return {i: bytes(of_letter[c] for c in token) for i, token in own.items() if of_letter.keys() >= set(token)}
+            letters = _byte_letters()
+            own = {i: token for token, i in tokens.items() if i not in added and letters.keys() >= set(token)}
+            return {i: bytes(letters[letter] for letter in token) for i, token in own.items()}
         # A byte below 0x80 is a character, which the steps of the decoder after ByteFallback treat as any other.
-        values = {i: int(t[3:5], 16) for i, t in own.items() if self._byte_runs and _BYTE_VALUE.fullmatch(t)}
+        values = {i: int(token[3:5], 16) for token, i in tokens.items() if self._is_byte(token)}
         return {i: bytes([value]) for i, value in values.items() if value >= 0x80}
+
+    def without_text(self) -> list[int]:
+        """Return the ids of the special tokens, but not of bytes that are added as such."""
+        return [i for token, i in self.special_ids().items() if not self._is_byte(token)]
+
+    def _is_byte(self, token: str) -> bool:
+        """Return whether ByteFallback makes a byte of a token."""
+        return self._byte_runs and _BYTE_VALUE.fullmatch(token) is not None
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token; None where there is no such token."""

@@ -56,7 +56,9 @@ def test_bits_allow_tokens(width, seed, spare):
     np.testing.assert_array_equal(x, np.where(is_allowed, before, -np.inf))
 
 
-@pytest.mark.parametrize("bits", [np.zeros((2, 1), np.uint32), np.zeros((1, 2), np.uint32), np.zeros((2, 2), np.int32), [[1]]])
+@pytest.mark.parametrize(
+    "bits", [np.zeros((2, 1), np.uint32), np.zeros((1, 2), np.uint32), np.zeros((2, 2), np.int32), [[1]]]
+)
 def test_bits_of_another_shape_are_refused(bits):
     x = logits(2, WIDTH)
     with pytest.raises(OptionError, match=r"bits is .+: expected uint32 \[2, at least 2\]"):

@@ -16,7 +16,8 @@ from decoding.engine.request import Call, EngineRequest, FailedRequest, Finished
 from decoding.engine.search.native_beams import NativeBeams
 from decoding.engine.search.prefill import RequestRows
 from decoding.engine.search.states import state_after
-from decoding.engine.search.stopping import STOPPED, FINISH_REASONS, GOES_ON, Stopping
+from decoding.engine.search.stopping import FINISH_REASONS, GOES_ON, STOPPED, Stopping
+from decoding.errors import DecodeError
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.processors import History, apply_processors
@@ -221,7 +222,26 @@ class BeamSearch:
             apply_processors(self._settings.processors, history, view, masks)
             edited[live] = view
         self._stopping.hide_eos(edited, np.repeat(lengths, beams))
+        if self._settings.constraints:
+            self._leave_stuck(live[~(edited[live] > -np.inf).any(axis=1)])
         return edited
+
+    def _leave_stuck(self, rows: Array) -> None:
+        """Leave the hypotheses at these rows, which no token may follow.
+
+        Raises:
+            DecodeError: a request has no other.
+        """
+        for slot, beam in zip(*divmod(rows, self._beam.num_beams), strict=True):
+            self._scores[slot, beam] = -np.inf
+            if not (np.isfinite(self._scores[slot]).any() or any(self._closed[slot])):
+                request, step = self._requests[slot], int(self._lengths[slot])
+                why = request.why_stuck(self._ids[slot, beam, :step])
+                raise DecodeError(
+                    f"sequence {request.first}, step {step}: no hypothesis can go on; {why}",
+                    row=request.first,
+                    step=step,
+                )
 
     def _own_logprobs(self, logits: Array, rows: Array, tokens: Array) -> Array:
         """Return the model's log-probabilities of tokens, each after one of the rows."""
@@ -329,7 +349,9 @@ class BeamSearch:
         if self._settings.constraints:
             self._matchers = [
                 [
-                    tuple(m.after(int(self._ids[p, b, self._lengths[p]])) for m in own[row]) if alive[p, b] else own[row]
+                    tuple(m.after(int(self._ids[p, b, self._lengths[p]])) for m in own[row])
+                    if alive[p, b]
+                    else own[row]
                     for b, row in enumerate(rows[p])
                 ]
                 for p, own in enumerate(self._matchers)

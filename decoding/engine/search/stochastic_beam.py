@@ -14,7 +14,8 @@ from decoding.engine.batch.host import HostBatch
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RowSource, Settings
 from decoding.engine.search.prefill import RequestRows
 from decoding.engine.search.states import state_after
-from decoding.engine.search.stopping import STOPPED, FINISH_REASONS, Stopping
+from decoding.engine.search.stopping import FINISH_REASONS, STOPPED, Stopping
+from decoding.errors import DecodeError
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.processors import History, apply_processors
@@ -176,6 +177,14 @@ class StochasticBeamSearch:
         masks = [self._masks.of(own) for own in zip(*(b.matchers for _, _, b in live), strict=True)]
         apply_processors(self._settings.processors, history, edited, masks)
         self._stopping.hide_eos(edited, lengths)
+        for i, _, b in (
+            live[row] for row in np.flatnonzero(~(edited > -np.inf).any(axis=1)) if self._settings.constraints
+        ):
+            request, step = self._requests[i], len(b.tokens)
+            why = request.why_stuck(np.array(b.tokens, np.int64))
+            raise DecodeError(
+                f"sequence {request.first}, step {step}: no token is possible; {why}", row=request.first, step=step
+            )
         return edited
 
     def _finish(self, kept: list[list[Branch]]) -> None:
