@@ -25,7 +25,7 @@ from decoding.requests import Request
 from decoding.rerank import mbr, rerank
 from decoding.results import Decoded, Hypothesis, TokenEvent
 from decoding.service import Engine, Ticket
-from decoding.strategies import Beam, Greedy, Sample, TopN
+from decoding.strategies import Beam, Greedy, MustContain, Sample, TopN
 
 if TYPE_CHECKING:
     from decoding import plot as plot
@@ -52,6 +52,7 @@ __all__ = [
     "LogitBias",
     "Model",
     "ModelError",
+    "MustContain",
     "NoRepeatNgram",
     "OptionError",
     "PrefixAllowed",

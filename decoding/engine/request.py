@@ -25,6 +25,7 @@ class Settings:
     Attributes:
         outputs: sequences wanted.
         eos: ids that end a sequence; `stop`: id sequences that do; `stop_strings`: texts that do.
+        phrases: ids that every output of `Beam` contains.
         top_logprobs: how many of the best log-probabilities to record at each step.
         return_attention: return the weights over the source for each token.
         return_state: return the state after each output.
@@ -41,6 +42,7 @@ class Settings:
     top_logprobs: int
     return_attention: bool = False
     return_state: bool = False
+    phrases: tuple[tuple[int, ...], ...] = ()
 
     @property
     def constraints(self) -> tuple[BoundConstraint, ...]:

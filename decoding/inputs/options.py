@@ -105,6 +105,7 @@ def check_settings(model: Model, settings: Settings) -> None:
     _check_logprobs(model, settings)
     _check_attention(model, settings)
     _check_state(model, settings)
+    _check_phrases(settings)
 
 
 def _read(model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +121,20 @@ def _strategy(model: Model, strategy: Any) -> dict[str, Any]:
         raise OptionError(
             f"strategy={shown(strategy)}: expected a strategy object such as Greedy() or Sample(temperature=0.8)"
         )
-    return {"strategy": strategy}
+    phrases = strategy.must_contain.phrases if isinstance(strategy, Beam) and strategy.must_contain else ()
+    return {"strategy": strategy, "phrases": tuple(_phrase(model, phrase) for phrase in phrases)}
+
+
+def _phrase(model: Model, phrase: str | Sequence[int]) -> tuple[int, ...]:
+    """Return the ids of a phrase that outputs must contain."""
+    if isinstance(phrase, str):
+        if model.tokenizer is None:
+            raise OptionError(
+                f"MustContain(phrases={shown(phrase)}): {model.name} has no vocabulary; give ids, or load(..., tokenizer=...)"
+            )
+        phrase = model.tokenizer.encode(phrase)
+    ids: list[int] = checked_ids(model, phrase, "MustContain(phrases").tolist()
+    return tuple(ids)
 
 
 def check_names(function: str, options: Mapping[str, Any]) -> None:
@@ -182,6 +196,16 @@ def _check_state(model: Model, settings: Settings) -> None:
             f"return_state=True: {model.name} draws latents at every step, so that its state is not all that an output goes on from; "
             "give prompt and output again"
         )
+
+
+def _check_phrases(settings: Settings) -> None:
+    """Refuse phrases that no output can have."""
+    longest = max((len(phrase) for phrase in settings.phrases), default=0)
+    if longest > settings.max_new_tokens:
+        raise OptionError(f"max_new_tokens={settings.max_new_tokens}: a phrase of MustContain has {longest} tokens")
+    for phrase in settings.phrases:
+        if ends := set(phrase) & set(settings.eos):
+            raise OptionError(f"MustContain(phrases): the ids {list(phrase)} have {min(ends)}, which ends an output")
 
 
 def _longest(model: Model, max_new_tokens: Any) -> int:

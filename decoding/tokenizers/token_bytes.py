@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,7 +145,7 @@ def _partial(tokenizer: Any, ids: Sequence[int]) -> Mapping[int, bytes]:
     return _bytes_of_characters(tokenizer, suspects) if suspects else {}
 
 
-def _bytes_of_characters(tokenizer: Tokenizer, suspects: Set[int]) -> dict[int, bytes]:
+def _bytes_of_characters(tokenizer: Tokenizer, suspects: set[int]) -> dict[int, bytes]:
     """Return the bytes of ids by encoding characters: of one that has a token for each byte, they are known."""
     known: dict[int, bytes] = {}
     for character in _CHARACTERS:

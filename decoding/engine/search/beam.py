@@ -14,6 +14,7 @@ from decoding.engine.batch.host import HostBatch
 from decoding.engine.batch.reduction import beam_candidates
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RowSource, Settings
 from decoding.engine.search.native_beams import NativeBeams
+from decoding.engine.search.phrases import Phrases, Progress
 from decoding.engine.search.prefill import RequestRows
 from decoding.engine.search.states import state_after
 from decoding.engine.search.stopping import FINISH_REASONS, GOES_ON, STOPPED, Stopping
@@ -65,6 +66,10 @@ class BeamSearch:
         self._closed: list[list[list[ClosedHypothesis]]] = []
         self._matchers: list[list[Matchers]] = []  # [requests][beams], where there are constraints
         self._masks = Masks()
+        self._phrases: Phrases | None = None
+        if self._beam.must_contain is not None:
+            self._phrases = Phrases(settings.phrases, ordered=self._beam.must_contain.ordered)
+        self._progress: list[list[Progress]] = []  # [requests][beams], where there are phrases
         self._cancelled = set[int]()
         self._lengths = np.zeros(together, np.int64)
         self._limits = np.zeros(together, np.int64)  # longest lengths
@@ -94,6 +99,9 @@ class BeamSearch:
             possible = scores > -np.inf
             reasons = self._finish_reasons(parents, tokens, possible)
             ends = (reasons != GOES_ON) & possible
+            if self._phrases is not None:
+                self._drop_incomplete(self._phrases, scores, parents, tokens, ends)
+                ends &= scores > -np.inf
             self._close(scores, parents, tokens, logprobs, ends, reasons)
             rows = self._go_on(scores, parents, tokens, logprobs, ends)
             finished = self._check_done()
@@ -120,7 +128,13 @@ class BeamSearch:
     def _native_beams(self) -> NativeBeams | None:
         """Return what takes plain steps without Python; None where there is no native step, or each needs some Python."""
         settings, batch = self._settings, self._batch
-        needs_python = settings.processors or batch.context.moves or self._needs_attention or settings.return_state
+        needs_python = (
+            settings.processors
+            or settings.phrases
+            or batch.context.moves
+            or self._needs_attention
+            or settings.return_state
+        )
         if needs_python or not (isinstance(batch, HostBatch) and batch.in_place):
             return None
         return NativeBeams(
@@ -151,6 +165,7 @@ class BeamSearch:
         self._requests += requests
         self._closed += [[[] for _ in range(groups)] for _ in requests]
         self._matchers += [[request.matchers()] * beams for request in requests]
+        self._progress += [[self._phrases.start()] * beams for _ in requests if self._phrases is not None]
         self._lengths[new], self._done[new] = 0, False
         self._limits[new] = [self._stopping.limit(request.max_new_tokens) for request in requests]
         self._scores[new] = -np.inf
@@ -162,7 +177,9 @@ class BeamSearch:
         logits = self._batch.logits[: n * beams]
         down = self._batch.candidates
         edits = self._edits()
-        if down is not None:
+        if self._phrases is not None:
+            best, parents, tokens = self._with_phrases(self._phrases, self._edited(logits))
+        elif down is not None:
             given = down.logprobs(logits)
             best, parents, tokens = self._pruned(given, np.full(n, True), normalize=False)
         elif not edits.any():
@@ -181,6 +198,18 @@ class BeamSearch:
             tokens[tokens >= 0] = down.ids[at]
         shape = (n, self._beam.num_beam_groups, -1)
         return tuple(a.reshape(shape) for a in (best, parents, tokens, logprobs))  # type: ignore[return-value]
+
+    def _with_phrases(self, phrases: Phrases, edited: Array) -> tuple[Array, Array, Array]:
+        """Return scores, parents and tokens of the candidates, where outputs must contain phrases."""
+        n, beams = len(self._requests), self._beam.num_beams
+        best = np.full((n, 2 * self._candidates), -np.inf, np.float32)
+        parents, tokens = np.zeros(best.shape, np.int64), np.full(best.shape, -1)
+        totals = self._scores[:n, :, None] + edited.reshape(n, beams, -1)
+        for slot, total in enumerate(totals):
+            own = phrases.candidates(total, self._progress[slot], np.array(self._settings.eos, np.int64), best.shape[1])
+            parents[slot, : len(own)], tokens[slot, : len(own)] = own.T
+            best[slot, : len(own)] = total[tuple(own.T)]
+        return best, parents, tokens
 
     def _pruned(self, given: Array, which: Array, *, normalize: bool = True) -> tuple[Array, Array, Array]:
         """Return scores, parents and tokens of the candidates of these requests; of the others, nothing is possible."""
@@ -269,6 +298,14 @@ class BeamSearch:
                     reasons[i] = STOPPED
         return reasons.reshape(tokens.shape)
 
+    def _drop_incomplete(self, phrases: Phrases, scores: Array, parents: Array, tokens: Array, ends: Array) -> None:
+        """Make candidates impossible, in place, that end before they have all phrases."""
+        for at in map(tuple, np.argwhere(ends)):
+            progress, token = self._progress[at[0]][parents[at]], int(tokens[at])
+            own = progress if token in self._settings.eos else phrases.after(progress, token)
+            if not all(own.met):
+                scores[at] = -np.inf
+
     def _output(self, slot: int, beam: int, token: int) -> Array:
         """Return the output of a beam with this token after it."""
         return np.append(self._ids[slot, beam, : self._lengths[slot]], token)
@@ -356,6 +393,14 @@ class BeamSearch:
                 ]
                 for p, own in enumerate(self._matchers)
             ]
+        if self._phrases is not None:
+            self._progress = [
+                [
+                    self._phrases.after(own[row], int(self._ids[p, b, self._lengths[p]])) if alive[p, b] else own[row]
+                    for b, row in enumerate(rows[p])
+                ]
+                for p, own in enumerate(self._progress)
+            ]
         self._lengths[:n] += 1
         return rows
 
@@ -382,6 +427,13 @@ class BeamSearch:
         """Yield the best closed hypotheses of a request: as many as were asked for, or all of them."""
         closed = sorted((h for group in self._closed[slot] for h in group), key=lambda h: -h.score)
         closed = closed[: self._settings.outputs]
+        if self._phrases is not None and not closed:
+            request = self._requests[slot]
+            raise DecodeError(
+                f"sequence {request.first}: no hypothesis of at most {self._limits[slot]} tokens has all phrases of MustContain; "
+                "a larger num_beams or max_new_tokens finds more",
+                row=request.first,
+            )
         for rank, h in enumerate(closed):
             by_eos = h.finish_reason == "eos"
             tokens = h.tokens[: len(h.tokens) - by_eos]
@@ -417,6 +469,7 @@ class BeamSearch:
         self._requests = [self._requests[p] for p in slots]
         self._closed = [self._closed[p] for p in slots]
         self._matchers = [self._matchers[p] for p in slots]
+        self._progress = [self._progress[p] for p in slots if self._phrases is not None]
         live = np.isfinite(self._scores[:size])
         self._masks.begin([m for p, b in np.argwhere(live) for m in self._matchers[p][b]])
         read = self._rows.move((slots[:, None] * beams + rows[slots]).ravel())
