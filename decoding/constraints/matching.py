@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from decoding.constraints.bound import BoundConstraint, shortened
 from decoding.constraints.spelling import Bits, llguidance
-from decoding.errors import DecodeError, OptionError
+from decoding.errors import OptionError
 
 # Bits of masks up to which they are computed at once: handing them to a thread takes as long.
 _AT_ONCE = 1 << 11
@@ -60,18 +60,10 @@ class Matcher:
         return accepts
 
     @property
-    def is_stuck(self) -> bool:
-        """Whether the newest mask showed that no token may follow, and the text is not whole.
-
-        Raises:
-            DecodeError: the mask could not be computed: the grammar is too complex.
-        """
-        if not self.state.is_error():
-            return False
-        error = self.state.get_error()
-        if not error.startswith("NoExtension"):
-            raise DecodeError(f"{self.bound.name}: {shortened(error)}")
-        return True
+    def failure(self) -> str:
+        """The message of llguidance where it could not go on: a grammar that is too complex; else ""."""
+        error = self.state.get_error() if self.state.is_error() else ""
+        return "" if error.startswith("NoExtension") else shortened(error)
 
     def release(self) -> None:
         """Let another hypothesis use what this one found out about the grammar; it is not used any more."""
@@ -108,9 +100,9 @@ def must_end_with(matchers: Matchers, token: int) -> bool:
     return must_end(tuple(m.after(token) for m in matchers))
 
 
-def why_stuck(constraints: Iterable[BoundConstraint], ids: list[int]) -> str:
-    """Return why no token can follow these."""
-    return "; ".join(constraint.why_stuck(ids) for constraint in constraints)
+def why_stuck(matchers: Matchers, ids: list[int]) -> str:
+    """Return why no token can follow these, after which the matchers are."""
+    return "; ".join(f"{m.bound.name}: {m.failure}" if m.failure else m.bound.why_stuck(ids) for m in matchers)
 
 
 class Masks:
@@ -181,7 +173,7 @@ class Masks:
         if end & 31:
             own[:, -1] &= np.uint32((1 << (end & 31)) - 1)
         for row in np.flatnonzero(~own.any(axis=1)).tolist():
-            may_end[row] &= not self._matchers[row].is_stuck  # llguidance also ends what it has no way on for
+            may_end[row] &= not self._matchers[row].state.is_error()  # llguidance also ends what it has no way on for
         rows_of: dict[int, tuple[BoundConstraint, list[int]]] = {}
         for row, matcher in enumerate(self._matchers):
             if len(matcher.bound.eos):

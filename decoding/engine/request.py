@@ -115,11 +115,9 @@ class EngineRequest:
         """The number by which the draws of its first output are keyed; those of its other outputs follow."""
         return 0 if self.own_seed else self.first
 
-    def why_stuck(self, output: Array) -> str:
-        """Return why no token can follow an output, where constraints forbid all."""
-        return why_stuck(
-            self.settings.constraints, [*self.ids[len(self.ids) - self.written :].tolist(), *output.tolist()]
-        )
+    def why_stuck(self, matchers: Matchers, output: Array) -> str:
+        """Return why no token can follow an output, where constraints forbid all; its matchers are after it."""
+        return why_stuck(matchers, [*self.ids[len(self.ids) - self.written :].tolist(), *output.tolist()])
 
     @property
     def latent_stream(self) -> int:

@@ -259,13 +259,15 @@ class BeamSearch:
         """Leave the hypotheses at these rows, which no token may follow.
 
         Raises:
-            DecodeError: a request has no other.
+            DecodeError: a request has no other, or the grammar is too complex.
         """
         for slot, beam in zip(*divmod(rows, self._beam.num_beams), strict=True):
             self._scores[slot, beam] = -np.inf
-            if not (np.isfinite(self._scores[slot]).any() or any(self._closed[slot])):
+            own = self._matchers[slot][beam]
+            others = np.isfinite(self._scores[slot]).any() or any(self._closed[slot])
+            if not others or any(m.failure for m in own):
                 request, step = self._requests[slot], int(self._lengths[slot])
-                why = request.why_stuck(self._ids[slot, beam, :step])
+                why = request.why_stuck(own, self._ids[slot, beam, :step])
                 raise DecodeError(
                     f"sequence {request.first}, step {step}: no hypothesis can go on; {why}",
                     row=request.first,

@@ -90,7 +90,7 @@ cdef class RowSampler:
         self._attention = self._edited = None
         self._tokenizer, self._vocab_size, self._drawn = tokenizer, vocab_size, drawn
         self._looks_for_stops = self._has_processors = self._keeps_states = self._was_edited = self._has_constraints = False
-        self._matchers, self._masks = [()] * capacity, Masks()
+        self._matchers, self._masks, self._groups, self._constrained, self._followed = [()] * capacity, Masks(), None, [], []
 
         logprobs = np.zeros(capacity, np.float32)
         scratch = np.empty(scratch_size(width) + 64, np.uint8)
@@ -178,6 +178,7 @@ cdef class RowSampler:
             self._endings[slot] = rules.stopping.ending
             self.requests[slot], self._rules[slot], self._matchers[slot] = request, rules, request.matchers()
             self._has_constraints = self._has_constraints or bool(self._matchers[slot])
+        self._groups = None
 
     @property
     def needs_python(self):
@@ -207,11 +208,15 @@ cdef class RowSampler:
         if self._top:
             self._record_top(size)
         if self._has_constraints:
-            self._consume(size)
-        if self._looks_for_stops or self._has_constraints:
+            self._consume()
+        if self._looks_for_stops:
             finished = self.finish_or_stop(size)
+        elif self._has_constraints:
+            finished = self.finish(size)
+        if finished:
+            self._groups = None
         if self._has_constraints:
-            self._masks.begin([m for slot in self.running(size).tolist() for m in self._matchers[slot]])
+            self._masks.begin([m for slot in self.running(size).tolist() for m in self._matchers[slot]] if finished else self._followed)
         if self._teacher_ratio is not None:
             self._teach(size)
         return finished
@@ -261,7 +266,7 @@ cdef class RowSampler:
 
     def drop(self, int64_t slot):
         """Forget the row there."""
-        self.status[slot], self._matchers[slot] = IDLE, ()
+        self.status[slot], self._matchers[slot], self._groups = IDLE, (), None
 
     def take(self, int64_t slot, source_length, state):
         """Return the finished row there; the slot becomes idle.
@@ -316,20 +321,18 @@ cdef class RowSampler:
             items[size:] = [nothing] * (len(items) - size)
         dropped = np.setdiff1d(np.arange(len(self._lines_array)), slots)
         self._lines_array[:] = self._lines_array[np.concatenate([slots, dropped])]
+        self._groups = None
         self.status[size:] = IDLE
 
     cdef bint _edit(self, int64_t size) except -1:
         """Copy the logits of the running rows, let each row's processors edit them, and return whether there are any."""
-        running = self.running(size)
-        groups = {}  # slots by their processors, which requests that do not name any share
-        for slot in running.tolist():
-            processors = (<RowRules> self._rules[slot]).processors
-            groups.setdefault(id(processors), (processors, []))[1].append(slot)
-        if not any(processors for processors, _ in groups.values()):
+        if self._groups is None:
+            self._group(size)
+        if not any(processors for processors, _ in self._groups):
             return False
         if self._edited is None:
             self._edited = np.empty_like(self._logits_array)
-        for processors, slots in groups.values():
+        for processors, slots in self._groups:
             is_run = slots[len(slots) - 1] - slots[0] == len(slots) - 1  # side by side: they are copied once, not twice
             rows = slice(slots[0], slots[0] + len(slots)) if is_run else slots
             self._edited[rows] = self._logits_array[rows]
@@ -345,6 +348,16 @@ cdef class RowSampler:
             self._edits_array[rows] = bool(processors)
         return True
 
+    cdef _group(self, int64_t size):
+        """Keep which running rows have the same processors, and which have constraints, until rows come, go or move."""
+        groups, running = {}, self.running(size).tolist()
+        for slot in running:
+            processors = (<RowRules> self._rules[slot]).processors
+            groups.setdefault(id(processors), (processors, []))[1].append(slot)
+        self._groups = list(groups.values())
+        self._constrained = [slot for slot in running if self._matchers[slot]]
+        self._followed = [matcher for slot in self._constrained for matcher in self._matchers[slot]]
+
     cdef _apply(self, tuple processors, list slots, object edited):
         """Let processors edit the logits of rows."""
         def history():
@@ -353,12 +366,13 @@ cdef class RowSampler:
         masks = [self._masks.of([self._matchers[slot][i] for slot in slots]) for i in range(len(self._matchers[slots[0]]))]
         apply_processors(processors, history, edited, masks)
 
-    cdef _consume(self, int64_t size):
+    cdef _consume(self):
         """Go on in the grammars of the rows by the tokens just chosen; where there is no EOS, rows end that must end."""
         cdef int64_t slot, token
-        for slot in self.running(size):
-            token, matchers = self._tokens[slot], self._matchers[slot]
-            if matchers and not self._endings[slot].is_eos[token]:
+        for slot in self._constrained:
+            token = self._tokens[slot]
+            if not self._endings[slot].is_eos[token]:
+                matchers = self._matchers[slot]
                 for matcher in matchers:
                     matcher.consume(token)
                 self._stops[slot] = not self._endings[slot].eos_count and must_end(matchers)
@@ -591,7 +605,7 @@ cdef class RowSampler:
         whose = f"logits, after {' and '.join(edits)}," if edits else "logits"
         advice = "check the weights, the inputs and the processors"
         if status == DEC_FORBIDDEN and self._matchers[row]:
-            advice = self.requests[row].why_stuck(self.output(row))
+            advice = self.requests[row].why_stuck(self._matchers[row], self.output(row))
         return DecodeError(f"sequence {sequence}, step {step}: the model's {whose} {fault}; {advice}",
                            row=sequence, step=step)
 

@@ -181,7 +181,7 @@ class StochasticBeamSearch:
             live[row] for row in np.flatnonzero(~(edited > -np.inf).any(axis=1)) if self._settings.constraints
         ):
             request, step = self._requests[i], len(b.tokens)
-            why = request.why_stuck(np.array(b.tokens, np.int64))
+            why = request.why_stuck(b.matchers, np.array(b.tokens, np.int64))
             raise DecodeError(
                 f"sequence {request.first}, step {step}: no token is possible; {why}", row=request.first, step=step
             )
