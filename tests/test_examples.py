@@ -14,6 +14,8 @@ NAMES = [
     "caption_attention",
     "caption_vector",
     "chat_history",
+    "constrained_json",
+    "constrained_tang",
     "encoder_decoder",
     "latent_generator",
     "pixel_digits",
@@ -32,7 +34,7 @@ def test_no_example_is_forgotten():
 @pytest.mark.examples
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_reaches_its_figure(name, tmp_path):
-    for package in ("torch", "onnxscript", "sklearn", "PIL", "transformers"):
+    for package in ("torch", "onnxscript", "sklearn", "PIL", "transformers", "llguidance"):
         pytest.importorskip(package, reason=f"{package} is not installed (pip install '.[examples]')")
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
     done = subprocess.run(
