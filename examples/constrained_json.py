@@ -2,8 +2,8 @@
 
     python examples/constrained_json.py
 
-The network learns to write records such as {"name":"Mira Sol","age":41,"tags":["chess"]}. At temperature 1.3 many of its
-own outputs are no JSON, or not of the schema. Under `JSONSchema` every whole output is.
+The network learns to write records such as {"name":"Mira Sol","age":41,"tags":["chess"]}. Many outputs of so small
+a network are no JSON, or not of the schema. Under `JSONSchema` every whole output is.
 """
 
 import json
@@ -88,15 +88,13 @@ def main() -> None:
     )  # fmt: skip
     model = decoding.load(file)
     options = {"num_return_sequences": 200, "seed": 3, "max_new_tokens": 200}
-    free = decoding.decode(model, None, Sample(temperature=1.3), **options)
-    held = decoding.decode(model, None, Sample(temperature=1.3), processors=[JSONSchema(SCHEMA)], **options)
+    free = decoding.decode(model, None, Sample(), **options)
+    held = decoding.decode(model, None, Sample(), processors=[JSONSchema(SCHEMA)], **options)
     whole = [h for h in held if h.finish_reason == "eos"]
-    print(f"of 200 outputs at temperature 1.3, {sum(fits(h.text) for h in free)} are records of the schema")
+    print(f"of 200 outputs, {sum(fits(h.text) for h in free)} are records of the schema")
     print(
         f"under the schema {sum(fits(h.text) for h in whole)} of {len(whole)} are; max_new_tokens cut {200 - len(whole)}"
     )
-    print(free[0].text)
-    print(free[1].text)
     print(whole[0].text)
     assert all(fits(h.text) for h in whole)
     assert len(whole) > 150
