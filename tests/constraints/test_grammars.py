@@ -1,6 +1,7 @@
 """The constraints that callers write: what they refuse before the first step, and what they say."""
 
 import pickle
+import sys
 
 import pytest
 
@@ -76,3 +77,9 @@ def test_constraints_can_be_pickled(model, constraint):
 def test_a_json_schema_may_be_text(model):
     schema = '{"const": [1, "a"], "x-guidance": {"whitespace_flexible": false}}'
     assert decode(model, "a", processors=[JSONSchema(schema)])[0].text == '[1,"a"]'
+
+
+def test_without_llguidance_the_error_says_what_to_install(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(OptionError, match=r"pip install 'rnn-decoding\[constraints\]'"):
+        decode(model, "a", processors=[Regex("b")])
