@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from decoding.api import decode, decode_iter, rollout, score, stream
+from decoding.constraints import Choices, Grammar, JSONSchema, Regex
 from decoding.errors import Cancelled, DecodeError, DecodingError, ModelError, OptionError, QueueFull
 from decoding.inputs.generation_config import from_generation_config
 from decoding.model.discriminator import Discriminator
@@ -25,7 +26,7 @@ from decoding.requests import Request
 from decoding.rerank import mbr, rerank
 from decoding.results import Decoded, Hypothesis, TokenEvent
 from decoding.service import Engine, Ticket
-from decoding.strategies import Beam, Greedy, Sample, TopN
+from decoding.strategies import Beam, Greedy, MustContain, Sample, TopN
 
 if TYPE_CHECKING:
     from decoding import export as export
@@ -39,6 +40,7 @@ __all__ = [
     "AllowedTokens",
     "Beam",
     "Cancelled",
+    "Choices",
     "DecodeError",
     "Decoded",
     "DecodingError",
@@ -46,17 +48,21 @@ __all__ = [
     "Engine",
     "ForcedTokens",
     "FrequencyPenalty",
+    "Grammar",
     "Greedy",
     "History",
     "Hypothesis",
+    "JSONSchema",
     "LogitBias",
     "Model",
     "ModelError",
+    "MustContain",
     "NoRepeatNgram",
     "OptionError",
     "PrefixAllowed",
     "PresencePenalty",
     "QueueFull",
+    "Regex",
     "RepetitionPenalty",
     "Request",
     "Sample",

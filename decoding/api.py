@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from decoding._types import Context, FromModel, Latents, Prompts, Sources, StepInputs
+from decoding._types import Context, FromModel, Latents, Processors, Prompts, Sources, StepInputs
 from decoding.engine.collect import by_prompt, token_bar, with_bar
 from decoding.engine.encode import alike, with_latents_of
 from decoding.engine.forks import using
@@ -50,7 +50,6 @@ from decoding.model.discriminator import Discriminator
 from decoding.model.graph.graph import ModelFile
 from decoding.model.model import Model
 from decoding.model.network import Network
-from decoding.processors import Processor
 from decoding.results import Decoded, Hypothesis, TokenEvent
 from decoding.strategies import Greedy, Sample, Strategy
 
@@ -69,7 +68,7 @@ def decode(
     prefix: Prompts = None,
     context: Context = None,
     latents: Latents = None,
-    processors: Sequence[Processor] = (),
+    processors: Processors = (),
     step_inputs: StepInputs | None = None,
     teacher: Sequence[Sequence[int]] | npt.NDArray[Any] | None = None,
     teacher_ratio: float = 0.0,
@@ -113,7 +112,7 @@ def decode(
             array alone where there is one latent, or a list of the `latent` of hypotheses. Default: drawn by the seed. A
             latent that is drawn anew at every step takes [steps, ...] for each.
         processors: callables ``f(history, logits)`` that edit the logits, float32 [rows, V], in place; see
-            `decoding.processors`.
+            `decoding.processors`. Constraints are given among them: `Regex`, `JSONSchema`, `Grammar`, `Choices`.
         step_inputs: a function that computes contexts anew for each step: ``f(history) -> {input name: array [rows, ...]}``;
             `history` is a `History` whose rows end with the token that this step feeds.
         teacher: an id sequence for each prompt: at each step its token is fed next with probability `teacher_ratio`,
@@ -300,7 +299,7 @@ def rollout(
     prompts: Sources = None,
     context: Context = None,
     latents: Latents = None,
-    processors: Sequence[Processor] = (),
+    processors: Processors = (),
     batch_size: int | None = None,
     workers: int | None = None,
     progress: bool = False,
@@ -328,7 +327,7 @@ def rollout(
         pad_token_id: fills the reward's rows after their EOS; default the model's, else its first EOS, else 0.
         prompts: with an encoder, the source of each sequence, or one for all of them.
         context, latents: as in `decode()`, one entry for each sequence; latents that are not given are drawn by `seed`.
-        processors: as in `decode()`; the prefix of a completion counts as its prompt.
+        processors: as in `decode()`; the prefix of a completion counts as its prompt, but constraints go on with its text.
         batch_size: completions that run together, in each worker; default at most 128.
         workers: threads with a batch each; default as in `decode()`.
         progress: show a bar with completions and tokens a second.

@@ -6,9 +6,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from decoding._types import Latents, StateValues
+from decoding._types import Latents, Processors, StateValues
 from decoding.errors import OptionError, shown
-from decoding.processors import Processor
 from decoding.strategies import Strategy
 
 
@@ -66,7 +65,7 @@ class Request:
         stop: str | Sequence[str | int | Sequence[int]] | None = None,
         eos_token_id: int | Sequence[int] | Literal["model", "call"] | None = "call",
         seed: int | None = None,
-        processors: Sequence[Processor] | None = None,
+        processors: Processors | None = None,
         logprobs: int | None = None,
         num_return_sequences: int | None = None,
         prefix: str | Sequence[int] | None = None,
