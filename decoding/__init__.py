@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from decoding.api import decode, decode_iter, rollout, score, stream
 from decoding.errors import Cancelled, DecodeError, DecodingError, ModelError, OptionError, QueueFull
 from decoding.model.discriminator import Discriminator
+from decoding.model.ensembles.ensemble import Ensemble
+from decoding.model.ensembles.guidance import Guidance
 from decoding.model.load import load
 from decoding.model.model import Model
 from decoding.processors import (
@@ -40,9 +42,11 @@ __all__ = [
     "DecodingError",
     "Discriminator",
     "Engine",
+    "Ensemble",
     "ForcedTokens",
     "FrequencyPenalty",
     "Greedy",
+    "Guidance",
     "History",
     "Hypothesis",
     "LogitBias",

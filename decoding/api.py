@@ -375,7 +375,7 @@ def _requests(
 
 
 def _latents(model: Model) -> DrawnLatents | None:
-    return DrawnLatents(model.latents) if model.latents else None
+    return DrawnLatents(model._network.latent_families) if model.latents else None
 
 
 def _reward(reward: Reward | ModelFile) -> Reward:

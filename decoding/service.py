@@ -247,7 +247,7 @@ class Engine:
             mixed=True,
             live=True,
             attention=contract.attention is not None,
-            latents=Latents(latents) if latents else None,
+            latents=Latents(self._model._network.latent_families) if latents else None,
             remember=None if self._known is None else self._known.put,
         )
         self._numbers = itertools.count()

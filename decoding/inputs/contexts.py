@@ -11,6 +11,7 @@ import numpy as np
 from decoding._types import StepInputs
 from decoding.arguments import named_values, numbers
 from decoding.errors import OptionError, shown
+from decoding.inputs.members import for_members
 from decoding.model.contract.io import AuxiliaryInput, State
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
@@ -42,6 +43,7 @@ def check_contexts(model: Model, context: Any, step_inputs: StepInputs | None, p
     states = {s.input: s for s in c.states}
     encoded = set() if model._network.encoders is None else model._network.encoders.fed & inputs.keys()
     wanted = {f.name: f.name for f in needed if f.name not in encoded}
+    context = for_members(model, context, wanted if not isinstance(context, Mapping) else [*inputs, *states])
     given = named_values("context", context, model.name, wanted, others=(*inputs, *states))
     if fed := [name for name in given if name in encoded]:
         raise OptionError(
@@ -79,7 +81,7 @@ def check_step_inputs(model: Model, step_inputs: Any) -> StepInputs | None:
     inputs = {f.name: f for f in model._network.contract.row_inputs if f.kind != "latent"}
 
     def checked(history: History) -> dict[str, Array]:
-        given = step_inputs(history)
+        given = for_members(model, step_inputs(history), inputs)
         if not isinstance(given, Mapping):
             raise OptionError(
                 f"step_inputs returned {type(given).__name__}: expected a dict from input names to arrays [rows, ...]"

@@ -9,6 +9,7 @@ import numpy as np
 
 from decoding import kernels
 from decoding.engine.batch.batch import make_batch
+from decoding.engine.batch.ensemble import EnsembleBatch
 from decoding.engine.batch.host import HostBatch
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RowSource, Settings
 from decoding.engine.search.prefill import RequestRows
@@ -56,7 +57,7 @@ class StochasticBeamSearch:
         self._width = settings.outputs
         self._slots = max(1, rows // self._width)
         self._batch = make_batch(network, self._slots * self._width, call)
-        if isinstance(self._batch, HostBatch):
+        if isinstance(self._batch, HostBatch | EnsembleBatch):
             self._batch.keeps_before = settings.return_state
         self._rows = RequestRows(network, self._batch, call, queue, self._width)
         self._stopping = Stopping(settings, network.vocab_size, call.tokenizer)
