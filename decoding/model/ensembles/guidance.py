@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from decoding.arguments import numbers
@@ -102,10 +103,19 @@ def _null(model: Model, given: Any) -> dict[str, Array | None]:
         raise OptionError(f"Guidance(null={shown(given)}): nothing is left out; name at least one of {', '.join(names)}")
     if not isinstance(given, Mapping):
         return dict.fromkeys(given)
-    inputs = {aux.name: aux for aux in c.all_auxiliary_inputs}
-    states = {s.input: s for s in c.states}
-    found: dict[str, Array | None] = {}
-    for name, value in given.items():
-        dtype = inputs[name].dtype if name in inputs else states[name].dtype
-        found[name] = numbers(f"null[{name!r}]", value, dtype)
-    return found
+    sizes: dict[str, Sequence[int | None]] = {aux.name: aux.sizes for aux in c.all_auxiliary_inputs}
+    sizes |= {s.input: (*s.initial.shape[: s.batch_axis], *s.initial.shape[s.batch_axis + 1 :]) for s in c.states}
+    dtypes = {aux.name: aux.dtype for aux in c.all_auxiliary_inputs} | {s.input: s.dtype for s in c.states}
+    return {name: _value(name, value, sizes[name], dtypes[name]) for name, value in given.items()}
+
+
+def _value(name: str, value: Any, sizes: Sequence[int | None], dtype: np.dtype[Any]) -> Array:
+    """Return what stands in the place of an input, which NumPy broadcasts to the input's sizes, whatever the free ones are."""
+    array = numbers(f"null[{name!r}]", value, dtype)
+    own = sizes[len(sizes) - array.ndim :]
+    if array.ndim > len(sizes) or any(n not in (1, size) for n, size in zip(array.shape, own, strict=True)):
+        shown_sizes = ", ".join("any" if size is None else str(size) for size in sizes)
+        raise OptionError(
+            f"null[{name!r}] has shape {list(array.shape)}: expected [{shown_sizes}] or what NumPy broadcasts to it, with 1 for any"
+        )
+    return array

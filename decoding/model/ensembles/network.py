@@ -121,6 +121,11 @@ class EnsembleNetwork(Network):
         return all(m.network.reads_chunks or m.network.contract.window is not None for m in self.members)
 
     @property
+    def reads_chunks_on_device(self) -> bool:
+        """Return False: nothing but a batch reads tokens by all members, so that rollouts read each prefix by itself."""
+        return False
+
+    @property
     def on_device(self) -> bool:
         """Whether a member is stepped on a device with memory of its own."""
         return any(member.network.on_device for member in self.members)
