@@ -180,9 +180,10 @@ def test_close_drains_or_cancels(model):
 
 def test_many_outputs_do_not_keep_others_waiting(model):
     with Engine(model, Sample(), batch_size=4, max_new_tokens=40, eos_token_id=None) as engine:
-        many = engine.submit(Request([1], num_return_sequences=64))
+        slow = Request([1], num_return_sequences=64, processors=[lambda history, logits: time.sleep(0.001)])
+        many = engine.submit(slow)  # at least 640 steps, of a millisecond each
         for number in range(6):
-            engine.submit([number]).result(20)
+            engine.submit(Request([number], max_new_tokens=5)).result(20)
         assert not many.done()
         assert len(many.result(60)) == 64
 

@@ -122,7 +122,9 @@ def test_every_search_honours_a_requests_own_longest_length(model, strategy):
     own = [1, 4, None, 30, 2]
     outputs = 1 if strategy == Greedy() else 2
     call = make_call(model, strategy, seed=4, eos_token_id=None, max_new_tokens=6, num_return_sequences=outputs)
-    out = sorted(decode_requests(model._network, call, requests_for(call, range(1, 6), own), 1), key=lambda f: f.sequence)
+    out = sorted(
+        decode_requests(model._network, call, requests_for(call, range(1, 6), own), 1), key=lambda f: f.sequence
+    )
     assert [f.sequence for f in out] == list(range(len(own) * outputs))
     assert [len(f.tokens) for f in out] == [n for longest in (1, 4, 6, 6, 2) for n in [longest] * outputs]
     assert {f.finish_reason for f in out} == {"length"}
