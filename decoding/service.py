@@ -373,7 +373,7 @@ class Engine:
         if ticket is None or not ticket._add(sequence):
             return
         self._tickets.pop(sequence.request.index, None)
-        decoded = Decoded(hypotheses(self._call, ticket._finished, 0))
+        decoded = Decoded(hypotheses(self._model._network, self._call, ticket._finished, 0))
         self._counts["finished"] += 1
         self._counts["tokens"] += sum(len(f.logprobs) for f in ticket._finished)
         ticket._end(decoded, None)

@@ -29,22 +29,6 @@ class DrawsLatents(Protocol):
     def given_latents(self) -> Mapping[str, Sequence[Array]]: ...
 
 
-class StepLatents(Protocol):
-    """What a batch asks of latents.
-
-    Attributes:
-        every_step: one of them is drawn anew at every step.
-    """
-
-    @property
-    def every_step(self) -> bool: ...
-
-    def steps(
-        self, auxiliary_inputs: Sequence[AuxiliaryInput], sequences: Array, starts: Array, count: int
-    ) -> dict[str, Array]:
-        """Return the values that are drawn anew at every step, for `count` positions from `starts` on."""
-
-
 @dataclass
 class Latents:
     """The latents of all sequences that run.

@@ -1,18 +1,21 @@
-"""Scores given sequences: the log-probability of each of their tokens."""
+"""Scores given sequences: the log-probability of each of their tokens; and outputs, by each member of an ensemble."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from decoding import kernels
 from decoding.engine.batch.batch import failed_step, make_batch
 from decoding.engine.batch.contexts import initial_states, step_contexts
+from decoding.engine.batch.ensemble import member_call, part
 from decoding.engine.encode import alike, encoded, tokens_taken
-from decoding.engine.request import Call, EngineRequest
+from decoding.engine.request import Call, EngineRequest, FinishedSequence
 from decoding.errors import ModelError
 from decoding.model.contract.pad import pad_together
+from decoding.model.ensembles.network import EnsembleNetwork
 from decoding.model.graph.types import Array
 from decoding.model.network import Network
 from decoding.processors import History
@@ -33,7 +36,7 @@ _LARGE_STEP = 1 << 18
 def score_sequences(
     network: Network, call: Call, sequences: Sequence[EngineRequest], advance: Callable[[int], object]
 ) -> dict[int, Array]:
-    """Return by index float32 log-probabilities of every token of a sequence but the first, given those before it.
+    """Return by index float32 log-probabilities of every token of a sequence but the first (or those that its states have read), given those before it.
 
     Args:
         advance: is told after each run how many more tokens have their scores.
@@ -42,18 +45,37 @@ def score_sequences(
     c = network.contract
     takes_runs = network.reads_chunks and c.window is None and c.logits.layout != "BV"
     for group in alike(network.contract, sequences, len(sequences)):
-        order = sorted(group, key=lambda r: -len(r.ids))
+        order = sorted(group, key=lambda r: r.read - len(r.ids))
         for start in range(0, len(order), call.batch_size):
             own = encoded(network, order[start : start + call.batch_size])
             for request in own:
                 tokens_taken(c, request, len(request.ids) - 1)
-            by_runs = takes_runs and (network.on_device or len(own) * c.logits.vocab_size < _LARGE_STEP)
+            by_runs = (
+                takes_runs
+                and not any(r.read for r in own)
+                and (network.on_device or len(own) * c.logits.vocab_size < _LARGE_STEP)
+            )
             try:
                 values = (_by_runs if by_runs else _by_steps)(network, call, own, advance)
             except ModelError as error:
                 raise failed_step(network, error, History([r.ids for r in own], [r.ids[:0] for r in own])) from error
             scores |= {r.index: value for r, value in zip(own, values, strict=True)}
     return scores
+
+
+def member_logprobs(network: EnsembleNetwork, call: Call, finished: Sequence[FinishedSequence]) -> list[Array]:
+    """Return float32 [members, tokens] for each sequence: the log-probabilities of its new tokens, EOS included, under each member alone."""
+    ends = [f.tokens if f.eos is None else np.append(f.tokens, f.eos) for f in finished]
+    whole = [
+        replace(f.request, index=index, ids=np.concatenate([f.request.ids, end]))
+        for index, (f, end) in enumerate(zip(finished, ends, strict=True))
+    ]
+    rows = []
+    for member in network.members:
+        own = [part(member, request) for request in whole]
+        scores = score_sequences(member.network, member_call(call, member), own, lambda count: None)
+        rows.append([scores[index][len(scores[index]) - len(end) :] for index, end in enumerate(ends)])
+    return [np.stack(own) for own in zip(*rows, strict=True)]
 
 
 def _by_runs(
@@ -103,10 +125,11 @@ def _by_steps(
 
     A row of the batch is a beginning that one or several sequences have: it is read once.
     """
-    lengths = np.array([len(r.ids) for r in requests])
+    read = np.array([r.read for r in requests])
+    lengths = np.array([len(r.ids) for r in requests]) - read
     ids = np.zeros((len(requests), lengths[0]), np.int64)
     for row, request in zip(ids, requests, strict=True):
-        row[: len(request.ids)] = request.ids
+        row[: len(request.ids) - request.read] = request.ids[request.read :]
     c = network.contract
     # Sequences with contexts, latents or initial states of their own have no beginning in common.
     own = c.contexts or c.latents or c.row_inputs or call.latents is not None or any(r.states for r in requests)
@@ -114,7 +137,7 @@ def _by_steps(
     first, row = _distinct(apart, ids[:, 0])
     batch = make_batch(network, len(requests), call, reduce=False)
     batch.size = len(first)
-    batch.start(np.arange(batch.size), [requests[i] for i in first], np.zeros(batch.size, np.int64))
+    batch.start(np.arange(batch.size), [requests[i] for i in first], read[first])
     scores = np.zeros((len(requests), lengths[0] - 1), np.float32)
     for t in range(lengths[0] - 1):
         batch.context.refresh(_nothing, batch.size)

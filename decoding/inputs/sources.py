@@ -53,15 +53,16 @@ def _of_members(model: Ensemble, prompts: Any, first: int, single: bool) -> list
     apart = isinstance(prompts, Mapping) and bool(prompts) and prompts.keys() <= readers.keys()
     columns = {}
     for name, own in readers.items():
-        if own._network.latents and not own._network.encoders.sources:
+        if own._network.encoders is None or not own._network.encoders.sources:
             continue  # it reads latents alone
         rows = encode_sources(own, prompts.get(name) if apart else prompts, first=first, single=single)
         columns[name] = [{f"{name}.{key}": value for key, value in row.items()} for row in rows]
     counts = {name: len(column) for name, column in columns.items()}
     if len(set(counts.values())) > 1:
         raise OptionError(f"prompts: the members have different numbers of sources: {counts}")
-    rows = zip(*columns.values(), strict=True) if columns else [()]
-    return [{key: value for own in row for key, value in own.items()} for row in rows]
+    if not columns:
+        return [{}]
+    return [{key: value for own in row for key, value in own.items()} for row in zip(*columns.values(), strict=True)]
 
 
 def source_tokens(model: Model, prompts: Any) -> list[str] | None:

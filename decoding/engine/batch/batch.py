@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from decoding.engine.batch.contexts import ContextRows
 from decoding.engine.batch.device import DeviceBatch
-from decoding.engine.batch.ensemble import EnsembleBatch, MemberLatents, MemberStepInputs
+from decoding.engine.batch.ensemble import EnsembleBatch, MemberStepInputs, member_call
 from decoding.engine.batch.host import HostBatch
 from decoding.engine.batch.protocol import Batch
 from decoding.engine.batch.ragged import RaggedBatch
@@ -17,6 +17,7 @@ from decoding.errors import DecodeError, ModelError
 from decoding.model.ensembles.network import EnsembleNetwork
 from decoding.model.network import Network
 from decoding.processors import History
+
 
 def failed_step(network: Network, error: ModelError, history: History) -> DecodeError | ModelError:
     """Return the error of a step that the network could not run, with its place and the likely cause.
@@ -71,10 +72,6 @@ def _ensemble_batch(network: EnsembleNetwork, capacity: int, call: Call, *, adds
     step_inputs = None if call.step_inputs is None else MemberStepInputs(call.step_inputs)
     batches = []
     for member in network.members:
-        own = replace(
-            call,
-            step_inputs=None if step_inputs is None else step_inputs.of(member),
-            latents=None if call.latents is None else MemberLatents(call.latents, member),
-        )
+        own = replace(member_call(call, member), step_inputs=None if step_inputs is None else step_inputs.of(member))
         batches.append(make_batch(member.network, capacity, own, reduce=False))
     return EnsembleBatch(network, capacity, batches, adds_up=adds_up, in_chunks=step_inputs is None)

@@ -48,7 +48,9 @@ def mixed_logprobs(logits: Sequence[Array], weights: Sequence[float], out: Array
         scratch: an array like `out` for each member, and one more.
     """
     total = sum(weights)
-    counted = [(values, weight / total, own) for values, weight, own in zip(logits, weights, scratch, strict=False) if weight]
+    counted = [
+        (values, weight / total, own) for values, weight, own in zip(logits, weights, scratch, strict=False) if weight
+    ]
     sums = scratch[-1]
     for number, (values, weight, own) in enumerate(counted):
         _log_softmax(values, own)

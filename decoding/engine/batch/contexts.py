@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from decoding._types import StepInputs
-from decoding.engine.latents import StepLatents
+from decoding.engine.latents import Latents
 from decoding.engine.request import EngineRequest
 from decoding.errors import OptionError
 from decoding.model.contract.contract import Contract
@@ -38,7 +38,7 @@ class ContextRows:
         auxiliary_inputs: Sequence[AuxiliaryInput],
         capacity: int,
         step_inputs: StepInputs | None = None,
-        latents: StepLatents | None = None,
+        latents: Latents | None = None,
     ) -> None:
         self._inputs = {f.name: f for f in auxiliary_inputs}
         self._ends = [f for f in auxiliary_inputs if f.kind in ("source_length", "source_mask")]
@@ -108,7 +108,9 @@ class ContextRows:
             context |= self._latents.steps(inputs, np.array([r.key for r in requests]), starts, count)
         if self._step_inputs is not None:
             seen = [r.ids[: at + 1] for r, at in zip(requests, starts, strict=True)]
-            context |= self._step_inputs(History(seen, [np.zeros(0, np.int64)] * len(seen), [r.index for r in requests]))
+            context |= self._step_inputs(
+                History(seen, [np.zeros(0, np.int64)] * len(seen), [r.index for r in requests])
+            )
         return context
 
     def steps(self, slot: int, start: int, count: int) -> dict[str, Array]:

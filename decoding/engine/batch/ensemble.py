@@ -12,8 +12,8 @@ from decoding.engine.batch.combine import mixed_logprobs, weighted_logits, weigh
 from decoding.engine.batch.host import HostBatch
 from decoding.engine.batch.protocol import Batch, States
 from decoding.engine.batch.together import Together
-from decoding.engine.latents import Latents, StepLatents
-from decoding.engine.request import EngineRequest
+from decoding.engine.latents import Latents
+from decoding.engine.request import Call, EngineRequest
 from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.ensembles.network import EnsembleNetwork, Member
 from decoding.model.graph.types import Array
@@ -32,7 +32,9 @@ class EnsembleBatch:
     candidates = None
     attention: Array | None = None
 
-    def __init__(self, network: EnsembleNetwork, capacity: int, batches: Sequence[Batch], *, adds_up: bool, in_chunks: bool) -> None:
+    def __init__(
+        self, network: EnsembleNetwork, capacity: int, batches: Sequence[Batch], *, adds_up: bool, in_chunks: bool
+    ) -> None:
         self.adds_up, self._in_chunks = adds_up, in_chunks
         self._members, self._batches = network.members, batches
         self._weights = [member.weight for member in network.members]
@@ -177,12 +179,12 @@ class MemberStepInputs:
         return self._last[1]
 
 
-class MemberLatents:
+class MemberLatents(Latents):
     """The latents that are drawn anew at every step, as one member reads them."""
 
-    def __init__(self, latents: StepLatents, member: Member) -> None:
+    def __init__(self, latents: Latents, member: Member) -> None:
+        super().__init__(member.network.latent_families)
         self._latents, self._member = latents, member
-        self.every_step = any(aux.draw.every == "step" for aux in member.network.latents)
 
     def steps(
         self, auxiliary_inputs: Sequence[AuxiliaryInput], sequences: Array, starts: Array, count: int
@@ -190,6 +192,11 @@ class MemberLatents:
         """Return the values for `count` positions from `starts` on, see `Latents.steps`."""
         renamed = [replace(aux, name=self._member.input(aux.name)) for aux in auxiliary_inputs if aux.kind == "latent"]
         return self._member.read(self._latents.steps(renamed, sequences, starts, count))
+
+
+def member_call(call: Call, member: Member) -> Call:
+    """Return the call as one member of the ensemble sees it: with its own latents; its `step_inputs` are shared, see `MemberStepInputs`."""
+    return replace(call, latents=None if call.latents is None else MemberLatents(call.latents, member))
 
 
 def part(member: Member, request: EngineRequest) -> EngineRequest:

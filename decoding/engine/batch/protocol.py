@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from decoding.engine.batch.reduction import Candidates
@@ -86,4 +86,3 @@ class Batch(Protocol):
 
     def keep(self, slots: Array) -> None:
         """Go on with the rows at `slots`, in that order; a slot may be named more than once."""
-

@@ -163,7 +163,10 @@ class BeamSearch:
         elif not edits.any():
             best, parents, tokens = self._pruned(logits, ~edits, normalize=own)
         else:  # normalising edited rows rounds them once more, so the others are left alone: their bits depend on no other row
-            edited, plain = self._pruned(self._edited(logits), edits, normalize=False), self._pruned(logits, ~edits, normalize=own)
+            edited, plain = (
+                self._pruned(self._edited(logits), edits, normalize=False),
+                self._pruned(logits, ~edits, normalize=own),
+            )
             best, parents, tokens = (np.where(edits[:, None], *both) for both in zip(edited, plain, strict=True))
         rows = (np.arange(n)[:, None] * beams + parents).ravel()
         possible = tokens.ravel() >= 0

@@ -236,7 +236,9 @@ class SamplingSearch:
 
     def _admit(self, slots: Array, rows: list[Row]) -> None:
         """Start sequences at these slots."""
-        if isinstance(self._batch, HostBatch | EnsembleBatch) and any(request.settings.return_state for _, request in rows):
+        if isinstance(self._batch, HostBatch | EnsembleBatch) and any(
+            request.settings.return_state for _, request in rows
+        ):
             self._batch.keeps_before = True
         self._begin(self._prefill.admit(slots, rows))
 

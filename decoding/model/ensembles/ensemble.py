@@ -105,7 +105,9 @@ class Ensemble(Model):
     def describe(self) -> str:
         """How the members are combined, then each of them as `Model.describe()` shows it."""
         how = {"logprobs": "log-probabilities", "probs": "probabilities"}[self.combine]
-        lines = [f"ensemble of {len(self.members)}: the weighted {'sum' if self.combine == 'logprobs' else 'mean'} of {how}"]
+        lines = [
+            f"ensemble of {len(self.members)}: the weighted {'sum' if self.combine == 'logprobs' else 'mean'} of {how}"
+        ]
         for name, model in self.members.items():
             lines.append(f"{name}, weight {self.weights[name]:g}:")
             lines += [f"  {line}" for line in model.describe().splitlines()]
@@ -140,7 +142,9 @@ class Ensemble(Model):
         Raises:
             OptionError: always; it says what to do.
         """
-        raise OptionError(f"{self.name}: an ensemble is no file; save() each of its members, and make an Ensemble of them again")
+        raise OptionError(
+            f"{self.name}: an ensemble is no file; save() each of its members, and make an Ensemble of them again"
+        )
 
     def _readers(self) -> dict[str, Model]:
         """Return the members that have inputs of their own, by name."""
@@ -168,7 +172,9 @@ def _loaded(members: Any) -> dict[str, Model]:
         raise OptionError("Ensemble: it has no members; pass at least one model")
     for name in named:
         if not isinstance(name, str) or not name.isidentifier():
-            raise OptionError(f"Ensemble: {shown(name)} is no name of a member; expected letters, digits and underscores")
+            raise OptionError(
+                f"Ensemble: {shown(name)} is no name of a member; expected letters, digits and underscores"
+            )
     return {name: one if isinstance(one, Model) else load(one) for name, one in named.items()}
 
 
@@ -185,20 +191,27 @@ def _weights(weights: Any, names: Sequence[str], combine: Combine) -> dict[str, 
         return dict.fromkeys(names, 1 / len(names))
     if isinstance(weights, Mapping):
         if set(weights) != set(names):
-            raise OptionError(f"weights: they are for {', '.join(map(str, weights))}; expected one for each of {', '.join(names)}")
+            raise OptionError(
+                f"weights: they are for {', '.join(map(str, weights))}; expected one for each of {', '.join(names)}"
+            )
         weights = [weights[name] for name in names]
     if isinstance(weights, str) or not hasattr(weights, "__len__") or len(weights) != len(names):
-        found = len(weights) if hasattr(weights, "__len__") and not isinstance(weights, str) else shown(weights)
-        raise OptionError(f"weights: found {found}; expected {len(names)} numbers, one for each member")
-    numbers = [finite_number(weight) for weight in weights]
-    for name, given, number in zip(names, weights, numbers, strict=True):
+        count = len(weights) if hasattr(weights, "__len__") and not isinstance(weights, str) else shown(weights)
+        raise OptionError(f"weights: found {count}; expected {len(names)} numbers, one for each member")
+    found: dict[str, float] = {}
+    for name, given in zip(names, weights, strict=True):
+        number = finite_number(given)
         if number is None:
             raise OptionError(f"weights: {shown(given)} for {name}; expected a finite number")
         if combine == "probs" and number < 0:
-            raise OptionError(f"weights: {number} for {name}; with combine='probs' a weight is at least 0; 'logprobs' subtracts")
-    found = {name: number for name, number in zip(names, numbers, strict=True) if number is not None}
+            raise OptionError(
+                f"weights: {number} for {name}; with combine='probs' a weight is at least 0; 'logprobs' subtracts"
+            )
+        found[name] = number
     if not any(found.values()):
-        raise OptionError("weights: all are 0, so that every token would be as likely as any other; give one that is not")
+        raise OptionError(
+            "weights: all are 0, so that every token would be as likely as any other; give one that is not"
+        )
     return found
 
 

@@ -75,7 +75,9 @@ class Guidance(Ensemble):
 
     def describe(self) -> str:
         """The scale, the inputs that are left out, then the model."""
-        left_out = ", ".join(f"{name} ({'zeros' if value is None else 'a given value'})" for name, value in self._null.items())
+        left_out = ", ".join(
+            f"{name} ({'zeros' if value is None else 'a given value'})" for name, value in self._null.items()
+        )
         model = self.members[_WITH]
         return f"guidance of scale {self.scale:g}; without its condition the model has {left_out}\n{model.describe()}"
 
@@ -95,12 +97,18 @@ def _null(model: Model, given: Any) -> dict[str, Array | None]:
                 "guidance compares the model with and without one"
             )
     if isinstance(given, str) or not isinstance(given, Mapping | list | tuple):
-        raise OptionError(f"Guidance(null={shown(given)}): expected a list of input names, or a dict from names to arrays")
+        raise OptionError(
+            f"Guidance(null={shown(given)}): expected a list of input names, or a dict from names to arrays"
+        )
     names = [*conditions, *latents]
     if unknown := [name for name in given if name not in names]:
-        raise OptionError(f"Guidance(null=...): {model.name} has no condition {shown(unknown[0])}; it has {', '.join(names)}")
+        raise OptionError(
+            f"Guidance(null=...): {model.name} has no condition {shown(unknown[0])}; it has {', '.join(names)}"
+        )
     if not given:
-        raise OptionError(f"Guidance(null={shown(given)}): nothing is left out; name at least one of {', '.join(names)}")
+        raise OptionError(
+            f"Guidance(null={shown(given)}): nothing is left out; name at least one of {', '.join(names)}"
+        )
     if not isinstance(given, Mapping):
         return dict.fromkeys(given)
     sizes: dict[str, Sequence[int | None]] = {aux.name: aux.sizes for aux in c.all_auxiliary_inputs}

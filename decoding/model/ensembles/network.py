@@ -170,14 +170,28 @@ class EnsembleEncoders:
     @property
     def fed(self) -> set[str]:
         """The inputs and states that an encoder feeds."""
-        return {m.input(name) for m in self._members if m.network.encoders is not None for name in m.network.encoders.fed}
+        return {
+            m.input(name) for m in self._members if m.network.encoders is not None for name in m.network.encoders.fed
+        }
+
+    @property
+    def sources(self) -> set[str]:
+        """The inputs of all encoders that no encoder feeds."""
+        return {
+            m.input(name)
+            for m in self._members
+            if m.network.encoders is not None
+            for name in m.network.encoders.sources
+        }
 
     def run(self, sources: Sequence[Mapping[str, Any]]) -> list[dict[str, Array]]:
         """Return the values that encoders feed, for each source."""
         found: list[dict[str, Array]] = [{} for _ in sources]
         for m in self._members:
             assert m.network.encoders is not None
-            for own, given in zip(found, m.network.encoders.run([_under(m.name, source) for source in sources]), strict=True):
+            for own, given in zip(
+                found, m.network.encoders.run([_under(m.name, source) for source in sources]), strict=True
+            ):
                 own.update({m.full(name): value for name, value in given.items()})
         return found
 
@@ -192,7 +206,9 @@ def _contract(members: Sequence[Member]) -> Contract:
         token=contracts[0].token,
         logits=Logits("logits", "BV", contracts[0].logits.vocab_size),
         states=tuple(
-            replace(s, input=m.full(s.input), output=m.full(s.output), width_of=m.input(s.width_of) if s.width_of else "")
+            replace(
+                s, input=m.full(s.input), output=m.full(s.output), width_of=m.input(s.width_of) if s.width_of else ""
+            )
             for m in members
             for s in m.network.contract.states
         ),

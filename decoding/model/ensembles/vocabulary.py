@@ -45,8 +45,11 @@ def _check_tokens(members: Mapping[str, Model]) -> None:
         return
     (first, model), *others = members.items()
     for name, other in others:
-        assert model.tokenizer is not None and other.tokenizer is not None
-        for index, (mine, its) in enumerate(zip(*_tokens(model.tokenizer, other.tokenizer, model.vocab_size), strict=True)):
+        assert model.tokenizer is not None
+        assert other.tokenizer is not None
+        for index, (mine, its) in enumerate(
+            zip(*_tokens(model.tokenizer, other.tokenizer, model.vocab_size), strict=True)
+        ):
             if mine != its:
                 raise ModelError(
                     f"Ensemble: id {index} is {mine!r} in {first} ({model.name}) and {its!r} in {name} ({other.name}); "

@@ -20,7 +20,9 @@ def run(function, logits, weights):
 def members(draw, *, least):
     count, rows, width = draw(st.integers(1, 4)), draw(st.integers(1, 5)), draw(st.sampled_from([1, 2, 7, 65, 300]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    logits = [rng.normal(0, draw(st.sampled_from([0.1, 3.0, 60.0])), (rows, width)).astype(np.float32) for _ in range(count)]
+    logits = [
+        rng.normal(0, draw(st.sampled_from([0.1, 3.0, 60.0])), (rows, width)).astype(np.float32) for _ in range(count)
+    ]
     for own in logits:
         own[:, 1:][rng.random((rows, width - 1)) < draw(st.sampled_from([0.0, 0.3]))] = -np.inf
     weights = draw(st.lists(st.sampled_from([least, 0.0, 0.3, 1.0, 2.5]), min_size=count, max_size=count))
@@ -89,4 +91,6 @@ def test_an_impossible_token_is_no_reason_to_prefer_it():
 
 def test_probabilities_too_small_for_float32_keep_their_logarithm():
     first, second = np.array([[0, -200, -300]], np.float32), np.array([[0, -150, -400]], np.float32)
-    np.testing.assert_allclose(run(mixed_logprobs, [first, second], [1.0, 1.0])[0, 1:], [-150.693147, -300.693147], rtol=1e-6)
+    np.testing.assert_allclose(
+        run(mixed_logprobs, [first, second], [1.0, 1.0])[0, 1:], [-150.693147, -300.693147], rtol=1e-6
+    )

@@ -10,6 +10,7 @@ from decoding import (
     Engine,
     Ensemble,
     Greedy,
+    OptionError,
     Request,
     Sample,
     TopN,
@@ -165,7 +166,9 @@ def test_threads_change_nothing(models, monkeypatch):
     monkeypatch.setattr(together, "_WORTH_A_THREAD", 1)
     monkeypatch.setattr(together.os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
     started = []
-    monkeypatch.setattr(together._Helper, "start", lambda self, own=together._Helper.start: (started.append(1), own(self)))
+    monkeypatch.setattr(
+        together._Helper, "start", lambda self, own=together._Helper.start: (started.append(1), own(self))
+    )
     found = decode(ensemble, PROMPTS, Sample(), **options)
     assert started
     for a, b in zip(found, expected, strict=True):
@@ -192,7 +195,9 @@ def test_an_error_in_a_thread_is_raised_after_all_have_ended():
 def test_a_state_goes_on_as_if_all_were_given_again(models):
     ensemble = Ensemble({"a": models["native"], "b": models["onnxruntime"], "c": models["window"]})
     for strategy in (Greedy(), Beam(2), Sample()):
-        first = decode(ensemble, [[1, 4, 2]], strategy, max_new_tokens=4, eos_token_id=None, return_state=True, seed=3)[0]
+        first = decode(ensemble, [[1, 4, 2]], strategy, max_new_tokens=4, eos_token_id=None, return_state=True, seed=3)[
+            0
+        ]
         again = decode(ensemble, Request([2, 5], state=first.state), max_new_tokens=5, eos_token_id=None)[0]
         whole = decode(ensemble, [[1, 4, 2, *first.tokens, 2, 5]], max_new_tokens=5, eos_token_id=None)[0]
         assert again.tokens == whole.tokens
@@ -290,7 +295,9 @@ def test_each_member_draws_its_latents_as_if_it_were_alone(every):
     assert alone.tokens == together_.tokens
     for a, b in zip(alone, together_, strict=True):
         np.testing.assert_array_equal(a.latent, b.latent)
-    given_again = decode(ensemble, [[1]], Sample(), latents=[together_[0].latent], max_new_tokens=5, eos_token_id=None, seed=3)
+    given_again = decode(
+        ensemble, [[1]], Sample(), latents=[together_[0].latent], max_new_tokens=5, eos_token_id=None, seed=3
+    )
     assert given_again[0].tokens == alone[0].tokens
 
 
@@ -338,3 +345,64 @@ def test_any_ensemble(models, kinds, weights, combine, strategy, prompts, batch_
     )  # fmt: skip
     truth = Truth([(model, {}) for model in members], own, combine)
     check(found, truth, prompts, ranks=isinstance(strategy, Beam) and not nested)
+
+
+# -- the scores of each member -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_member_logprobs_are_those_of_each_member_alone(models, translators, strategy):
+    options = {"max_new_tokens": 5, "eos_token_id": 3, "num_return_sequences": outputs(strategy), "seed": 2}
+    members = [models["native"], models["window"], models["softmax"]]
+    for h in decode(Ensemble(members), PROMPTS, strategy, return_member_logprobs=True, **options):
+        ids = [*h.tokens, *([3] if h.finish_reason == "eos" else [])]
+        prompt = PROMPTS[h.prompt_index]
+        expected = [score(model, [[*prompt, *ids]])[0][len(prompt) :] for model in members]
+        assert h.member_logprobs.dtype == np.float32
+        np.testing.assert_allclose(h.member_logprobs, expected, atol=1e-4)
+        assert np.shape(h.to_dict()["member_logprobs"]) == np.shape(expected)
+    mt, _, lm = translators
+    for h in decode(Ensemble([mt, lm]), SOURCES, strategy, return_member_logprobs=True, **options):
+        ids = [*h.tokens, *([3] if h.finish_reason == "eos" else [])]
+        expected = [score(mt, [ids], prompts=[SOURCES[h.prompt_index]])[0], score(lm, [ids])[0]]
+        np.testing.assert_allclose(h.member_logprobs, expected, atol=1e-4)
+
+
+def test_member_logprobs_of_requests_that_go_on_from_a_state(models):
+    ensemble = Ensemble([models["native"], models["onnxruntime"], models["window"]])
+    options = {"eos_token_id": None, "return_member_logprobs": True}
+    whole = decode(ensemble, [[1, 4, 2]], max_new_tokens=6, **options)[0]
+    first = decode(ensemble, [[1, 4, 2]], max_new_tokens=2, return_state=True, **options)[0]
+    again = decode(ensemble, Request(state=first.state), max_new_tokens=4, **options)[0]
+    np.testing.assert_allclose(
+        np.hstack([first.member_logprobs, again.member_logprobs]), whole.member_logprobs, atol=1e-5
+    )
+    turn = [1, 4, 2] * 15
+    with Engine(ensemble, batch_size=2, eos_token_id=None, max_new_tokens=3) as engine:
+        engine.submit(turn).result(60)
+        known = engine.submit(Request([*turn, 5, 1], return_member_logprobs=True)).result(60)[0]
+    expected = decode(ensemble, [[*turn, 5, 1]], max_new_tokens=3, **options)[0]
+    assert known.tokens == expected.tokens
+    np.testing.assert_allclose(known.member_logprobs, expected.member_logprobs, atol=1e-5)
+
+
+def test_member_logprobs_with_drawn_latents():
+    model = load(Noisy().model(), roles={"latent": {"z": {"distribution": "normal", "every": "step"}}})
+    h = decode(
+        Ensemble([model, model]), [[1, 2]], max_new_tokens=4, eos_token_id=None, seed=3, return_member_logprobs=True
+    )[0]
+    np.testing.assert_allclose(h.member_logprobs[0], h.token_logprobs, atol=1e-4)
+    np.testing.assert_array_equal(h.member_logprobs[0], h.member_logprobs[1])
+
+
+def test_where_there_are_no_member_logprobs(models):
+    ensemble = Ensemble([models["native"], models["softmax"]])
+    assert decode(ensemble, [[1]], max_new_tokens=1)[0].member_logprobs is None
+    with pytest.raises(OptionError, match="has no members"):
+        decode(models["native"], [[1]], return_member_logprobs=True)
+    with pytest.raises(OptionError, match="not with step_inputs="):
+        decode(ensemble, [[1]], return_member_logprobs=True, step_inputs=lambda history: {})
+    with pytest.raises(OptionError, match="teacher: not with return_member_logprobs"):
+        decode(ensemble, [[1]], return_member_logprobs=True, teacher=[[1]], teacher_ratio=1.0)
+    with pytest.raises(OptionError, match="expected True or False"):
+        decode(ensemble, [[1]], return_member_logprobs=1)

@@ -13,7 +13,9 @@ from tests.helpers.tokenizers import hugging_face
 
 
 def lm(seed=1, vocab=6, **metadata):
-    return load(build.recurrent("GRU", vocab=vocab, seed=seed, metadata={f"decoding.{k}": v for k, v in metadata.items()}))
+    return load(
+        build.recurrent("GRU", vocab=vocab, seed=seed, metadata={f"decoding.{k}": v for k, v in metadata.items()})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +86,13 @@ def test_the_forms_of_weights(models):
 
 
 def test_vocabularies_of_other_sizes():
-    with pytest.raises(ModelError, match="member0 .* and member1 .* vocabularies of 6 and 7 tokens"):
+    with pytest.raises(ModelError, match=r"member0 .* and member1 .* vocabularies of 6 and 7 tokens"):
         Ensemble([lm(), lm(vocab=7)])
 
 
 def test_the_first_token_that_differs_is_named():
     net = build.recurrent("GRU", vocab=4)
-    with pytest.raises(ModelError, match="id 2 is 'c' in member0 .* and 'x' in member2"):
+    with pytest.raises(ModelError, match=r"id 2 is 'c' in member0 .* and 'x' in member2"):
         Ensemble([load(net, tokenizer=list("abcd")), load(net), load(net, tokenizer=list("abxd"))])
 
 
@@ -164,7 +166,10 @@ def test_exchanged_weights_make_another_ensemble(models):
 def test_an_ensemble_in_an_ensemble(models):
     inner = Ensemble(models, [1, 0.5])
     options = {"max_new_tokens": 6, "seed": 1, "num_return_sequences": 2}
-    assert decode(Ensemble([inner]), [[1, 2]], Sample(), **options).tokens == decode(inner, [[1, 2]], Sample(), **options).tokens
+    assert (
+        decode(Ensemble([inner]), [[1, 2]], Sample(), **options).tokens
+        == decode(inner, [[1, 2]], Sample(), **options).tokens
+    )
 
 
 # -- what the caller gives -----------------------------------------------------------------------------------------
@@ -196,7 +201,7 @@ def test_a_member_called_like_an_input(translators):
 def test_wrong_contexts_and_latents():
     noisy = load(Noisy().model())
     ensemble = Ensemble({"a": noisy, "b": noisy})
-    with pytest.raises(OptionError, match="a.z; b.z"):
+    with pytest.raises(OptionError, match=r"a\.z; b\.z"):
         decode(ensemble, [[1]], latents={"y": [np.zeros(3)]})
     with pytest.raises(OptionError, match=r"latents\['a.z'\] has|latents\['a.z'\]\[0\] has shape \[2\]"):
         decode(ensemble, [[1]], latents=[np.zeros(2)])

@@ -43,7 +43,7 @@ def frames():
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
 @pytest.mark.parametrize("scale", [0.0, 0.5, 2.0, 4.0])
 def test_contexts_are_left_out(frames, scale, strategy):
-    """logits = unconditional + scale * (conditional - unconditional), as in Hugging Face's UnbatchedClassifierFreeGuidanceLogitsProcessor."""
+    """Logits = unconditional + scale * (conditional - unconditional), as in Hugging Face's UnbatchedClassifierFreeGuidanceLogitsProcessor."""
     model, tokens, contexts = frames
     guided, prompt = Guidance(model, scale), tokens[1][:2].tolist()
     given = {name: [values[1]] for name, values in contexts.items()}
@@ -73,7 +73,9 @@ def test_values_in_the_place_of_a_condition(frames):
     prompt, given = tokens[0][:2].tolist(), {name: [contexts[name][0]]}
     truth = Truth([(model, {"context": {name: contexts[name][0]}}), (model, {"context": {name: null}})], [3, -2])
     for value in (null, 0.7):
-        found = decode(Guidance(model, 3, null={name: value}), [prompt], context=given, max_new_tokens=3, eos_token_id=None)
+        found = decode(
+            Guidance(model, 3, null={name: value}), [prompt], context=given, max_new_tokens=3, eos_token_id=None
+        )
         check(found, truth, prompt, ranks=False)
 
 
@@ -134,7 +136,9 @@ def test_scores_and_states(frames):
     ids = tokens[0][:4].tolist()
     own, without = ({name: value[0] * factor for name, value in given.items()} for factor in (1, 0))
     truth = Truth([(model, {"context": own}), (model, {"context": without})], [2, -1])
-    np.testing.assert_allclose(score(guided, [ids], context=given)[0][1:], truth.of_output(ids[:1], ids[1:])[0], atol=5e-4)
+    np.testing.assert_allclose(
+        score(guided, [ids], context=given)[0][1:], truth.of_output(ids[:1], ids[1:])[0], atol=5e-4
+    )
 
     system_model, sources, tokens, *_ = system("luong")
     guided, start = Guidance(system_model, 2), tokens[0][:1].tolist()
@@ -172,7 +176,7 @@ def test_wrong_arguments(frames, scale, null, message):
 
 
 def test_a_value_that_does_not_fit(frames):
-    model, tokens, contexts = frames
+    model, _, contexts = frames
     (name,) = contexts
     with pytest.raises(OptionError, match=f"null\\['{name}'\\]"):
         Guidance(model, 2, null={name: np.zeros((3, 99))})
