@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def weighted_logits(logits: Sequence[Array], weights: Sequence[float], out: Arra
 
 def weighted_logprobs(logits: Sequence[Array], weights: Sequence[float], out: Array, scratch: Sequence[Array]) -> None:
     """Write the weighted sum of log-probabilities: arguments and rules as `weighted_logits()`, with a scratch array for each member, and one more."""
-    normalized = [_log_softmax(values, own) for values, own in zip(logits, scratch, strict=False)]
+    normalized = [_normalized(kernels.log_softmax, values, own, -np.inf) for values, own in zip(logits, scratch, strict=False)]
     weighted_logits(normalized, weights, out, scratch[-1])
 
 
@@ -45,38 +45,37 @@ def mixed_logprobs(logits: Sequence[Array], weights: Sequence[float], out: Array
 
     Args:
         weights: at least 0, with a sum above 0.
-        scratch: an array like `out` for each member, and one more.
+        scratch: two arrays like `out`.
     """
-    total = sum(weights)
-    counted = [
-        (values, weight / total, own) for values, weight, own in zip(logits, weights, scratch, strict=False) if weight
-    ]
-    sums = scratch[-1]
-    for number, (values, weight, own) in enumerate(counted):
-        _log_softmax(values, own)
-        np.exp(own, out=sums if number == 0 else out)
-        np.multiply(sums if number == 0 else out, np.float32(weight), out=sums if number == 0 else out)
+    total, (probs, own) = sum(weights), scratch
+    counted = [(values, weight / total) for values, weight in zip(logits, weights, strict=True) if weight]
+    for number, (values, weight) in enumerate(counted):
+        mean = own if number else probs
+        np.multiply(_normalized(kernels.softmax, values, mean, 0), np.float32(weight), out=mean)
         if number:
-            np.add(sums, out, out=sums)
+            np.add(probs, own, out=probs)
     with np.errstate(divide="ignore"):
-        np.log(sums, out=out)
-    small = ~(out >= _SMALL)
-    if small.any():
-        parts = [own[small] + np.float32(np.log(weight)) for _, weight, own in counted]
+        np.log(probs, out=out)
+    small = np.flatnonzero((out < _SMALL).any(axis=1))
+    if len(small):
+        parts = [
+            _normalized(kernels.log_softmax, values[small], own[: len(small)], -np.inf) + np.float32(np.log(weight))
+            for values, weight in counted
+        ]
         out[small] = np.logaddexp.reduce(parts, axis=0)
 
 
-def _log_softmax(logits: Array, out: Array) -> Array:
-    """Return log-probabilities; a row that has none is all NaN, or all -inf where every token is forbidden.
+def _normalized(kernel: Callable[..., Array], logits: Array, out: Array, nothing: float) -> Array:
+    """Return what a kernel makes of the logits; a row of which it makes nothing is all NaN, or `nothing` where every token is forbidden.
 
     Rows that no request has any more run along, so that a wrong one is the business of the search, which knows whose it is.
     """
     try:
-        return kernels.log_softmax(logits, out=out)
+        return kernel(logits, out=out)
     except DecodeError:
         for row, values in enumerate(logits):
             try:
-                kernels.log_softmax(values[None], out=out[row : row + 1])
+                kernel(values[None], out=out[row : row + 1])
             except DecodeError:
-                out[row] = -np.inf if (values == -np.inf).all() else np.nan
+                out[row] = nothing if (values == -np.inf).all() else np.nan
         return out

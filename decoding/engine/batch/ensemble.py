@@ -43,7 +43,7 @@ class EnsembleBatch:
         self.tokens = np.zeros(capacity, np.int64)
         shape = (capacity, network.vocab_size)
         self.logits = np.zeros(shape, np.float32)
-        copies = len(batches) + 1 if adds_up or self._mixes else 1
+        copies = 2 if self._mixes else len(batches) + 1 if adds_up else 1
         self._scratch = [np.zeros(shape, np.float32) for _ in range(copies)]
         self.context = MemberContexts(batches)
         self._together = Together(network, [batch.step for batch in batches])

@@ -11,7 +11,7 @@ from tests.helpers.ensembles import combined, log_softmax
 
 def run(function, logits, weights):
     out = np.full(logits[0].shape, 7, np.float32)
-    scratch = [np.full_like(out, 5) for _ in range(len(logits) + 1)]
+    scratch = [np.full_like(out, 5) for _ in range(2 if function is mixed_logprobs else len(logits) + 1)]
     function(logits, weights, out, scratch[0] if function is weighted_logits else scratch)
     return out
 
@@ -59,14 +59,14 @@ def test_a_single_member_keeps_its_bits():
 
 
 @pytest.mark.parametrize("weight", [1.0, -1.0])
-@pytest.mark.parametrize("function", [weighted_logits, weighted_logprobs])
+@pytest.mark.parametrize("function", [weighted_logits, weighted_logprobs, mixed_logprobs])
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_what_is_no_score_of_a_member_is_none_of_the_combination(function, wrong, weight):
     """And the other rows are as if it were not there."""
     good = np.zeros((3, 4), np.float32)
     bad = good.copy()
     bad[1, 2] = wrong
-    found = run(function, [good, bad], [2.0, weight])
+    found = run(function, [good, bad], [2.0, abs(weight) if function is mixed_logprobs else weight])
     assert not np.isfinite(found[1, 2])
     assert found[1, 2] != -np.inf
     assert np.isfinite(found[[0, 2]]).all()
