@@ -73,8 +73,8 @@ class Truth:
             out.append(int(np.argmax(self.scores([*prompt, *out]))))
         return out
 
-    def best(self, prompt, length, count, eos=None):
-        """The outputs of greatest mean score among all of that length, or ended by EOS before: an exhaustive search."""
+    def best(self, prompt, length, count, eos=None, banned=()):
+        """The outputs of greatest mean score among all of that length, or ended by EOS before: an exhaustive search without banned tokens."""
         found = []
 
         def extend(tokens, score):
@@ -82,7 +82,8 @@ class Truth:
                 found.append((score / len(tokens), tokens))
                 return
             for token, own in enumerate(self.scores([*prompt, *tokens])):
-                extend([*tokens, token], score + own)
+                if token not in banned:
+                    extend([*tokens, token], score + own)
 
         extend([], 0.0)
         return sorted(found, key=lambda one: -one[0])[:count]

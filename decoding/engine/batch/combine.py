@@ -36,7 +36,9 @@ def weighted_logits(logits: Sequence[Array], weights: Sequence[float], out: Arra
 
 def weighted_logprobs(logits: Sequence[Array], weights: Sequence[float], out: Array, scratch: Sequence[Array]) -> None:
     """Write the weighted sum of log-probabilities: arguments and rules as `weighted_logits()`, with a scratch array for each member, and one more."""
-    normalized = [_normalized(kernels.log_softmax, values, own, -np.inf) for values, own in zip(logits, scratch, strict=False)]
+    normalized = [
+        _normalized(kernels.log_softmax, values, own, -np.inf) for values, own in zip(logits, scratch, strict=False)
+    ]
     weighted_logits(normalized, weights, out, scratch[-1])
 
 

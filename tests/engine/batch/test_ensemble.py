@@ -13,6 +13,7 @@ from decoding import (
     OptionError,
     Request,
     Sample,
+    SuppressTokens,
     TopN,
     decode,
     decode_iter,
@@ -94,6 +95,18 @@ def test_beams_are_those_of_an_exhaustive_search(models, weights, combine):
     )  # fmt: skip
     expected = truth.best([1, 4], 3, 5, eos=3)
     assert [[*h.tokens, *([3] if h.finish_reason == "eos" else [])] for h in found] == [ids for _, ids in expected]
+    np.testing.assert_allclose(found.scores, [own for own, _ in expected], atol=2e-4)
+
+
+def test_processors_edit_what_beams_add_up(models):
+    members = [models["native"], models["onnxruntime"]]
+    truth = Truth([(model, {}) for model in members], [1, 0.3])
+    found = decode(
+        Ensemble(members, [1, 0.3]), [[1, 4]], Beam(V * V, early_stopping="never"), max_new_tokens=3, eos_token_id=None,
+        num_return_sequences=5, processors=[SuppressTokens([0, 5])],
+    )  # fmt: skip
+    expected = truth.best([1, 4], 3, 5, banned=(0, 5))
+    assert found.tokens == [ids for _, ids in expected]
     np.testing.assert_allclose(found.scores, [own for own, _ in expected], atol=2e-4)
 
 

@@ -2,7 +2,7 @@
 
     python examples/train_shakespeare.py tinyshakespeare.txt one.onnx --minutes 25 --threads 1 --seed 1
     python examples/train_shakespeare.py tinyshakespeare.txt two.onnx --minutes 25 --threads 1 --seed 2
-    python examples/ensemble.py tinyshakespeare.txt one.onnx two.onnx
+    python examples/held_out_ensemble.py tinyshakespeare.txt one.onnx two.onnx
 
 The models differ in the seed of their training alone. Their errors differ too, so that their mean is better than each.
 """
