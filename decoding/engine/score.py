@@ -9,6 +9,7 @@ import numpy as np
 
 from decoding import kernels
 from decoding.engine.batch.batch import failed_step, make_batch
+from decoding.engine.batch.combine import mixed_logprobs, weighted_logits
 from decoding.engine.batch.contexts import initial_states, step_contexts
 from decoding.engine.batch.ensemble import member_call, part
 from decoding.engine.encode import alike, encoded, tokens_taken
@@ -43,7 +44,7 @@ def score_sequences(
     """
     scores: dict[int, Array] = {}
     c = network.contract
-    takes_runs = network.reads_chunks and c.window is None and c.logits.layout != "BV"
+    takes_runs = _takes_runs(network)
     for group in alike(network.contract, sequences, len(sequences)):
         order = sorted(group, key=lambda r: r.read - len(r.ids))
         for start in range(0, len(order), call.batch_size):
@@ -78,6 +79,65 @@ def member_logprobs(network: EnsembleNetwork, call: Call, finished: Sequence[Fin
     return [np.stack(own) for own in zip(*rows, strict=True)]
 
 
+class _Reader:
+    """Reads sequences side by side, many tokens in a run."""
+
+    def __init__(self, network: Network, call: Call, requests: Sequence[EngineRequest]) -> None:
+        self._network, self._call, self._requests = network, call, requests
+        self._states = initial_states(network.contract, requests)
+
+    def read(self, live: int, start: int, end: int) -> Array:
+        """Return the logits [live * (end - start), V] after each of the tokens from `start` to `end` of the first `live` sequences."""
+        c, latents, requests = self._network.contract, self._call.latents, self._requests[:live]
+        at, count = np.full(live, start), end - start
+        context = pad_together(c.row_inputs, [r.context for r in requests])
+        context |= step_contexts(c.auxiliary_inputs, requests, at, count)
+        if latents is not None:
+            context |= latents.steps(c.auxiliary_inputs, np.array([r.key for r in requests]), at, count)
+        feeds = c.feeds(np.stack([r.ids[start:end] for r in requests]), start, context)
+        for s, values in zip(c.states, self._states, strict=True):
+            feeds[s.input] = np.ascontiguousarray(values.take(range(live), axis=s.batch_axis))
+        names = [c.logits.name, *(s.output for s in c.states)]
+        logits, *self._states = self._network.read_session.run(feeds, names)
+        return np.ascontiguousarray(c.logits.arrange(logits)).reshape(-1, c.logits.vocab_size)
+
+
+class _MemberReaders:
+    """Reads sequences by every member of an ensemble, and combines what they give."""
+
+    def __init__(self, network: EnsembleNetwork, call: Call, requests: Sequence[EngineRequest]) -> None:
+        self._weights = [member.weight for member in network.members]
+        self._mixes = network.combine == "probs"
+        self._readers = [
+            _reader(member.network, member_call(call, member), [part(member, request) for request in requests])
+            for member in network.members
+        ]
+
+    def read(self, live: int, start: int, end: int) -> Array:
+        """Return the scores as `_Reader.read` returns logits."""
+        logits = [reader.read(live, start, end) for reader in self._readers]
+        out, scratch = np.empty_like(logits[0]), [np.empty_like(logits[0]) for _ in range(1 + self._mixes)]
+        if self._mixes:
+            mixed_logprobs(logits, self._weights, out, scratch)
+        else:
+            weighted_logits(logits, self._weights, out, scratch[0])
+        return out
+
+
+def _reader(network: Network, call: Call, requests: Sequence[EngineRequest]) -> _Reader | _MemberReaders:
+    if isinstance(network, EnsembleNetwork):
+        return _MemberReaders(network, call, requests)
+    return _Reader(network, call, requests)
+
+
+def _takes_runs(network: Network) -> bool:
+    """Return whether a run gives the logits after each of several tokens."""
+    if isinstance(network, EnsembleNetwork):
+        return all(_takes_runs(member.network) for member in network.members)
+    c = network.contract
+    return network.reads_chunks and c.window is None and c.logits.layout != "BV"
+
+
 def _by_runs(
     network: Network, call: Call, requests: Sequence[EngineRequest], advance: Callable[[int], object]
 ) -> list[Array]:
@@ -87,30 +147,18 @@ def _by_runs(
     """
     c = network.contract
     sequences = [r.ids for r in requests]
-    names = [c.logits.name, *(s.output for s in c.states)]
-    states = initial_states(c, requests)
+    reader = _reader(network, call, requests)
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
     cost = network.weight_bytes // 4 + _OVERHEAD
     most = _PRODUCTS * (_DEVICE if network.on_device else 1)
+    width = c.logits.vocab_size * len(network.parts)
     read, longest = 0, len(sequences[0]) - 1
     while read < longest:
         live = sum(len(s) - 1 > read for s in sequences)
-        chunk = max(1, min(_LOGITS // (live * c.logits.vocab_size), most // (live * cost)))
+        chunk = max(1, min(_LOGITS // (live * width), most // (live * cost)))
         end = min(len(sequences[live - 1]) - 1, read + min(chunk, c.longest_run or chunk))
-        ids = np.stack([s[read : end + 1] for s in sequences[:live]])
-        context = pad_together(c.row_inputs, [r.context for r in requests[:live]])
-        context |= step_contexts(c.auxiliary_inputs, requests[:live], np.full(live, read), end - read)
-        if call.latents is not None:
-            keys = np.array([r.key for r in requests[:live]])
-            context |= call.latents.steps(c.auxiliary_inputs, keys, np.full(live, read), end - read)
-        feeds = c.feeds(ids[:, :-1], read, context)
-        cut = [
-            np.ascontiguousarray(v.take(range(live), axis=s.batch_axis)) for s, v in zip(c.states, states, strict=True)
-        ]
-        feeds |= {s.input: v for s, v in zip(c.states, cut, strict=True)}
-        logits, *states = network.read_session.run(feeds, names)
-        flat = np.ascontiguousarray(c.logits.arrange(logits)).reshape(-1, c.logits.vocab_size)
-        values = kernels.token_logprobs(flat, ids[:, 1:].ravel()).reshape(live, -1)
+        next_ids = np.stack([s[read + 1 : end + 1] for s in sequences[:live]])
+        values = kernels.token_logprobs(reader.read(live, read, end), next_ids.ravel()).reshape(live, -1)
         for row in range(live):
             scores[row][read:end] = values[row]
         advance(values.size)
