@@ -61,6 +61,10 @@ class Network:
         """The networks that have sessions: this one; of an ensemble, those of its members."""
         return (self,)
 
+    def reads_windows(self, name: str) -> bool:
+        """Return whether the input of this name is that of a graph which runs over windows of many tokens."""
+        return self.contract.window is not None
+
     @property
     def threads(self) -> int | None:
         """The intra-op threads that the caller chose; None where onnxruntime chooses."""

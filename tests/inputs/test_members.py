@@ -6,7 +6,9 @@ import pytest
 from decoding import Ensemble, OptionError, decode, load
 from decoding.inputs.members import for_members
 from tests.helpers import build
+from tests.helpers.exports import with_contexts
 from tests.helpers.latents import Noisy
+from tests.helpers.seq2seq import AdditiveModel
 
 NAMES = ["a.z", "b.z", "b.y", "c.in.z"]
 
@@ -61,3 +63,28 @@ def test_members_without_inputs_take_none():
     plain = load(build.recurrent("GRU", vocab=9))
     with pytest.raises(OptionError, match="context"):
         decode(Ensemble([plain, plain]), [[1]], context=[np.zeros(3)])
+
+
+def test_a_member_in_window_mode_needs_the_values_of_all_its_tokens():
+    """What step_inputs computes is for one token, and a window shows many."""
+    windowed, tokens, contexts, _ = with_contexts("legacy_window_frames")
+    (name,) = contexts
+    ensemble = Ensemble({"w": windowed, "plain": load(build.recurrent("GRU", vocab=windowed.vocab_size))})
+    given = {name: [contexts[name][0]]}
+    assert decode(ensemble, [tokens[0][:1].tolist()], context=given, max_new_tokens=2, eos_token_id=None)
+    with pytest.raises(OptionError, match=f"needs 'w.{name}'"):
+        decode(ensemble, [tokens[0][:1].tolist()], step_inputs=lambda history: {})
+    with pytest.raises(OptionError, match=f"needs 'w.{name}'"):
+        decode(ensemble, [tokens[0][:1].tolist()])
+
+
+def test_what_an_encoder_feeds_in_one_member_the_caller_gives_in_another():
+    net = AdditiveModel(3, metadata={"decoding.bos": 1})
+    with_encoder, bare = load(net.decoder(), encoder=net.encoder()), load(net.decoder())
+    memory, hidden = (array.astype(np.float32) for array in net.encode([3, 4, 5]))
+    ensemble = Ensemble({"a": with_encoder, "b": bare})
+    context = {"memory": [memory], "b.hidden": [hidden]}
+    found = decode(ensemble, [[3, 4, 5]], context=context, max_new_tokens=4, eos_token_id=None)
+    assert found.tokens == decode(with_encoder, [[3, 4, 5]], max_new_tokens=4, eos_token_id=None).tokens
+    with pytest.raises(OptionError, match=r"'a\.memory' comes from the encoder"):
+        decode(ensemble, [[3, 4, 5]], context={"a.memory": [memory], **context})

@@ -100,6 +100,11 @@ class EnsembleNetwork(Network):
             return name
         return member.network.plain(rest) if isinstance(member.network, EnsembleNetwork) else rest
 
+    def reads_windows(self, name: str) -> bool:
+        """Return whether the input of this name is that of a member which runs over windows of many tokens."""
+        first, _, rest = name.partition(".")
+        return any(m.network.reads_windows(rest) for m in self.members if m.name == first)
+
     @property
     def parts(self) -> tuple[Network, ...]:
         """The networks that have sessions."""

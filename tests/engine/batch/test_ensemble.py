@@ -22,7 +22,8 @@ from decoding import (
     score,
     stream,
 )
-from decoding.engine.batch import together
+from decoding.engine.batch import reduction, together
+from decoding.model.network import Network
 from tests.helpers import build
 from tests.helpers.ensembles import Truth
 from tests.helpers.exports import MODELS, with_contexts
@@ -419,3 +420,18 @@ def test_where_there_are_no_member_logprobs(models):
         decode(ensemble, [[1]], return_member_logprobs=True, teacher=[[1]], teacher_ratio=1.0)
     with pytest.raises(OptionError, match="expected True or False"):
         decode(ensemble, [[1]], return_member_logprobs=1)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_members_on_a_device(models, monkeypatch, strategy):
+    """A device whose memory is the CPU's: all logits of each member come down."""
+    members = [load(build.recurrent("GRU", vocab=V, seed=seed, layers=2), threads=1) for seed in (1, 2)]
+    options = {"max_new_tokens": 4, "eos_token_id": 3, "num_return_sequences": outputs(strategy), "seed": 5}
+    ensemble = Ensemble(members, [1, 0.5])
+    expected = decode(ensemble, PROMPTS, strategy, workers=1, **options)
+    monkeypatch.setattr(reduction, "LEAST_BYTES", 0)
+    monkeypatch.setattr(Network, "on_device", True)
+    assert ensemble._network.on_device
+    found = decode(ensemble, PROMPTS, strategy, **options)
+    assert found.tokens == expected.tokens
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
