@@ -6,8 +6,9 @@ import threading
 from collections.abc import Generator, Iterable
 from queue import SimpleQueue
 
+from decoding.engine.flags import Flag
 from decoding.engine.live.searches import LiveSearches
-from decoding.engine.request import Call, EngineRequest, FinishedSequence, StopFlag
+from decoding.engine.request import Call, EngineRequest, FinishedSequence
 from decoding.errors import DecodeError
 from decoding.model.graph.types import Array
 from decoding.model.network import Network
@@ -26,7 +27,7 @@ def decode_iterable(
     The iterable is read in a thread of its own, up to as many requests ahead as there are slots; closing the generator stops it
     where it next yields. An error of the iterable, or of a request, is raised here.
     """
-    results = _Results(call.batch_size * workers)
+    results = _Results(call.batch_size * workers, workers)
     searches = LiveSearches(network, call, call.batch_size, workers, results, results.left)
     reader = threading.Thread(target=results.read, args=(requests, searches), daemon=True, name="decoding-reader")
     results.reader = reader
@@ -46,14 +47,16 @@ class _Results:
 
     Args:
         slots: how many rows run at once: that many requests wait for them, and that many results for the caller.
+        workers: how many threads wait for the caller.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, workers: int) -> None:
+        self._workers = workers
         self.reader: threading.Thread | None = None
         self._found: SimpleQueue[Found] = SimpleQueue()
         self._may_read: SimpleQueue[None] = SimpleQueue()
         self._may_finish: SimpleQueue[None] = SimpleQueue()
-        self._stopped = StopFlag()
+        self._stopped = Flag()
         self._missing: dict[int, int] = {}  # outputs of each request that have not finished
         self._count: int | None = None  # how many requests there are, once the iterable has ended
         for _ in range(slots):
@@ -72,6 +75,7 @@ class _Results:
                 searches.put(request)
         except BaseException as error:  # raised in the caller's thread
             self._found.put(error)
+            return
         self._count = count
         self._found.put(None)
 
@@ -111,7 +115,7 @@ class _Results:
         """Let all threads go on that wait for the caller, and end."""
         self._stopped.set()
         self._may_read.put(None)
-        for _ in range(1024):
+        for _ in range(self._workers):
             self._may_finish.put(None)
 
     def left(self) -> None:
@@ -119,7 +123,9 @@ class _Results:
         self._may_read.put(None)
 
     def finished(self, sequence: FinishedSequence) -> None:
-        """Hand a sequence to the caller, as soon as there is room for it."""
+        """Hand a sequence to the caller, as soon as there is room for it; nobody waits for it after `leave`."""
+        if self._stopped.is_set():
+            return
         self._may_finish.get()
         self._found.put(sequence)
 
