@@ -30,6 +30,7 @@ from decoding.strategies import Beam, Greedy, Sample, TopN
 
 if TYPE_CHECKING:
     from decoding import plot as plot
+    from decoding import serve as serve
 
 __version__ = "0.1.0"
 
@@ -76,7 +77,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`decoding.plot`, imported when it is asked for: matplotlib is not required, and slow to import."""
-    if name == "plot":
-        return import_module("decoding.plot")
+    """`decoding.plot` and `decoding.serve`, imported when they are asked for: what they need is not required, and slow to import."""
+    if name in ("plot", "serve"):
+        return import_module(f"decoding.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The command line: `decoding generate`, `decoding score`, `decoding inspect` and `decoding annotate`."""
+"""The command line: `decoding generate`, `score`, `inspect`, `annotate` and `serve`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import decoding
-from decoding.cli import annotate, generate, inspect, score
+from decoding.cli import annotate, generate, inspect, score, serve
 from decoding.errors import DecodingError
 
 
@@ -33,6 +33,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="decoding", description="Decode recurrent ONNX models.")
     parser.add_argument("--version", action="version", version=f"rnn-decoding {decoding.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (generate, score, inspect, annotate):
+    for command in (generate, score, inspect, annotate, serve):
         command.add_parser(commands)
     return parser

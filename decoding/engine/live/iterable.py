@@ -8,9 +8,8 @@ from queue import SimpleQueue
 
 from decoding.engine.flags import Flag
 from decoding.engine.live.searches import LiveSearches
-from decoding.engine.request import Call, EngineRequest, FinishedSequence
+from decoding.engine.request import Call, EngineRequest, FinishedSequence, RunningOutput
 from decoding.errors import DecodeError
-from decoding.model.graph.types import Array
 from decoding.model.network import Network
 
 # How long leaving waits for the thread that reads: it may be blocked in the iterable, where nothing can stop it.
@@ -133,5 +132,5 @@ class _Results:
         """Let the caller raise the error of a request."""
         self._found.put(error)
 
-    def chosen(self, request: EngineRequest, sequence: int, tokens: Array, logprobs: Array) -> None:
+    def chosen(self, output: RunningOutput) -> None:
         """No request is followed."""
