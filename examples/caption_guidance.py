@@ -2,9 +2,9 @@
 
     python examples/caption_guidance.py
 
-The networks and pictures are those of `caption_vector.py`. One picture in ten is left out of the training: its vector is
-zeros, so that the decoder learns which captions there are at all. The pictures to describe are noisier than those of the
-training, and captions are drawn, not searched: with a greater `scale` they follow the picture more closely.
+The networks and pictures are those of `caption_vector.py`, trained for a third of the time. One picture in ten is left out of
+the training: its vector is zeros, so that the decoder learns which captions there are at all. Captions are drawn, not
+searched. With a scale of 2 they follow the picture more closely; a scale of 4 is too much.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ def main() -> dict[float, float]:
         seen = torch.rand(len(pictures), 1) >= 0.1
         return next_token_loss(network["decoder"](tokens[:, :-1], network["cnn"](pictures) * seen), tokens)
 
-    fit(network, loss, 1500)
+    fit(network, loss, 500)
     inputs = {"tokens": torch.zeros(2, 3, dtype=torch.int64), "image": torch.zeros(2, 64)}
     file = export(
         network["decoder"], inputs, ["logits"], {"tokens": {1: "time"}}, vocab=WORDS.vocab, bos=WORDS.BOS, eos=WORDS.EOS
@@ -36,11 +36,12 @@ def main() -> dict[float, float]:
 
     pictures, captions = pictures_of(rng, HELD_OUT, 300)
     with torch.no_grad():
-        vectors = network["cnn"](pictures + 0.3 * torch.randn(pictures.shape)).numpy()
+        vectors = network["cnn"](pictures).numpy()
     right = {}
     for scale in (1, 2, 4):
         guided = decoding.Guidance(model, scale)
-        out = decoding.decode(guided, [[WORDS.BOS]] * 300, decoding.Sample(), context={"image": vectors}, seed=1)
+        options = {"context": {"image": vectors}, "max_new_tokens": 8, "seed": 1}
+        out = decoding.decode(guided, [[WORDS.BOS]] * 300, decoding.Sample(), **options)
         texts = [text.strip() for text in out.text]
         right[scale] = np.mean([found == wanted for found, wanted in zip(texts, captions, strict=True)])
         print(f"scale {scale}: {right[scale]:.0%} of 300 captions are right, {len(set(texts))} are different; the first: {texts[0]}")  # fmt: skip
@@ -49,4 +50,4 @@ def main() -> dict[float, float]:
 
 if __name__ == "__main__":
     right = main()
-    assert right[2] > right[1] + 0.02
+    assert right[2] > right[1] + 0.05
