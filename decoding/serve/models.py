@@ -6,9 +6,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -43,9 +43,9 @@ class ReadPrompt:
 
 @dataclass(frozen=True)
 class Settings:
-    """How the models of a server are loaded and run; as in `load()` and `Engine`."""
+    """How the models of a server are loaded and run: `load_options` are arguments of `load()`, the others those of `Engine`."""
 
-    executor: Literal["native", "onnxruntime"] | None = None
+    load_options: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int | None = None
     max_queue: int = 1024
     workers: int = 1
@@ -233,7 +233,7 @@ class Models:
     def _load(self) -> None:
         for name, source in self._sources.items():
             try:
-                model = source if isinstance(source, Model) else load(source, executor=self._settings.executor)
+                model = source if isinstance(source, Model) else load(source, **self._settings.load_options)
                 self._served[name] = Served(name, model, self._settings, self._limits)
             except Exception as error:  # kept for the server, which ends with it
                 self.error = error
