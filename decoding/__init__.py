@@ -8,6 +8,8 @@ from decoding.constraints import Choices, Grammar, JSONSchema, Regex
 from decoding.errors import Cancelled, DecodeError, DecodingError, ModelError, OptionError, QueueFull
 from decoding.inputs.generation_config import from_generation_config
 from decoding.model.discriminator import Discriminator
+from decoding.model.ensembles.ensemble import Ensemble
+from decoding.model.ensembles.guidance import Guidance
 from decoding.model.load import load
 from decoding.model.model import Model
 from decoding.processors import (
@@ -46,10 +48,12 @@ __all__ = [
     "DecodingError",
     "Discriminator",
     "Engine",
+    "Ensemble",
     "ForcedTokens",
     "FrequencyPenalty",
     "Grammar",
     "Greedy",
+    "Guidance",
     "History",
     "Hypothesis",
     "JSONSchema",

@@ -75,6 +75,7 @@ def decode(
     logprobs: int = 0,
     return_attention: bool = False,
     return_state: bool = False,
+    return_member_logprobs: bool = False,
     batch_size: int | None = None,
     workers: int | None = None,
     progress: bool = False,
@@ -121,6 +122,8 @@ def decode(
         logprobs: how many of the best log-probabilities to return for each new token.
         return_attention: return the weights over the source with which each token was chosen, float32 [tokens, source].
         return_state: return the state after each output, from which `Request(state=...)` goes on.
+        return_member_logprobs: with an `Ensemble`, return the log-probability of each new token under each member alone. They are
+            computed after the outputs, in one more reading of each.
         batch_size: rows that run together, in each worker; default at most 128.
         workers: threads with a batch each; default from the number of prompts, the batch size and the size of the network.
         progress: show a bar with sequences and tokens a second.
@@ -152,6 +155,7 @@ def decode(
         step_inputs=step_inputs,
         return_attention=return_attention,
         return_state=return_state,
+        return_member_logprobs=return_member_logprobs,
     )
     call, requests = _requests(model, call, prompts, prefix, context, latents)
     rows, edited = sum(r.settings.rows_per_request for r in requests), any(r.settings.processors for r in requests)
@@ -163,7 +167,7 @@ def decode(
     watched: Iterable[FinishedSequence] = finished
     if progress:
         watched = with_bar(finished, sum(r.settings.outputs for r in requests))
-    groups = sorted(by_prompt(call, watched), key=lambda group: group[0].prompt_index)
+    groups = sorted(by_prompt(model._network, call, watched), key=lambda group: group[0].prompt_index)
     return Decoded([hypothesis for group in groups for hypothesis in group])
 
 
@@ -232,7 +236,7 @@ def decode_iter(
         finished = decode_requests(model._network, call, requests, workers)
     else:
         finished = decode_iterable(model._network, replace(call, live=True), requests, workers)
-    return Outputs("decode_iter", _hypotheses(call, finished, progress))
+    return Outputs("decode_iter", _hypotheses(model._network, call, finished, progress))
 
 
 def score(
@@ -387,7 +391,7 @@ def _requests(
 
 
 def _latents(model: Model) -> DrawnLatents | None:
-    return DrawnLatents(model.latents) if model.latents else None
+    return DrawnLatents(model._network.latent_families) if model.latents else None
 
 
 def _reward(reward: Reward | ModelFile) -> Reward:
@@ -402,11 +406,13 @@ def _reward(reward: Reward | ModelFile) -> Reward:
     return reward if callable(reward) else Discriminator(reward)
 
 
-def _hypotheses(call: Call, finished: Generator[FinishedSequence], progress: bool) -> Generator[Hypothesis]:
+def _hypotheses(
+    network: Network, call: Call, finished: Generator[FinishedSequence], progress: bool
+) -> Generator[Hypothesis]:
     """Yield the hypotheses of each prompt; closing this closes the search, whoever else holds it."""
     with closing(finished):
         watched = with_bar(finished, None) if progress else finished
-        for group in by_prompt(call, watched):
+        for group in by_prompt(network, call, watched):
             yield from group
 
 

@@ -271,7 +271,7 @@ class Engine:
             mixed=True,
             live=True,
             attention=contract.attention is not None,
-            latents=Latents(latents) if latents else None,
+            latents=Latents(self._model._network.latent_families) if latents else None,
             remember=None if self._known is None else self._known.put,
         )
         self._numbers = itertools.count()
@@ -390,7 +390,7 @@ class Engine:
         if ticket is None or not ticket._add(sequence):
             return
         self._tickets.pop(sequence.request.index, None)
-        decoded = Decoded(hypotheses(self._call, ticket._finished, 0))
+        decoded = Decoded(hypotheses(self._model._network, self._call, ticket._finished, 0))
         self._counts["finished"] += 1
         self._counts["tokens"] += sum(len(f.logprobs) for f in ticket._finished)
         ticket._end(decoded, None)

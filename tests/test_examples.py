@@ -12,6 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = [
     "caption_attention",
+    "caption_guidance",
     "caption_vector",
     "chat_history",
     "constrained_json",

@@ -31,6 +31,7 @@ class Settings:
         top_logprobs: how many of the best log-probabilities to record at each step.
         return_attention: return the weights over the source for each token.
         return_state: return the state after each output.
+        return_member_logprobs: return the log-probabilities under each member of an ensemble.
     """
 
     strategy: Strategy
@@ -44,6 +45,7 @@ class Settings:
     top_logprobs: int
     return_attention: bool = False
     return_state: bool = False
+    return_member_logprobs: bool = False
     phrases: tuple[tuple[int, ...], ...] = ()
 
     @property

@@ -16,6 +16,7 @@ from decoding.errors import OptionError, check_flag, shown, whole_number
 from decoding.inputs.contexts import check_step_inputs
 from decoding.inputs.prompts import checked_ids
 from decoding.inputs.sizes import check_memory
+from decoding.model.ensembles.ensemble import Ensemble
 from decoding.model.model import Model
 from decoding.strategies import Beam, Greedy, Sample, Strategy, TopN
 
@@ -41,6 +42,7 @@ class Options(TypedDict, total=False):
     step_inputs: StepInputs | None
     return_attention: bool
     return_state: bool
+    return_member_logprobs: bool
 
 
 def make_call(model: Model, strategy: Strategy, *, lenient: bool = False, **options: Unpack[Options]) -> Call:
@@ -57,12 +59,14 @@ def make_call(model: Model, strategy: Strategy, *, lenient: bool = False, **opti
     settings = _with_bound(model, Settings(**_read(model, {**_DEFAULTS, **read, "strategy": strategy})))
     if not lenient:
         check_settings(model, settings)
+    step_inputs = check_step_inputs(model, options.get("step_inputs"))
+    _check_reading_again(settings, step_inputs)
     return Call(
         settings=settings,
         seed=seed_of(options.get("seed")),
         batch_size=_batch_size(options.get("batch_size")),
         tokenizer=model.tokenizer,
-        step_inputs=check_step_inputs(model, options.get("step_inputs")),
+        step_inputs=step_inputs,
         attention=settings.return_attention,
     )
 
@@ -87,6 +91,7 @@ def own_settings(model: Model, call: Call, options: Mapping[str, Any]) -> Settin
         return known
     own = _with_bound(model, replace(call.settings, **_read(model, options)))
     check_settings(model, own)
+    _check_reading_again(own, call.step_inputs)
     check_memory(model, call, 1, None, settings=own)
     if key is not None:
         if len(call.own) == _SETTINGS_KEPT:
@@ -107,6 +112,7 @@ def check_settings(model: Model, settings: Settings) -> None:
     _check_attention(model, settings)
     _check_state(model, settings)
     _check_phrases(settings)
+    _check_member_logprobs(model, settings)
 
 
 def _read(model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,6 +215,22 @@ def _check_phrases(settings: Settings) -> None:
             raise OptionError(f"MustContain(phrases): the ids {list(phrase)} have {min(ends)}, which ends an output")
 
 
+def _check_member_logprobs(model: Model, settings: Settings) -> None:
+    """Refuse the scores of members where there are none."""
+    if settings.return_member_logprobs and not isinstance(model, Ensemble):
+        raise OptionError(
+            f"return_member_logprobs=True: {model.name} has no members; pass an Ensemble, or read token_logprobs"
+        )
+
+
+def _check_reading_again(settings: Settings, step_inputs: StepInputs | None) -> None:
+    """Refuse to read outputs again with inputs that were computed while they were made."""
+    if settings.return_member_logprobs and step_inputs is not None:
+        raise OptionError(
+            "return_member_logprobs=True: not with step_inputs=, as the members read the outputs once more; give the values as context="
+        )
+
+
 def _longest(model: Model, max_new_tokens: Any) -> int:
     """Return the longest output: the caller's, else the model's own, else a default."""
     if max_new_tokens is None:
@@ -303,6 +325,7 @@ _SETTINGS: Mapping[str, Callable[[Model, Any], dict[str, Any]]] = {
     "logprobs": lambda _, value: {"top_logprobs": whole_number("logprobs", value, 0)},
     "return_attention": lambda _, value: {"return_attention": check_flag("return_attention", value)},
     "return_state": lambda _, value: {"return_state": check_flag("return_state", value)},
+    "return_member_logprobs": lambda _, value: {"return_member_logprobs": check_flag("return_member_logprobs", value)},
 }
 _DEFAULTS: Mapping[str, Any] = {
     "num_return_sequences": 1,

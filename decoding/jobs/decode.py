@@ -24,7 +24,7 @@ Failed = Callable[[Row, str], None]
 
 def for_rows(model: Model, call: Call) -> Call:
     """Return the call with what requests of any kind need."""
-    latents = Latents(model.latents) if model.latents else None
+    latents = Latents(model._network.latent_families) if model.latents else None
     return replace(
         call, mixed=True, live=True, attention=model._network.contract.attention is not None, latents=latents
     )
@@ -81,7 +81,7 @@ def decode_rows(
             group.append(one)
             if len(group) == one.siblings:
                 del finished[index]
-                yield running.pop(index), hypotheses(call, group, index)
+                yield running.pop(index), hypotheses(model._network, call, group, index)
 
 
 def _reason(error: DecodingError, index: int) -> str:

@@ -56,6 +56,20 @@ class Network:
         return self._alone
 
     @property
+    def parts(self) -> tuple[Network, ...]:
+        """The networks that have sessions: this one; of an ensemble, those of its members."""
+        return (self,)
+
+    def reads_windows(self, name: str) -> bool:
+        """Return whether the input of this name is that of a graph which runs over windows of many tokens."""
+        return self.contract.window is not None
+
+    @property
+    def threads(self) -> int | None:
+        """The intra-op threads that the caller chose; None where onnxruntime chooses."""
+        return self.session.threads
+
+    @property
     def is_native(self) -> bool:
         """Whether the native step decodes."""
         return self.program.native is not None
@@ -112,6 +126,11 @@ class Network:
         """The inputs that are drawn: the encoders' first, and one of each name."""
         every = (*(self.encoders.latents if self.encoders is not None else ()), *self.contract.latents)
         return tuple({f.name: f for f in reversed(every)}[name] for name in dict.fromkeys(f.name for f in every))
+
+    @property
+    def latent_families(self) -> tuple[tuple[AuxiliaryInput, ...], ...]:
+        """The inputs that are drawn, in groups that share one stream of random numbers: all of them; of an ensemble, those of each member."""
+        return (self.latents,)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -5,7 +5,7 @@ from decoding.tokenizers.special_ids import SpecialIds, checked_special_ids, spe
 from decoding.tokenizers.stored import METADATA_KEYS, stored_tokenizer, tokenizer_metadata
 from decoding.tokenizers.text_stream import TextStream, token_texts
 from decoding.tokenizers.token_bytes import TokenBytes, token_bytes
-from decoding.tokenizers.tokenizer import Tokenizer, Vocabulary
+from decoding.tokenizers.tokenizer import Tokenizer, Vocabulary, token_strings
 
 __all__ = [
     "METADATA_KEYS",
@@ -22,6 +22,7 @@ __all__ = [
     "special_ids_of",
     "stored_tokenizer",
     "token_bytes",
+    "token_strings",
     "token_texts",
     "tokenizer_file",
     "tokenizer_metadata",

@@ -144,6 +144,11 @@ class HuggingFaceTokenizer:
         """Return the ids that the tokenizer itself puts before and after a text, by its post-processor."""
         return _around(lambda add: self._tokenizer.encode("a", add_special_tokens=add).ids, self)
 
+    def token(self, index: int) -> str | None:
+        """Return the string of an id as the tokenizer writes it; None where it has none."""
+        found: str | None = self._tokenizer.id_to_token(index)
+        return found
+
     def serialized(self) -> str:
         """Return the text of its tokenizer.json.
 
@@ -196,6 +201,10 @@ class SentencePieceTokenizer:
         index = int(getattr(self._processor, f"{kind}_id")())
         return index if 0 <= index < self.size else None
 
+    def token(self, index: int) -> str | None:
+        """Return the piece of an id; None where it has none."""
+        return str(self._processor.id_to_piece(index)) if index < self.size else None
+
     def serialized(self) -> bytes:
         """Return the bytes of its .model file."""
         return bytes(self._processor.serialized_model_proto())
@@ -241,6 +250,15 @@ class ObjectTokenizer:
         if not self._encoding:
             return (), ()
         return _around(lambda add: self._given.encode("a", add_special_tokens=add), self)
+
+
+def token_strings(tokenizer: Tokenizer, size: int) -> list[str | None]:
+    """Return the string of each id below `size` as its tokenizer writes it; where it does not tell, its text."""
+    if isinstance(tokenizer, Vocabulary):
+        return list(tokenizer.tokens[:size])
+    if isinstance(tokenizer, HuggingFaceTokenizer | SentencePieceTokenizer):
+        return [tokenizer.token(index) for index in range(size)]
+    return [tokenizer.decode([index]) for index in range(size)]
 
 
 def _encoded(call: Callable[[], Any], tokenizer: Any, text: str) -> list[int]:

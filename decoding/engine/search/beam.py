@@ -10,6 +10,7 @@ import numpy as np
 from decoding import kernels
 from decoding.constraints import Masks, Matchers, must_end_with
 from decoding.engine.batch.batch import make_batch
+from decoding.engine.batch.ensemble import EnsembleBatch
 from decoding.engine.batch.host import HostBatch
 from decoding.engine.batch.reduction import beam_candidates
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RowSource, Settings
@@ -58,7 +59,7 @@ class BeamSearch(RequestSearch):
         self._attention: Array | None = None  # [requests, beams, steps, source]
         beams = self._beam.num_beams
         together = max(1, rows // beams)
-        batch = make_batch(network, together * beams, call, attention=self._needs_attention)
+        batch = make_batch(network, together * beams, call, attention=self._needs_attention, adds_up=True)
         super().__init__(batch, RequestRows(network, batch, call, queue, beams))
         self._stopping = Stopping(settings, network.vocab_size, call.tokenizer)
         self._candidates = beam_candidates(self._beam, settings)
@@ -75,7 +76,7 @@ class BeamSearch(RequestSearch):
         self._done = np.zeros((together, self._beam.num_beam_groups), bool)
         self._ids = np.zeros((together, beams, settings.max_new_tokens), np.int64)
         self._logprobs = np.zeros((together, beams, settings.max_new_tokens), np.float32)
-        if isinstance(self._batch, HostBatch):
+        if isinstance(self._batch, HostBatch | EnsembleBatch):
             self._batch.keeps_before = settings.return_state
         self._native = self._native_beams()
 
@@ -167,16 +168,19 @@ class BeamSearch(RequestSearch):
         n, beams = len(self._requests), self._beam.num_beams
         logits = self._batch.logits[: n * beams]
         down = self._batch.candidates
-        edits = self._edits()
+        edits, own = self._edits(), not self._batch.adds_up
         if self._phrases is not None:
             best, parents, tokens = self._with_phrases(self._phrases, self._edited(logits))
         elif down is not None:
             given = down.logprobs(logits)
             best, parents, tokens = self._pruned(given, np.full(n, True), normalize=False)
         elif not edits.any():
-            best, parents, tokens = self._pruned(logits, ~edits)
+            best, parents, tokens = self._pruned(logits, ~edits, normalize=own)
         else:  # normalising edited rows rounds them once more, so the others are left alone: their bits depend on no other row
-            edited, plain = self._pruned(self._edited(logits), edits, normalize=False), self._pruned(logits, ~edits)
+            edited, plain = (
+                self._pruned(self._edited(logits), edits, normalize=False),
+                self._pruned(logits, ~edits, normalize=own),
+            )
             best, parents, tokens = (np.where(edits[:, None], *both) for both in zip(edited, plain, strict=True))
         rows = (np.arange(n)[:, None] * beams + parents).ravel()
         possible = tokens.ravel() >= 0
@@ -227,7 +231,7 @@ class BeamSearch(RequestSearch):
         beams, lengths = self._beam.num_beams, self._lengths[: len(self._requests)]
         edited = np.zeros_like(logits)
         live = np.flatnonzero(np.isfinite(self._scores[: len(self._requests)]).ravel())
-        edited[live] = kernels.log_softmax(logits[live])
+        edited[live] = logits[live] if self._batch.adds_up else kernels.log_softmax(logits[live])
         if self._settings.processors:
             rows = [(row // beams, row % beams) for row in live]
             view = edited[live]

@@ -7,9 +7,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-from decoding.engine.batch.batch import Batch, failed_step, make_batch
+from decoding.engine.batch.batch import failed_step, make_batch
 from decoding.engine.batch.device import DeviceBatch
+from decoding.engine.batch.ensemble import EnsembleBatch
 from decoding.engine.batch.host import HostBatch
+from decoding.engine.batch.protocol import Batch
 from decoding.engine.request import (
     Call,
     Choice,
@@ -244,7 +246,9 @@ class SamplingSearch:
 
     def _admit(self, slots: Array, rows: list[Row]) -> None:
         """Start sequences at these slots."""
-        if isinstance(self._batch, HostBatch) and any(request.settings.return_state for _, request in rows):
+        if isinstance(self._batch, HostBatch | EnsembleBatch) and any(
+            request.settings.return_state for _, request in rows
+        ):
             self._batch.keeps_before = True
         self._begin(self._prefill.admit(slots, rows))
 

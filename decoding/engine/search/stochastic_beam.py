@@ -10,6 +10,7 @@ import numpy as np
 from decoding import kernels
 from decoding.constraints import Masks, Matchers, must_end
 from decoding.engine.batch.batch import make_batch
+from decoding.engine.batch.ensemble import EnsembleBatch
 from decoding.engine.batch.host import HostBatch
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RowSource, Settings
 from decoding.engine.search.prefill import RequestRows, RequestSearch
@@ -61,7 +62,7 @@ class StochasticBeamSearch(RequestSearch):
         self._slots = max(1, rows // self._width)
         batch = make_batch(network, self._slots * self._width, call)
         super().__init__(batch, RequestRows(network, batch, call, queue, self._width))
-        if isinstance(batch, HostBatch):
+        if isinstance(batch, HostBatch | EnsembleBatch):
             batch.keeps_before = settings.return_state
         self._stopping = Stopping(settings, network.vocab_size, call.tokenizer)
         self._branches: list[list[Branch]] = []
