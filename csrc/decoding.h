@@ -171,5 +171,7 @@ dec_status dec_logit_bias(const dec_edit *logits, const int64_t *ids, const floa
 dec_status dec_suppress_tokens(const dec_edit *logits, const int64_t *ids, int64_t n, int64_t *bad);
 /* Forbids all but these ids, which ascend. */
 dec_status dec_allow_tokens(const dec_edit *logits, const int64_t *ids, int64_t n, int64_t *bad);
+/* Forbids the tokens whose bits are 0: of row r, bit i & 31 of bits[r * stride + (i >> 5)] is token i's. */
+void dec_allow_bits(const dec_edit *logits, const uint32_t *bits, int64_t stride);
 
 #endif

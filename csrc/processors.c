@@ -108,3 +108,16 @@ dec_status dec_allow_tokens(const dec_edit *logits, const int64_t *ids, int64_t 
     }
     return DEC_OK;
 }
+
+void dec_allow_bits(const dec_edit *logits, const uint32_t *bits, int64_t stride) {
+    for (int64_t r = 0; r < logits->rows; r++)
+        for (int64_t start = 0; start < logits->width; start += 32) {
+            float *x = logits->data + r * logits->stride + start;
+            const int64_t left = logits->width - start, n = left < 32 ? left : 32;
+            const uint32_t word = bits[r * stride + start / 32];
+            if (word == UINT32_MAX)
+                continue;
+            for (int64_t i = 0; i < n; i++)
+                x[i] = word >> i & 1 ? x[i] : -INFINITY;
+        }
+}

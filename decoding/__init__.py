@@ -4,8 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from decoding.api import decode, decode_iter, rollout, score, stream
+from decoding.constraints import Choices, Grammar, JSONSchema, Regex
 from decoding.errors import Cancelled, DecodeError, DecodingError, ModelError, OptionError, QueueFull
+from decoding.inputs.generation_config import from_generation_config
 from decoding.model.discriminator import Discriminator
+from decoding.model.ensembles.ensemble import Ensemble
+from decoding.model.ensembles.guidance import Guidance
 from decoding.model.load import load
 from decoding.model.model import Model
 from decoding.processors import (
@@ -24,10 +28,13 @@ from decoding.requests import Request
 from decoding.rerank import mbr, rerank
 from decoding.results import Decoded, Hypothesis, TokenEvent
 from decoding.service import Engine, Ticket
-from decoding.strategies import Beam, Greedy, Sample, TopN
+from decoding.strategies import Beam, Greedy, MustContain, Sample, TopN
 
 if TYPE_CHECKING:
+    from decoding import export as export
+    from decoding import jobs as jobs
     from decoding import plot as plot
+    from decoding import serve as serve
 
 __version__ = "0.1.0"
 
@@ -35,24 +42,31 @@ __all__ = [
     "AllowedTokens",
     "Beam",
     "Cancelled",
+    "Choices",
     "DecodeError",
     "Decoded",
     "DecodingError",
     "Discriminator",
     "Engine",
+    "Ensemble",
     "ForcedTokens",
     "FrequencyPenalty",
+    "Grammar",
     "Greedy",
+    "Guidance",
     "History",
     "Hypothesis",
+    "JSONSchema",
     "LogitBias",
     "Model",
     "ModelError",
+    "MustContain",
     "NoRepeatNgram",
     "OptionError",
     "PrefixAllowed",
     "PresencePenalty",
     "QueueFull",
+    "Regex",
     "RepetitionPenalty",
     "Request",
     "Sample",
@@ -62,6 +76,7 @@ __all__ = [
     "TopN",
     "decode",
     "decode_iter",
+    "from_generation_config",
     "load",
     "mbr",
     "rerank",
@@ -72,7 +87,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`decoding.plot`, imported when it is asked for: matplotlib is not required, and slow to import."""
-    if name == "plot":
-        return import_module("decoding.plot")
+    """`decoding.plot`, `export`, `jobs` and `serve`, imported when asked for: most need packages of their own."""
+    if name in ("plot", "export", "jobs", "serve"):
+        return import_module(f"decoding.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from decoding.processors import History
+from decoding.constraints import Constraint
+from decoding.processors import History, Processor
 
 Ids = npt.NDArray[np.int64]
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[Any] | None
@@ -19,6 +20,7 @@ Context = (
 )
 Latents = Mapping[str, npt.ArrayLike | Sequence[npt.NDArray[Any]]] | npt.ArrayLike | Sequence[Any] | None
 StepInputs = Callable[[History], Mapping[str, npt.NDArray[Any]]]
+Processors = Sequence[Processor | Constraint]
 FromModel = Literal["model"]
 # The state after an output: state inputs, contexts and ids by name.
 StateValues = Mapping[str, npt.NDArray[Any]]

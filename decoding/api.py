@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from decoding._types import Context, FromModel, Latents, Prompts, Sources, StepInputs
+from decoding._types import Context, FromModel, Latents, Processors, Prompts, Sources, StepInputs
 from decoding.engine.collect import by_prompt, token_bar, with_bar
 from decoding.engine.encode import alike, with_latents_of
 from decoding.engine.forks import using
@@ -50,7 +50,6 @@ from decoding.model.discriminator import Discriminator
 from decoding.model.graph.graph import ModelFile
 from decoding.model.model import Model
 from decoding.model.network import Network
-from decoding.processors import Processor
 from decoding.results import Decoded, Hypothesis, TokenEvent
 from decoding.strategies import Greedy, Sample, Strategy
 
@@ -69,13 +68,14 @@ def decode(
     prefix: Prompts = None,
     context: Context = None,
     latents: Latents = None,
-    processors: Sequence[Processor] = (),
+    processors: Processors = (),
     step_inputs: StepInputs | None = None,
     teacher: Sequence[Sequence[int]] | npt.NDArray[Any] | None = None,
     teacher_ratio: float = 0.0,
     logprobs: int = 0,
     return_attention: bool = False,
     return_state: bool = False,
+    return_member_logprobs: bool = False,
     batch_size: int | None = None,
     workers: int | None = None,
     progress: bool = False,
@@ -113,7 +113,7 @@ def decode(
             array alone where there is one latent, or a list of the `latent` of hypotheses. Default: drawn by the seed. A
             latent that is drawn anew at every step takes [steps, ...] for each.
         processors: callables ``f(history, logits)`` that edit the logits, float32 [rows, V], in place; see
-            `decoding.processors`.
+            `decoding.processors`. Constraints are given among them: `Regex`, `JSONSchema`, `Grammar`, `Choices`.
         step_inputs: a function that computes contexts anew for each step: ``f(history) -> {input name: array [rows, ...]}``;
             `history` is a `History` whose rows end with the token that this step feeds.
         teacher: an id sequence for each prompt: at each step its token is fed next with probability `teacher_ratio`,
@@ -122,6 +122,8 @@ def decode(
         logprobs: how many of the best log-probabilities to return for each new token.
         return_attention: return the weights over the source with which each token was chosen, float32 [tokens, source].
         return_state: return the state after each output, from which `Request(state=...)` goes on.
+        return_member_logprobs: with an `Ensemble`, return the log-probability of each new token under each member alone. They are
+            computed after the outputs, in one more reading of each.
         batch_size: rows that run together, in each worker; default at most 128.
         workers: threads with a batch each; default from the number of prompts, the batch size and the size of the network.
         progress: show a bar with sequences and tokens a second.
@@ -153,6 +155,7 @@ def decode(
         step_inputs=step_inputs,
         return_attention=return_attention,
         return_state=return_state,
+        return_member_logprobs=return_member_logprobs,
     )
     call, requests = _requests(model, call, prompts, prefix, context, latents)
     rows, edited = sum(r.settings.rows_per_request for r in requests), any(r.settings.processors for r in requests)
@@ -164,7 +167,7 @@ def decode(
     watched: Iterable[FinishedSequence] = finished
     if progress:
         watched = with_bar(finished, sum(r.settings.outputs for r in requests))
-    groups = sorted(by_prompt(call, watched), key=lambda group: group[0].prompt_index)
+    groups = sorted(by_prompt(model._network, call, watched), key=lambda group: group[0].prompt_index)
     return Decoded([hypothesis for group in groups for hypothesis in group])
 
 
@@ -233,7 +236,7 @@ def decode_iter(
         finished = decode_requests(model._network, call, requests, workers)
     else:
         finished = decode_iterable(model._network, replace(call, live=True), requests, workers)
-    return Outputs("decode_iter", _hypotheses(call, finished, progress))
+    return Outputs("decode_iter", _hypotheses(model._network, call, finished, progress))
 
 
 def score(
@@ -300,7 +303,7 @@ def rollout(
     prompts: Sources = None,
     context: Context = None,
     latents: Latents = None,
-    processors: Sequence[Processor] = (),
+    processors: Processors = (),
     batch_size: int | None = None,
     workers: int | None = None,
     progress: bool = False,
@@ -328,7 +331,7 @@ def rollout(
         pad_token_id: fills the reward's rows after their EOS; default the model's, else its first EOS, else 0.
         prompts: with an encoder, the source of each sequence, or one for all of them.
         context, latents: as in `decode()`, one entry for each sequence; latents that are not given are drawn by `seed`.
-        processors: as in `decode()`; the prefix of a completion counts as its prompt.
+        processors: as in `decode()`; the prefix of a completion counts as its prompt, but constraints go on with its text.
         batch_size: completions that run together, in each worker; default at most 128.
         workers: threads with a batch each; default as in `decode()`.
         progress: show a bar with completions and tokens a second.
@@ -388,7 +391,7 @@ def _requests(
 
 
 def _latents(model: Model) -> DrawnLatents | None:
-    return DrawnLatents(model.latents) if model.latents else None
+    return DrawnLatents(model._network.latent_families) if model.latents else None
 
 
 def _reward(reward: Reward | ModelFile) -> Reward:
@@ -403,11 +406,13 @@ def _reward(reward: Reward | ModelFile) -> Reward:
     return reward if callable(reward) else Discriminator(reward)
 
 
-def _hypotheses(call: Call, finished: Generator[FinishedSequence], progress: bool) -> Generator[Hypothesis]:
+def _hypotheses(
+    network: Network, call: Call, finished: Generator[FinishedSequence], progress: bool
+) -> Generator[Hypothesis]:
     """Yield the hypotheses of each prompt; closing this closes the search, whoever else holds it."""
     with closing(finished):
         watched = with_bar(finished, None) if progress else finished
-        for group in by_prompt(call, watched):
+        for group in by_prompt(network, call, watched):
             yield from group
 
 
@@ -426,4 +431,6 @@ def _choices(network: Network, call: Call, requests: list[EngineRequest]) -> Gen
         for choice in search.choices():
             request, sequence = choice.request, choice.sequence
             output = sequence - request.first
-            yield events.of(request.index, output, sequence, choice.token, choice.logprob, choice.finish_reason)
+            yield events.of(
+                request.index, output, sequence, choice.token, choice.logprob, choice.finish_reason, choice.top
+            )

@@ -3,6 +3,9 @@
 A processor is any callable ``f(history, logits)``: `history` is a `History`, `logits` a float32 array [rows, V];
 -inf forbids a token. They run in the order given. In `Greedy`, `Sample` and `TopN` they see the logits, in `Beam` the
 log-probabilities, which are not normalised again (as in Hugging Face).
+
+Constraints (`decoding.constraints`) are given among them. They are no callables: the search keeps for each row how far it
+is in its grammar.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decoding import kernels
+from decoding.constraints import BoundConstraint
 from decoding.errors import OptionError, finite_number, shown, whole_number
 
 Logits = npt.NDArray[np.float32]
@@ -57,16 +61,30 @@ class History(Sequence[Ids]):
 Processor = Callable[[History, Logits], None]
 
 
-def apply_processors(processors: Sequence[Processor], history: History, logits: Logits) -> None:
+def apply_processors(
+    processors: Sequence[Processor | BoundConstraint],
+    history: Callable[[], History],
+    logits: Logits,
+    masks: Iterable[npt.NDArray[np.uint32]] = (),
+) -> None:
     """Let each processor edit the logits in turn.
+
+    Args:
+        history: returns the history of the rows; not called where all processors are constraints.
+        masks: of each constraint, the tokens that it allows the rows, as `kernels.allow_bits` takes them.
 
     Raises:
         OptionError: one returns something instead of editing in place, or has ids outside the vocabulary.
     """
+    own, seen = iter(masks), None
     for index, processor in enumerate(processors):
+        if isinstance(processor, BoundConstraint):
+            kernels.allow_bits(logits, next(own))
+            continue
+        seen = history() if seen is None else seen
         name = f"processors[{index}] ({getattr(processor, '__name__', type(processor).__name__)})"
         try:
-            returned: Any = processor(history, logits)
+            returned: Any = processor(seen, logits)
         except OptionError as error:
             raise OptionError(f"{name}: {error}") from error
         if returned is not None:

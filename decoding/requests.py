@@ -6,9 +6,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from decoding._types import Latents, StateValues
+from decoding._types import Latents, Processors, StateValues
 from decoding.errors import OptionError, shown
-from decoding.processors import Processor
 from decoding.strategies import Strategy
 
 
@@ -22,7 +21,8 @@ class Request:
         prompt: a string, a sequence of ids, or None to start from BOS, or from `state`. With an encoder it is the source that the
             encoder reads: a string, ids, an array, a list of turns, or a dict ``{encoder input: value}``.
         strategy: `Greedy()`, `Sample(...)`, `TopN(n)` or `Beam(...)`; a temperature is one number.
-        max_new_tokens, min_new_tokens, stop, processors, logprobs, num_return_sequences, return_attention, return_state: as in `decode()`.
+        max_new_tokens, min_new_tokens, stop, processors, logprobs, num_return_sequences, return_attention, return_state,
+            return_member_logprobs: as in `decode()`.
         eos_token_id: as in `decode()`; "call", the default, is that of the call.
         seed: key of this request's draws, 0 to 2**64 - 1. A token then depends only on the seed, the number of the output and its
             step, and on the logits: it is the same alone, in any batch, streamed, and in an `Engine`.
@@ -49,6 +49,7 @@ class Request:
         "processors",
         "prompt",
         "return_attention",
+        "return_member_logprobs",
         "return_state",
         "seed",
         "state",
@@ -66,7 +67,7 @@ class Request:
         stop: str | Sequence[str | int | Sequence[int]] | None = None,
         eos_token_id: int | Sequence[int] | Literal["model", "call"] | None = "call",
         seed: int | None = None,
-        processors: Sequence[Processor] | None = None,
+        processors: Processors | None = None,
         logprobs: int | None = None,
         num_return_sequences: int | None = None,
         prefix: str | Sequence[int] | None = None,
@@ -75,6 +76,7 @@ class Request:
         state: StateValues | None = None,
         return_attention: bool | None = None,
         return_state: bool | None = None,
+        return_member_logprobs: bool | None = None,
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -98,6 +100,7 @@ class Request:
         self.state = state
         self.return_attention = return_attention
         self.return_state = return_state
+        self.return_member_logprobs = return_member_logprobs
 
     def given(self) -> list[str]:
         """The names of all options that this request sets."""
@@ -125,4 +128,5 @@ _OPTIONS = (
     "num_return_sequences",
     "return_attention",
     "return_state",
+    "return_member_logprobs",
 )

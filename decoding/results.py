@@ -30,6 +30,8 @@ class TokenEvent:
             tokenizer.
         logprob: the model's own log-probability of the token.
         finish_reason: why the sequence ended with this token, None while it goes on.
+        top_logprobs: id and log-probability of each of the k best tokens at this step, best first; None unless
+            `logprobs=k` was asked for.
     """
 
     prompt_index: int
@@ -38,6 +40,7 @@ class TokenEvent:
     text: str | None
     logprob: float
     finish_reason: FinishReason | None
+    top_logprobs: tuple[tuple[int, float], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Hypothesis:
             makes the same output again. One that is drawn anew at every step has a first axis of steps. None without latents.
         state: the state after the output, small arrays by name, for `Request(state=...)` and for `numpy.savez`; None unless
             `return_state=True`.
+        member_logprobs: float32 [members, len(token_logprobs)], the log-probability of each token under each member of an
+            ensemble alone, in the members' order; None unless `return_member_logprobs=True`.
     """
 
     prompt_index: int
@@ -87,6 +92,7 @@ class Hypothesis:
     attention: npt.NDArray[np.float32] | None = field(repr=False, default=None)
     latent: npt.NDArray[Any] | dict[str, npt.NDArray[Any]] | None = field(repr=False, default=None)
     state: Mapping[str, npt.NDArray[Any]] | None = field(repr=False, default=None)
+    member_logprobs: npt.NDArray[np.float32] | None = field(repr=False, default=None)
     _texts: KnownTexts | None = field(repr=False, default=None)  # of one that was pickled
 
     @property
@@ -126,7 +132,7 @@ class Hypothesis:
             found["top_logprobs"] = [
                 dict(zip(*step, strict=True)) for step in zip(ids.tolist(), values.tolist(), strict=True)
             ]
-        for name in ("teacher_logprobs", "attention", "latent"):
+        for name in ("teacher_logprobs", "attention", "latent", "member_logprobs"):
             if (value := getattr(self, name)) is not None:
                 lists = {key: own.tolist() for key, own in value.items()} if isinstance(value, dict) else value.tolist()
                 found[name] = lists

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -87,6 +88,40 @@ class TopN:
 
 
 @dataclass(frozen=True)
+class MustContain:
+    """Phrases that every output of `Beam` contains: lexically constrained beam search (Post and Vilar 2018).
+
+    The beams are shared out over banks: hypotheses with equally many tokens of the phrases. An output ends only when it has
+    all phrases. It has one where its tokens are those that the tokenizer makes of the phrase.
+
+    Args:
+        phrases: strings or id sequences.
+        ordered: whether they come in this order, one after the end of the other; else in any order, and they may overlap.
+
+    Example: ``Beam(10, must_contain=MustContain(["New York", "train"]))``.
+    """
+
+    phrases: Sequence[str | Sequence[int]]
+    ordered: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.phrases, str | bytes) or not isinstance(self.phrases, Sequence) or not self.phrases:
+            raise OptionError(f"MustContain(phrases={shown(self.phrases)}): expected a list of strings or id sequences")
+        own: list[str | tuple[int, ...]] = []
+        for phrase in self.phrases:
+            if isinstance(phrase, str):
+                own.append(phrase)
+            elif isinstance(phrase, bytes) or not isinstance(phrase, Sequence | np.ndarray):
+                raise OptionError(f"MustContain(phrases={shown(phrase)}): expected a string or a sequence of ids")
+            else:
+                own.append(tuple(whole_number("MustContain(phrases", i, 0, below=2**31, close=")") for i in phrase))
+        if not all(own):
+            raise OptionError("MustContain(phrases): an empty phrase is in every output; leave it out")
+        object.__setattr__(self, "phrases", tuple(own))
+        check_flag("MustContain(ordered", self.ordered, close=")")
+
+
+@dataclass(frozen=True)
 class Beam:
     """Beam search, as Hugging Face's `generate` does it.
 
@@ -104,6 +139,8 @@ class Beam:
         coverage_penalty: adds coverage_penalty * sum over the source of log(min(attention so far, 1)) to the score of a
             closed hypothesis (Wu et al. 2016, "GNMT", equation 14); positions that are never attended to, such as
             padding, do not count. Needs a model with an attention output.
+        must_contain: phrases that every output contains; needs one group of beams, and several beams for each token of them
+            finds better outputs.
     """
 
     searches_together: ClassVar[bool] = True
@@ -114,6 +151,7 @@ class Beam:
     num_beam_groups: int = 1
     diversity_penalty: float = 0.0
     coverage_penalty: float = 0.0
+    must_contain: MustContain | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_beams", "num_beam_groups"):
@@ -127,6 +165,10 @@ class Beam:
             raise OptionError(
                 f"Beam(num_beam_groups={self.num_beam_groups}): expected a divisor of num_beams={self.num_beams}"
             )
+        if not isinstance(self.must_contain, MustContain | None):
+            raise OptionError(f"Beam(must_contain={shown(self.must_contain)}): expected MustContain([...])")
+        if self.must_contain is not None and self.num_beam_groups > 1:
+            raise OptionError(f"Beam(num_beam_groups={self.num_beam_groups}): expected 1 with must_contain")
         if self.diversity_penalty and self.num_beam_groups == 1:
             raise OptionError(
                 f"Beam(diversity_penalty={self.diversity_penalty}): one group has no other to differ from; "

@@ -12,12 +12,16 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = [
     "caption_attention",
+    "caption_guidance",
     "caption_vector",
     "chat_history",
+    "constrained_json",
+    "constrained_tang",
     "encoder_decoder",
     "latent_generator",
     "pixel_digits",
     "plain_generator",
+    "ray_serve",
     "recurrent_lm",
 ]
 
@@ -32,8 +36,10 @@ def test_no_example_is_forgotten():
 @pytest.mark.examples
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_reaches_its_figure(name, tmp_path):
-    for package in ("torch", "onnxscript", "sklearn", "PIL", "transformers"):
+    for package in ("torch", "onnxscript", "sklearn", "PIL", "transformers", "llguidance"):
         pytest.importorskip(package, reason=f"{package} is not installed (pip install '.[examples]')")
+    if name == "ray_serve":
+        pytest.importorskip("ray.serve", reason="ray is not installed (pip install '.[ray]' 'ray[serve]')")
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
     done = subprocess.run(
         [sys.executable, EXAMPLES / f"{name}.py"], cwd=tmp_path, env=environment, capture_output=True, text=True

@@ -8,10 +8,14 @@ from collections.abc import Iterable, Iterator
 from tqdm import tqdm
 
 from decoding.engine.request import Call, FinishedSequence
+from decoding.engine.score import member_logprobs
+from decoding.model.ensembles.network import EnsembleNetwork
+from decoding.model.graph.types import Array
+from decoding.model.network import Network
 from decoding.results import Hypothesis
 
 
-def by_prompt(call: Call, finished: Iterable[FinishedSequence]) -> Iterator[list[Hypothesis]]:
+def by_prompt(network: Network, call: Call, finished: Iterable[FinishedSequence]) -> Iterator[list[Hypothesis]]:
     """Yield the hypotheses of each prompt, best first, as soon as all of them are finished."""
     waiting: dict[int, list[FinishedSequence]] = {}
     for one in finished:
@@ -19,13 +23,18 @@ def by_prompt(call: Call, finished: Iterable[FinishedSequence]) -> Iterator[list
         group.append(one)
         if len(group) == one.siblings:
             del waiting[one.request.index]
-            yield hypotheses(call, group, one.request.index)
+            yield hypotheses(network, call, group, one.request.index)
 
 
-def hypotheses(call: Call, group: list[FinishedSequence], prompt_index: int) -> list[Hypothesis]:
+def hypotheses(network: Network, call: Call, group: list[FinishedSequence], prompt_index: int) -> list[Hypothesis]:
     """Return the outputs of one request, best first."""
     ranked = sorted(group, key=lambda f: (-f.score, f.sequence))
-    found = [_hypothesis(call, prompt_index, rank, f) for rank, f in enumerate(ranked)]
+    members: list[Array | None] = [None] * len(ranked)
+    if isinstance(network, EnsembleNetwork) and ranked[0].request.settings.return_member_logprobs:
+        members[:] = member_logprobs(network, call, ranked)
+    found = [
+        _hypothesis(call, prompt_index, rank, f, own) for rank, (f, own) in enumerate(zip(ranked, members, strict=True))
+    ]
     if call.latents is not None:
         call.latents.forget([_latent_key(f) for f in group])
     return found
@@ -36,7 +45,7 @@ def _latent_key(f: FinishedSequence) -> int:
     return f.request.first if f.request.settings.strategy.searches_together else f.sequence
 
 
-def _hypothesis(call: Call, prompt: int, rank: int, f: FinishedSequence) -> Hypothesis:
+def _hypothesis(call: Call, prompt: int, rank: int, f: FinishedSequence, members: Array | None) -> Hypothesis:
     latent = None if call.latents is None else call.latents.of(_latent_key(f), len(f.logprobs))
     return Hypothesis(
         prompt_index=prompt,
@@ -50,6 +59,7 @@ def _hypothesis(call: Call, prompt: int, rank: int, f: FinishedSequence) -> Hypo
         top_logprobs=f.top,
         teacher_logprobs=f.teacher,
         attention=f.attention,
+        member_logprobs=members,
         latent=latent,
         state=f.state,
     )

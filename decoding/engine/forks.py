@@ -42,7 +42,7 @@ def check_usable(network: Network) -> None:
     Raises:
         ModelError: it was.
     """
-    if network in _lost:
+    if not _lost.isdisjoint(network.parts):
         raise ModelError(
             f"{network.name}: another thread was decoding with this model when the process was forked, so that its session may "
             "be locked for good in the child; load the model in the child, or start processes by 'spawn'"
@@ -52,7 +52,7 @@ def check_usable(network: Network) -> None:
 def _after_fork() -> None:
     for call, (network, thread) in list(_calls.items()):
         if thread != threading.get_ident():
-            _lost.add(network)
+            _lost.update(network.parts)
             del _calls[call]
 
 

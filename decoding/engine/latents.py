@@ -37,11 +37,17 @@ class Latents:
     is drawn anew at every step, the position of the token that is fed: not on the batch, and on no draw of a token.
 
     Attributes:
-        auxiliary_inputs: those of the encoders, then those of the decoder; inputs of one name take the same numbers.
+        families: for each model those of the encoders, then those of the decoder; inputs of one name take the same numbers. The
+            members of an ensemble are drawn for as if each were alone.
     """
 
-    auxiliary_inputs: Sequence[AuxiliaryInput]
+    families: Sequence[Sequence[AuxiliaryInput]]
     _requests: dict[int, DrawsLatents] = field(default_factory=dict)  # by sequence
+
+    @property
+    def auxiliary_inputs(self) -> list[AuxiliaryInput]:
+        """The latents of all families."""
+        return [aux for family in self.families for aux in family]
 
     @property
     def every_step(self) -> bool:
@@ -83,12 +89,15 @@ class Latents:
         for sequence in sequences:
             self._requests.pop(sequence, None)
 
+    def _family(self, aux: AuxiliaryInput) -> Sequence[AuxiliaryInput]:
+        return next(family for family in self.families if aux.name in [one.name for one in family])
+
     def _once(self, aux: AuxiliaryInput, sequence: int) -> Array:
         request = self._requests[sequence]
         if aux.name in request.given_latents:
             return request.given_latents[aux.name][sequence - request.first]
         stream = np.array([request.latent_stream + sequence - request.first])
-        (value,) = draw(self.auxiliary_inputs, aux.name, request.seed, stream, 0)
+        (value,) = draw(self._family(aux), aux.name, request.seed, stream, 0)
         return np.asarray(value)
 
     def _at(self, aux: AuxiliaryInput, sequences: Array, positions: Array) -> Array:
@@ -97,7 +106,7 @@ class Latents:
         numbers = [0 if r is None else int(s) - r.first for s, r in zip(sequences, requests, strict=True)]
         seeds = np.array([0 if r is None else r.seed for r in requests], np.uint64)
         streams = np.array([0 if r is None else r.latent_stream + n for n, r in zip(numbers, requests, strict=True)])
-        values = draw(self.auxiliary_inputs, aux.name, seeds, streams, positions)
+        values = draw(self._family(aux), aux.name, seeds, streams, positions)
         for row, (request, number) in enumerate(zip(requests, numbers, strict=True)):
             if request is not None and aux.name in request.given_latents:
                 given, position = request.given_latents[aux.name][number], int(positions[row])

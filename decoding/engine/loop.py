@@ -63,7 +63,7 @@ def _in_its_share(network: Network) -> Network:
 
     A step of a small network is shorter than handing it to onnxruntime's threads, which several calls would share.
     """
-    chosen = network.session.threads is not None or network.on_device
+    chosen = network.threads is not None or network.on_device
     if chosen or not is_shared(network) or network.weight_bytes > LARGE_NETWORK:
         return network
     return network.single_threaded()

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from decoding.constraints import BoundConstraint, Matchers, begun, why_stuck
 from decoding.engine.flags import Flag
 from decoding.engine.latents import Latents
 from decoding.model.graph.types import Array
@@ -26,9 +27,11 @@ class Settings:
     Attributes:
         outputs: sequences wanted.
         eos: ids that end a sequence; `stop`: id sequences that do; `stop_strings`: texts that do.
+        phrases: ids that every output of `Beam` contains.
         top_logprobs: how many of the best log-probabilities to record at each step.
         return_attention: return the weights over the source for each token.
         return_state: return the state after each output.
+        return_member_logprobs: return the log-probabilities under each member of an ensemble.
     """
 
     strategy: Strategy
@@ -38,10 +41,17 @@ class Settings:
     stop_strings: tuple[str, ...]
     min_new_tokens: int
     max_new_tokens: int
-    processors: tuple[Processor, ...]
+    processors: tuple[Processor | BoundConstraint, ...]
     top_logprobs: int
     return_attention: bool = False
     return_state: bool = False
+    return_member_logprobs: bool = False
+    phrases: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def constraints(self) -> tuple[BoundConstraint, ...]:
+        """The constraints among the processors."""
+        return tuple(p for p in self.processors if isinstance(p, BoundConstraint))
 
     @property
     def rows_per_request(self) -> int:
@@ -75,6 +85,7 @@ class EngineRequest:
         read: how many of the ids the `states` already include; the rest is read.
         encoded: whether `context` and `states` already have what the encoders give.
         max_new_tokens: longest output, where it is shorter than that of the settings.
+        written: how many of the last ids constraints count as the beginning of the output.
         sequence: the sequence whose latents these are; None where the model has no latents, so that all sequences of
             the prompt read the same.
     """
@@ -95,12 +106,21 @@ class EngineRequest:
     read: int = 0
     encoded: bool = False
     max_new_tokens: int | None = None
+    written: int = 0
     sequence: int | None = None
+
+    def matchers(self) -> Matchers:
+        """Return where a new output is in the grammars of its constraints."""
+        return begun(self.settings.constraints, self.ids[len(self.ids) - self.written :].tolist())
 
     @property
     def stream(self) -> int:
         """The number by which the draws of its first output are keyed; those of its other outputs follow."""
         return self.first if self.own_stream is None else self.own_stream
+
+    def why_stuck(self, matchers: Matchers, output: Array) -> str:
+        """Return why no token can follow an output, where constraints forbid all; its matchers are after it."""
+        return why_stuck(matchers, [*self.ids[len(self.ids) - self.written :].tolist(), *output.tolist()])
 
     @property
     def latent_stream(self) -> int:
@@ -191,6 +211,11 @@ class FinishedSequence:
     state: Mapping[str, Array] | None = None
 
 
+# Of a row that runs: its request, its sequence, its new tokens and their log-probabilities so far, and, where asked for, ids
+# and log-probabilities [length, k] of the best tokens at each step; all are views.
+RunningOutput = tuple[EngineRequest, int, Array, Array, tuple[Array, Array] | None]
+
+
 @dataclass(frozen=True)
 class FailedRequest:
     """A request that an error ended."""
@@ -201,13 +226,19 @@ class FailedRequest:
 
 @dataclass(frozen=True)
 class Choice:
-    """One token of one sequence; `finish_reason` says why the sequence ends with it, or is None."""
+    """One token of one sequence.
+
+    Attributes:
+        finish_reason: why the sequence ends with it, or None.
+        top: ids and log-probabilities [k] of the best tokens at its step, where asked for.
+    """
 
     request: EngineRequest
     sequence: int
     token: int
     logprob: float
     finish_reason: FinishReason | None
+    top: tuple[Array, Array] | None = None
 
 
 class RowSource(Protocol):

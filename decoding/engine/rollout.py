@@ -153,6 +153,7 @@ def prefixes(network: Network, episodes: Episodes, waves: Iterable[Wave], output
                 ids=own[slot].ids[: at + 1],
                 states=before if keeps_states else own[slot].states,
                 read=read,
+                written=wave.end + 1,
                 max_new_tokens=None if episodes.longest else episodes.length - 1 - wave.end,
                 first=number * outputs,
                 own_stream=None if own[slot].own_stream is None else wave.end * outputs,

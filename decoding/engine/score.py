@@ -1,18 +1,22 @@
-"""Scores given sequences: the log-probability of each of their tokens."""
+"""Scores given sequences: the log-probability of each of their tokens; and outputs, by each member of an ensemble."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from decoding import kernels
 from decoding.engine.batch.batch import failed_step, make_batch
+from decoding.engine.batch.combine import mixed_logprobs, weighted_logits
 from decoding.engine.batch.contexts import initial_states, step_contexts
+from decoding.engine.batch.ensemble import member_call, part
 from decoding.engine.encode import alike, encoded, tokens_taken
-from decoding.engine.request import Call, EngineRequest
+from decoding.engine.request import Call, EngineRequest, FinishedSequence
 from decoding.errors import ModelError
 from decoding.model.contract.pad import pad_together
+from decoding.model.ensembles.network import EnsembleNetwork
 from decoding.model.graph.types import Array
 from decoding.model.network import Network
 from decoding.processors import History
@@ -33,27 +37,105 @@ _LARGE_STEP = 1 << 18
 def score_sequences(
     network: Network, call: Call, sequences: Sequence[EngineRequest], advance: Callable[[int], object]
 ) -> dict[int, Array]:
-    """Return by index float32 log-probabilities of every token of a sequence but the first, given those before it.
+    """Return by index float32 log-probabilities of every token of a sequence but the first (or those that its states have read), given those before it.
 
     Args:
         advance: is told after each run how many more tokens have their scores.
     """
     scores: dict[int, Array] = {}
     c = network.contract
-    takes_runs = network.reads_chunks and c.window is None and c.logits.layout != "BV"
+    takes_runs = _takes_runs(network)
     for group in alike(network.contract, sequences, len(sequences)):
-        order = sorted(group, key=lambda r: -len(r.ids))
+        order = sorted(group, key=lambda r: r.read - len(r.ids))
         for start in range(0, len(order), call.batch_size):
             own = encoded(network, order[start : start + call.batch_size])
             for request in own:
                 tokens_taken(c, request, len(request.ids) - 1)
-            by_runs = takes_runs and (network.on_device or len(own) * c.logits.vocab_size < _LARGE_STEP)
+            by_runs = (
+                takes_runs
+                and not any(r.read for r in own)
+                and (network.on_device or len(own) * c.logits.vocab_size < _LARGE_STEP)
+            )
             try:
                 values = (_by_runs if by_runs else _by_steps)(network, call, own, advance)
             except ModelError as error:
                 raise failed_step(network, error, History([r.ids for r in own], [r.ids[:0] for r in own])) from error
             scores |= {r.index: value for r, value in zip(own, values, strict=True)}
     return scores
+
+
+def member_logprobs(network: EnsembleNetwork, call: Call, finished: Sequence[FinishedSequence]) -> list[Array]:
+    """Return float32 [members, tokens] for each sequence: the log-probabilities of its new tokens, EOS included, under each member alone."""
+    ends = [f.tokens if f.eos is None else np.append(f.tokens, f.eos) for f in finished]
+    whole = [
+        replace(f.request, index=index, ids=np.concatenate([f.request.ids, end]))
+        for index, (f, end) in enumerate(zip(finished, ends, strict=True))
+    ]
+    rows = []
+    for member in network.members:
+        own = [part(member, request) for request in whole]
+        scores = score_sequences(member.network, member_call(call, member), own, lambda count: None)
+        rows.append([scores[index][len(scores[index]) - len(end) :] for index, end in enumerate(ends)])
+    return [np.stack(own) for own in zip(*rows, strict=True)]
+
+
+class _Reader:
+    """Reads sequences side by side, many tokens in a run."""
+
+    def __init__(self, network: Network, call: Call, requests: Sequence[EngineRequest]) -> None:
+        self._network, self._call, self._requests = network, call, requests
+        self._states = initial_states(network.contract, requests)
+
+    def read(self, live: int, start: int, end: int) -> Array:
+        """Return the logits [live * (end - start), V] after each of the tokens from `start` to `end` of the first `live` sequences."""
+        c, latents, requests = self._network.contract, self._call.latents, self._requests[:live]
+        at, count = np.full(live, start), end - start
+        context = pad_together(c.row_inputs, [r.context for r in requests])
+        context |= step_contexts(c.auxiliary_inputs, requests, at, count)
+        if latents is not None:
+            context |= latents.steps(c.auxiliary_inputs, np.array([r.key for r in requests]), at, count)
+        feeds = c.feeds(np.stack([r.ids[start:end] for r in requests]), start, context)
+        for s, values in zip(c.states, self._states, strict=True):
+            feeds[s.input] = np.ascontiguousarray(values.take(range(live), axis=s.batch_axis))
+        names = [c.logits.name, *(s.output for s in c.states)]
+        logits, *self._states = self._network.read_session.run(feeds, names)
+        return np.ascontiguousarray(c.logits.arrange(logits)).reshape(-1, c.logits.vocab_size)
+
+
+class _MemberReaders:
+    """Reads sequences by every member of an ensemble, and combines what they give."""
+
+    def __init__(self, network: EnsembleNetwork, call: Call, requests: Sequence[EngineRequest]) -> None:
+        self._weights = [member.weight for member in network.members]
+        self._mixes = network.combine == "probs"
+        self._readers = [
+            _reader(member.network, member_call(call, member), [part(member, request) for request in requests])
+            for member in network.members
+        ]
+
+    def read(self, live: int, start: int, end: int) -> Array:
+        """Return the scores as `_Reader.read` returns logits."""
+        logits = [reader.read(live, start, end) for reader in self._readers]
+        out, scratch = np.empty_like(logits[0]), [np.empty_like(logits[0]) for _ in range(1 + self._mixes)]
+        if self._mixes:
+            mixed_logprobs(logits, self._weights, out, scratch)
+        else:
+            weighted_logits(logits, self._weights, out, scratch[0])
+        return out
+
+
+def _reader(network: Network, call: Call, requests: Sequence[EngineRequest]) -> _Reader | _MemberReaders:
+    if isinstance(network, EnsembleNetwork):
+        return _MemberReaders(network, call, requests)
+    return _Reader(network, call, requests)
+
+
+def _takes_runs(network: Network) -> bool:
+    """Return whether a run gives the logits after each of several tokens."""
+    if isinstance(network, EnsembleNetwork):
+        return all(_takes_runs(member.network) for member in network.members)
+    c = network.contract
+    return network.reads_chunks and c.window is None and c.logits.layout != "BV"
 
 
 def _by_runs(
@@ -65,30 +147,18 @@ def _by_runs(
     """
     c = network.contract
     sequences = [r.ids for r in requests]
-    names = [c.logits.name, *(s.output for s in c.states)]
-    states = initial_states(c, requests)
+    reader = _reader(network, call, requests)
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
     cost = network.weight_bytes // 4 + _OVERHEAD
     most = _PRODUCTS * (_DEVICE if network.on_device else 1)
+    width = c.logits.vocab_size * len(network.parts)
     read, longest = 0, len(sequences[0]) - 1
     while read < longest:
         live = sum(len(s) - 1 > read for s in sequences)
-        chunk = max(1, min(_LOGITS // (live * c.logits.vocab_size), most // (live * cost)))
+        chunk = max(1, min(_LOGITS // (live * width), most // (live * cost)))
         end = min(len(sequences[live - 1]) - 1, read + min(chunk, c.longest_run or chunk))
-        ids = np.stack([s[read : end + 1] for s in sequences[:live]])
-        context = pad_together(c.row_inputs, [r.context for r in requests[:live]])
-        context |= step_contexts(c.auxiliary_inputs, requests[:live], np.full(live, read), end - read)
-        if call.latents is not None:
-            keys = np.array([r.key for r in requests[:live]])
-            context |= call.latents.steps(c.auxiliary_inputs, keys, np.full(live, read), end - read)
-        feeds = c.feeds(ids[:, :-1], read, context)
-        cut = [
-            np.ascontiguousarray(v.take(range(live), axis=s.batch_axis)) for s, v in zip(c.states, states, strict=True)
-        ]
-        feeds |= {s.input: v for s, v in zip(c.states, cut, strict=True)}
-        logits, *states = network.read_session.run(feeds, names)
-        flat = np.ascontiguousarray(c.logits.arrange(logits)).reshape(-1, c.logits.vocab_size)
-        values = kernels.token_logprobs(flat, ids[:, 1:].ravel()).reshape(live, -1)
+        next_ids = np.stack([s[read + 1 : end + 1] for s in sequences[:live]])
+        values = kernels.token_logprobs(reader.read(live, read, end), next_ids.ravel()).reshape(live, -1)
         for row in range(live):
             scores[row][read:end] = values[row]
         advance(values.size)
@@ -103,10 +173,11 @@ def _by_steps(
 
     A row of the batch is a beginning that one or several sequences have: it is read once.
     """
-    lengths = np.array([len(r.ids) for r in requests])
+    read = np.array([r.read for r in requests])
+    lengths = np.array([len(r.ids) for r in requests]) - read
     ids = np.zeros((len(requests), lengths[0]), np.int64)
     for row, request in zip(ids, requests, strict=True):
-        row[: len(request.ids)] = request.ids
+        row[: len(request.ids) - request.read] = request.ids[request.read :]
     c = network.contract
     # Sequences with contexts, latents or initial states of their own have no beginning in common.
     own = c.contexts or c.latents or c.row_inputs or call.latents is not None or any(r.states for r in requests)
@@ -114,7 +185,7 @@ def _by_steps(
     first, row = _distinct(apart, ids[:, 0])
     batch = make_batch(network, len(requests), call, reduce=False)
     batch.size = len(first)
-    batch.start(np.arange(batch.size), [requests[i] for i in first], np.zeros(batch.size, np.int64))
+    batch.start(np.arange(batch.size), [requests[i] for i in first], read[first])
     scores = np.zeros((len(requests), lengths[0] - 1), np.float32)
     for t in range(lengths[0] - 1):
         batch.context.refresh(_nothing, batch.size)

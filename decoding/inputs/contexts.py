@@ -11,6 +11,7 @@ import numpy as np
 from decoding._types import StepInputs
 from decoding.arguments import named_values, numbers
 from decoding.errors import OptionError, shown
+from decoding.inputs.members import for_members
 from decoding.model.contract.io import AuxiliaryInput, State
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
@@ -36,20 +37,23 @@ def check_contexts(model: Model, context: Any, step_inputs: StepInputs | None, p
     Raises:
         OptionError: one is missing, unknown or of a wrong shape.
     """
-    c = model._network.contract
+    network, c = model._network, model._network.contract
     inputs = {f.name: f for f in (*c.contexts, *c.row_inputs) if f.kind != "latent"}
     needed = (*c.contexts, *c.step_contexts)
     states = {s.input: s for s in c.states}
-    encoded = set() if model._network.encoders is None else model._network.encoders.fed & inputs.keys()
+    encoded = set() if network.encoders is None else network.encoders.fed & inputs.keys()
     wanted = {f.name: f.name for f in needed if f.name not in encoded}
+    named = [name for name in (*inputs, *states) if name not in encoded] if isinstance(context, Mapping) else wanted
+    context = for_members(model, context, named)
     given = named_values("context", context, model.name, wanted, others=(*inputs, *states))
     if fed := [name for name in given if name in encoded]:
         raise OptionError(
             f"context: {fed[0]!r} comes from the encoder; the contexts that it does not give are {', '.join(wanted) or 'none'}"
         )
     missing = sorted(wanted.keys() - given.keys())
-    # A window shows many tokens, and step_inputs computes the values of one.
-    if missing and (step_inputs is None or (c.window is not None and inputs[missing[0]].timed)):
+    if step_inputs is not None:  # it computes the values of one token, and a window shows many
+        missing = [name for name in missing if network.reads_windows(name) and inputs[name].timed]
+    if missing:
         sizes = ", ".join(["prompts", *("any" if s is None else str(s) for s in _sizes(inputs[missing[0]]))])
         raise OptionError(
             f"context: the model needs {missing[0]!r}; pass context={{{missing[0]!r}: array [{sizes}]}}, or step_inputs="
@@ -79,7 +83,7 @@ def check_step_inputs(model: Model, step_inputs: Any) -> StepInputs | None:
     inputs = {f.name: f for f in model._network.contract.row_inputs if f.kind != "latent"}
 
     def checked(history: History) -> dict[str, Array]:
-        given = step_inputs(history)
+        given = for_members(model, step_inputs(history), inputs)
         if not isinstance(given, Mapping):
             raise OptionError(
                 f"step_inputs returned {type(given).__name__}: expected a dict from input names to arrays [rows, ...]"

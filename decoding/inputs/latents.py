@@ -12,6 +12,7 @@ from decoding.arguments import named_values, numbers
 from decoding.engine.latents import Latents
 from decoding.engine.request import Call, EngineRequest
 from decoding.errors import OptionError
+from decoding.inputs.members import for_members
 from decoding.model.contract.draws import one_value
 from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.graph.types import Array
@@ -37,7 +38,7 @@ def with_latents(
             for i in range(len(requests))
         ]
         requests = [replace(request, given_latents=own) for request, own in zip(requests, each, strict=True)]
-    return (replace(call, latents=Latents(model.latents)) if model.latents else call), requests
+    return (replace(call, latents=Latents(model._network.latent_families)) if model.latents else call), requests
 
 
 def given_latents(model: Model, latents: Any, prompts: int, outputs: int) -> dict[str, list[Array]]:
@@ -59,6 +60,7 @@ def given_latents(model: Model, latents: Any, prompts: int, outputs: int) -> dic
     if isinstance(latents, Sequence) and latents and all(isinstance(one, Mapping) for one in latents):
         latents = {name: [one[name] for one in latents] for name in latents[0]}
     inputs = {f.name: f for f in model.latents}
+    latents = for_members(model, latents, inputs)
     given = named_values("latents", latents, model.name, {name: name for name in inputs})
     return {name: _for_sequences(inputs[name], values, prompts, outputs) for name, values in given.items()}
 

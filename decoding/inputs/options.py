@@ -8,15 +8,16 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from decoding._types import FromModel, Ids, StepInputs
+from decoding._types import FromModel, Ids, Processors, StepInputs
 from decoding.arguments import seed_of
+from decoding.constraints import BoundConstraint, Constraint, spelling_of
 from decoding.engine.request import Call, Settings, strategy_key
 from decoding.errors import OptionError, check_flag, shown, whole_number
 from decoding.inputs.contexts import check_step_inputs
 from decoding.inputs.prompts import checked_ids
 from decoding.inputs.sizes import check_memory
+from decoding.model.ensembles.ensemble import Ensemble
 from decoding.model.model import Model
-from decoding.processors import Processor
 from decoding.strategies import Beam, Greedy, Sample, Strategy, TopN
 
 # Rows that run together unless the caller says otherwise; see docs/architecture.md for the measurement.
@@ -35,12 +36,13 @@ class Options(TypedDict, total=False):
     stop: str | Sequence[str | int | Sequence[int]]
     num_return_sequences: int
     seed: int | None
-    processors: Sequence[Processor]
+    processors: Processors
     logprobs: int
     batch_size: int | None
     step_inputs: StepInputs | None
     return_attention: bool
     return_state: bool
+    return_member_logprobs: bool
 
 
 def make_call(model: Model, strategy: Strategy, *, lenient: bool = False, **options: Unpack[Options]) -> Call:
@@ -54,15 +56,17 @@ def make_call(model: Model, strategy: Strategy, *, lenient: bool = False, **opti
         OptionError: names the option, what was found and what was expected.
     """
     read = {name: values for name, values in options.items() if name in _SETTINGS}
-    settings = Settings(**_read(model, {**_DEFAULTS, **read, "strategy": strategy}))
+    settings = _with_bound(model, Settings(**_read(model, {**_DEFAULTS, **read, "strategy": strategy})))
     if not lenient:
         check_settings(model, settings)
+    step_inputs = check_step_inputs(model, options.get("step_inputs"))
+    _check_reading_again(settings, step_inputs)
     return Call(
         settings=settings,
         seed=seed_of(options.get("seed")),
         batch_size=_batch_size(options.get("batch_size")),
         tokenizer=model.tokenizer,
-        step_inputs=check_step_inputs(model, options.get("step_inputs")),
+        step_inputs=step_inputs,
         attention=settings.return_attention,
     )
 
@@ -85,8 +89,9 @@ def own_settings(model: Model, call: Call, options: Mapping[str, Any]) -> Settin
         key, known = None, None
     if known is not None:
         return known
-    own = replace(call.settings, **_read(model, options))
+    own = _with_bound(model, replace(call.settings, **_read(model, options)))
     check_settings(model, own)
+    _check_reading_again(own, call.step_inputs)
     check_memory(model, call, 1, None, settings=own)
     if key is not None:
         if len(call.own) == _SETTINGS_KEPT:
@@ -106,6 +111,8 @@ def check_settings(model: Model, settings: Settings) -> None:
     _check_logprobs(model, settings)
     _check_attention(model, settings)
     _check_state(model, settings)
+    _check_phrases(settings)
+    _check_member_logprobs(model, settings)
 
 
 def _read(model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +128,20 @@ def _strategy(model: Model, strategy: Any) -> dict[str, Any]:
         raise OptionError(
             f"strategy={shown(strategy)}: expected a strategy object such as Greedy() or Sample(temperature=0.8)"
         )
-    return {"strategy": strategy}
+    phrases = strategy.must_contain.phrases if isinstance(strategy, Beam) and strategy.must_contain else ()
+    return {"strategy": strategy, "phrases": tuple(_phrase(model, phrase) for phrase in phrases)}
+
+
+def _phrase(model: Model, phrase: str | Sequence[int]) -> tuple[int, ...]:
+    """Return the ids of a phrase that outputs must contain."""
+    if isinstance(phrase, str):
+        if model.tokenizer is None:
+            raise OptionError(
+                f"MustContain(phrases={shown(phrase)}): {model.name} has no vocabulary; give ids, or load(..., tokenizer=...)"
+            )
+        phrase = model.tokenizer.encode(phrase)
+    ids: list[int] = checked_ids(model, phrase, "MustContain(phrases").tolist()
+    return tuple(ids)
 
 
 def check_names(function: str, options: Mapping[str, Any]) -> None:
@@ -185,6 +205,32 @@ def _check_state(model: Model, settings: Settings) -> None:
         )
 
 
+def _check_phrases(settings: Settings) -> None:
+    """Refuse phrases that no output can have."""
+    longest = max((len(phrase) for phrase in settings.phrases), default=0)
+    if longest > settings.max_new_tokens:
+        raise OptionError(f"max_new_tokens={settings.max_new_tokens}: a phrase of MustContain has {longest} tokens")
+    for phrase in settings.phrases:
+        if ends := set(phrase) & set(settings.eos):
+            raise OptionError(f"MustContain(phrases): the ids {list(phrase)} have {min(ends)}, which ends an output")
+
+
+def _check_member_logprobs(model: Model, settings: Settings) -> None:
+    """Refuse the scores of members where there are none."""
+    if settings.return_member_logprobs and not isinstance(model, Ensemble):
+        raise OptionError(
+            f"return_member_logprobs=True: {model.name} has no members; pass an Ensemble, or read token_logprobs"
+        )
+
+
+def _check_reading_again(settings: Settings, step_inputs: StepInputs | None) -> None:
+    """Refuse to read outputs again with inputs that were computed while they were made."""
+    if settings.return_member_logprobs and step_inputs is not None:
+        raise OptionError(
+            "return_member_logprobs=True: not with step_inputs=, as the members read the outputs once more; give the values as context="
+        )
+
+
 def _longest(model: Model, max_new_tokens: Any) -> int:
     """Return the longest output: the caller's, else the model's own, else a default."""
     if max_new_tokens is None:
@@ -233,11 +279,31 @@ def _stops(model: Model, stop: Any) -> tuple[tuple[Ids, ...], tuple[str, ...]]:
     return ids, texts
 
 
-def _processors(processors: Any) -> tuple[Callable[..., None], ...]:
-    """Return the processors, each a callable; a class that was not called is the usual mistake."""
+def _with_bound(model: Model, settings: Settings) -> Settings:
+    """Return settings whose constraints are over the tokens of the model, and end with the EOS of the settings.
+
+    Raises:
+        OptionError: a constraint is wrong, or the model's vocabulary cannot spell its texts.
+    """
+    if not any(isinstance(p, Constraint | BoundConstraint) for p in settings.processors):
+        return settings
+    if model.tokenizer is None:
+        raise OptionError(
+            f"processors: {model.name} has no vocabulary, and constraints are about text; pass load(..., tokenizer=...)"
+        )
+    special = (model.bos_token_id, model.pad_token_id, *model.eos_token_id)
+    spelling = spelling_of(model.tokenizer, model.vocab_size, frozenset(i for i in special if i is not None))
+    bound = [p.bound(spelling, settings.eos) if isinstance(p, Constraint) else p for p in settings.processors]
+    return replace(settings, processors=tuple(bound))
+
+
+def _processors(processors: Any) -> tuple[Callable[..., None] | Constraint, ...]:
+    """Return the processors, each a callable or a constraint; a class that was not called is the usual mistake."""
     if callable(processors) or not isinstance(processors, Iterable) or getattr(processors, "ndim", 1) == 0:
         raise OptionError(f"processors={shown(processors)}: expected a list of callables f(history, logits)")
     for processor in processors:
+        if isinstance(processor, Constraint):
+            continue
         if not callable(processor):
             raise OptionError(f"processors: {shown(processor)} is not a callable f(history, logits)")
         if isinstance(processor, type):
@@ -259,6 +325,7 @@ _SETTINGS: Mapping[str, Callable[[Model, Any], dict[str, Any]]] = {
     "logprobs": lambda _, value: {"top_logprobs": whole_number("logprobs", value, 0)},
     "return_attention": lambda _, value: {"return_attention": check_flag("return_attention", value)},
     "return_state": lambda _, value: {"return_state": check_flag("return_state", value)},
+    "return_member_logprobs": lambda _, value: {"return_member_logprobs": check_flag("return_member_logprobs", value)},
 }
 _DEFAULTS: Mapping[str, Any] = {
     "num_return_sequences": 1,

@@ -66,7 +66,7 @@ def read_prompts(
             raise OptionError(
                 f"prefix: {model.name} has no encoder: it continues the prompts themselves; pass the tokens as prompts"
             )
-        ids = encode_prompts(model, [prompts] if single else prompts, first=first)
+        ids = encode_prompts(model, [prompts] if single and prompts is not None else prompts, first=first)
         if prompts is None and context is not None:
             ids = ids * _entries(context)
         return ids, [{}] * len(ids)
@@ -136,10 +136,11 @@ def with_teacher(
         raise OptionError(f"teacher: found {found}; expected one id sequence for each of the {len(requests)} prompts")
     taught = [checked_ids(model, ids, f"teacher[{i}]") for i, ids in enumerate(teacher)]
     requests = [replace(request, teacher=ids) for request, ids in zip(requests, taught, strict=True)]
-    if any(r.settings.return_state for r in requests):
-        raise OptionError(
-            "teacher: not with return_state=True, as the tokens that were fed are not those of the output"
-        )
+    for option in ("return_state", "return_member_logprobs"):
+        if any(getattr(r.settings, option) for r in requests):
+            raise OptionError(
+                f"teacher: not with {option}=True, as the tokens that were fed are not those of the output"
+            )
     return replace(call, teacher_ratio=float(ratio)), requests
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from decoding.engine.request import Call, Settings
 from decoding.errors import OptionError
+from decoding.model.ensembles.ensemble import Ensemble
 from decoding.model.model import Model
 from decoding.strategies import Beam
 
@@ -34,7 +35,7 @@ def check_memory(
     The rule: rows that run together (`batch_size`, or what the requests of the call need if that is less, for each worker) times
     the bytes of a row, plus the outputs that are held at once, are at most the memory that this process may have: that of
     the machine, of its control group, or of its limit of address space, whichever is least. A row has its logits (twice
-    with processors), its states (twice), one value of each context and latent, the ids of a fixed window, and for each of
+    with processors; of an ensemble also those of its members), its states (twice), one value of each context and latent, the ids of a fixed window, and for each of
     `max_new_tokens` an id, a log-probability and what `logprobs=` and a teacher add. Outputs count with what their Python
     objects take at least: all of the call, or those of one prompt where prompts come from an iterable. What the
     network itself needs between its layers is not in it.
@@ -70,7 +71,8 @@ def _least_rows(settings: Settings) -> int:
 def _bytes_of_row(model: Model, settings: Settings, taught: bool) -> tuple[int, str]:
     """Return the bytes of a row, and what they are for in words."""
     c = model._network.contract
-    logits = 4 * model.vocab_size * (2 if settings.processors else 1)
+    copies = 1 + bool(settings.processors) + (2 * len(model.members) if isinstance(model, Ensemble) else 0)
+    logits = 4 * model.vocab_size * copies
     states = 2 * sum(s.initial.nbytes for s in c.states)
     inputs = sum(f.dtype.itemsize * math.prod(s or 1 for s in f.sizes) for f in c.row_inputs)
     window = 8 * (c.window.size or 1) if c.window is not None else 0

@@ -12,6 +12,7 @@ from decoding.errors import OptionError, shown
 from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.encoders.chain import Encoders
 from decoding.model.encoders.encoder import Encoder
+from decoding.model.ensembles.ensemble import Ensemble
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.tokenizers import token_texts
@@ -27,6 +28,8 @@ def encode_sources(model: Model, prompts: Any, *, first: int = 0, single: bool =
     Raises:
         OptionError: a source is of a wrong kind or shape, longer than the encoder takes, or holds an id out of range.
     """
+    if isinstance(model, Ensemble):
+        return _of_members(model, prompts, first, single)
     encoders = model._network.encoders
     assert encoders is not None
     inputs = encoders.sources
@@ -44,10 +47,28 @@ def encode_sources(model: Model, prompts: Any, *, first: int = 0, single: bool =
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
+def _of_members(model: Ensemble, prompts: Any, first: int, single: bool) -> list[dict[str, Any]]:
+    """Return the sources of an ensemble by its own names: prompts are those of every member with an encoder, or a dict of them by member."""
+    readers = {name: own for name, own in model._readers().items() if own._network.encoders is not None}
+    apart = isinstance(prompts, Mapping) and bool(prompts) and prompts.keys() <= readers.keys()
+    columns = {}
+    for name, own in readers.items():
+        if own._network.encoders is None or not own._network.encoders.sources:
+            continue  # it reads latents alone
+        rows = encode_sources(own, prompts.get(name) if apart else prompts, first=first, single=single)
+        columns[name] = [{f"{name}.{key}": value for key, value in row.items()} for row in rows]
+    counts = {name: len(column) for name, column in columns.items()}
+    if len(set(counts.values())) > 1:
+        raise OptionError(f"prompts: the members have different numbers of sources: {counts}")
+    if not columns:
+        return [{}]
+    return [{key: value for own in row for key, value in own.items()} for row in zip(*columns.values(), strict=True)]
+
+
 def source_tokens(model: Model, prompts: Any) -> list[str] | None:
     """Return the tokens of the first source, as texts; None where no encoder reads one sequence of ids that have texts."""
     encoders = model._network.encoders
-    if encoders is None:
+    if encoders is None or isinstance(model, Ensemble):
         return None
     source = encode_sources(model, prompts)[0]
     if len(source) != 1:

@@ -32,7 +32,7 @@ def choose_workers(model: Model, call: Call, workers: int | None, rows: int, *, 
     """
     if workers is not None or model._network.on_device:
         return check_workers(model, 1 if workers is None else workers)
-    if model._network.session.threads is not None or processors:
+    if model._network.threads is not None or processors:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     worth_it = ROWS_OF_A_NATIVE_WORKER if model.executor == "native" else ROWS_OF_A_WORKER

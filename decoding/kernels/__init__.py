@@ -18,6 +18,7 @@ from decoding.kernels._draw import draw, greedy, gumbel_top_k, multinomial, top_
 from decoding.kernels._library import instruction_set, instruction_sets
 from decoding.kernels._native import NativeNetwork, NativeRun
 from decoding.kernels._processors import (
+    allow_bits,
     allow_tokens,
     frequency_penalty,
     logit_bias,
@@ -33,6 +34,7 @@ from decoding.kernels._top_k import token_logprobs, top_k, top_logprobs
 __all__ = [
     "NativeNetwork",
     "NativeRun",
+    "allow_bits",
     "allow_tokens",
     "beam_prune",
     "draw",

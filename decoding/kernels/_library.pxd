@@ -4,7 +4,7 @@ Every c_* function (and every *_size) is the dec_* function of the same name in 
 shapes and units.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 cdef extern from "decoding.h":
     ctypedef enum dec_status:
@@ -116,6 +116,7 @@ cdef dec_status c_suppress_tokens(const dec_edit *logits, const int64_t *ids, in
                                   int64_t *bad) noexcept nogil
 cdef dec_status c_allow_tokens(const dec_edit *logits, const int64_t *ids, int64_t n,
                                int64_t *bad) noexcept nogil
+cdef void c_allow_bits(const dec_edit *logits, const uint32_t *bits, int64_t stride) noexcept nogil
 
 cdef extern from "native.h":
     ctypedef enum dec_number:

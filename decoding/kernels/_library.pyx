@@ -36,6 +36,7 @@ cdef extern from "decoding.h":
     dec_status dec_logit_bias(...) noexcept nogil
     dec_status dec_suppress_tokens(...) noexcept nogil
     dec_status dec_allow_tokens(...) noexcept nogil
+    void dec_allow_bits(...) noexcept nogil
 
 
 cdef void c_philox(const uint64_t *key, const uint64_t *counter, int64_t n, uint64_t *words) noexcept nogil:
@@ -160,6 +161,10 @@ cdef dec_status c_suppress_tokens(const dec_edit *logits, const int64_t *ids, in
 cdef dec_status c_allow_tokens(const dec_edit *logits, const int64_t *ids, int64_t n,
                                int64_t *bad) noexcept nogil:
     return dec_allow_tokens(logits, ids, n, bad)
+
+
+cdef void c_allow_bits(const dec_edit *logits, const uint32_t *bits, int64_t stride) noexcept nogil:
+    dec_allow_bits(logits, bits, stride)
 
 
 cdef extern from "native.h":

@@ -5,11 +5,11 @@ A history is one sequence of ids for each row: a list of sequences, or a 2-D int
 
 cimport numpy as cnp
 from libc.stdlib cimport calloc, free
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from decoding.kernels._arguments cimport as_float32, check_width, is_plain, read_count, read_ids, read_number
 from decoding.kernels._library cimport (
-    DEC_OK, c_allow_tokens, c_logit_bias, c_no_repeat_ngram, c_presence_frequency_penalty, c_repetition_penalty,
+    DEC_OK, c_allow_bits, c_allow_tokens, c_logit_bias, c_no_repeat_ngram, c_presence_frequency_penalty, c_repetition_penalty,
     c_suppress_tokens, dec_edit, dec_history, dec_status,
 )
 
@@ -224,3 +224,27 @@ def allow_tokens(logits, ids):
     with nogil:
         status = c_allow_tokens(&edit, <const int64_t *>cnp.PyArray_DATA(tokens), cnp.PyArray_DIM(tokens, 0), &bad)
     _raise_id(status, bad, "ids at", edit.width)
+
+
+def allow_bits(logits, bits):
+    """Forbids the tokens whose bits are 0, in place.
+
+    Args:
+        logits: float32 [B, V], edited.
+        bits: uint32 [B, at least V / 32], the values of a row side by side: bit i & 31 of word i >> 5 is token i's.
+
+    Raises:
+        OptionError: a wrong argument.
+    """
+    cdef dec_edit edit
+    cdef cnp.ndarray words
+    cdef int64_t stride
+    _editable(logits, &edit)
+    if not (cnp.PyArray_Check(bits) and bits.dtype == np.uint32 and bits.ndim == 2 and bits.shape[0] == edit.rows
+            and 32 * bits.shape[1] >= edit.width and bits.strides[1] == 4 and bits.strides[0] % 4 == 0):
+        found = f"{bits.dtype} {list(bits.shape)}" if cnp.PyArray_Check(bits) else shown(bits)
+        raise OptionError(f"bits is {found}: expected uint32 [{edit.rows}, at least {(edit.width + 31) // 32}], the values of a row side by side")
+    words = bits
+    stride = cnp.PyArray_STRIDE(words, 0) // 4
+    with nogil:
+        c_allow_bits(&edit, <const uint32_t *>cnp.PyArray_DATA(words), stride)

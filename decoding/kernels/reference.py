@@ -372,3 +372,11 @@ def allow_tokens(logits: Floats, ids: Sequence[int]) -> None:
     forbidden = np.ones(logits.shape[1], bool)
     forbidden[np.asarray(ids, np.int64)] = False
     logits[:, forbidden] = -np.inf
+
+
+def allow_bits(logits: Floats, bits: NDArray[np.uint32]) -> None:
+    """Forbids the tokens whose bits are 0: bit i & 31 of word i >> 5 is token i's."""
+    for row, words in zip(logits, bits, strict=True):
+        for token in range(len(row)):
+            if not int(words[token >> 5]) >> (token & 31) & 1:
+                row[token] = -np.inf

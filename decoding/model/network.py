@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from functools import cached_property
 
@@ -55,6 +54,20 @@ class Network:
                 program = self.program.reopened(lambda graph: Session(graph, providers=wanted, threads=1, later=later))
                 self._alone = Network(program, self.encoders)
         return self._alone
+
+    @property
+    def parts(self) -> tuple[Network, ...]:
+        """The networks that have sessions: this one; of an ensemble, those of its members."""
+        return (self,)
+
+    def reads_windows(self, name: str) -> bool:
+        """Return whether the input of this name is that of a graph which runs over windows of many tokens."""
+        return self.contract.window is not None
+
+    @property
+    def threads(self) -> int | None:
+        """The intra-op threads that the caller chose; None where onnxruntime chooses."""
+        return self.session.threads
 
     @property
     def is_native(self) -> bool:
@@ -114,15 +127,15 @@ class Network:
         every = (*(self.encoders.latents if self.encoders is not None else ()), *self.contract.latents)
         return tuple({f.name: f for f in reversed(every)}[name] for name in dict.fromkeys(f.name for f in every))
 
+    @property
+    def latent_families(self) -> tuple[tuple[AuxiliaryInput, ...], ...]:
+        """The inputs that are drawn, in groups that share one stream of random numbers: all of them; of an ensemble, those of each member."""
+        return (self.latents,)
+
     @cached_property
     def fingerprint(self) -> str:
         """A number of the graph and its weights, as text: states fit networks with the same one."""
-        skeleton, weights = self.program.graph.skeleton()
-        found = hashlib.sha256(skeleton)
-        for name, value in sorted(weights.items()):
-            found.update(name.encode())
-            found.update(np.ascontiguousarray(value).data)
-        return found.hexdigest()
+        return self.program.graph.fingerprint()
 
 
 class DeviceSteps:

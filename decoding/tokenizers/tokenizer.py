@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import operator
 import re
@@ -15,6 +16,7 @@ from decoding.tokenizers.extra import from_package
 _AFTER_FUSE = ("Fuse", "Strip")
 # A token of ByteFallback. Its decoder makes characters of a run of them: if one byte is wrong, all are.
 _BYTE = re.compile(r"<0x..>", re.S)
+_BYTE_VALUE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class Tokenizer(Protocol):
@@ -89,6 +91,7 @@ class HuggingFaceTokenizer:
         fused = next((i for i, d in enumerate(decoders) if d["type"] in ("Fuse", "ByteLevel")), len(decoders))
         self._rewrites = not all(map(_keeps_earlier_text, decoders[fused + 1 :]))
         self._byte_runs = any(d["type"] == "ByteFallback" for d in decoders)
+        self._byte_level = any(d["type"] == "ByteLevel" for d in decoders)
 
     def __repr__(self) -> str:
         return f"Hugging Face tokenizer of {self._tokenizer.get_vocab_size()} tokens"
@@ -113,6 +116,25 @@ class HuggingFaceTokenizer:
         added = self._tokenizer.get_added_tokens_decoder()
         return {token.content: index for index, token in sorted(added.items()) if token.special}
 
+    def byte_tokens(self) -> dict[int, bytes]:
+        """Return the bytes of the tokens that may be parts of characters: ByteLevel's, and those of ByteFallback."""
+        added, tokens = self._tokenizer.get_added_tokens_decoder(), self._tokenizer.get_vocab(with_added_tokens=True)
+        if self._byte_level:
+            letters = _byte_letters()
+            own = {i: token for token, i in tokens.items() if i not in added and letters.keys() >= set(token)}
+            return {i: bytes(letters[letter] for letter in token) for i, token in own.items()}
+        # A byte below 0x80 is a character, which the steps of the decoder after ByteFallback treat as any other.
+        values = {i: int(token[3:5], 16) for token, i in tokens.items() if self._is_byte(token)}
+        return {i: bytes([value]) for i, value in values.items() if value >= 0x80}
+
+    def without_text(self) -> list[int]:
+        """Return the ids of the special tokens, but not of bytes that are added as such."""
+        return [i for token, i in self.special_ids().items() if not self._is_byte(token)]
+
+    def _is_byte(self, token: str) -> bool:
+        """Return whether ByteFallback makes a byte of a token."""
+        return self._byte_runs and _BYTE_VALUE.fullmatch(token) is not None
+
     def token_id(self, token: str) -> int | None:
         """Return the id of a token; None where there is no such token."""
         index: int | None = self._tokenizer.token_to_id(token)
@@ -121,6 +143,11 @@ class HuggingFaceTokenizer:
     def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the ids that the tokenizer itself puts before and after a text, by its post-processor."""
         return _around(lambda add: self._tokenizer.encode("a", add_special_tokens=add).ids, self)
+
+    def token(self, index: int) -> str | None:
+        """Return the string of an id as the tokenizer writes it; None where it has none."""
+        found: str | None = self._tokenizer.id_to_token(index)
+        return found
 
     def serialized(self) -> str:
         """Return the text of its tokenizer.json.
@@ -158,10 +185,25 @@ class SentencePieceTokenizer:
         known = [int(i) for i in ids if i < self.size]
         return _decoded(lambda: self._processor.decode(known, out_type=str) if known else "", self, ids)
 
+    def without_text(self) -> list[int]:
+        """Return the ids of control tokens, of the unknown token, and of those that are not used."""
+        p = self._processor
+        return [i for i in range(self.size) if p.is_control(i) or p.is_unknown(i) or p.is_unused(i)]
+
+    def byte_tokens(self) -> dict[int, bytes]:
+        """Return the bytes of the tokens that are parts of characters."""
+        ids = [i for i in range(self.size) if self._processor.is_byte(i)]
+        values = {i: int(self._processor.id_to_piece(i)[3:5], 16) for i in ids}
+        return {i: bytes([value]) for i, value in values.items() if value >= 0x80}
+
     def special_id(self, kind: str) -> int | None:
         """Return the id of "bos", "eos" or "pad"; None where the model has none."""
         index = int(getattr(self._processor, f"{kind}_id")())
         return index if 0 <= index < self.size else None
+
+    def token(self, index: int) -> str | None:
+        """Return the piece of an id; None where it has none."""
+        return str(self._processor.id_to_piece(index)) if index < self.size else None
 
     def serialized(self) -> bytes:
         """Return the bytes of its .model file."""
@@ -199,11 +241,24 @@ class ObjectTokenizer:
         known = [int(i) for i in ids if self.size is None or i < self.size]
         return _decoded(lambda: self._given.decode(known, **self._decoding), self, ids)
 
+    def without_text(self) -> list[int]:
+        """Return the ids of the special tokens, where the object tells, as those of transformers do."""
+        return list(getattr(self._given, "all_special_ids", ()))
+
     def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the ids that a tokenizer of transformers puts before and after a text."""
         if not self._encoding:
             return (), ()
         return _around(lambda add: self._given.encode("a", add_special_tokens=add), self)
+
+
+def token_strings(tokenizer: Tokenizer, size: int) -> list[str | None]:
+    """Return the string of each id below `size` as its tokenizer writes it; where it does not tell, its text."""
+    if isinstance(tokenizer, Vocabulary):
+        return list(tokenizer.tokens[:size])
+    if isinstance(tokenizer, HuggingFaceTokenizer | SentencePieceTokenizer):
+        return [tokenizer.token(index) for index in range(size)]
+    return [tokenizer.decode([index]) for index in range(size)]
 
 
 def _encoded(call: Callable[[], Any], tokenizer: Any, text: str) -> list[int]:
@@ -254,6 +309,14 @@ def _decoders(decoder: Any) -> list[dict[str, Any]]:
     except Exception:
         return []
     return _flat(state)
+
+
+@functools.cache
+def _byte_letters() -> dict[str, int]:
+    """Return the byte of each letter of ByteLevel (GPT-2): printable ones are themselves, the others follow from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
 def _flat(state: dict[str, Any]) -> list[dict[str, Any]]:

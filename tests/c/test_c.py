@@ -11,10 +11,12 @@ ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which("cc")
 
 
+needs_compiler = pytest.mark.skipif(sys.platform == "win32" or COMPILER is None, reason="needs a C compiler named cc")
+
+
 @pytest.mark.parametrize("name", ["test_kernels", "test_native"])
-@pytest.mark.skipif(sys.platform == "win32" or COMPILER is None, reason="needs a C compiler named cc")
+@needs_compiler
 def test_every_kernel_in_every_instruction_set(tmp_path, name):
-    assert COMPILER is not None
     sources = [*(ROOT / "csrc").glob("*.c"), ROOT / f"tests/c/{name}.c"]
     flags = ["-std=c11", "-O1", "-g1", "-ffp-contract=off", "-fno-sanitize-recover=undefined"]
     sanitize = "-fsanitize=address,undefined"
@@ -34,6 +36,24 @@ def test_every_kernel_in_every_instruction_set(tmp_path, name):
     result = subprocess.run([program], capture_output=True, text=True, timeout=300, check=False)
     print(result.stdout)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("system", "reason"),
+    [
+        (["-U__BYTE_ORDER__", "-D__BYTE_ORDER__=__ORDER_BIG_ENDIAN__"], "little-endian"),
+        (["-include", "stdint.h", "-include", "{narrow}"], "64-bit"),
+    ],
+)
+@needs_compiler
+def test_systems_that_it_is_not_made_for_are_refused_at_build(tmp_path, system, reason):
+    narrow = tmp_path / "narrow.h"
+    narrow.write_text("#undef UINTPTR_MAX\n#define UINTPTR_MAX UINT32_MAX\n")
+    result = _build(
+        ["-fsyntax-only", f"-I{ROOT / 'csrc'}", *[s.format(narrow=narrow) for s in system], str(ROOT / "csrc/philox.c")]
+    )
+    assert result.returncode
+    assert f"rnn-decoding needs a {reason}" in result.stdout
 
 
 def _start(arguments):

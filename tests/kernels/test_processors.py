@@ -40,6 +40,31 @@ def test_processors_are_those_of_the_specification(history, penalty, n):
         np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-5)
 
 
+@settings(max_examples=60, deadline=None)
+@given(width=st.integers(1, 131), seed=st.integers(0, 99), spare=st.integers(0, 2))
+def test_bits_allow_tokens(width, seed, spare):
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(2**32, size=(3, 2 * (-(-width // 32) + spare)), dtype=np.uint32)
+    bits[0], bits[1, ::2] = 2**32 - 1, 0
+    bits = bits[:, : bits.shape[1] // 2]  # rows lie apart
+    x = rng.standard_normal((3, width)).astype(np.float32)
+    expected, before = x.astype(np.float64), x.copy()
+    kernels.allow_bits(x, bits)
+    reference.allow_bits(expected, bits)
+    np.testing.assert_array_equal(x, expected)
+    is_allowed = np.unpackbits(np.ascontiguousarray(bits).view(np.uint8), axis=1, bitorder="little")[:, :width]
+    np.testing.assert_array_equal(x, np.where(is_allowed, before, -np.inf))
+
+
+@pytest.mark.parametrize(
+    "bits", [np.zeros((2, 1), np.uint32), np.zeros((1, 2), np.uint32), np.zeros((2, 2), np.int32), [[1]]]
+)
+def test_bits_of_another_shape_are_refused(bits):
+    x = logits(2, WIDTH)
+    with pytest.raises(OptionError, match=r"bits is .+: expected uint32 \[2, at least 2\]"):
+        kernels.allow_bits(x, bits)
+
+
 def test_processors_do_what_hugging_face_does():
     for name, stored, argument in (("repetition_penalty", "repetition", 1.3), ("no_repeat_ngram", "ngram", 2)):
         x = make_filters.logits()

@@ -99,6 +99,20 @@ class ContextRows:
             self._write(name, np.arange(size), value)
         at += 1
 
+    def of_chunk(self, requests: Sequence[EngineRequest], starts: Array, count: int) -> dict[str, Array]:
+        """Return the contexts [requests, ...] for a run over `count` tokens of each request from `starts` on."""
+        inputs = list(self._inputs.values())
+        context = pad_together(inputs, [r.context for r in requests])
+        context |= step_contexts(self._steps, requests, starts, count)
+        if self._latents is not None:
+            context |= self._latents.steps(inputs, np.array([r.key for r in requests]), starts, count)
+        if self._step_inputs is not None:
+            seen = [r.ids[: at + 1] for r, at in zip(requests, starts, strict=True)]
+            context |= self._step_inputs(
+                History(seen, [np.zeros(0, np.int64)] * len(seen), [r.index for r in requests])
+            )
+        return context
+
     def steps(self, slot: int, start: int, count: int) -> dict[str, Array]:
         """Return the values that a row has for `count` tokens from `start` on, [count, ...] by name."""
         found = step_contexts(self._steps, [self._requests[slot]], np.array([start]), count)
@@ -162,6 +176,11 @@ class ContextRows:
         if end.name not in self._buffers:
             self._buffers[end.name] = np.zeros((self._capacity, *values.shape[1:]), end.dtype)
         self._buffers[end.name][slots] = values
+
+
+def ids_of_chunk(requests: Sequence[EngineRequest], starts: Array, count: int) -> Array:
+    """Return `count` ids of each request from `starts` on, [requests, count]."""
+    return np.stack([r.ids[at : at + count] for r, at in zip(requests, starts, strict=True)])
 
 
 def step_contexts(

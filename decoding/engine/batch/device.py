@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from decoding import kernels
-from decoding.engine.batch.contexts import ContextRows, shared_initial_states
+from decoding.engine.batch.contexts import ContextRows, ids_of_chunk, shared_initial_states
 from decoding.engine.batch.reduction import Candidates
 from decoding.engine.request import EngineRequest
 from decoding.model.graph.types import Array
@@ -38,6 +38,8 @@ class DeviceBatch:
     Attributes:
         draws: returns float64 [2, capacity], uniform numbers and temperatures, where the token is drawn on the device.
     """
+
+    adds_up = False
 
     def __init__(
         self, network: Network, capacity: int, context: ContextRows, attention: bool, reduction: Reduction | None
@@ -70,7 +72,7 @@ class DeviceBatch:
         self._nothing = self._states(1)  # `take` moves no row from these
 
     @property
-    def read_chunk(self) -> Callable[[Array, Mapping[str, Array]], list[DeviceArray]] | None:
+    def read_chunk(self) -> Callable[[Array, Sequence[EngineRequest], Array, int], list[DeviceArray]] | None:
         """The method that reads many tokens in a run, where the device has kernels for it."""
         return self._read_chunk if self._network.reads_chunks_on_device else None
 
@@ -141,9 +143,12 @@ class DeviceBatch:
         self._positions[:, :n] = self._positions[:, slots]
         self.context.keep(slots)
 
-    def _read_chunk(self, slots: Array, feeds: Mapping[str, Array]) -> list[DeviceArray]:
-        """Return the states after these tokens, which the rows at `slots` read in one run."""
+    def _read_chunk(
+        self, slots: Array, requests: Sequence[EngineRequest], start: Array, count: int
+    ) -> list[DeviceArray]:
+        """Return the states after `count` more tokens of the requests at `slots`, which have read `start` ids."""
         c = self._contract
+        feeds = c.feeds(ids_of_chunk(requests, start, count), start, self.context.of_chunk(requests, start, count))
         before, after = self.take(slots), self._states(len(slots))
         inputs: dict[str, Array | DeviceArray] = {**feeds}
         inputs |= {s.input: value for s, value in zip(c.states, before, strict=True)}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from decoding.engine.batch.contexts import ContextRows, shared_initial_states
+from decoding.engine.batch.contexts import ContextRows, ids_of_chunk, shared_initial_states
 from decoding.engine.request import EngineRequest
 from decoding.kernels import NativeRun
 from decoding.model.contract.io import State
@@ -27,6 +27,7 @@ class HostBatch:
         keeps_before: whether the states before the last step are wanted: a step in place then copies them first.
     """
 
+    adds_up = False
     candidates = None
 
     def __init__(self, network: Network, capacity: int, context: ContextRows, attention: bool) -> None:
@@ -107,9 +108,10 @@ class HostBatch:
         for state, mine, given in zip(self._contract.states, self._views(self._side, self.size), states, strict=True):
             _rows(mine, state)[slots] = _rows(given, state)[index]
 
-    def read_chunk(self, slots: Array, feeds: Mapping[str, Array]) -> list[Array]:
-        """Return the states after these tokens, which the rows at `slots` read in one run."""
+    def read_chunk(self, slots: Array, requests: Sequence[EngineRequest], start: Array, count: int) -> list[Array]:
+        """Return the states after `count` more tokens of the requests at `slots`, which have read `start` ids."""
         c = self._contract
+        feeds = c.feeds(ids_of_chunk(requests, start, count), start, self.context.of_chunk(requests, start, count))
         before = {s.input: value for s, value in zip(c.states, self.take(slots), strict=True)}
         return self._whole_session.run({**feeds, **before}, [s.output for s in c.states], only_fetched=True)
 

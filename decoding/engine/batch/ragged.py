@@ -22,6 +22,7 @@ class RaggedBatch:
     of one length, stay equal. A step copies all states in and out.
     """
 
+    adds_up = False
     candidates = None
     read_chunk = None  # rows of unequal states cannot share a run
 

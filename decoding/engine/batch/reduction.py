@@ -28,6 +28,7 @@ def reduction_for(network: Network, call: Call, rows: int) -> Reduction | None:
     settings = call.settings
     looks = (
         settings.processors
+        or settings.phrases
         or settings.top_logprobs
         or call.teacher_ratio is not None
         or (settings.min_new_tokens and settings.eos)

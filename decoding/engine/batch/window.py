@@ -20,8 +20,8 @@ class WindowBatch:
     run together. A step costs as much as the whole window: see `Model.describe()`.
     """
 
+    adds_up = False
     candidates = None
-    read_chunk = None  # a prefix needs no run before it is needed
 
     def __init__(self, network: Network, window: Window, capacity: int, context: ContextRows) -> None:
         self._contract, self._session, self._window = network.contract, network.session, window
@@ -52,6 +52,10 @@ class WindowBatch:
             self._prefixes[slot] = list(states[row])
             self.tokens[slot] = request.ids[at]
         self.context.put(slots, requests, read)
+
+    def read_chunk(self, slots: Array, requests: Sequence[EngineRequest], start: Array, count: int) -> list[list[int]]:
+        """Return the prefixes with `count` more ids of the requests at `slots`; nothing is run before it is needed."""
+        return [r.ids[: at + count].tolist() for r, at in zip(requests, start, strict=True)]
 
     def step(self) -> None:
         """Append `tokens` to the prefixes and run the part of them that the window shows."""

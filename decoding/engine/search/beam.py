@@ -8,14 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from decoding import kernels
+from decoding.constraints import Masks, Matchers, must_end_with
 from decoding.engine.batch.batch import make_batch
+from decoding.engine.batch.ensemble import EnsembleBatch
 from decoding.engine.batch.host import HostBatch
 from decoding.engine.batch.reduction import beam_candidates
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RowSource, Settings
 from decoding.engine.search.native_beams import NativeBeams
+from decoding.engine.search.phrases import Phrases, Progress
 from decoding.engine.search.prefill import RequestRows, RequestSearch
 from decoding.engine.search.states import state_after
-from decoding.engine.search.stopping import FINISH_REASONS, GOES_ON, Stopping
+from decoding.engine.search.stopping import FINISH_REASONS, GOES_ON, STOPPED, Stopping
+from decoding.errors import DecodeError
 from decoding.model.graph.types import Array
 from decoding.model.network import Network
 from decoding.processors import History, apply_processors
@@ -55,18 +59,24 @@ class BeamSearch(RequestSearch):
         self._attention: Array | None = None  # [requests, beams, steps, source]
         beams = self._beam.num_beams
         together = max(1, rows // beams)
-        batch = make_batch(network, together * beams, call, attention=self._needs_attention)
+        batch = make_batch(network, together * beams, call, attention=self._needs_attention, adds_up=True)
         super().__init__(batch, RequestRows(network, batch, call, queue, beams))
         self._stopping = Stopping(settings, network.vocab_size, call.tokenizer)
         self._candidates = beam_candidates(self._beam, settings)
         self._closed: list[list[list[ClosedHypothesis]]] = []
+        self._matchers: list[list[Matchers]] = []  # [requests][beams], where there are constraints
+        self._masks = Masks()
+        self._phrases: Phrases | None = None
+        if self._beam.must_contain is not None:
+            self._phrases = Phrases(settings.phrases, ordered=self._beam.must_contain.ordered)
+        self._progress: list[list[Progress]] = []  # [requests][beams], where there are phrases
         self._lengths = np.zeros(together, np.int64)
         self._limits = np.zeros(together, np.int64)  # longest lengths
         self._scores = np.zeros((together, beams), np.float32)
         self._done = np.zeros((together, self._beam.num_beam_groups), bool)
         self._ids = np.zeros((together, beams, settings.max_new_tokens), np.int64)
         self._logprobs = np.zeros((together, beams, settings.max_new_tokens), np.float32)
-        if isinstance(self._batch, HostBatch):
+        if isinstance(self._batch, HostBatch | EnsembleBatch):
             self._batch.keeps_before = settings.return_state
         self._native = self._native_beams()
 
@@ -88,8 +98,12 @@ class BeamSearch(RequestSearch):
                     yield None
                 continue
             scores, parents, tokens, logprobs = self._best_continuations()
-            reasons = self._finish_reasons(parents, tokens)
-            ends = (reasons != GOES_ON) & (scores > -np.inf)
+            possible = scores > -np.inf
+            reasons = self._finish_reasons(parents, tokens, possible)
+            ends = (reasons != GOES_ON) & possible
+            if self._phrases is not None:
+                self._drop_incomplete(self._phrases, scores, parents, tokens, ends)
+                ends &= scores > -np.inf
             self._close(scores, parents, tokens, logprobs, ends, reasons)
             rows = self._go_on(scores, parents, tokens, logprobs, ends)
             finished = self._check_done()
@@ -104,7 +118,13 @@ class BeamSearch(RequestSearch):
     def _native_beams(self) -> NativeBeams | None:
         """Return what takes plain steps without Python; None where there is no native step, or each needs some Python."""
         settings, batch = self._settings, self._batch
-        needs_python = settings.processors or batch.context.moves or self._needs_attention or settings.return_state
+        needs_python = (
+            settings.processors
+            or settings.phrases
+            or batch.context.moves
+            or self._needs_attention
+            or settings.return_state
+        )
         if needs_python or not (isinstance(batch, HostBatch) and batch.in_place):
             return None
         return NativeBeams(
@@ -136,6 +156,8 @@ class BeamSearch(RequestSearch):
         new = slice(len(self._requests), len(self._requests) + len(requests))
         self._requests += requests
         self._closed += [[[] for _ in range(groups)] for _ in requests]
+        self._matchers += [[request.matchers()] * beams for request in requests]
+        self._progress += [[self._phrases.start()] * beams for _ in requests if self._phrases is not None]
         self._lengths[new], self._done[new] = 0, False
         self._limits[new] = [self._stopping.limit(request.max_new_tokens) for request in requests]
         self._scores[new] = -np.inf
@@ -146,14 +168,19 @@ class BeamSearch(RequestSearch):
         n, beams = len(self._requests), self._beam.num_beams
         logits = self._batch.logits[: n * beams]
         down = self._batch.candidates
-        edits = self._edits()
-        if down is not None:
+        edits, own = self._edits(), not self._batch.adds_up
+        if self._phrases is not None:
+            best, parents, tokens = self._with_phrases(self._phrases, self._edited(logits))
+        elif down is not None:
             given = down.logprobs(logits)
             best, parents, tokens = self._pruned(given, np.full(n, True), normalize=False)
         elif not edits.any():
-            best, parents, tokens = self._pruned(logits, ~edits)
+            best, parents, tokens = self._pruned(logits, ~edits, normalize=own)
         else:  # normalising edited rows rounds them once more, so the others are left alone: their bits depend on no other row
-            edited, plain = self._pruned(self._edited(logits), edits, normalize=False), self._pruned(logits, ~edits)
+            edited, plain = (
+                self._pruned(self._edited(logits), edits, normalize=False),
+                self._pruned(logits, ~edits, normalize=own),
+            )
             best, parents, tokens = (np.where(edits[:, None], *both) for both in zip(edited, plain, strict=True))
         rows = (np.arange(n)[:, None] * beams + parents).ravel()
         possible = tokens.ravel() >= 0
@@ -166,6 +193,18 @@ class BeamSearch(RequestSearch):
             tokens[tokens >= 0] = down.ids[at]
         shape = (n, self._beam.num_beam_groups, -1)
         return tuple(a.reshape(shape) for a in (best, parents, tokens, logprobs))  # type: ignore[return-value]
+
+    def _with_phrases(self, phrases: Phrases, edited: Array) -> tuple[Array, Array, Array]:
+        """Return scores, parents and tokens of the candidates, where outputs must contain phrases."""
+        n, beams = len(self._requests), self._beam.num_beams
+        best = np.full((n, 2 * self._candidates), -np.inf, np.float32)
+        parents, tokens = np.zeros(best.shape, np.int64), np.full(best.shape, -1)
+        totals = self._scores[:n, :, None] + edited.reshape(n, beams, -1)
+        for slot, total in enumerate(totals):
+            own = phrases.candidates(total, self._progress[slot], np.array(self._settings.eos, np.int64), best.shape[1])
+            parents[slot, : len(own)], tokens[slot, : len(own)] = own.T
+            best[slot, : len(own)] = total[tuple(own.T)]
+        return best, parents, tokens
 
     def _pruned(self, given: Array, which: Array, *, normalize: bool = True) -> tuple[Array, Array, Array]:
         """Return scores, parents and tokens of the candidates of these requests; of the others, nothing is possible."""
@@ -192,17 +231,43 @@ class BeamSearch(RequestSearch):
         beams, lengths = self._beam.num_beams, self._lengths[: len(self._requests)]
         edited = np.zeros_like(logits)
         live = np.flatnonzero(np.isfinite(self._scores[: len(self._requests)]).ravel())
-        edited[live] = kernels.log_softmax(logits[live])
+        edited[live] = logits[live] if self._batch.adds_up else kernels.log_softmax(logits[live])
         if self._settings.processors:
             rows = [(row // beams, row % beams) for row in live]
-            outputs = [self._ids[p, b, : self._lengths[p]] for p, b in rows]
             view = edited[live]
-            own = [self._requests[p] for p, _ in rows]
-            history = History([r.ids for r in own], outputs, [r.index for r in own])
-            apply_processors(self._settings.processors, history, view)
+
+            def history() -> History:
+                own = [self._requests[p] for p, _ in rows]
+                outputs = [self._ids[p, b, : self._lengths[p]] for p, b in rows]
+                return History([r.ids for r in own], outputs, [r.index for r in own])
+
+            each = zip(*(self._matchers[p][b] for p, b in rows), strict=True)
+            masks = [self._masks.of(matchers) for matchers in each]
+            apply_processors(self._settings.processors, history, view, masks)
             edited[live] = view
         self._stopping.hide_eos(edited, np.repeat(lengths, beams))
+        if self._settings.constraints:
+            self._leave_stuck(live[~(edited[live] > -np.inf).any(axis=1)])
         return edited
+
+    def _leave_stuck(self, rows: Array) -> None:
+        """Leave the hypotheses at these rows, which no token may follow.
+
+        Raises:
+            DecodeError: a request has no other, or the grammar is too complex.
+        """
+        for slot, beam in zip(*divmod(rows, self._beam.num_beams), strict=True):
+            self._scores[slot, beam] = -np.inf
+            own = self._matchers[slot][beam]
+            others = np.isfinite(self._scores[slot]).any() or any(self._closed[slot])
+            if not others or any(m.failure for m in own):
+                request, step = self._requests[slot], int(self._lengths[slot])
+                why = request.why_stuck(own, self._ids[slot, beam, :step])
+                raise DecodeError(
+                    f"sequence {request.first}, step {step}: no hypothesis can go on; {why}",
+                    row=request.first,
+                    step=step,
+                )
 
     def _own_logprobs(self, logits: Array, rows: Array, tokens: Array) -> Array:
         """Return the model's log-probabilities of tokens, each after one of the rows."""
@@ -213,8 +278,8 @@ class BeamSearch(RequestSearch):
         own: Array = logits[rows, tokens] - normalizer[which]
         return own
 
-    def _finish_reasons(self, parents: Array, tokens: Array) -> Array:
-        """Return why hypotheses end with these candidates, as indices of `FINISH_REASONS`."""
+    def _finish_reasons(self, parents: Array, tokens: Array, possible: Array) -> Array:
+        """Return why hypotheses end with these candidates, of which not all are possible, as indices of `FINISH_REASONS`."""
         n = len(self._requests)
         each = tokens.size // n
         beams = parents.ravel()
@@ -224,7 +289,19 @@ class BeamSearch(RequestSearch):
             np.repeat(self._limits[:n], each),
             lambda i: self._output(i // each, beams[i], tokens.flat[i]),
         )
+        if self._settings.constraints and not self._settings.eos:
+            for i in np.flatnonzero(possible.ravel()):
+                if must_end_with(self._matchers[i // each][beams[i]], int(tokens.flat[i])):
+                    reasons[i] = STOPPED
         return reasons.reshape(tokens.shape)
+
+    def _drop_incomplete(self, phrases: Phrases, scores: Array, parents: Array, tokens: Array, ends: Array) -> None:
+        """Make candidates impossible, in place, that end before they have all phrases."""
+        for at in map(tuple, np.argwhere(ends)):
+            progress, token = self._progress[at[0]][parents[at]], int(tokens[at])
+            own = progress if token in self._settings.eos else phrases.after(progress, token)
+            if not all(own.met):
+                scores[at] = -np.inf
 
     def _output(self, slot: int, beam: int, token: int) -> Array:
         """Return the output of a beam with this token after it."""
@@ -303,6 +380,24 @@ class BeamSearch(RequestSearch):
         self._ids[at, np.arange(beams), self._lengths[:n, None]] = np.where(alive, pick(tokens), 0)
         self._logprobs[at, np.arange(beams), self._lengths[:n, None]] = pick(logprobs)
         self._remember_attention(rows)
+        if self._settings.constraints:
+            self._matchers = [
+                [
+                    tuple(m.after(int(self._ids[p, b, self._lengths[p]])) for m in own[row])
+                    if alive[p, b]
+                    else own[row]
+                    for b, row in enumerate(rows[p])
+                ]
+                for p, own in enumerate(self._matchers)
+            ]
+        if self._phrases is not None:
+            self._progress = [
+                [
+                    self._phrases.after(own[row], int(self._ids[p, b, self._lengths[p]])) if alive[p, b] else own[row]
+                    for b, row in enumerate(rows[p])
+                ]
+                for p, own in enumerate(self._progress)
+            ]
         self._lengths[:n] += 1
         return rows
 
@@ -329,6 +424,13 @@ class BeamSearch(RequestSearch):
         """Yield the best closed hypotheses of a request: as many as were asked for, or all of them."""
         closed = sorted((h for group in self._closed[slot] for h in group), key=lambda h: -h.score)
         closed = closed[: self._settings.outputs]
+        if self._phrases is not None and not closed:
+            request = self._requests[slot]
+            raise DecodeError(
+                f"sequence {request.first}: no hypothesis of at most {self._limits[slot]} tokens has all phrases of MustContain; "
+                "a larger num_beams or max_new_tokens finds more",
+                row=request.first,
+            )
         for rank, h in enumerate(closed):
             by_eos = h.finish_reason == "eos"
             tokens = h.tokens[: len(h.tokens) - by_eos]
@@ -363,6 +465,10 @@ class BeamSearch(RequestSearch):
                 array[:size] = array[slots]
         self._requests = [self._requests[p] for p in slots]
         self._closed = [self._closed[p] for p in slots]
+        self._matchers = [self._matchers[p] for p in slots]
+        self._progress = [self._progress[p] for p in slots if self._phrases is not None]
+        live = np.isfinite(self._scores[:size])
+        self._masks.begin([m for p, b in np.argwhere(live) for m in self._matchers[p][b]])
         read = self._rows.move((slots[:, None] * beams + rows[slots]).ravel())
         self._batch.tokens[: size * beams] = self._ids[np.arange(size), :, self._lengths[:size] - 1].ravel()
         self._begin(read)

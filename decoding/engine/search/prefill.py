@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from decoding.engine.batch.batch import Batch, States, failed_step
-from decoding.engine.batch.contexts import step_contexts
+from decoding.engine.batch.batch import failed_step
+from decoding.engine.batch.protocol import Batch, States
 from decoding.engine.request import Call, EngineRequest, Row, RowSource
 from decoding.errors import ModelError
-from decoding.model.contract.pad import pad_together
 from decoding.model.graph.types import Array
 from decoding.model.network import Network
 from decoding.processors import History
@@ -108,8 +107,7 @@ class Prefill:
         left = int((self._last[slots] - self._cursor[slots]).min())
         several = self._network.reads_chunks and self._call.step_inputs is None
         count = min(left, c.longest_run or _CHUNK, _CHUNK if several else 1)
-        ids = np.stack([r.ids[at : at + count] for r, at in zip(own, start, strict=True)])
-        after = run(slots[first], c.feeds(ids, start, self._context(own, start, count)))
+        after = run(slots[first], own, start, count)
         self._cursor[slots] += count
         self._batch.put(slots, after, which.ravel(), requests, self._cursor[slots])
         return self._release()
@@ -133,18 +131,6 @@ class Prefill:
         return History(
             [reading.prompts[i] for i in at], [reading.outputs[i] for i in at], [reading.requests[i] for i in at]
         )
-
-    def _context(self, requests: Sequence[EngineRequest], start: Array, count: int) -> dict[str, Array]:
-        c, latents = self._network.contract, self._call.latents
-        context = pad_together(c.row_inputs, [r.context for r in requests])
-        context |= step_contexts(c.auxiliary_inputs, requests, start, count)
-        if latents is not None:
-            context |= latents.steps(c.auxiliary_inputs, np.array([r.key for r in requests]), start, count)
-        if self._call.step_inputs is not None:
-            seen = [r.ids[: at + 1] for r, at in zip(requests, start, strict=True)]
-            history = History(seen, [np.zeros(0, np.int64)] * len(seen), [r.index for r in requests])
-            context |= self._call.step_inputs(history)
-        return context
 
     def _release(self) -> list[Ready]:
         """Return the rows that came to the last token of their prompts, which read no more."""

@@ -29,6 +29,10 @@ cdef class RowSampler:
     cdef bint _drawn, _looks_for_stops, _has_processors, _keeps_states, _was_edited
     cdef int64_t _vocab_size, _max_new, _eos_count, _top
     cdef object _teacher_ratio
+    cdef list _matchers  # of each row, one for each of its constraints
+    cdef object _masks
+    cdef list _groups, _constrained, _followed  # of the running rows: by processors; with constraints; their matchers
+    cdef bint _has_constraints
     cdef float *_eos_logits
     cdef uint8_t *_stops
     cdef uint8_t *_status
@@ -68,6 +72,9 @@ cdef class RowSampler:
     cdef _reserve(self, int64_t max_new_tokens, int64_t top, int64_t eos_count)
     cdef RowRules _rules_for(self, settings)
     cdef bint _edit(self, int64_t size) except -1
+    cdef _apply(self, tuple processors, list slots, object edited)
+    cdef _consume(self)
+    cdef _group(self, int64_t size)
     cdef bint _hide_eos(self, float *source, int64_t size) noexcept nogil
     cdef void _restore_eos(self, float *source, int64_t size) noexcept nogil
     cdef int64_t _run_end(self, int64_t start, int64_t size) noexcept nogil

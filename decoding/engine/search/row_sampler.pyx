@@ -13,6 +13,7 @@ import weakref
 
 import numpy as np
 
+from decoding.constraints import Masks, must_end
 from decoding.engine.request import FinishedSequence
 from decoding.engine.search.stopping import FINISH_REASONS
 from decoding.errors import DecodeError, OptionError
@@ -88,7 +89,8 @@ cdef class RowSampler:
         self._teacher_ratio, self._teacher_logprobs = teacher_ratio, None
         self._attention = self._edited = None
         self._tokenizer, self._vocab_size, self._drawn = tokenizer, vocab_size, drawn
-        self._looks_for_stops = self._has_processors = self._keeps_states = self._was_edited = False
+        self._looks_for_stops = self._has_processors = self._keeps_states = self._was_edited = self._has_constraints = False
+        self._matchers, self._masks, self._groups, self._constrained, self._followed = [()] * capacity, Masks(), None, [], []
 
         logprobs = np.zeros(capacity, np.float32)
         scratch = np.empty(scratch_size(width) + 64, np.uint8)
@@ -174,7 +176,9 @@ cdef class RowSampler:
             self._how[slot], self._top_ns[slot], self._filters[slot] = rules.how, rules.top_n, rules.filter
             self._plain[slot] = rules.is_plain
             self._endings[slot] = rules.stopping.ending
-            self.requests[slot], self._rules[slot] = request, rules
+            self.requests[slot], self._rules[slot], self._matchers[slot] = request, rules, request.matchers()
+            self._has_constraints = self._has_constraints or bool(self._matchers[slot])
+        self._groups = None
 
     @property
     def needs_python(self):
@@ -197,14 +201,22 @@ cdef class RowSampler:
             status = self.choose(source, size, &bad)
             if status == DEC_OK:
                 self.record(size)
-                if not self._looks_for_stops:
+                if not (self._looks_for_stops or self._has_constraints):
                     finished = self.finish(size)
         if status != DEC_OK:
             raise self.error(status, bad)
         if self._top:
             self._record_top(size)
+        if self._has_constraints:
+            self._consume()
         if self._looks_for_stops:
             finished = self.finish_or_stop(size)
+        elif self._has_constraints:
+            finished = self.finish(size)
+        if finished:
+            self._groups = None
+        if self._has_constraints:
+            self._masks.begin([m for slot in self.running(size).tolist() for m in self._matchers[slot]] if finished else self._followed)
         if self._teacher_ratio is not None:
             self._teach(size)
         return finished
@@ -222,13 +234,14 @@ cdef class RowSampler:
         self._attention[self._lines_array[rows], self.lengths[rows] - 1, :width] = weights[rows]
 
     def chosen(self, int64_t size):
-        """Return (request, sequence, token, log-probability, finish reason or None) of each row that chose in the last step."""
+        """Return the fields of a `Choice` for each row that chose in the last step."""
         rows = np.flatnonzero((self.status[:size] != IDLE) & (self.lengths[:size] > 0))  # not those that just came
         lines, last = self._lines_array[rows], self.lengths[rows] - 1
         reasons = [FINISH_REASONS[status] for status in self.status[rows]]
         requests = [self.requests[row] for row in rows]
+        tops = [None if (top := self.top(row)) is None else (top[0][-1], top[1][-1]) for row in rows] if self._top else [None] * len(rows)
         return zip(requests, self.sequences[rows].tolist(), self._history_array[lines, last].tolist(),
-                   self._history_logprobs_array[lines, last].tolist(), reasons)
+                   self._history_logprobs_array[lines, last].tolist(), reasons, tops)
 
     def finished(self, int64_t size):
         """Return the slots of finished rows that were not taken yet."""
@@ -248,13 +261,21 @@ cdef class RowSampler:
         """Return the log-probabilities of `output(slot)`, a view."""
         return self._history_logprobs_array[self._lines_array[slot], : self.lengths[slot]]
 
+    def top(self, int64_t slot):
+        """Return ids and log-probabilities [length, k] of the best tokens at each step of the row there, views; None where not asked for."""
+        cdef RowRules rules = self._rules[slot]
+        if not rules.top:
+            return None
+        line, length = self._lines_array[slot], self.lengths[slot]
+        return self._top_ids[line, :length, : rules.top], self._top_values[line, :length, : rules.top]
+
     def ended_by_eos(self, int64_t slot):
         """Return whether EOS ended the row there."""
         return self._status[slot] == BY_EOS
 
     def drop(self, int64_t slot):
         """Forget the row there."""
-        self.status[slot] = IDLE
+        self.status[slot], self._matchers[slot], self._groups = IDLE, (), None
 
     def take(self, int64_t slot, source_length, state):
         """Return the finished row there; the slot becomes idle.
@@ -268,15 +289,18 @@ cdef class RowSampler:
         cdef double total = 0.0
         line, length, status = self._lines_array[slot], self.lengths[slot], int(self.status[slot])
         self.status[slot] = IDLE
+        for matcher in self._matchers[slot]:
+            matcher.release()
+        self._matchers[slot] = ()
         tokens = self._history_array[line, :length].copy()
         eos = int(tokens[length - 1]) if status == BY_EOS else None
         tokens = tokens if eos is None else tokens[: length - 1]
         first = self._lines[slot] * self._max_new
         for i in range(first, first + self._lengths[slot]):
             total += self._history_logprobs[i]
-        request, top, attention = self.requests[slot], None, None
-        if rules.top:
-            top = self._top_ids[line, :length, : rules.top].copy(), self._top_values[line, :length, : rules.top].copy()
+        request, top, attention = self.requests[slot], self.top(slot), None
+        if top is not None:
+            top = top[0].copy(), top[1].copy()
         if self._attention is not None and request.settings.return_attention:
             attention = self._attention[line, : len(tokens), :source_length].copy()
         return FinishedSequence(
@@ -301,45 +325,72 @@ cdef class RowSampler:
         for array in (self.status, self.sequences, self.streams, self.seeds, self.lengths, self.limits, self.temperature,
                       self._how_array, self._plain_array, self._top_ns_array, self._filters_array, self._endings_array):
             array[:size] = array[slots]
-        for items in (self.requests, self._rules):
+        for items, nothing in ((self.requests, None), (self._rules, None), (self._matchers, ())):
             items[:size] = [items[slot] for slot in slots]
-            items[size:] = [None] * (len(items) - size)
+            items[size:] = [nothing] * (len(items) - size)
         dropped = np.setdiff1d(np.arange(len(self._lines_array)), slots)
         self._lines_array[:] = self._lines_array[np.concatenate([slots, dropped])]
+        self._groups = None
         self.status[size:] = IDLE
 
     cdef bint _edit(self, int64_t size) except -1:
         """Copy the logits of the running rows, let each row's processors edit them, and return whether there are any."""
-        running = self.running(size)
-        groups = {}  # slots by their processors, which requests that do not name any share
-        for slot in running.tolist():
-            processors = (<RowRules> self._rules[slot]).processors
-            groups.setdefault(id(processors), (processors, []))[1].append(slot)
-        if not any(processors for processors, _ in groups.values()):
+        if self._groups is None:
+            self._group(size)
+        if not any(processors for processors, _ in self._groups):
             return False
         if self._edited is None:
             self._edited = np.empty_like(self._logits_array)
-        for processors, slots in groups.values():
-            edited = self._logits_array[slots]
+        for processors, slots in self._groups:
+            is_run = slots[len(slots) - 1] - slots[0] == len(slots) - 1  # side by side: they are copied once, not twice
+            rows = slice(slots[0], slots[0] + len(slots)) if is_run else slots
+            self._edited[rows] = self._logits_array[rows]
             if processors:
-                requests = [self.requests[slot] for slot in slots]
-                history = History([r.ids for r in requests], [self.output(slot) for slot in slots], [r.index for r in requests])
+                edited = self._edited[rows]
                 try:
-                    apply_processors(processors, history, edited)
+                    self._apply(processors, slots, edited)
                 except Exception:
                     self.failed = self._culprit(processors, slots)
                     raise
-            self._edited[slots] = edited
-            self._edits_array[slots] = bool(processors)
+                if not is_run:
+                    self._edited[rows] = edited
+            self._edits_array[rows] = bool(processors)
         return True
+
+    cdef _group(self, int64_t size):
+        """Keep which running rows have the same processors, and which have constraints, until rows come, go or move."""
+        groups, running = {}, self.running(size).tolist()
+        for slot in running:
+            processors = (<RowRules> self._rules[slot]).processors
+            groups.setdefault(id(processors), (processors, []))[1].append(slot)
+        self._groups = list(groups.values())
+        self._constrained = [slot for slot in running if self._matchers[slot]]
+        self._followed = [matcher for slot in self._constrained for matcher in self._matchers[slot]]
+
+    cdef _apply(self, tuple processors, list slots, object edited):
+        """Let processors edit the logits of rows."""
+        def history():
+            requests = [self.requests[slot] for slot in slots]
+            return History([r.ids for r in requests], [self.output(slot) for slot in slots], [r.index for r in requests])
+        masks = [self._masks.of([self._matchers[slot][i] for slot in slots]) for i in range(len(self._matchers[slots[0]]))]
+        apply_processors(processors, history, edited, masks)
+
+    cdef _consume(self):
+        """Go on in the grammars of the rows by the tokens just chosen; where there is no EOS, rows end that must end."""
+        cdef int64_t slot, token
+        for slot in self._constrained:
+            token = self._tokens[slot]
+            if not self._endings[slot].is_eos[token]:
+                matchers = self._matchers[slot]
+                for matcher in matchers:
+                    matcher.consume(token)
+                self._stops[slot] = not self._endings[slot].eos_count and must_end(matchers)
 
     def _culprit(self, processors, slots):
         """Return the first of these rows for which processors that raised an error raise one by themselves."""
         for slot in slots:
-            request = self.requests[slot]
             try:
-                history = History([request.ids], [self.output(slot)], [request.index])
-                apply_processors(processors, history, self._logits_array[[slot]])
+                self._apply(processors, [slot], self._logits_array[[slot]])
             except Exception:
                 return slot
         return slots[0]
@@ -526,7 +577,8 @@ cdef class RowSampler:
         cdef RowRules rules
         for slot in self.running(size):
             rules = self._rules[slot]
-            self._stops[<int64_t> slot] = rules.stopping.looks_for_stops and rules.stopping.stops(self.output(slot))
+            if rules.stopping.looks_for_stops and rules.stopping.stops(self.output(slot)):
+                self._stops[<int64_t> slot] = True
         return self.finish(size)
 
     cdef _record_top(self, int64_t size):
@@ -560,7 +612,10 @@ cdef class RowSampler:
         edits = ["the processors"] * bool(self._was_edited and rules.processors)
         edits += ["min_new_tokens"] * rules.stopping.hides_eos(self.lengths[row : row + 1])
         whose = f"logits, after {' and '.join(edits)}," if edits else "logits"
-        return DecodeError(f"sequence {sequence}, step {step}: the model's {whose} {fault}; check the weights, the inputs and the processors",
+        advice = "check the weights, the inputs and the processors"
+        if status == DEC_FORBIDDEN and self._matchers[row]:
+            advice = self.requests[row].why_stuck(self._matchers[row], self.output(row))
+        return DecodeError(f"sequence {sequence}, step {step}: the model's {whose} {fault}; {advice}",
                            row=sequence, step=step)
 
 

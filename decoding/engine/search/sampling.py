@@ -7,9 +7,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-from decoding.engine.batch.batch import Batch, failed_step, make_batch
+from decoding.engine.batch.batch import failed_step, make_batch
 from decoding.engine.batch.device import DeviceBatch
+from decoding.engine.batch.ensemble import EnsembleBatch
 from decoding.engine.batch.host import HostBatch
+from decoding.engine.batch.protocol import Batch
 from decoding.engine.request import (
     Call,
     Choice,
@@ -19,6 +21,7 @@ from decoding.engine.request import (
     Remember,
     Row,
     RowSource,
+    RunningOutput,
 )
 from decoding.engine.search.native_steps import NativeSteps
 from decoding.engine.search.prefill import Prefill, Ready
@@ -90,8 +93,8 @@ class SamplingSearch:
             if self._sampler.requests[slot].index == index:
                 self._sampler.drop(slot)
 
-    def outputs(self, indices: Collection[int]) -> Iterator[tuple[EngineRequest, int, Array, Array]]:
-        """Yield for each row of these requests: request, sequence, its new tokens and their log-probabilities so far."""
+    def outputs(self, indices: Collection[int]) -> Iterator[RunningOutput]:
+        """Yield for each row of these requests its new tokens so far."""
         for slot in self._sampler.running(self._batch.size):
             request = self._sampler.requests[slot]
             if request.index in indices:
@@ -100,6 +103,7 @@ class SamplingSearch:
                     int(self._sampler.sequences[slot]),
                     self._sampler.output(slot),
                     self._sampler.logprobs(slot),
+                    self._sampler.top(slot),
                 )
 
     def choices(self) -> Iterator[Choice]:
@@ -242,7 +246,9 @@ class SamplingSearch:
 
     def _admit(self, slots: Array, rows: list[Row]) -> None:
         """Start sequences at these slots."""
-        if isinstance(self._batch, HostBatch) and any(request.settings.return_state for _, request in rows):
+        if isinstance(self._batch, HostBatch | EnsembleBatch) and any(
+            request.settings.return_state for _, request in rows
+        ):
             self._batch.keeps_before = True
         self._begin(self._prefill.admit(slots, rows))
 

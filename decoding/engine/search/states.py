@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from decoding.engine.batch.batch import Batch
+from decoding.engine.batch.protocol import Batch
 from decoding.engine.request import EngineRequest
 from decoding.model.graph.types import Array
 from decoding.model.network import Network

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from decoding import kernels
+from decoding.constraints import Masks, Matchers, must_end
 from decoding.engine.batch.batch import make_batch
+from decoding.engine.batch.ensemble import EnsembleBatch
 from decoding.engine.batch.host import HostBatch
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RowSource, Settings
 from decoding.engine.search.prefill import RequestRows, RequestSearch
 from decoding.engine.search.states import state_after
-from decoding.engine.search.stopping import FINISH_REASONS, Stopping
+from decoding.engine.search.stopping import FINISH_REASONS, STOPPED, Stopping
+from decoding.errors import DecodeError
 from decoding.model.graph.types import Array
 from decoding.model.network import Network
 from decoding.processors import History, apply_processors
@@ -32,6 +35,7 @@ class Branch:
         logprobs: of each token, under the model itself.
         finish_reason: why it ended; None while it is open.
         state: after it, where it has ended and the state is asked for.
+        matchers: where it is in the grammars of its constraints.
     """
 
     parent: int
@@ -41,6 +45,7 @@ class Branch:
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     state: Mapping[str, Array] | None = None
+    matchers: Matchers = ()
 
 
 class StochasticBeamSearch(RequestSearch):
@@ -57,10 +62,11 @@ class StochasticBeamSearch(RequestSearch):
         self._slots = max(1, rows // self._width)
         batch = make_batch(network, self._slots * self._width, call)
         super().__init__(batch, RequestRows(network, batch, call, queue, self._width))
-        if isinstance(batch, HostBatch):
+        if isinstance(batch, HostBatch | EnsembleBatch):
             batch.keeps_before = settings.return_state
         self._stopping = Stopping(settings, network.vocab_size, call.tokenizer)
         self._branches: list[list[Branch]] = []
+        self._masks = Masks()
 
     def run(self, *, every: bool = False) -> Iterator[FinishedSequence | FailedRequest | None]:
         """Decode the whole queue, yielding the sequences of each request as it finishes; with `every`, also None after each step."""
@@ -91,7 +97,7 @@ class StochasticBeamSearch(RequestSearch):
     def _begin(self, requests: list[EngineRequest]) -> None:
         """Start with one empty sequence for each request whose prompt is read; its other rows wait for it to branch."""
         self._requests += requests
-        self._branches += [[Branch(0, 0.0, np.inf)] for _ in requests]
+        self._branches += [[Branch(0, 0.0, np.inf, matchers=request.matchers())] for request in requests]
 
     def _histories(self) -> History:
         """Return the history of every row; a row that waits for a branch has that of its first one."""
@@ -136,7 +142,9 @@ class StochasticBeamSearch(RequestSearch):
                 row, token = start + row, int(tokens[start + row, column])
                 _, j, b = live[row]
                 logprobs = [*b.logprobs, float(logits[row, token] - normalizer[row])]
-                child = Branch(j, float(scores[row, column]), float(pool[place]), [*b.tokens, token], logprobs)
+                child = Branch(
+                    j, float(scores[row, column]), float(pool[place]), [*b.tokens, token], logprobs, matchers=b.matchers
+                )
                 kept[-1].append(child)
         self._finish(kept)
         return kept
@@ -147,11 +155,23 @@ class StochasticBeamSearch(RequestSearch):
         if not (self._settings.processors or self._stopping.hides_eos(lengths)):
             return None
         edited = logits.copy()
-        outputs = [np.array(b.tokens, np.int64) for _, _, b in live]
-        own = [self._requests[i] for i, _, _ in live]
-        history = History([r.ids for r in own], outputs, [r.index for r in own])
-        apply_processors(self._settings.processors, history, edited)
+
+        def history() -> History:
+            outputs = [np.array(b.tokens, np.int64) for _, _, b in live]
+            own = [self._requests[i] for i, _, _ in live]
+            return History([r.ids for r in own], outputs, [r.index for r in own])
+
+        masks = [self._masks.of(own) for own in zip(*(b.matchers for _, _, b in live), strict=True)]
+        apply_processors(self._settings.processors, history, edited, masks)
         self._stopping.hide_eos(edited, lengths)
+        for i, _, b in (
+            live[row] for row in np.flatnonzero(~(edited > -np.inf).any(axis=1)) if self._settings.constraints
+        ):
+            request, step = self._requests[i], len(b.tokens)
+            why = request.why_stuck(b.matchers, np.array(b.tokens, np.int64))
+            raise DecodeError(
+                f"sequence {request.first}, step {step}: no token is possible; {why}", row=request.first, step=step
+            )
         return edited
 
     def _finish(self, kept: list[list[Branch]]) -> None:
@@ -164,6 +184,9 @@ class StochasticBeamSearch(RequestSearch):
             lambda n: np.array(new[n][1].tokens),
         )
         for (i, b), reason in zip(new, reasons, strict=True):
+            if b.matchers and FINISH_REASONS[reason] != "eos":
+                b.matchers = tuple(m.after(b.tokens[-1]) for m in b.matchers)
+                reason = STOPPED if not self._settings.eos and must_end(b.matchers) else reason
             b.finish_reason = FINISH_REASONS[reason]
             if b.finish_reason is not None and self._settings.return_state:
                 row, output = i * self._width + b.parent, np.array(b.tokens, np.int64)
@@ -199,6 +222,7 @@ class StochasticBeamSearch(RequestSearch):
         read = self._rows.move(np.array(rows, np.int64))
         self._batch.tokens[: len(last)] = last
         self._branches = branches
+        self._masks.begin([m for own in branches for b in own if b.finish_reason is None for m in b.matchers])
         self._begin(read)
 
 

@@ -11,6 +11,7 @@ _Ids = npt.NDArray[np.int64]
 
 FINISH_REASONS: tuple[FinishReason | None, ...]
 GOES_ON: int
+STOPPED: int
 
 class Stopping:
     min_new_tokens: int

@@ -11,6 +11,7 @@ import numpy as np
 # Finish reasons by status; a sequence whose status is GOES_ON has none.
 FINISH_REASONS = (None, None, "eos", "stop", "length")
 GOES_ON = RUNNING
+STOPPED = FINISH_REASONS.index("stop")
 
 
 cdef class Stopping:

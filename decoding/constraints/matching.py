@@ -1,0 +1,200 @@
+"""Where the hypotheses of a search are in their grammars, and which tokens may follow, computed while the network runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from decoding.constraints.bound import BoundConstraint, shortened
+from decoding.constraints.spelling import Bits, llguidance
+from decoding.errors import OptionError
+
+# Bits of masks up to which they are computed at once: handing them to a thread takes as long.
+_AT_ONCE = 1 << 11
+
+
+class Matcher:
+    """Where one hypothesis is in the grammar of one constraint.
+
+    Attributes:
+        bound: the constraint.
+        state: llguidance's matcher.
+        begins: whether the text has not begun, so that the next token has its form at the beginning.
+        place: the row of the newest masks that it has.
+    """
+
+    __slots__ = ("begins", "bound", "place", "state")
+
+    def __init__(self, bound: BoundConstraint, state: Any = None, begins: bool = True) -> None:
+        self.bound, self.begins, self.place = bound, begins, -1
+        self.state = bound.start() if state is None else state
+
+    def consume(self, token: int) -> bool:
+        """Go on by a token, and return whether it is allowed; after one that is not, this cannot be used any more."""
+        if self.begins:
+            spelling = self.bound.spelling
+            token = spelling.first_ids[token]
+            if token < 0:
+                self.begins = spelling.trims_all
+                return True
+            self.begins = False
+        consumed: bool = self.state.consume_token(token)
+        return consumed
+
+    def after(self, token: int) -> Matcher:
+        """Return where the hypothesis is after one more token, which is allowed."""
+        copy = Matcher(self.bound, self.state.deep_copy(), self.begins)
+        copy.consume(token)
+        return copy
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the text is whole."""
+        accepts: bool = self.state.is_accepting() and not self.state.is_error()
+        return accepts
+
+    @property
+    def failure(self) -> str:
+        """The message of llguidance where it could not go on: a grammar that is too complex; else ""."""
+        error = self.state.get_error() if self.state.is_error() else ""
+        return "" if error.startswith("NoExtension") else shortened(error)
+
+    def release(self) -> None:
+        """Let another hypothesis use what this one found out about the grammar; it is not used any more."""
+        self.bound.release(self.state)
+
+
+# One for each constraint of a hypothesis, in their order.
+Matchers = tuple[Matcher, ...]
+
+
+def begun(constraints: Iterable[BoundConstraint], ids: Iterable[int] = ()) -> Matchers:
+    """Return the matchers of a new hypothesis, whose text begins with these ids.
+
+    Raises:
+        OptionError: no text of a constraint begins so.
+    """
+    found, ids = tuple(Matcher(constraint) for constraint in constraints), list(ids)
+    for matcher in found:
+        if not all(matcher.consume(token) for token in ids):
+            text = matcher.bound.spelling.text(ids).decode("utf-8", "replace")
+            raise OptionError(f"{matcher.bound.name}: no text of it begins with {text!r}")
+    return found
+
+
+def must_end(matchers: Matchers) -> bool:
+    """Return whether a hypothesis is whole and nothing may follow."""
+    if not any(m.state.is_stopped() for m in matchers):
+        return False
+    return all(m.may_end for m in matchers)
+
+
+def must_end_with(matchers: Matchers, token: int) -> bool:
+    """Return whether a hypothesis would be whole after one more token, which is allowed, and nothing might follow."""
+    return must_end(tuple(m.after(token) for m in matchers))
+
+
+def why_stuck(matchers: Matchers, ids: list[int]) -> str:
+    """Return why no token can follow these, after which the matchers are."""
+    return "; ".join(f"{m.bound.name}: {m.failure}" if m.failure else m.bound.why_stuck(ids) for m in matchers)
+
+
+class Masks:
+    """The masks of the hypotheses of a search: which tokens each may take next.
+
+    They are computed in threads without the interpreter lock, from when the tokens of a step are chosen until the network
+    has run with them.
+    """
+
+    def __init__(self) -> None:
+        self._buffer: Bits = np.zeros((0, 0), np.uint32)
+        self._matchers: list[Matcher] = []
+        self._pairs: list[tuple[Any, int]] = []
+        self._running: Future[None] | None = None
+
+    def begin(self, matchers: Iterable[Matcher]) -> None:
+        """Begin to compute the masks of these hypotheses, which do not change until `of` was called."""
+        self.wait()
+        own = [m for m in matchers if not m.begins]
+        if not own:
+            return
+        spelling = own[0].bound.spelling
+        if own != self._matchers:
+            self._matchers, self._pairs = own, [(m.state, place) for place, m in enumerate(own)]
+            for place, matcher in enumerate(own):
+                matcher.place = place
+            if len(self._buffer) < len(own):
+                self._buffer = np.zeros((len(own), spelling.words), np.uint32)
+        if len(own) * spelling.vocab_size <= _AT_ONCE:
+            for (state, _), row in zip(self._pairs, self._buffer, strict=False):
+                state.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
+            self._finish()
+            return
+        threads, executor = _threads(os.getpid())
+        self._running = threads.submit(_fill, executor, self._pairs, self._buffer)
+
+    def wait(self) -> None:
+        """Wait until the masks are computed."""
+        if self._running is not None:
+            running, self._running = self._running, None
+            running.result()
+            self._finish()
+
+    def of(self, matchers: Sequence[Matcher]) -> Bits:
+        """Return the masks of these hypotheses, uint32 [hypotheses, words]: bit t & 31 of word t >> 5 is set where token t is allowed."""
+        self.wait()
+        words = matchers[0].bound.spelling.own_words
+        if matchers == self._matchers:
+            return self._buffer[: len(matchers), :words]
+        if new := [m for m in matchers if not (m.begins or self._has(m))]:  # their texts began before they came here
+            self.begin([*self._matchers, *new])
+            self.wait()
+        found = np.empty((len(matchers), words), np.uint32)
+        for row, matcher in enumerate(matchers):
+            found[row] = matcher.bound.first_bits if matcher.begins else self._buffer[matcher.place, :words]
+        return found
+
+    def _has(self, matcher: Matcher) -> bool:
+        """Return whether the newest masks have that of a hypothesis."""
+        return 0 <= matcher.place < len(self._matchers) and self._matchers[matcher.place] is matcher
+
+    def _finish(self) -> None:
+        """Make masks over the model's ids of llguidance's: with EOS where the text may end, and nothing where there is no way on."""
+        spelling = self._matchers[0].bound.spelling
+        bits, end = self._buffer[: len(self._matchers)], spelling.end
+        may_end: npt.NDArray[np.bool_] = bits[:, end >> 5] >> np.uint32(end & 31) & 1 != 0
+        own = bits[:, : spelling.own_words]
+        if end & 31:
+            own[:, -1] &= np.uint32((1 << (end & 31)) - 1)
+        for row in np.flatnonzero(~own.any(axis=1)).tolist():
+            may_end[row] &= not self._matchers[row].state.is_error()  # llguidance also ends what it has no way on for
+        rows_of: dict[int, tuple[BoundConstraint, list[int]]] = {}
+        for row, matcher in enumerate(self._matchers):
+            if len(matcher.bound.eos):
+                rows_of.setdefault(id(matcher.bound), (matcher.bound, []))[1].append(row)
+        for bound, rows in rows_of.values():
+            if len(rows) == len(own):
+                bound.with_ends(own, may_end)
+            else:
+                some = own[rows]
+                bound.with_ends(some, may_end[rows])
+                own[rows] = some
+
+
+def _fill(executor: Any, pairs: list[tuple[Any, int]], buffer: Bits) -> None:
+    """Compute masks, each into its row of the buffer."""
+    executor.unsafe_compute_mask_ptr(pairs, buffer.ctypes.data, 4 * buffer.shape[1], len(buffer))
+
+
+@cache
+def _threads(process: int) -> tuple[ThreadPoolExecutor, Any]:
+    """Return the thread that waits for llguidance, and its own threads; of each process, as a fork has none of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    executor = llguidance().LLExecutor(max(1, cores // 2))
+    return ThreadPoolExecutor(max(1, cores // 2), thread_name_prefix="constraints"), executor

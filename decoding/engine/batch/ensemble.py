@@ -1,0 +1,204 @@
+"""The batch of an ensemble: a batch of each member, whose scores are combined after every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from decoding._types import StepInputs
+from decoding.engine.batch.combine import mixed_logprobs, weighted_logits, weighted_logprobs
+from decoding.engine.batch.host import HostBatch
+from decoding.engine.batch.protocol import Batch, States
+from decoding.engine.batch.together import Together
+from decoding.engine.latents import Latents
+from decoding.engine.request import Call, EngineRequest
+from decoding.model.contract.io import AuxiliaryInput
+from decoding.model.ensembles.network import EnsembleNetwork, Member
+from decoding.model.graph.types import Array
+from decoding.processors import History
+
+
+class EnsembleBatch:
+    """A `Batch` of several: a row has the same slot in each of them, and all of them feed the same tokens.
+
+    Args:
+        batches: one for each member.
+        in_chunks: prompts may be read in chunks: nothing is computed anew for each token.
+        adds_up: beam search adds the scores up: they are then true log-probabilities, which take a pass over all logits more.
+    """
+
+    candidates = None
+    attention: Array | None = None
+
+    def __init__(
+        self, network: EnsembleNetwork, capacity: int, batches: Sequence[Batch], *, adds_up: bool, in_chunks: bool
+    ) -> None:
+        self.adds_up, self._in_chunks = adds_up, in_chunks
+        self._members, self._batches = network.members, batches
+        self._weights = [member.weight for member in network.members]
+        self._mixes = network.combine == "probs"
+        self.capacity = capacity
+        self.tokens = np.zeros(capacity, np.int64)
+        shape = (capacity, network.vocab_size)
+        self.logits = np.zeros(shape, np.float32)
+        copies = 2 if self._mixes else len(batches) + 1 if adds_up else 1
+        self._scratch = [np.zeros(shape, np.float32) for _ in range(copies)]
+        self.context = MemberContexts(batches)
+        self._together = Together(network, [batch.step for batch in batches])
+
+    @property
+    def size(self) -> int:
+        """Rows in the batch: the first slots."""
+        return self._batches[0].size
+
+    @size.setter
+    def size(self, size: int) -> None:
+        for batch in self._batches:
+            batch.size = size
+
+    @property
+    def keeps_before(self) -> bool:
+        """Whether the states before the last step are wanted."""
+        return any(isinstance(batch, HostBatch | EnsembleBatch) and batch.keeps_before for batch in self._batches)
+
+    @keeps_before.setter
+    def keeps_before(self, wanted: bool) -> None:
+        for batch in self._batches:
+            if isinstance(batch, HostBatch | EnsembleBatch):
+                batch.keeps_before = wanted
+
+    @property
+    def read_chunk(self) -> Callable[[Array, Sequence[EngineRequest], Array, int], States] | None:
+        """The method that reads many tokens in a run, where all members have one."""
+        reads = self._in_chunks and all(batch.read_chunk is not None for batch in self._batches)
+        return self._read_chunk if reads else None
+
+    def start(self, slots: Array, requests: Sequence[EngineRequest], read: Array) -> None:
+        """Start these requests at `slots`, from their initial states, which come after `read` ids."""
+        for member, batch in zip(self._members, self._batches, strict=True):
+            batch.start(slots, [part(member, request) for request in requests], read)
+        self._feed(slots, requests, read)
+
+    def take(self, slots: Array) -> list[States]:
+        """Return a copy of the states of these rows, those of each member."""
+        return [batch.take(slots) for batch in self._batches]
+
+    def states_before(self, slots: Array, steps: int) -> list[dict[str, Array]]:
+        """Return a copy of the states of each of these rows as they are now, or as they were before the last step where `steps` is 1."""
+        found: list[dict[str, Array]] = [{} for _ in slots]
+        for member, batch in zip(self._members, self._batches, strict=True):
+            for row, own in zip(found, batch.states_before(slots, steps), strict=True):
+                row.update({member.full(name): value for name, value in own.items()})
+        return found
+
+    def put(self, slots: Array, states: Sequence[States], index: Array, requests: Sequence[EngineRequest], read: Array) -> None:  # fmt: skip
+        """Start requests at `slots` from the rows `index` of `states`, which come after `read` ids."""
+        for member, batch, own in zip(self._members, self._batches, states, strict=True):
+            batch.put(slots, own, index, [part(member, request) for request in requests], read)
+        self._feed(slots, requests, read)
+
+    def step(self) -> None:
+        """Take a step of every member with `tokens`, and combine their logits."""
+        n = self.size
+        for batch in self._batches:
+            batch.tokens[:n] = self.tokens[:n]
+        self._together.run(n)
+        logits, out = [batch.logits[:n] for batch in self._batches], self.logits[:n]
+        scratch = [array[:n] for array in self._scratch]
+        if self._mixes:
+            mixed_logprobs(logits, self._weights, out, scratch)
+        elif self.adds_up:
+            weighted_logprobs(logits, self._weights, out, scratch)
+        else:
+            weighted_logits(logits, self._weights, out, scratch[0])
+
+    def grow(self, count: int) -> None:
+        """Add rows at the end, for `start` or `put` to fill."""
+        for batch in self._batches:
+            batch.grow(count)
+
+    def keep(self, slots: Array) -> None:
+        """Go on with the rows at `slots`, in that order; a slot may be named more than once."""
+        for batch in self._batches:
+            batch.keep(slots)
+        self.tokens[: len(slots)] = self.tokens[slots]
+
+    def _read_chunk(self, slots: Array, requests: Sequence[EngineRequest], start: Array, count: int) -> list[States]:
+        found = []
+        for member, batch in zip(self._members, self._batches, strict=True):
+            assert batch.read_chunk is not None
+            found.append(batch.read_chunk(slots, [part(member, request) for request in requests], start, count))
+        return found
+
+    def _feed(self, slots: Array, requests: Sequence[EngineRequest], read: Array) -> None:
+        self.tokens[slots] = [request.ids[at] for request, at in zip(requests, read, strict=True)]
+
+
+class MemberContexts:
+    """The contexts of an ensemble's rows: those of each member."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._contexts = [batch.context for batch in batches]
+        self.moves = any(context.moves for context in self._contexts)
+
+    def refresh(self, histories: Callable[[], History], size: int) -> None:
+        """Write what this step's tokens have of their own, in all members; they see one history."""
+        if not self.moves:
+            return
+        seen: list[History] = []
+
+        def history() -> History:
+            if not seen:
+                seen.append(histories())
+            return seen[0]
+
+        for context in self._contexts:
+            context.refresh(history, size)
+
+    def source_length(self, slot: int, width: int) -> int:
+        """Return `width`: an ensemble has no attention of its own."""
+        return width
+
+
+class MemberStepInputs:
+    """The caller's `step_inputs` for the members: it is called once a step, and each member takes its part."""
+
+    def __init__(self, step_inputs: StepInputs) -> None:
+        self._step_inputs = step_inputs
+        self._last: tuple[History, Mapping[str, Array]] | None = None
+
+    def of(self, member: Member) -> StepInputs:
+        """Return the function of one member."""
+        return lambda history: member.read(self._values(history))
+
+    def _values(self, history: History) -> Mapping[str, Array]:
+        if self._last is None or self._last[0] is not history:
+            self._last = history, self._step_inputs(history)
+        return self._last[1]
+
+
+class MemberLatents(Latents):
+    """The latents that are drawn anew at every step, as one member reads them."""
+
+    def __init__(self, latents: Latents, member: Member) -> None:
+        super().__init__(member.network.latent_families)
+        self._latents, self._member = latents, member
+
+    def steps(
+        self, auxiliary_inputs: Sequence[AuxiliaryInput], sequences: Array, starts: Array, count: int
+    ) -> dict[str, Array]:
+        """Return the values for `count` positions from `starts` on, see `Latents.steps`."""
+        renamed = [replace(aux, name=self._member.input(aux.name)) for aux in auxiliary_inputs if aux.kind == "latent"]
+        return self._member.read(self._latents.steps(renamed, sequences, starts, count))
+
+
+def member_call(call: Call, member: Member) -> Call:
+    """Return the call as one member of the ensemble sees it: with its own latents; its `step_inputs` are shared, see `MemberStepInputs`."""
+    return replace(call, latents=None if call.latents is None else MemberLatents(call.latents, member))
+
+
+def part(member: Member, request: EngineRequest) -> EngineRequest:
+    """Return the request as one member of the ensemble reads it: with its own contexts and states."""
+    return replace(request, context=member.read(request.context), states=member.states(request.states))

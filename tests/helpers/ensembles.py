@@ -1,0 +1,89 @@
+"""What an ensemble should do, from the scores of each member alone."""
+
+import numpy as np
+
+from decoding import score
+
+
+def log_softmax(x):
+    x = np.asarray(x, np.float64)
+    with np.errstate(divide="ignore"):
+        return x - np.logaddexp.reduce(x, axis=-1, keepdims=True)
+
+
+def next_logprobs(model, prefix, **inputs):
+    """Float64 [V]: the log-probability of every token after a prefix, by `score()` of one member; `inputs` are those of one prompt."""
+    each = {
+        name: {key: [row] * model.vocab_size for key, row in value.items()}
+        if isinstance(value, dict)
+        else [value] * model.vocab_size
+        for name, value in inputs.items()
+    }
+    bos = [] if model.bos_token_id is None else [model.bos_token_id]
+    assert list(prefix[: len(bos)]) == bos  # score() puts it in front
+    sequences = [[*prefix[len(bos) :], token] for token in range(model.vocab_size)]
+    return np.array([own[-1] for own in score(model, sequences, **each)], np.float64)
+
+
+def combined(logprobs, weights=None, combine="logprobs"):
+    """The scores [..., V] of an ensemble from the log-probabilities of its members: not normalised for "logprobs"."""
+    weights = np.full(len(logprobs), 1 / len(logprobs)) if weights is None else np.asarray(weights, np.float64)
+    if combine == "probs":
+        with np.errstate(divide="ignore"):
+            return np.log(sum(w * np.exp(x) for w, x in zip(weights / weights.sum(), logprobs, strict=True)))
+    forbidden = np.any([(x == -np.inf) & (w != 0) for w, x in zip(weights, logprobs, strict=True)], axis=0)
+    with np.errstate(invalid="ignore"):
+        total = sum(w * x for w, x in zip(weights, logprobs, strict=True) if w)
+    return np.where(forbidden, -np.inf, total)
+
+
+class Truth:
+    """The scores of an ensemble after any prefix.
+
+    Args:
+        members: each a model and its own inputs for one prompt, as `score()` takes them.
+    """
+
+    def __init__(self, members, weights=None, combine="logprobs"):
+        self._members, self._weights, self._combine = members, weights, combine
+        self._known = {}
+
+    def scores(self, prefix):
+        """Float64 [V], as beams add them up."""
+        key = tuple(map(int, prefix))
+        if key not in self._known:
+            each = [next_logprobs(model, list(key), **inputs) for model, inputs in self._members]
+            self._known[key] = combined(each, self._weights, self._combine)
+        return self._known[key]
+
+    def logprobs(self, prefix):
+        """Float64 [V], the distribution that is drawn from."""
+        return log_softmax(self.scores(prefix))
+
+    def of_output(self, prompt, tokens):
+        """The log-probability and the added score of each token of an output."""
+        steps = [[*prompt, *tokens[:t]] for t in range(len(tokens))]
+        logprobs = np.array([self.logprobs(p)[token] for p, token in zip(steps, tokens, strict=True)])
+        return logprobs, np.array([self.scores(p)[token] for p, token in zip(steps, tokens, strict=True)])
+
+    def greedy(self, prompt, count):
+        """The most probable token, `count` times."""
+        out = []
+        for _ in range(count):
+            out.append(int(np.argmax(self.scores([*prompt, *out]))))
+        return out
+
+    def best(self, prompt, length, count, eos=None, banned=()):
+        """The outputs of greatest mean score among all of that length, or ended by EOS before: an exhaustive search without banned tokens."""
+        found = []
+
+        def extend(tokens, score):
+            if len(tokens) == length or (tokens and tokens[-1] == eos):
+                found.append((score / len(tokens), tokens))
+                return
+            for token, own in enumerate(self.scores([*prompt, *tokens])):
+                if token not in banned:
+                    extend([*tokens, token], score + own)
+
+        extend([], 0.0)
+        return sorted(found, key=lambda one: -one[0])[:count]
