@@ -159,10 +159,13 @@ def test_several_encoders_providers_and_ids():
     )
 
 
-def test_a_regular_expression_is_a_constraint_where_there_are_any(monkeypatch):
-    model = load(build.recurrent())
-    monkeypatch.setattr(decoding, "Regex", lambda pattern: ("regex", pattern), raising=False)
-    assert decode_options(parsed("--regex", "a+"), model)["processors"] == [("regex", "a+")]
-    monkeypatch.delattr(decoding, "Regex")
-    with pytest.raises(OptionError, match="--regex 'a\\+': this version has no constraints"):
-        decode_options(parsed("--regex", "a+"), model)
+def test_a_regular_expression_is_a_constraint_of_the_outputs(model):
+    (constraint,) = decode_options(parsed("--regex", "a+"), model)["processors"]
+    assert repr(constraint) == repr(decoding.Regex("a+"))
+
+
+def test_phrases_that_beams_contain(model):
+    beam = strategy_of(parsed("--num-beams", "4", "--must-contain", "ab", "--must-contain", "c"))
+    assert beam == decoding.Beam(4, must_contain=decoding.MustContain(["ab", "c"]))
+    with pytest.raises(OptionError, match="--must-contain: an option of beam search"):
+        strategy_of(parsed("--must-contain", "ab"))
