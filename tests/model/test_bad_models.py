@@ -14,8 +14,9 @@ def test_wrong_files_and_roles_raise_only_our_errors(kind):
     result = fuzz(seed=2026, numbers=range(count), kind=kind)
     assert not result.bugs
     assert not result.hung
-    # What ends the process does so inside onnxruntime; more than a few would say that load() led it there.
-    assert len(result.crashed) <= 2, result.deaths
+    assert not result.crashed
+    # onnxruntime itself may die; more than a few would say that load() led it there.
+    assert len(result.crashed_native) <= 2, result.crashed_native
     assert result.counts["refused"] > refused
     assert result.counts["loaded"] > loaded
 
