@@ -325,6 +325,10 @@ static void check_lengths(const net *n) {
         } else {
             make_memory(&one, n, 1, r);
         }
+        for (int64_t t = lengths[r]; t < TIME; t++)
+            for (int64_t j = 0; j < width; j++)
+                CHECK(top[(t * SEVEN + r) * width + j] == 0.0f, "%s: the top after a row's end",
+                      n->plan.name);
         CHECK(same_row(n, &all, r, &one, 0), "%s: row %lld by its length", n->plan.name, (long long)r);
         free_memory(&one, n);
     }
