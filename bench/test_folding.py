@@ -29,12 +29,15 @@ def test_step(benchmark, monkeypatch, peer, network, batch):
     monkeypatch.setattr(fold_embedding, "SMALLEST_HIDDEN", 1)
     hidden, layers, vocab = network
     model = decoding.load(make(hidden, layers, vocab)[1], threads=1)
-    session = model.session
+    session = model._network.session
     if peer == "folded":
-        session = Session(fold_embedding.fold_embedding(model._graph, model.contract), threads=1)
+        session = Session(fold_embedding.fold_embedding(model._graph, model._network.contract), threads=1)
     ids = np.random.default_rng(0).integers(0, vocab, (batch, 1))
-    feeds = {**model.contract.feeds(ids), **{s.input: s.initial_rows(batch) for s in model.contract.states}}
-    names = [model.contract.logits.name]
+    feeds = {
+        **model._network.contract.feeds(ids),
+        **{s.input: s.initial_rows(batch) for s in model._network.contract.states},
+    }
+    names = [model._network.contract.logits.name]
 
     def steps():
         for _ in range(STEPS):

@@ -54,10 +54,13 @@ def models(tmp_path_factory):
 def test_step(benchmark, models, peer, case):
     hidden, layers, vocab, batch = case
     model = models((hidden, layers, vocab))["bare" if peer == "folded" else peer]
-    session = model.step_session if peer == "folded" else model.session
+    session = model._network.step_session if peer == "folded" else model._network.session
     ids = np.random.default_rng(0).integers(0, vocab, (batch, 1))
-    feeds = {**model.contract.feeds(ids), **{s.input: s.initial_rows(batch) for s in model.contract.states}}
-    names = [model.contract.logits.name, *(s.output for s in model.contract.states)]
+    feeds = {
+        **model._network.contract.feeds(ids),
+        **{s.input: s.initial_rows(batch) for s in model._network.contract.states},
+    }
+    names = [model._network.contract.logits.name, *(s.output for s in model._network.contract.states)]
 
     def steps():
         for _ in range(STEPS):
@@ -66,6 +69,6 @@ def test_step(benchmark, models, peer, case):
     name = f"{layers}x{hidden}, V {vocab}, B {batch}"
     benchmark.group = name
     benchmark.extra_info.update(workload=name, peer=peer, steps=STEPS)
-    exact = models((hidden, layers, vocab))["bare"].session
-    benchmark.extra_info["moved"] = round(equivalence.change(session, exact, model.contract), 4)
+    exact = models((hidden, layers, vocab))["bare"]._network.session
+    benchmark.extra_info["moved"] = round(equivalence.change(session, exact, model._network.contract), 4)
     benchmark.pedantic(steps, rounds=15, warmup_rounds=1)

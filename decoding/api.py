@@ -43,6 +43,7 @@ from decoding.inputs.workers import check_workers, choose_workers
 from decoding.model.discriminator import Discriminator
 from decoding.model.graph.graph import ModelFile
 from decoding.model.model import Model
+from decoding.model.network import Network
 from decoding.processors import Processor
 from decoding.results import Decoded, Hypothesis, TokenEvent
 from decoding.strategies import Greedy, Sample, Strategy
@@ -153,11 +154,11 @@ def decode(
     for settings in dict.fromkeys(r.settings for r in requests):
         check_memory(model, call, workers, len(requests), taught=teacher is not None, settings=settings)
     call, requests = with_teacher(model, call, requests, teacher, teacher_ratio)
-    finished = decode_requests(model, call, requests, workers)
+    finished = decode_requests(model._network, call, requests, workers)
     watched: Iterable[FinishedSequence] = finished
     if progress:
         watched = with_bar(finished, sum(r.settings.outputs for r in requests))
-    groups = sorted(by_prompt(model, call.latents, watched), key=lambda group: group[0].prompt_index)
+    groups = sorted(by_prompt(call, watched), key=lambda group: group[0].prompt_index)
     return Decoded([hypothesis for group in groups for hypothesis in group])
 
 
@@ -189,7 +190,7 @@ def stream(
                 f"strategy={shown(settings.strategy)}: it knows no token before the end; use decode(), or another strategy"
             )
         check_memory(model, call, 1, len(requests), settings=settings)
-    return Outputs("stream", _token_events(model, call, requests))
+    return Outputs("stream", _token_events(model._network, call, requests))
 
 
 def decode_iter(
@@ -218,15 +219,15 @@ def decode_iter(
     check_flag("progress", progress)
     call = make_call(model, strategy, **options)
     # Requests with options of their own may come at any time.
-    call = replace(call, mixed=True, attention=model.contract.attention is not None, latents=_latents(model))
+    call = replace(call, mixed=True, attention=model._network.contract.attention is not None, latents=_latents(model))
     requests = requests_of_iterable(model, call, prompts, prefix)
     workers = check_workers(model, workers)
     check_memory(model, call, workers, None)
     if isinstance(prompts, Sequence):  # it does not block
-        finished = decode_requests(model, call, requests, workers)
+        finished = decode_requests(model._network, call, requests, workers)
     else:
-        finished = decode_iterable(model, replace(call, live=True), requests, workers)
-    return Outputs("decode_iter", _hypotheses(model, call, finished, progress))
+        finished = decode_iterable(model._network, replace(call, live=True), requests, workers)
+    return Outputs("decode_iter", _hypotheses(call, finished, progress))
 
 
 def score(
@@ -268,9 +269,9 @@ def score(
     bos = bos_ids(model)
     requests = make_requests(model, call, [np.concatenate([bos, own]) for own in ids], sources, context)
     call, requests = with_latents(model, call, requests, latents)
-    requests = [r for _, r in with_latents_of(call.latents, enumerate(requests), model.contract)]
-    with using(model), token_bar(sum(len(r.ids) - 1 for r in requests), progress) as bar:
-        scores = score_sequences(model, call, requests, bar.update)
+    requests = [r for _, r in with_latents_of(call.latents, enumerate(requests), model._network.contract)]
+    with using(model._network), token_bar(sum(len(r.ids) - 1 for r in requests), progress) as bar:
+        scores = score_sequences(model._network, call, requests, bar.update)
     first = np.array([] if len(bos) else [np.nan], np.float32)  # nothing comes before a first token without BOS
     return [np.concatenate([first, scores[i]]) for i in range(len(ids))]
 
@@ -351,14 +352,14 @@ def rollout(
     requests = make_requests(model, call, ids, sources, context)
     own, requests = with_latents(model, call, requests, latents)
     # All completions of a sequence share its latents.
-    requests = [r for _, r in with_latents_of(own.latents, enumerate(requests), model.contract)]
+    requests = [r for _, r in with_latents_of(own.latents, enumerate(requests), model._network.contract)]
     episodes = make_episodes(model, call.settings, requests, max_new_tokens, pad_token_id)
     outputs = check_completions(call.settings, n)
     call = replace(call, settings=replace(call.settings, outputs=outputs))
     prefixes = episodes.length * len(ids)
     workers = choose_workers(model, call, workers, prefixes * outputs, processors=bool(processors))
     check_memory(model, call, workers, prefixes, ids=8 * episodes.width * min(len(ids), 128))
-    return action_values(model, call, episodes, _reward(reward), workers, with_bar if progress else None)
+    return action_values(model._network, call, episodes, _reward(reward), workers, with_bar if progress else None)
 
 
 def _requests(
@@ -389,28 +390,26 @@ def _reward(reward: Reward | ModelFile) -> Reward:
     return reward if callable(reward) else Discriminator(reward)
 
 
-def _hypotheses(
-    model: Model, call: Call, finished: Generator[FinishedSequence], progress: bool
-) -> Generator[Hypothesis]:
+def _hypotheses(call: Call, finished: Generator[FinishedSequence], progress: bool) -> Generator[Hypothesis]:
     """Yield the hypotheses of each prompt; closing this closes the search, whoever else holds it."""
     with closing(finished):
         watched = with_bar(finished, None) if progress else finished
-        for group in by_prompt(model, call.latents, watched):
+        for group in by_prompt(call, watched):
             yield from group
 
 
-def _token_events(model: Model, call: Call, requests: list[EngineRequest]) -> Generator[TokenEvent]:
+def _token_events(network: Network, call: Call, requests: list[EngineRequest]) -> Generator[TokenEvent]:
     """Decode the requests in one thread and yield every token as it is chosen."""
-    with using(model):
-        yield from _choices(model, call, requests)
+    with using(network):
+        yield from _choices(network, call, requests)
 
 
-def _choices(model: Model, call: Call, requests: list[EngineRequest]) -> Generator[TokenEvent]:
-    for group in alike(model.contract, requests, len(requests)):
+def _choices(network: Network, call: Call, requests: list[EngineRequest]) -> Generator[TokenEvent]:
+    for group in alike(network.contract, requests, len(requests)):
         own = list(group)
         rows = min(call.batch_size, sum(r.settings.outputs for r in own))
-        search = SamplingSearch(model, call, queue_requests(model, call, own, rows), rows)
-        events = Events(model)
+        search = SamplingSearch(network, call, queue_requests(network, call, own, rows), rows)
+        events = Events(call.tokenizer)
         for choice in search.choices():
             request, sequence = choice.request, choice.sequence
             output = sequence - request.first

@@ -77,7 +77,7 @@ class Ticket:
         self._events: list[TokenEvent] | None = None  # from the first on, where anybody listens
         self._listeners: list[Callable[[TokenEvent | None], None]] = []
         self._told: dict[int, int] = {}  # how many tokens of each sequence are events
-        self._texts = Events(engine._model)
+        self._texts = Events(engine._model.tokenizer)
 
     def done(self) -> bool:
         """Return whether it has ended: with a result, an error, or because it was cancelled."""
@@ -237,7 +237,7 @@ class Engine:
         workers = check_workers(self._model, workers)
         call = make_call(self._model, strategy, **options)
         check_memory(self._model, call, workers, None)
-        contract, latents = self._model.contract, self._model.latents
+        contract, latents = self._model._network.contract, self._model.latents
         limit = whole_number("known_states", known_states, 0, below=2**31)
         keeps = limit > 0 and contract.window is None and not latents and bool(contract.states)
         keeps = keeps and all(state.free_axis is None for state in contract.states)  # which grow without bound
@@ -255,7 +255,7 @@ class Engine:
         self._closed = False
         self._counts = Counter[str]()
         self._start, self._slots = time.monotonic(), call.batch_size * workers
-        self._searches = LiveSearches(self._model, self._call, call.batch_size, workers, self, self._left)
+        self._searches = LiveSearches(self._model._network, self._call, call.batch_size, workers, self, self._left)
         self._searches.start()
 
     def submit(self, request: Any) -> Ticket:
@@ -373,7 +373,7 @@ class Engine:
         if ticket is None or not ticket._add(sequence):
             return
         self._tickets.pop(sequence.request.index, None)
-        decoded = Decoded(hypotheses(self._model, self._call.latents, ticket._finished, 0))
+        decoded = Decoded(hypotheses(self._call, ticket._finished, 0))
         self._counts["finished"] += 1
         self._counts["tokens"] += sum(len(f.logprobs) for f in ticket._finished)
         ticket._end(decoded, None)

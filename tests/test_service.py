@@ -180,9 +180,10 @@ def test_close_drains_or_cancels(model):
 
 def test_many_outputs_do_not_keep_others_waiting(model):
     with Engine(model, Sample(), batch_size=4, max_new_tokens=40, eos_token_id=None) as engine:
-        many = engine.submit(Request([1], num_return_sequences=64))
+        slow = Request([1], num_return_sequences=64, processors=[lambda history, logits: time.sleep(0.001)])
+        many = engine.submit(slow)  # at least 640 steps, of a millisecond each
         for number in range(6):
-            engine.submit([number]).result(20)
+            engine.submit(Request([number], max_new_tokens=5)).result(20)
         assert not many.done()
         assert len(many.result(60)) == 64
 
@@ -190,10 +191,10 @@ def test_many_outputs_do_not_keep_others_waiting(model):
 def test_a_conversation_reads_each_token_once(model):
     """Every turn's prompt is all that came before, and something new."""
     reads = []
-    read_chunk = type(model.read_session).run
+    read_chunk = type(model._network.read_session).run
 
     def counted(session, feeds, outputs, **options):
-        reads.append(feeds[model.contract.token.name].size)
+        reads.append(feeds[model._network.contract.token.name].size)
         return read_chunk(session, feeds, outputs, **options)
 
     for known_states in (0, 8):
@@ -201,7 +202,7 @@ def test_a_conversation_reads_each_token_once(model):
             text, expected = [1, 2], []
             reads.clear()
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(type(model.read_session), "run", counted)
+                patch.setattr(type(model._network.read_session), "run", counted)
                 for turn in range(20):
                     text += [turn % 23, 5]
                     found = engine.submit(Request(text, Sample(), seed=turn)).result(20)[0].tokens

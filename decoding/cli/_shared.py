@@ -32,14 +32,14 @@ def read_prompt(model: Model, prompt: str | None, name: str = "PROMPT") -> str |
     Raises:
         OptionError: there is no prompt where one is needed, or its words are no ids.
     """
-    if model.encoders is not None:
+    if model._network.encoders is not None:
         if prompt is None:
             raise OptionError(f"PROMPT: {model.name} has an encoder; give a source for it to read")
-        if any(stage.tokenizer is not None for stage in model.encoders):
+        if any(stage.tokenizer is not None for stage in model._network.encoders):
             return prompt
     elif prompt is None and model.bos_token_id is None:
         raise OptionError(f"PROMPT: {model.name} has no BOS to start from; give a prompt to continue")
-    if prompt is None or (model.encoders is None and model.tokenizer is not None):
+    if prompt is None or (model._network.encoders is None and model.tokenizer is not None):
         return prompt
     try:
         return [int(word) for word in prompt.split()]

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     prompt, strategy = read_prompt(model, args.prompt), _strategy(args)
     options: dict[str, Any] = {"max_new_tokens": args.max_new_tokens, "seed": args.seed}
     # A source is read, not continued: only a prompt belongs to the text.
-    before = args.prompt or "" if model.encoders is None else ""
+    before = args.prompt or "" if model._network.encoders is None else ""
     if args.n == 1 and not isinstance(strategy, Beam) and args.plot is None:
         _print_stream(model, before, stream(model, prompt, strategy, **options))
         return
@@ -123,7 +123,7 @@ def _print_outputs(model: Model, before: str, out: Decoded, wanted: int) -> None
 
 def _wanted_by_plot(model: Model, strategy: Strategy, trace: Any, outputs: int) -> dict[str, Any]:
     """Return the options of decode() that the picture needs: attention where the model has it, else all beams."""
-    if model.contract.attention is not None:
+    if model._network.contract.attention is not None:
         return {"return_attention": True}
     if isinstance(strategy, Beam):
         return {"processors": [trace], "num_return_sequences": max(outputs, strategy.num_beams)}

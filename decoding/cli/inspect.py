@@ -38,12 +38,12 @@ def run(args: argparse.Namespace) -> None:
 def _placement_table(model: Model) -> str:
     """Return a table of the providers: how many operators of a step each runs, and of what kinds."""
     kinds: dict[str, Counter[str]] = {}
-    for run in model.placement():
+    for run in model._network.placement():
         kinds.setdefault(run.provider, Counter())[run.op] += 1
     rows = [("provider", "operators", "kinds")]
     for provider, ops in sorted(kinds.items(), key=lambda item: -item[1].total()):
         rows.append((provider, str(ops.total()), ", ".join(f"{op} {count}" for op, count in ops.most_common())))
     wide = max(len(row[0]) for row in rows)
     lines = [f"{provider.ljust(wide)}  {count:>9}  {ops}" for provider, count, ops in rows]
-    uncaptured = model.device_step(None).uncaptured if model.on_device else ""
+    uncaptured = model._network.device_step(None).uncaptured if model._network.on_device else ""
     return "\n".join([*lines, *([f"note: without CUDA graphs: {uncaptured}"] if uncaptured else [])])

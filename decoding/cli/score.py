@@ -39,7 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> None:
     """Print the log-probability of each line with --lines, and the perplexity of all."""
     model = load(args.model, executor=args.executor)
-    if model.encoders is not None:
+    if model._network.encoders is not None:
         raise OptionError(
             f"{model.name} has an encoder, whose sources `decoding score` cannot be given; in Python: score(model, sequences, prompts=sources)"
         )

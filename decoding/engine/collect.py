@@ -7,15 +7,11 @@ from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
-from decoding.engine.latents import Latents
-from decoding.engine.request import FinishedSequence
-from decoding.model.model import Model
+from decoding.engine.request import Call, FinishedSequence
 from decoding.results import Hypothesis
 
 
-def by_prompt(
-    model: Model, latents: Latents | None, finished: Iterable[FinishedSequence]
-) -> Iterator[list[Hypothesis]]:
+def by_prompt(call: Call, finished: Iterable[FinishedSequence]) -> Iterator[list[Hypothesis]]:
     """Yield the hypotheses of each prompt, best first, as soon as all of them are finished."""
     waiting: dict[int, list[FinishedSequence]] = {}
     for one in finished:
@@ -23,17 +19,15 @@ def by_prompt(
         group.append(one)
         if len(group) == one.siblings:
             del waiting[one.request.index]
-            yield hypotheses(model, latents, group, one.request.index)
+            yield hypotheses(call, group, one.request.index)
 
 
-def hypotheses(
-    model: Model, latents: Latents | None, group: list[FinishedSequence], prompt_index: int
-) -> list[Hypothesis]:
+def hypotheses(call: Call, group: list[FinishedSequence], prompt_index: int) -> list[Hypothesis]:
     """Return the outputs of one request, best first."""
     ranked = sorted(group, key=lambda f: (-f.score, f.sequence))
-    found = [_hypothesis(model, latents, prompt_index, rank, f) for rank, f in enumerate(ranked)]
-    if latents is not None:
-        latents.forget([_latent_key(f) for f in group])
+    found = [_hypothesis(call, prompt_index, rank, f) for rank, f in enumerate(ranked)]
+    if call.latents is not None:
+        call.latents.forget([_latent_key(f) for f in group])
     return found
 
 
@@ -42,8 +36,8 @@ def _latent_key(f: FinishedSequence) -> int:
     return f.request.first if f.request.settings.strategy.searches_together else f.sequence
 
 
-def _hypothesis(model: Model, latents: Latents | None, prompt: int, rank: int, f: FinishedSequence) -> Hypothesis:
-    latent = None if latents is None else latents.of(_latent_key(f), len(f.logprobs))
+def _hypothesis(call: Call, prompt: int, rank: int, f: FinishedSequence) -> Hypothesis:
+    latent = None if call.latents is None else call.latents.of(_latent_key(f), len(f.logprobs))
     return Hypothesis(
         prompt_index=prompt,
         rank=rank,
@@ -52,7 +46,7 @@ def _hypothesis(model: Model, latents: Latents | None, prompt: int, rank: int, f
         finish_reason=f.finish_reason,
         token_logprobs=f.logprobs,
         ids=f.tokens,
-        _tokenizer=model.tokenizer,
+        _tokenizer=call.tokenizer,
         top_logprobs=f.top,
         teacher_logprobs=f.teacher,
         attention=f.attention,

@@ -15,7 +15,7 @@ from decoding.model.contract.contract import Contract
 from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.contract.pad import shape_of
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 
 # Sources that are encoded before a slot is free: it bounds the memory of an endless list of prompts.
 _AHEAD = 32
@@ -34,7 +34,7 @@ def with_latents_of(latents: Latents | None, rows: Iterable[Row], contract: Cont
         yield sequence, replace(request, sequence=sequence, context=context, latents=values)
 
 
-def encoded_rows(model: Model, rows: Iterator[Row], size: int) -> Iterator[Row]:
+def encoded_rows(network: Network, rows: Iterator[Row], size: int) -> Iterator[Row]:
     """Yield the rows with their sources encoded, each source once however many rows it has.
 
     Args:
@@ -44,23 +44,23 @@ def encoded_rows(model: Model, rows: Iterator[Row], size: int) -> Iterator[Row]:
     while chunk := list(itertools.islice(rows, min(size, _AHEAD))):
         done = {r.key: r for r in last}
         new = list({r.key: r for _, r in chunk if r.key not in done}.values())
-        done |= {r.key: r for r in encoded(model, new)}
+        done |= {r.key: r for r in encoded(network, new)}
         last = [done[chunk[-1][1].key]]
         yield from ((sequence, done[r.key]) for sequence, r in chunk)
 
 
-def encoded(model: Model, requests: Sequence[EngineRequest]) -> list[EngineRequest]:
+def encoded(network: Network, requests: Sequence[EngineRequest]) -> list[EngineRequest]:
     """Return the requests with their sources encoded: as contexts and initial states.
 
     Raises:
         OptionError: a source gives a context of a size that the decoder does not take.
     """
     todo = [r for r in requests if (r.source or r.latents) and not r.encoded]
-    if model.encoders is None or not todo:
+    if network.encoders is None or not todo:
         return list(requests)
-    auxiliary_inputs = {f.name: f for f in model.contract.all_auxiliary_inputs if f.of_rows}
+    auxiliary_inputs = {f.name: f for f in network.contract.all_auxiliary_inputs if f.of_rows}
     results = dict(
-        zip((r.key for r in todo), model.encoders.run([{**r.source, **r.latents} for r in todo]), strict=True)
+        zip((r.key for r in todo), network.encoders.run([{**r.source, **r.latents} for r in todo]), strict=True)
     )
     found = []
     for request in requests:

@@ -13,41 +13,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from decoding.errors import ModelError
-from decoding.model.model import Model
+from decoding.model.network import Network
 
 # Calls that run: the model, and the thread that steps it; None for threads of our own.
-_calls: dict[object, tuple[Model, int | None]] = {}
-_lost: weakref.WeakSet[Model] = weakref.WeakSet()
+_calls: dict[object, tuple[Network, int | None]] = {}
+_lost: weakref.WeakSet[Network] = weakref.WeakSet()
 
 
 @contextmanager
-def using(model: Model, *, in_threads: bool = False) -> Iterator[None]:
+def using(network: Network, *, in_threads: bool = False) -> Iterator[None]:
     """Mark the model as in use by this thread, or by threads of our own, while the block runs."""
     call = object()
-    _calls[call] = model, None if in_threads else threading.get_ident()
+    _calls[call] = network, None if in_threads else threading.get_ident()
     try:
         yield
     finally:
         _calls.pop(call, None)
 
 
-def check_usable(model: Model) -> None:
+def check_usable(network: Network) -> None:
     """Refuse a model that another thread was using when this process was forked.
 
     Raises:
         ModelError: it was.
     """
-    if model in _lost:
+    if network in _lost:
         raise ModelError(
-            f"{model.name}: another thread was decoding with this model when the process was forked, so that its session may "
+            f"{network.name}: another thread was decoding with this model when the process was forked, so that its session may "
             "be locked for good in the child; load the model in the child, or start processes by 'spawn'"
         )
 
 
 def _after_fork() -> None:
-    for call, (model, thread) in list(_calls.items()):
+    for call, (network, thread) in list(_calls.items()):
         if thread != threading.get_ident():
-            _lost.add(model)
+            _lost.add(network)
             del _calls[call]
 
 

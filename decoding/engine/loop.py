@@ -10,11 +10,11 @@ from decoding.engine.forks import using
 from decoding.engine.request import Call, EngineRequest, FinishedSequence, RequestQueue, Row, RowSource
 from decoding.engine.search.mixed import MixedSearch, make_search
 from decoding.engine.workers import Workers
-from decoding.model.model import Model
+from decoding.model.network import Network
 
 
 def decode_requests(
-    model: Model, call: Call, requests: Iterable[EngineRequest], workers: int
+    network: Network, call: Call, requests: Iterable[EngineRequest], workers: int
 ) -> Generator[FinishedSequence]:
     """Decode all requests, yielding sequences as they finish.
 
@@ -22,32 +22,34 @@ def decode_requests(
         workers: threads, each with a batch of its own, which take requests from one queue and share one session
             of one intra-op thread.
     """
-    for group in alike(model.contract, requests, call.batch_size):
+    for group in alike(network.contract, requests, call.batch_size):
         rows = _rows(group, call, workers)
-        queue = queue_requests(model, call, group, rows)
+        queue = queue_requests(network, call, group, rows)
         if workers == 1:
-            with using(model):
-                yield from run_search(model, call, queue, rows)
+            with using(network):
+                yield from run_search(network, call, queue, rows)
         else:
-            yield from _in_threads(model, call, queue, rows, workers)
+            yield from _in_threads(network, call, queue, rows, workers)
 
 
-def queue_requests(model: Model, call: Call, requests: Iterable[EngineRequest], rows: int) -> RequestQueue:
+def queue_requests(network: Network, call: Call, requests: Iterable[EngineRequest], rows: int) -> RequestQueue:
     """Return the queue of these requests; as a request is taken, its latents are drawn, its source is encoded and its length limited."""
 
     def prepare(given: Iterator[Row]) -> Iterator[Row]:
-        given = with_latents_of(call.latents, given, model.contract)
-        if model.encoders is not None:
-            given = encoded_rows(model, given, rows)
-        return limited_rows(model.contract, given)
+        given = with_latents_of(call.latents, given, network.contract)
+        if network.encoders is not None:
+            given = encoded_rows(network, given, rows)
+        return limited_rows(network.contract, given)
 
     return RequestQueue(requests, prepare)
 
 
-def run_search(model: Model, call: Call, queue: RowSource, rows: int) -> Iterator[FinishedSequence]:
+def run_search(network: Network, call: Call, queue: RowSource, rows: int) -> Iterator[FinishedSequence]:
     """Decode the whole queue, yielding each sequence as it finishes; `rows` of them run together."""
     search = (
-        MixedSearch(model, call, queue, rows) if call.mixed else make_search(model, call, call.settings, queue, rows)
+        MixedSearch(network, call, queue, rows)
+        if call.mixed
+        else make_search(network, call, call.settings, queue, rows)
     )
     return cast(
         Iterator[FinishedSequence], search.run()
@@ -62,9 +64,11 @@ def _rows(requests: Iterable[EngineRequest], call: Call, workers: int) -> int:
     return max(1, min(call.batch_size, share))
 
 
-def _in_threads(model: Model, call: Call, queue: RequestQueue, rows: int, workers: int) -> Iterator[FinishedSequence]:
+def _in_threads(
+    network: Network, call: Call, queue: RequestQueue, rows: int, workers: int
+) -> Iterator[FinishedSequence]:
     """Run a search in each of several threads. Leaving early (an error, Ctrl-C, a closed iterator) stops them all."""
-    alone, group = model.single_threaded(), Workers(model, queue, bound=workers * rows)
+    alone, group = network.single_threaded(), Workers(network, queue, bound=workers * rows)
     try:
         group.start(run_search(alone, call, queue, rows) for _ in range(workers))
         yield from group.results()

@@ -15,6 +15,7 @@ from decoding.model.graph.types import Array
 from decoding.processors import History, Processor
 from decoding.results import FinishReason
 from decoding.strategies import Beam, Strategy
+from decoding.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +133,7 @@ class Call:
     Attributes:
         seed: key of the random generator, for requests without one.
         batch_size: rows that run together.
+        tokenizer: of the model, or None.
         teacher_ratio: probability of feeding the teacher's token; None without a teacher.
         step_inputs: computes contexts anew for each step.
         latents: the latents of all sequences; None where the model has none.
@@ -145,6 +147,7 @@ class Call:
     settings: Settings
     seed: int
     batch_size: int
+    tokenizer: Tokenizer | None = None
     teacher_ratio: float | None = None
     step_inputs: Callable[[History], Mapping[str, Array]] | None = None
     latents: Latents | None = None

@@ -18,7 +18,7 @@ from decoding.errors import DecodeError, OptionError
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.pad import pad_together
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 
 Reward = Callable[[Array], object]
 Watch = Callable[[Iterable[FinishedSequence], int | None], Iterable[FinishedSequence]]
@@ -81,7 +81,7 @@ class Wave(NamedTuple):
 
 
 def action_values(
-    model: Model, call: Call, episodes: Episodes, reward: Reward, workers: int, watch: Watch | None = None
+    network: Network, call: Call, episodes: Episodes, reward: Reward, workers: int, watch: Watch | None = None
 ) -> Array:
     """Return float64 [sequences, T]: the mean reward of `call.settings.outputs` completions after each token.
 
@@ -97,12 +97,12 @@ def action_values(
     for row in range(len(episodes.requests)):
         own.add(row, episodes.own(row))
     values = np.repeat(own.values[:, None], episodes.length, 1)
-    waves = list(episodes.waves(model.contract))
+    waves = list(episodes.waves(network.contract))
     positions = [(wave.rows[slot], wave.end) for wave in waves for slot in wave.slots]
     if positions:
         completed = _Rewards(reward, episodes, len(positions) * outputs)
         with closing(
-            _completions(model, call, prefixes(model, episodes, waves, call.settings, seed), positions, workers)
+            _completions(network, call, prefixes(network, episodes, waves, call.settings, seed), positions, workers)
         ) as completions:
             watched = completions if watch is None else watch(completions, len(positions) * outputs)
             for finished in watched:  # a reward that fails stops the workers
@@ -114,10 +114,10 @@ def action_values(
 
 
 def _completions(
-    model: Model, call: Call, requests: Iterator[EngineRequest], positions: Sequence[tuple[int, int]], workers: int
+    network: Network, call: Call, requests: Iterator[EngineRequest], positions: Sequence[tuple[int, int]], workers: int
 ) -> Generator[FinishedSequence]:
     try:
-        yield from decode_requests(model, call, requests, workers)
+        yield from decode_requests(network, call, requests, workers)
     except DecodeError as error:
         if error.row is None:
             raise
@@ -127,19 +127,19 @@ def _completions(
 
 
 def prefixes(
-    model: Model, episodes: Episodes, waves: Iterable[Wave], settings: Settings, seed: int
+    network: Network, episodes: Episodes, waves: Iterable[Wave], settings: Settings, seed: int
 ) -> Iterator[EngineRequest]:
     """Yield the prefixes of all waves, each with the states before its last token: a token is read once for all rows of a wave."""
-    c, numbers, rows = model.contract, itertools.count(), None
-    keeps_states = bool(c.states) and model.reads_chunks_on_device  # else each prefix is read by itself
+    c, numbers, rows = network.contract, itertools.count(), None
+    keeps_states = bool(c.states) and network.reads_chunks_on_device  # else each prefix is read by itself
     for wave in waves:
         if wave.rows is not rows:
             rows, read = wave.rows, 0
-            own = encoded(model, [episodes.requests[row] for row in rows])
+            own = encoded(network, [episodes.requests[row] for row in rows])
             states = initial_states(c, own)
         at = episodes.bos + wave.end
         while keeps_states and read < at:
-            states, read = _read(model, own, read, states), read + 1
+            states, read = _read(network, own, read, states), read + 1
         for slot in wave.slots:
             before = {s.input: value.take(slot, s.batch_axis) for s, value in zip(c.states, states, strict=True)}
             number = next(numbers)
@@ -158,15 +158,15 @@ def prefixes(
             )
 
 
-def _read(model: Model, requests: Sequence[EngineRequest], at: int, states: Sequence[Array]) -> list[Array]:
+def _read(network: Network, requests: Sequence[EngineRequest], at: int, states: Sequence[Array]) -> list[Array]:
     """Return the states after the ids at position `at`; sequences that have ended stay at their last."""
-    c = model.contract
+    c = network.contract
     ids = np.array([[r.ids[min(at, len(r.ids) - 1)]] for r in requests])
     context = pad_together(c.row_inputs, [r.context for r in requests])
     context |= step_contexts(c.auxiliary_inputs, requests, np.full(len(requests), at), 1)
     feeds = c.feeds(ids, at, context)
     feeds |= {s.input: value for s, value in zip(c.states, states, strict=True)}
-    return model.read_session.run(feeds, [s.output for s in c.states], only_fetched=True)
+    return network.read_session.run(feeds, [s.output for s in c.states], only_fetched=True)
 
 
 class _Rewards:

@@ -14,7 +14,7 @@ from decoding.engine.request import Call, EngineRequest
 from decoding.errors import ModelError
 from decoding.model.contract.pad import pad_together
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 from decoding.processors import History
 
 # Logits of one run over whole sequences, in floats (64 MiB): longer ones are read in chunks.
@@ -31,7 +31,7 @@ _LARGE_STEP = 1 << 18
 
 
 def score_sequences(
-    model: Model, call: Call, sequences: Sequence[EngineRequest], advance: Callable[[int], object]
+    network: Network, call: Call, sequences: Sequence[EngineRequest], advance: Callable[[int], object]
 ) -> dict[int, Array]:
     """Return by index float32 log-probabilities of every token of a sequence but the first, given those before it.
 
@@ -39,37 +39,37 @@ def score_sequences(
         advance: is told after each run how many more tokens have their scores.
     """
     scores: dict[int, Array] = {}
-    c = model.contract
-    takes_runs = model.reads_chunks and c.window is None and c.logits.layout != "BV"
-    for group in alike(model.contract, sequences, len(sequences)):
+    c = network.contract
+    takes_runs = network.reads_chunks and c.window is None and c.logits.layout != "BV"
+    for group in alike(network.contract, sequences, len(sequences)):
         order = sorted(group, key=lambda r: -len(r.ids))
         for start in range(0, len(order), call.batch_size):
-            own = encoded(model, order[start : start + call.batch_size])
+            own = encoded(network, order[start : start + call.batch_size])
             for request in own:
                 tokens_taken(c, request, len(request.ids) - 1)
-            by_runs = takes_runs and (model.on_device or len(own) * c.logits.vocab_size < _LARGE_STEP)
+            by_runs = takes_runs and (network.on_device or len(own) * c.logits.vocab_size < _LARGE_STEP)
             try:
-                values = (_by_runs if by_runs else _by_steps)(model, call, own, advance)
+                values = (_by_runs if by_runs else _by_steps)(network, call, own, advance)
             except ModelError as error:
-                raise failed_step(model, error, History([r.ids for r in own], [r.ids[:0] for r in own])) from error
+                raise failed_step(network, error, History([r.ids for r in own], [r.ids[:0] for r in own])) from error
             scores |= {r.index: value for r, value in zip(own, values, strict=True)}
     return scores
 
 
 def _by_runs(
-    model: Model, call: Call, requests: Sequence[EngineRequest], advance: Callable[[int], object]
+    network: Network, call: Call, requests: Sequence[EngineRequest], advance: Callable[[int], object]
 ) -> list[Array]:
     """Return scores of sequences of descending length, read many tokens in a run.
 
     Unequal sequences are read in chunks that all of them fill, as prompts are (see prefill.py).
     """
-    c = model.contract
+    c = network.contract
     sequences = [r.ids for r in requests]
     names = [c.logits.name, *(s.output for s in c.states)]
     states = initial_states(c, requests)
     scores = [np.zeros(len(s) - 1, np.float32) for s in sequences]
-    cost = model.weight_bytes // 4 + _OVERHEAD
-    most = _PRODUCTS * (_DEVICE if model.on_device else 1)
+    cost = network.weight_bytes // 4 + _OVERHEAD
+    most = _PRODUCTS * (_DEVICE if network.on_device else 1)
     read, longest = 0, len(sequences[0]) - 1
     while read < longest:
         live = sum(len(s) - 1 > read for s in sequences)
@@ -86,7 +86,7 @@ def _by_runs(
             np.ascontiguousarray(v.take(range(live), axis=s.batch_axis)) for s, v in zip(c.states, states, strict=True)
         ]
         feeds |= {s.input: v for s, v in zip(c.states, cut, strict=True)}
-        logits, *states = model.read_session.run(feeds, names)
+        logits, *states = network.read_session.run(feeds, names)
         flat = np.ascontiguousarray(c.logits.arrange(logits)).reshape(-1, c.logits.vocab_size)
         values = kernels.token_logprobs(flat, ids[:, 1:].ravel()).reshape(live, -1)
         for row in range(live):
@@ -97,7 +97,7 @@ def _by_runs(
 
 
 def _by_steps(
-    model: Model, call: Call, requests: Sequence[EngineRequest], advance: Callable[[int], object]
+    network: Network, call: Call, requests: Sequence[EngineRequest], advance: Callable[[int], object]
 ) -> list[Array]:
     """Return scores of sequences of descending length, read a token at a time.
 
@@ -107,12 +107,12 @@ def _by_steps(
     ids = np.zeros((len(requests), lengths[0]), np.int64)
     for row, request in zip(ids, requests, strict=True):
         row[: len(request.ids)] = request.ids
-    c = model.contract
+    c = network.contract
     # Sequences with contexts, latents or initial states of their own have no beginning in common.
     own = c.contexts or c.latents or c.row_inputs or call.latents is not None or any(r.states for r in requests)
     apart = np.arange(len(requests)) if own else np.zeros(len(requests), np.int64)
     first, row = _distinct(apart, ids[:, 0])
-    batch = make_batch(model, len(requests), call, reduce=False)
+    batch = make_batch(network, len(requests), call, reduce=False)
     batch.size = len(first)
     batch.start(np.arange(batch.size), [requests[i] for i in first], np.zeros(batch.size, np.int64))
     scores = np.zeros((len(requests), lengths[0] - 1), np.float32)

@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from decoding.engine.forks import using
 from decoding.engine.request import FinishedSequence, RequestQueue
 from decoding.errors import DecodeError
-from decoding.model.model import Model
+from decoding.model.network import Network
 
 # How long leaving waits for threads: they end after their present step. One that is longer under way (in a caller's
 # processor, say) is a daemon, is told to stop, and takes nothing any more.
@@ -39,8 +39,8 @@ class Workers:
         bound: results that may wait for the caller; searches pause after that many.
     """
 
-    def __init__(self, model: Model, queue: RequestQueue, bound: int) -> None:
-        self._model, self._queue = model, queue
+    def __init__(self, network: Network, queue: RequestQueue, bound: int) -> None:
+        self._network, self._queue = network, queue
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._permits: SimpleQueue[None] = SimpleQueue()
         for _ in range(min(bound, _MOST_WAITING)):
@@ -59,7 +59,7 @@ class Workers:
     def results(self) -> Iterator[FinishedSequence]:
         """Yield sequences as they finish. An error in one of the threads is raised here."""
         running = len(self._threads)
-        with using(self._model, in_threads=True):
+        with using(self._network, in_threads=True):
             while running:
                 match self._events.get():
                     case None:
@@ -89,7 +89,7 @@ class Workers:
         self._events = SimpleQueue()
         self._events.put(
             DecodeError(
-                f"{self._model.name}: this call decodes in threads of the process that was forked, and the child has none "
+                f"{self._network.name}: this call decodes in threads of the process that was forked, and the child has none "
                 "of them; start the call in the child, with a model that is loaded there"
             )
         )

@@ -36,11 +36,11 @@ def check_contexts(model: Model, context: Any, step_inputs: StepInputs | None, p
     Raises:
         OptionError: one is missing, unknown or of a wrong shape.
     """
-    c = model.contract
+    c = model._network.contract
     inputs = {f.name: f for f in (*c.contexts, *c.row_inputs) if f.kind != "latent"}
     needed = (*c.contexts, *c.step_contexts)
     states = {s.input: s for s in c.states}
-    encoded = set() if model.encoders is None else model.encoders.fed & inputs.keys()
+    encoded = set() if model._network.encoders is None else model._network.encoders.fed & inputs.keys()
     wanted = {f.name: f.name for f in needed if f.name not in encoded}
     given = named_values("context", context, model.name, wanted, others=(*inputs, *states))
     if fed := [name for name in given if name in encoded]:
@@ -76,7 +76,7 @@ def check_step_inputs(model: Model, step_inputs: Any) -> StepInputs | None:
         raise OptionError(
             f"step_inputs={shown(step_inputs)}: expected a function from a History to a dict of arrays [rows, ...]"
         )
-    inputs = {f.name: f for f in model.contract.row_inputs if f.kind != "latent"}
+    inputs = {f.name: f for f in model._network.contract.row_inputs if f.kind != "latent"}
 
     def checked(history: History) -> dict[str, Array]:
         given = step_inputs(history)

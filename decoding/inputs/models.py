@@ -16,6 +16,6 @@ def loaded(model: Model | str | Path) -> Model:
         ModelError: it cannot be loaded, is a plain generator, which has no contract to decode by, or was in use at a fork.
     """
     found = model if isinstance(model, Model) else load(model)
-    _ = found.contract
-    check_usable(found)
+    network = found._network
+    check_usable(network)
     return found

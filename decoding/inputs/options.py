@@ -61,6 +61,7 @@ def make_call(model: Model, strategy: Strategy, *, lenient: bool = False, **opti
         settings=settings,
         seed=seed_of(options.get("seed")),
         batch_size=_batch_size(options.get("batch_size")),
+        tokenizer=model.tokenizer,
         step_inputs=check_step_inputs(model, options.get("step_inputs")),
         attention=settings.return_attention,
     )
@@ -165,7 +166,7 @@ def _check_logprobs(model: Model, settings: Settings) -> None:
 def _check_attention(model: Model, settings: Settings) -> None:
     """Refuse what needs attention weights where the model gives none, or the search does not keep them."""
     covers = isinstance(settings.strategy, Beam) and settings.strategy.coverage_penalty != 0
-    if (settings.return_attention or covers) and model.contract.attention is None:
+    if (settings.return_attention or covers) and model._network.contract.attention is None:
         option = "return_attention=True" if settings.return_attention else "Beam(coverage_penalty=...)"
         raise OptionError(
             f"{option}: {model.name} has no attention output; export the weights [batch, source] as an output, and pass "

@@ -134,12 +134,12 @@ def _after_state(model: Model, made: EngineRequest, own: Request, prefix: Any) -
     arrays = _checked_state(model, own.state)
     if own.context is not None:
         raise OptionError("state: it has its contexts already; leave context out")
-    more = own.prompt if model.encoders is None else prefix
-    if model.encoders is not None and own.prompt is not None:
+    more = own.prompt if model._network.encoders is None else prefix
+    if model._network.encoders is not None and own.prompt is not None:
         raise OptionError(
             "state: it has its source already; leave prompt out, and pass new tokens of the decoder as prefix"
         )
-    if model.encoders is None and own.prefix is not None:
+    if model._network.encoders is None and own.prefix is not None:
         raise OptionError(f"prefix: {model.name} has no encoder; pass the new tokens as prompt")
     new = np.zeros(0, np.int64) if more is None else _new_ids(model, more)
     ids = arrays[IDS]
@@ -152,7 +152,7 @@ def _after_state(model: Model, made: EngineRequest, own: Request, prefix: Any) -
         read=len(ids) - 1,
         encoded=True,
         context=context,
-        states={s.input: arrays[s.input] for s in model.contract.states},
+        states={s.input: arrays[s.input] for s in model._network.contract.states},
         given_latents={name: [value] * searches for name, value in context.items() if name in latents}
         | dict(made.given_latents),
     )
@@ -176,7 +176,7 @@ def _checked_state(model: Model, state: Any) -> dict[str, Array]:
             f"state={shown(state)}: expected the `state` of a hypothesis, or numpy.load() of one saved by numpy.savez"
         )
     arrays = {str(name): np.asarray(value) for name, value in state.items()}
-    wanted = {s.input: _sizes(s) for s in model.contract.states}
+    wanted = {s.input: _sizes(s) for s in model._network.contract.states}
     if missing := [name for name in (IDS, FINGERPRINT, *wanted) if name not in arrays]:
         raise OptionError(
             f"state: it lacks {missing[0]!r}; pass all arrays of a hypothesis's `state` (return_state=True)"

@@ -73,7 +73,7 @@ def _from_text(model: Model, text: str, bos: bool, name: str) -> Ids:
         raise OptionError(
             f"{name}: {model.name} has no vocabulary, so a text cannot be read; pass ids, or load(..., tokenizer=...)"
         )
-    start = list(model.text_start) if bos else []
+    start = list(model._text_start) if bos else []
     return checked_ids(model, start + model.tokenizer.encode(text), "the tokenizer's ids")
 
 

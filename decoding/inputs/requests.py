@@ -61,7 +61,7 @@ def read_prompts(
     Raises:
         OptionError: a prompt, source or prefix is wrong; the message names it.
     """
-    if model.encoders is None:
+    if model._network.encoders is None:
         if prefix is not None:
             raise OptionError(
                 f"prefix: {model.name} has no encoder: it continues the prompts themselves; pass the tokens as prompts"
@@ -92,7 +92,7 @@ def read_sequences(model: Model, sequences: Any, prompts: Any, use: str) -> tupl
     if sequences is None:
         raise OptionError(f"sequences is None: there is nothing to {use}; pass strings or ids")
     ids = encode_prompts(model, sequences, bos=False, name="sequences")
-    if model.encoders is None:
+    if model._network.encoders is None:
         if prompts is not None:
             raise OptionError(
                 f"prompts: {model.name} has no encoder to read them; pass the whole sequences as sequences"

@@ -69,7 +69,7 @@ def _least_rows(settings: Settings) -> int:
 
 def _bytes_of_row(model: Model, settings: Settings, taught: bool) -> tuple[int, str]:
     """Return the bytes of a row, and what they are for in words."""
-    c = model.contract
+    c = model._network.contract
     logits = 4 * model.vocab_size * (2 if settings.processors else 1)
     states = 2 * sum(s.initial.nbytes for s in c.states)
     inputs = sum(f.dtype.itemsize * math.prod(s or 1 for s in f.sizes) for f in c.row_inputs)

@@ -27,7 +27,7 @@ def encode_sources(model: Model, prompts: Any, *, first: int = 0, single: bool =
     Raises:
         OptionError: a source is of a wrong kind or shape, longer than the encoder takes, or holds an id out of range.
     """
-    encoders = model.encoders
+    encoders = model._network.encoders
     assert encoders is not None
     inputs = encoders.sources
     if prompts is None and not inputs:
@@ -46,13 +46,14 @@ def encode_sources(model: Model, prompts: Any, *, first: int = 0, single: bool =
 
 def source_tokens(model: Model, prompts: Any) -> list[str] | None:
     """Return the tokens of the first source, as texts; None where no encoder reads one sequence of ids that have texts."""
-    if model.encoders is None:
+    encoders = model._network.encoders
+    if encoders is None:
         return None
     source = encode_sources(model, prompts)[0]
     if len(source) != 1:
         return None
     ((name, ids),) = source.items()
-    tokenizer = model.encoders.stages[model.encoders.sources[name][0]].tokenizer
+    tokenizer = encoders.stages[encoders.sources[name][0]].tokenizer
     are_ids = isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype.kind == "i"
     return token_texts(tokenizer, ids.tolist()) if are_ids and tokenizer is not None else None
 

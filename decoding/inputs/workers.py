@@ -29,9 +29,9 @@ def choose_workers(model: Model, call: Call, workers: int | None, rows: int, *, 
     Raises:
         OptionError: as `check_workers()`.
     """
-    if workers is not None or model.on_device:
+    if workers is not None or model._network.on_device:
         return check_workers(model, 1 if workers is None else workers)
-    if model.session.threads is not None or processors:
+    if model._network.session.threads is not None or processors:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     worth_it = ROWS_OF_A_NATIVE_WORKER if model.executor == "native" else ROWS_OF_A_WORKER
@@ -48,6 +48,6 @@ def check_workers(model: Model, workers: int) -> int:
     count = whole_number("workers", workers, 1)
     if count > MOST_WORKERS:
         raise OptionError(f"workers={count}: expected at most {MOST_WORKERS:,}; more threads than cores only wait")
-    if count > 1 and model.on_device:
+    if count > 1 and model._network.on_device:
         raise OptionError(f"workers={count}: expected 1 on a GPU; pass a larger batch_size")
     return count

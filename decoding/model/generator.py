@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from decoding.errors import ModelError, OptionError
-from decoding.model.contract.contract import Contract
 from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import Array, listing
 from decoding.model.model import Model
+from decoding.model.network import Network
 from decoding.model.roles.infer import Roles, find_roles, recurrent_path
 from decoding.model.roles.latents import find_latents
 from decoding.model.runtime.session import Session
@@ -54,9 +54,8 @@ class Generator(Model):
     """
 
     def __init__(self, graph: Graph, session: Session, latents: tuple[AuxiliaryInput, ...]) -> None:
-        self._graph, self.session, self.name = graph, session, graph.name
+        self._graph, self._session, self.name = graph, session, graph.name
         self._latents = latents
-        self.encoders = None
         self.tokenizer = None
         self.bos_token_id = self.pad_token_id = self.max_new_tokens = None
         self.eos_token_id = ()
@@ -67,8 +66,13 @@ class Generator(Model):
         return self._latents
 
     @property
-    def contract(self) -> Contract:  # type: ignore[override]
-        """Refuse: a generator has no contract.
+    def providers(self) -> list[str]:
+        """Names of the onnxruntime providers that the session runs on, the preferred one first."""
+        return self._session.providers
+
+    @property
+    def _network(self) -> Network:  # type: ignore[override]
+        """Refuse: a generator has no steps.
 
         Raises:
             ModelError: always; it names the right call.
@@ -90,7 +94,7 @@ class Generator(Model):
             )
         feeds = {**drawn_latents(self._latents, given, seed, count_rows(given, batch_size)), **given}
         outputs = [p.name for p in self._graph.outputs]
-        return dict(zip(outputs, self.session.run(feeds, outputs), strict=True))
+        return dict(zip(outputs, self._session.run(feeds, outputs), strict=True))
 
     def describe(self) -> str:
         """Name and provider, then a line for each input and output."""

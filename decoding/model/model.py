@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
-import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import numpy.typing as npt
 
 from decoding.errors import ModelError, OptionError, shown
 from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.contract.program import FoldedStep, StepProgram
-from decoding.model.device_steps import DeviceSteps
 from decoding.model.encoders.chain import Encoders
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.types import Array
 from decoding.model.native.step import native_session
-from decoding.model.passes.device_step import DeviceStep, Reduction, can_reduce
+from decoding.model.network import Network
 from decoding.model.passes.fold_embedding import fold_embedding
-from decoding.model.passes.lower_recurrent import left_to_the_cpu
 from decoding.model.roles.given import json_metadata
 from decoding.model.roles.text import text_edges
-from decoding.model.runtime.session import NodeRun, Session
 from decoding.model.save import save_model
 from decoding.model.single_run import checked_inputs, count_rows, feeds_of
 from decoding.model.weights import FileWeights
@@ -40,121 +32,57 @@ class Model:
 
     Attributes:
         name: the file's path, or what it was loaded from.
-        contract: the role of every input and output.
-        encoders: the encoders that compute contexts and initial states from sources, or None.
         tokenizer: turns text into ids and back, or None.
         bos_token_id, pad_token_id: special ids, or None.
-        text_start: ids before a text prompt: BOS where there is one, or those that the tokenizer itself puts there.
         eos_token_id: ids that end a sequence; there may be none.
         max_new_tokens: the longest output that the file asks for, in tokens, or None.
-        session: onnxruntime's, over the graph; `read_session` reads prompts and scores sequences, `step_session` runs
-            single tokens: both are the native step where there is one.
     """
 
     def __init__(
         self, program: StepProgram, tokenizer: Tokenizer | None, file: FileWeights, encoders: Encoders | None = None
     ) -> None:
-        self._program, self._graph, self._file = program, program.graph, file
+        self._network, self._graph, self._file = Network(program, encoders), program.graph, file
         self.name = program.graph.name
-        self.contract = program.contract
-        self.session, self.read_session, self.step_session = program.session, program.read_session, program.step_session
         self.tokenizer = tokenizer
-        self.encoders = encoders
-        self._device_steps = DeviceSteps(program)
-        self._alone: Model | None = self if program.session.threads == 1 else None
-        self._lock = threading.Lock()
         graph, vocab_size = program.graph, program.contract.logits.vocab_size
         self.bos_token_id = _number(graph, "decoding.bos", 0, vocab_size)
         self.pad_token_id = _number(graph, "decoding.pad", 0, vocab_size)
         eos = json_metadata(graph, "decoding.eos", [])
         eos = eos if isinstance(eos, list) else [eos]
         self.eos_token_id = tuple(_checked(graph, "decoding.eos", e, 0, vocab_size) for e in eos)
-        self.text_start = text_edges(graph)[0]
+        # The ids before a text prompt: BOS where there is one, or those that the tokenizer itself puts there.
+        self._text_start = text_edges(graph)[0]
         self.max_new_tokens = _number(graph, "decoding.max_new_tokens", 1, 2**31)
-
-    def single_threaded(self) -> Model:
-        """The same model over sessions of one intra-op thread, for several workers to share; made once."""
-        with self._lock:
-            if self._alone is None:
-                wanted = self.session.wanted
-                later = self._program.native is not None  # which runs in one thread as it is
-                program = self._program.reopened(lambda graph: Session(graph, providers=wanted, threads=1, later=later))
-                self._alone = Model(program, self.tokenizer, self._file, self.encoders)
-        return self._alone
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A number of the graph and its weights, as text: states of a model fit those with the same one."""
-        skeleton, weights = self._graph.skeleton()
-        found = hashlib.sha256(skeleton)
-        for name, value in sorted(weights.items()):
-            found.update(name.encode())
-            found.update(np.ascontiguousarray(value).data)
-        return found.hexdigest()
-
-    @property
-    def executor(self) -> str:
-        """What decodes: "native" or "onnxruntime"."""
-        return "onnxruntime" if self._program.native is None else "native"
-
-    @property
-    def reads_chunks(self) -> bool:
-        """Whether `read_session` reads several tokens of each row in one run.
-
-        The native step does, also where onnxruntime's graph takes a token a run, as that of int8 layers does.
-        """
-        contract = self.contract
-        one_by_one = contract.one_token_a_run or (self.executor == "native" and contract.token.layout == "B")
-        return (contract.sequence or self.executor == "native") and not one_by_one
-
-    @property
-    def on_device(self) -> bool:
-        """Whether the model is stepped on a device with memory of its own."""
-        return self.session.device != "cpu" and self.contract.window is None
-
-    @property
-    def can_reduce(self) -> bool:
-        """Whether the device's step graph can choose among the logits."""
-        return can_reduce(self._graph)
-
-    @property
-    def reads_chunks_on_device(self) -> bool:
-        """Whether the recurrent layers read several tokens in one run on the device."""
-        return self.session.device == "cpu" or not left_to_the_cpu(self._graph, self.contract)
-
-    def device_step(self, reduction: Reduction | None) -> DeviceStep:
-        """Sessions for steps on the device with this reduction of the logits; made once.
-
-        Raises:
-            ModelError: a layer would run on the CPU, its states copied both ways at every step.
-        """
-        return self._device_steps.step(reduction)
-
-    def placement(self) -> list[NodeRun]:
-        """The operators of one step with the provider that runs each, from onnxruntime's profile of a run."""
-        return self._device_steps.placement(self.on_device)
-
-    @property
-    def weight_bytes(self) -> int:
-        """Size of the network's weights in bytes."""
-        sizes = self._graph.initializers.values()
-        return sum(math.prod(shape) * dtype.itemsize for dtype, shape in sizes)
 
     @property
     def vocab_size(self) -> int:
         """Number of logits, one for each token of the vocabulary."""
-        return self.contract.logits.vocab_size
+        return self._network.vocab_size
 
     @property
     def latents(self) -> tuple[AuxiliaryInput, ...]:
         """The inputs that are drawn: the encoders' first, and one of each name."""
-        every = (*(self.encoders.latents if self.encoders is not None else ()), *self.contract.latents)
-        return tuple({f.name: f for f in reversed(every)}[name] for name in dict.fromkeys(f.name for f in every))
+        return self._network.latents
+
+    @property
+    def fingerprint(self) -> str:
+        """A number of the graph and its weights, as text: states of a model fit those with the same one."""
+        return self._network.fingerprint
+
+    @property
+    def executor(self) -> str:
+        """What decodes: "native" or "onnxruntime"."""
+        return "native" if self._network.is_native else "onnxruntime"
 
     @property
     def providers(self) -> list[str]:
         """Names of the onnxruntime providers that the session runs on, the preferred one first."""
-        return self.session.providers
+        return self._network.session.providers
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the network's weights in bytes."""
+        return self._graph.weight_bytes
 
     def with_weights(self, weights: Mapping[str, npt.ArrayLike]) -> Model:
         """The same model with other values for some of its weights, without reading and verifying the file again.
@@ -173,29 +101,32 @@ class Model:
             ModelError: onnxruntime cannot run the graph with them.
         """
         values = self._file.checked(self.name, weights, self._graph)
-        graph, contract, file = self._graph.with_values(values), self.contract, self._file.changed(values)
+        old = self._network.program
+        graph, contract, file = self._graph.with_values(values), old.contract, self._file.changed(values)
         if file is not self._file:
             contract = file.with_initial_states(contract)
-        native = self._program.native and native_session(graph, contract, int8=False)
-        session_over = (
-            self._program.session_over
-        )  # with a native step only run() uses it, which a trainer may never call
-        session = session_over(graph, later=native is not None)
-        program = replace(self._program, graph=graph, session=session, contract=contract, native=native)
+        native = old.native and native_session(graph, contract, int8=False)
+        # With a native step only run() uses the session, which a trainer may never call.
+        session = old.session_over(graph, later=native is not None)
+        program = replace(old, graph=graph, session=session, contract=contract, native=native)
         if program.folded is not None:
             folded = fold_embedding(graph, contract)
-            program = replace(program, folded=None if folded is None else FoldedStep(folded, session_over(folded)))
-        return Model(program, self.tokenizer, file, self.encoders)
+            program = replace(program, folded=None if folded is None else FoldedStep(folded, old.session_over(folded)))
+        return Model(program, self.tokenizer, file, self._network.encoders)
 
     def describe(self) -> str:
         """Name, vocabulary, special ids, provider and executor, then the contract and the encoders, as a table to read."""
         ids = {"bos": self.bos_token_id, "eos": list(self.eos_token_id) or None, "pad": self.pad_token_id}
+        if self._text_start != (() if self.bos_token_id is None else (self.bos_token_id,)):
+            ids["text start"] = list(self._text_start)
         special = ", ".join(f"{name} {value}" for name, value in ids.items() if value is not None) or "no special ids"
         text = "no tokenizer" if self.tokenizer is None else f"tokenizer: {self.tokenizer}"
+        runs_on = "the native step" if self._network.is_native else self.providers[0]
+        encoders = self._network.encoders
         parts = [
-            f"{self.name}: vocabulary {self.vocab_size}, {text}, {special}, on {'the native step' if self.executor == 'native' else self.providers[0]}",
-            self.contract.describe(),
-            *([] if self.encoders is None else [self.encoders.describe()]),
+            f"{self.name}: vocabulary {self.vocab_size}, {text}, {special}, on {runs_on}",
+            self._network.contract.describe(),
+            *([] if encoders is None else [encoders.describe()]),
         ]
         return "\n".join(parts)
 
@@ -220,15 +151,15 @@ class Model:
             OptionError: an input is unknown, missing or of a wrong number of rows.
             ModelError: the run failed.
         """
-        dtypes = {p.name: p.dtype for p in self._graph.inputs} | {
-            f.name: f.dtype for f in self.contract.all_auxiliary_inputs
-        }
+        contract = self._network.contract
+        dtypes = {p.name: p.dtype for p in self._graph.inputs}
+        dtypes |= {f.name: f.dtype for f in contract.all_auxiliary_inputs}
         given = checked_inputs(self.name, dtypes, inputs)
-        feeds = feeds_of(self.contract, given, seed, self.name)
+        feeds = feeds_of(contract, given, seed, self.name)
         if batch_size is not None:
-            count_rows({self.contract.token.name: given[self.contract.token.name]}, batch_size)
+            count_rows({contract.token.name: given[contract.token.name]}, batch_size)
         names = [p.name for p in self._graph.outputs]
-        return dict(zip(names, self.session.run(feeds, names), strict=True))
+        return dict(zip(names, self._network.session.run(feeds, names), strict=True))
 
     def __repr__(self) -> str:
         return f"<Model {self.describe()}>"
@@ -252,7 +183,7 @@ class Model:
         """
         if not isinstance(path, str | os.PathLike):
             raise OptionError(f"path={shown(path)}: expected the path of the file to write")
-        save_model(self._program, self.encoders, Path(path), self.tokenizer)
+        save_model(self._network.program, self._network.encoders, Path(path), self.tokenizer)
 
 
 def _number(graph: Graph, key: str, low: int, end: int) -> int | None:

@@ -445,7 +445,7 @@ def check(case: Cell, verify: bool) -> Any:
 def _check_run(model: Any, case: Cell, rng: np.random.Generator) -> None:
     """`Model.run()` of one step of three rows from the initial states."""
     ids = rng.integers(0, VOCAB, (3, 1))
-    contract = model.contract
+    contract = model._network.contract
     token = ids[:, 0] if contract.token.layout == "B" else ids
     found = contract.logits.arrange(model.run({contract.token.name: token})[contract.logits.name])[:, 0]
     for row, scores in zip(ids, found, strict=True):

@@ -61,7 +61,7 @@ def test_a_vocabulary_and_ids_are_written(form, capsys, model, tmp_path):
     loaded = load(path)
     assert loaded.tokenizer.tokens == tokens
     assert (loaded.bos_token_id, loaded.eos_token_id, loaded.pad_token_id) == (0, (1, 2), 3)
-    assert loaded.text_start == (0,)
+    assert loaded._text_start == (0,)
     # What is not given stays.
     assert run(capsys, path, "--eos", "4")[0] == 0
     assert load(path).eos_token_id == (4,)
@@ -83,7 +83,7 @@ def test_a_tokenizer_is_written_with_its_special_ids(kind, capsys, model, tmp_pa
     path = model(size, vocab=["?"] * size)
     assert run(capsys, path, "--tokenizer", given, "--pad", "9")[0] == 0
     found, passed = load(path), load(build.recurrent("GRU", vocab=size), tokenizer=given, pad_token_id=9)
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "text_start"):
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "_text_start"):
         assert getattr(found, name) == getattr(passed, name)
     assert found.pad_token_id == 9
     assert found.tokenizer.encode(TEXT) == passed.tokenizer.encode(TEXT)

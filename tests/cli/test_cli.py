@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from decoding import Beam, decode, load, score
 from decoding.cli.main import main
-from decoding.model.model import Model
+from decoding.model.network import Network
 from decoding.tokenizers import read_tokenizer
 from tests.helpers import build
 from tests.helpers.seq2seq import AdditiveModel
@@ -204,7 +204,7 @@ def test_inspect_says_which_provider_runs_what(capsys):
 
 
 def test_inspect_on_a_device_says_what_becomes_of_its_layers(capsys, monkeypatch):
-    monkeypatch.setattr(Model, "on_device", True)
+    monkeypatch.setattr(Network, "on_device", True)
     out = run(capsys, "inspect", "shakespeare", "--providers", "cpu")[1]
     (line,) = [line for line in out.splitlines() if line.startswith("CPUExecutionProvider")]
     assert "LSTM" not in line

@@ -49,10 +49,10 @@ def test_tokens_and_their_log_probabilities_are_the_cpus(pair, strategy, monkeyp
 @needs_cuda
 def test_steps_are_captured_as_cuda_graphs_and_no_state_crosses_the_bus(pair):
     there, _ = pair
-    assert not there.device_step(None).uncaptured
-    assert not there.device_step(Reduction("draw")).uncaptured
-    assert not there.device_step(Reduction("best", 5)).uncaptured
-    runs = there.placement()
+    assert not there._network.device_step(None).uncaptured
+    assert not there._network.device_step(Reduction("draw")).uncaptured
+    assert not there._network.device_step(Reduction("best", 5)).uncaptured
+    runs = there._network.placement()
     assert not [run for run in runs if run.op.startswith("Memcpy")]
     assert {run.op for run in runs if run.provider != "CUDAExecutionProvider"} <= {"Shape", "Gather", "Concat", "Unsqueeze", "Squeeze", "Slice"}  # fmt: skip
 
@@ -62,17 +62,17 @@ def test_steps_are_captured_as_cuda_graphs_and_no_state_crosses_the_bus(pair):
 def test_every_export_decodes(name):
     _, _, roles = fixture(name)
     here, _ = outcome(name, roles)
-    if here is None or here.contract.contexts:
+    if here is None or here._network.contract.contexts:
         pytest.skip("refused, or wants a context")
-    if here.contract.window is not None:
+    if here._network.contract.window is not None:
         pytest.skip("run by windows, as test_fixtures.py accepts")
     there = load(MODELS / f"{name}.onnx", roles=roles, providers="cuda")
     prompts = [[1, 2], [0]]
     found = decode(there, prompts, Greedy(), max_new_tokens=6, eos_token_id=None)
     for prompt, h in zip(prompts, found, strict=True):
-        logits = equivalence.stepped_run(here.session, here.contract, np.array([prompt + h.tokens[:-1]]))[
-            0, len(prompt) - 1 :
-        ]
+        logits = equivalence.stepped_run(
+            here._network.session, here._network.contract, np.array([prompt + h.tokens[:-1]])
+        )[0, len(prompt) - 1 :]
         np.testing.assert_allclose(h.token_logprobs, reference.token_logprobs(logits, h.tokens), atol=2e-2)
 
 
@@ -128,14 +128,14 @@ def test_an_endless_stream_of_prompts(pair):
 def test_a_loop_runs_without_cuda_graphs_and_says_so():
     there = load(MODELS / "hand_loop_states.onnx", providers="cuda")
     assert decode(there, [[1]], max_new_tokens=3, eos_token_id=None).tokens[0]
-    assert there.device_step(None).uncaptured
+    assert there._network.device_step(None).uncaptured
 
 
 @needs_cuda
 def test_memory_that_is_not_there(pair):
     there, _ = pair
     with pytest.raises(ModelError, match="too little free memory"):
-        there.session.device_array((1 << 42,), np.float32)
+        there._network.session.device_array((1 << 42,), np.float32)
 
 
 @needs_cuda
@@ -147,6 +147,6 @@ def test_a_device_that_is_not_there():
 @needs_cuda
 def test_whole_sequences_run_on_the_gpu():
     there = load(build.recurrent("LSTM"), providers="cuda")
-    assert isinstance(there.session, Session)
-    assert there.reads_chunks_on_device
-    assert not load(build.recurrent("peephole"), providers="cuda").reads_chunks_on_device
+    assert isinstance(there._network.session, Session)
+    assert there._network.reads_chunks_on_device
+    assert not load(build.recurrent("peephole"), providers="cuda")._network.reads_chunks_on_device

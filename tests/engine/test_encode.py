@@ -49,7 +49,7 @@ def test_a_saved_model_finds_its_encoders_again(name, tmp_path):
         return
     model.save(tmp_path / "copy.onnx")
     again = load(tmp_path / "copy.onnx")
-    assert again.contract.pads == model.contract.pads
+    assert again._network.contract.pads == model._network.contract.pads
     options = {"prefix": [2], "max_new_tokens": 5}
     assert decode(again, sources, **options).tokens == decode(model, sources, **options).tokens
 
@@ -76,7 +76,7 @@ SOURCES = [RNG.integers(0, 12, n).tolist() for n in (3, 8, 1, 5, 8, 2, 13)]
 def test_greedy_equals_numpy_one_source_at_a_time(seed, lengths, masked, batch_size):
     system = AdditiveModel(seed, masked=masked)
     model = loaded(system)
-    assert model.contract.pads is masked
+    assert model._network.contract.pads is masked
     sources = [np.random.default_rng(i).integers(0, 12, n) for i, n in enumerate(lengths)]
     out = decode(model, sources, prefix=[1], max_new_tokens=6, return_attention=True, batch_size=batch_size)
     for source, h in zip(sources, out, strict=True):
@@ -131,7 +131,7 @@ def test_an_endless_iterable_is_encoded_as_it_is_decoded(masked):
     model = loaded(AdditiveModel(3, masked=masked))
     read = itertools.count()
     encoded = []
-    stage = model.encoders.stages[0]
+    stage = model._network.encoders.stages[0]
     run = stage.session.run
     stage.session.run = lambda feeds, outputs, **k: encoded.append(len(feeds["source"])) or run(feeds, outputs, **k)
     sources = (SOURCES[next(read) % len(SOURCES)] for _ in itertools.count())
@@ -146,7 +146,7 @@ def test_an_endless_iterable_is_encoded_as_it_is_decoded(masked):
 def test_a_source_is_encoded_once_however_many_outputs_it_has():
     model = loaded(ADDITIVE)
     rows = []
-    stage = model.encoders.stages[0]
+    stage = model._network.encoders.stages[0]
     run = stage.session.run
     stage.session.run = lambda feeds, outputs, **k: rows.append(len(feeds["source"])) or run(feeds, outputs, **k)
     decode(model, SOURCES, Sample(), num_return_sequences=5, max_new_tokens=3, seed=1, batch_size=4)

@@ -147,8 +147,8 @@ def test_roles_may_stand_in_the_file_and_are_saved(tmp_path):
 
 
 def test_a_float_input_of_another_name_is_a_context_until_told():
-    assert [f.name for f in load(Noisy(name="style").model()).contract.contexts] == ["style"]
-    assert [f.name for f in load(Noisy().model(), roles={"context": ["z"]}).contract.contexts] == ["z"]
+    assert [f.name for f in load(Noisy(name="style").model())._network.contract.contexts] == ["style"]
+    assert [f.name for f in load(Noisy().model(), roles={"context": ["z"]})._network.contract.contexts] == ["z"]
 
 
 def test_an_encoder_may_take_a_latent():

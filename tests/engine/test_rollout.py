@@ -200,26 +200,26 @@ def test_completions_do_not_repeat_the_draws_of_decode():
 
 def test_each_token_is_read_once_for_all_completions(models, monkeypatch):
     model, read = models["LSTM"], []
-    run = model.read_session.run
+    run = model._network.read_session.run
 
     def counting(feeds, *args, **options):
         read.append(np.size(feeds["tokens"]))
         return run(feeds, *args, **options)
 
-    monkeypatch.setattr(model.read_session, "run", counting)
+    monkeypatch.setattr(model._network.read_session, "run", counting)
     rollout(model, np.ones((5, 8), np.int64), worth, n=7, seed=1, workers=1)
     assert sum(read) == 5 * 6  # the last but one is fed by the completions, the last by nobody
 
 
 def test_rows_stay_within_the_batch_size(models, monkeypatch):
     model, sizes = models["LSTM"], []
-    bind = model.step_session.bind
+    bind = model._network.step_session.bind
 
     def counting(inputs, outputs):
         sizes.append(len(inputs["tokens"]))
         return bind(inputs, outputs)
 
-    monkeypatch.setattr(model.step_session, "bind", counting)
+    monkeypatch.setattr(model._network.step_session, "bind", counting)
     rollout(model, np.ones((5, 8), np.int64), worth, n=7, seed=1, workers=1, batch_size=6)
     assert max(sizes) == 6
 
@@ -268,8 +268,8 @@ def test_processors_see_the_prefix_as_the_prompt(models):
 
 def test_contexts():
     model = load(MODELS / "torch_legacy_gru_context.onnx")
-    (name,) = (f.name for f in model.contract.contexts)
-    (sizes,) = (f.sizes for f in model.contract.contexts)
+    (name,) = (f.name for f in model._network.contract.contexts)
+    (sizes,) = (f.sizes for f in model._network.contract.contexts)
     context = np.random.default_rng(0).standard_normal((2, *sizes)).astype(np.float32) * 3
     values = rollout(model, [[1, 2, 3, 4, 5]] * 2, worth, n=400, seed=1, context={name: context})
     for row in range(2):
@@ -284,8 +284,8 @@ def test_an_encoder_reads_each_source_once(masked, monkeypatch):
     net, read = AdditiveModel(seed=3, masked=masked), []
     model = load(net.decoder(), encoder=net.encoder())
     sources, sequences = [[1, 2, 3, 4, 5], [6, 7], [3, 3], [8]], [[1, 2, 3, 4], [0, 5, 5, 1], [7, 1, 0, 2], [2, 2]]
-    run = model.encoders.run
-    monkeypatch.setattr(model.encoders, "run", lambda given: read.extend(given) or run(given))
+    run = model._network.encoders.run
+    monkeypatch.setattr(model._network.encoders, "run", lambda given: read.extend(given) or run(given))
     options = {"strategy": Greedy(), "eos_token_id": None}
     values = rollout(model, sequences, worth, n=1, prompts=sources, batch_size=3, **options)
     assert len(read) == len(sources)

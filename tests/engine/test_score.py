@@ -51,7 +51,7 @@ def test_scores_of_sequences_that_have_beginnings_in_common(beginnings, ends, ba
 @pytest.mark.usefixtures("way")
 def test_the_same_sequence_with_contexts_of_its_own():
     model = load(MODELS / "torch_legacy_gru_context.onnx")
-    (aux,) = model.contract.contexts
+    (aux,) = model._network.contract.contexts
     context = np.random.default_rng(0).standard_normal((3, *aux.sizes)).astype(np.float32) * 3
     together = score(model, [[1, 2, 3]] * 3, context={aux.name: context})
     assert not np.allclose(together[0][1:], together[1][1:], atol=1e-3)
@@ -64,13 +64,13 @@ def test_a_beginning_is_read_once(monkeypatch):
     """With a large vocabulary, where a step at a time is as quick as many."""
     model = load(build.recurrent("GRU", vocab=3000, hidden=4))
     rows = []
-    bind = model.step_session.bind
+    bind = model._network.step_session.bind
 
     def counting(inputs, outputs):
         rows.append(len(inputs["tokens"]))
         return bind(inputs, outputs)
 
-    monkeypatch.setattr(model.step_session, "bind", counting)
+    monkeypatch.setattr(model._network.step_session, "bind", counting)
     score(model, [[1, 2, 3, 4, i] for i in range(100)] + [[1, 2, 9, i, i] for i in range(28)])
     assert sorted(set(rows)) == [1, 2, 29]  # 1, 2; 3 and 9; 4 and 28 of them after 9
 
@@ -80,11 +80,11 @@ def test_a_run_does_bounded_work(monkeypatch):
     model = load(build.recurrent("LSTM", hidden=64), threads=1, executor="onnxruntime")
     monkeypatch.setattr(scoring, "_PRODUCTS", 1 << 24)
     sizes = []
-    run = model.session.run
-    monkeypatch.setattr(model.session, "run", lambda feeds, names: (sizes.append(feeds["tokens"].size), run(feeds, names))[1])  # fmt: skip
+    run = model._network.session.run
+    monkeypatch.setattr(model._network.session, "run", lambda feeds, names: (sizes.append(feeds["tokens"].size), run(feeds, names))[1])  # fmt: skip
     ids = np.random.default_rng(0).integers(0, 11, (20, 100))
     found = score(model, ids)
-    assert 20 <= max(sizes) <= max(20, (1 << 24) / (model.session.bytes / 4))
+    assert 20 <= max(sizes) <= max(20, (1 << 24) / (model._network.session.bytes / 4))
     assert len(sizes) > 1
     monkeypatch.setattr(scoring, "_PRODUCTS", 1 << 60)
     np.testing.assert_allclose(found, score(model, ids), atol=1e-5)

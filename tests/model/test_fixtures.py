@@ -14,23 +14,23 @@ from tests.helpers.exports import MODELS, fixture, fixtures, outcome
 
 
 def check(model, entry, ids, expected):
-    run = windowed if model.contract.window else stepped
+    run = windowed if model._network.contract.window else stepped
     found = equivalence.as_kind(run(model, ids).astype(np.float64), entry["output"])
     np.testing.assert_allclose(found, expected, rtol=0, atol=max(entry["tolerance"], 1e-5))
 
 
 def stepped(model, ids):
-    return equivalence.stepped_run(model.session, model.contract, ids[None])[0]
+    return equivalence.stepped_run(model._network.session, model._network.contract, ids[None])[0]
 
 
 def windowed(model, ids):
     """The last position's scores after each prefix."""
-    contract = model.contract
+    contract = model._network.contract
     rows = []
     for end in range(1, len(ids) + 1):
         shown = contract.window.shown(end)
         cut = np.array([contract.window.cut(ids[:end].tolist(), shown)])
-        scores = whole_runs.whole_run(model.session, contract, cut)
+        scores = whole_runs.whole_run(model._network.session, contract, cut)
         rows.append(scores[0, contract.window.end(end, scores.shape[1])])
     return np.stack(rows)
 
@@ -43,7 +43,7 @@ def test_steps_give_what_the_original_framework_gives(name):
         assert "refuse" in entry["accept"], refused
         assert re.search(entry["reason"], refused), refused
         return
-    assert model.contract.window is None or "window" in entry["accept"], model.describe()
+    assert model._network.contract.window is None or "window" in entry["accept"], model.describe()
     for ids, expected in pairs:
         check(model, entry, ids, expected)
 
@@ -54,7 +54,7 @@ def test_a_saved_step_graph_loads_again_as_it_is(name, tmp_path):
     first, _ = outcome(name, roles)
     if first is None:
         pytest.skip("refused, as the test above accepts")
-    if first.contract.window is not None:
+    if first._network.contract.window is not None:
         pytest.skip("a window of prefixes, as the test above accepts")
     first.save(tmp_path / "steps.onnx")
     second = load(tmp_path / "steps.onnx")
@@ -68,7 +68,7 @@ def test_a_saved_step_graph_loads_again_as_it_is(name, tmp_path):
 def test_windows_give_what_the_original_framework_gives(name):
     entry, pairs, roles = fixture(name)
     model = load(MODELS / f"{name}.onnx", roles=roles)
-    assert model.contract.window is not None
+    assert model._network.contract.window is not None
     assert "window mode" in model.describe()
     for ids, expected in pairs:
         check(model, entry, ids, expected)

@@ -20,7 +20,7 @@ IDS = np.random.default_rng(0).integers(0, 11, (3, 20))
 
 
 def stepped(model, ids):
-    return equivalence.stepped_run(model.session, model.contract, np.asarray(ids))
+    return equivalence.stepped_run(model._network.session, model._network.contract, np.asarray(ids))
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -30,8 +30,8 @@ def test_hidden_states_are_exposed_and_stepping_equals_the_unchanged_file(cell, 
     model = load(proto)
     ids = np.random.default_rng(0).integers(0, 11, (3, 20))
     np.testing.assert_allclose(stepped(model, ids), build.whole_run(proto, ids), atol=1e-5)
-    assert len(model.contract.states) == layers * (2 if cell == "LSTM" else 1)
-    assert model.contract.sequence
+    assert len(model._network.contract.states) == layers * (2 if cell == "LSTM" else 1)
+    assert model._network.contract.sequence
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -40,7 +40,7 @@ def test_exposed_states_are_paired(cell):
     hidden = load(build.recurrent(cell, layers=2))
     ids = np.random.default_rng(0).integers(0, 11, (2, 9))
     np.testing.assert_allclose(stepped(model, ids), stepped(hidden, ids), atol=1e-6)
-    assert all(s.output == f"{s.input}_out" for s in model.contract.states)
+    assert all(s.output == f"{s.input}_out" for s in model._network.contract.states)
 
 
 @pytest.mark.parametrize(("final", "kind"), [("Softmax", "probs"), ("LogSoftmax", "logprobs")])
@@ -66,7 +66,7 @@ def test_initial_states_other_than_zero_are_kept_and_reported():
     ):
         proto.graph.node.insert(0, new)
     model = load(proto)
-    assert model.contract.states[0].initial.ravel().tolist() == [0.5, -2.0]
+    assert model._network.contract.states[0].initial.ravel().tolist() == [0.5, -2.0]
     assert "starts from values in the file" in model.describe()
     ids = [[3, 1, 4, 1, 5]]
     np.testing.assert_allclose(stepped(model, ids), build.whole_run(proto, ids), atol=1e-6)
@@ -89,6 +89,13 @@ def test_loading_does_not_edit_the_proto_it_was_given():
     before = proto.SerializeToString()
     load(proto)
     assert proto.SerializeToString() == before
+
+
+def test_a_model_shows_what_its_users_need_and_no_more():
+    shown = {name for name in dir(load(build.recurrent("LSTM"))) if not name.startswith("_")}
+    facts = {"name", "tokenizer", "bos_token_id", "eos_token_id", "pad_token_id", "max_new_tokens", "vocab_size"}
+    facts |= {"latents", "fingerprint", "executor", "providers", "weight_bytes"}
+    assert shown == {*facts, "describe", "run", "save", "with_weights"}
 
 
 def test_a_saved_model_loads_again_without_rewriting(tmp_path):
@@ -255,7 +262,7 @@ def two_inputs(renamed):
 
 def test_states_without_telling_names_are_paired_by_their_layers():
     model = load(two_inputs({"h0": "p", "h1": "q", "h0_out": "r", "h1_out": "s"}))
-    assert [(s.input, s.output) for s in model.contract.states] == [("p", "r"), ("q", "s")]
+    assert [(s.input, s.output) for s in model._network.contract.states] == [("p", "r"), ("q", "s")]
 
 
 def plain_cells():
@@ -290,7 +297,7 @@ def test_an_ambiguous_model_is_refused_and_roles_settle_it():
     ):
         load(plain_cells())
     model = load(plain_cells(), roles={"state": {"p": "s", "q": "r"}})
-    assert [(s.input, s.output) for s in model.contract.states] == [("p", "s"), ("q", "r")]
+    assert [(s.input, s.output) for s in model._network.contract.states] == [("p", "s"), ("q", "r")]
 
 
 def test_wrong_states_are_found_out_by_verification():
@@ -338,7 +345,7 @@ def test_providers_that_are_no_names(providers):
 
 
 def test_a_provider_with_options():
-    assert load(build.recurrent(), providers=[("cpu", {})]).session.providers == ["CPUExecutionProvider"]
+    assert load(build.recurrent(), providers=[("cpu", {})])._network.session.providers == ["CPUExecutionProvider"]
 
 
 def test_a_chain_of_many_nodes_loads_as_quickly_as_onnxruntime_alone():

@@ -87,5 +87,5 @@ def test_backend_case(name):
             load(proto)
         return
     model = load(proto)
-    found = equivalence.stepped_run(model.session, model.contract, ids)[:, -1]
+    found = equivalence.stepped_run(model._network.session, model._network.contract, ids)[:, -1]
     np.testing.assert_allclose(found[:, : expected.shape[1]], expected, atol=1e-6)

@@ -55,7 +55,7 @@ def test_layouts_that_give_other_scores_are_asked_for():
         load(either_axis())
     ids = np.array([[1, 2, 3]])
     found = [load(either_axis(), roles={"batch_axis": {"h": axis}}) for axis in (0, 1)]
-    scores = [stepped_run(model.session, model.contract, ids) for model in found]
+    scores = [stepped_run(model._network.session, model._network.contract, ids) for model in found]
     np.testing.assert_allclose(scores[0] * 4, scores[1] * 5, rtol=1e-5)  # sums of five numbers and of four
 
 
@@ -63,7 +63,7 @@ def test_rows_of_five_fixed_states_are_not_taken_for_layers():
     """States [1, 6, 2]: the axis of two layers was taken for the batch, as it ran first (issue 14)."""
     for exporter in ("legacy", "dynamo"):
         model = load(MODELS / f"torch_{exporter}_rwkv4_fixed.onnx", verify=False)
-        assert [state.batch_axis for state in model.contract.states] == [0] * 5
+        assert [state.batch_axis for state in model._network.contract.states] == [0] * 5
 
 
 @pytest.mark.parametrize("verify", [True, False])
@@ -73,13 +73,15 @@ def test_a_file_that_declares_one_token_is_fed_one(exporter, name, verify):
     full = f"torch_{exporter}_{name}"
     _, pairs, roles = fixture(full)
     model = load(MODELS / f"{full}.onnx", roles=roles, verify=verify)
-    assert not model.contract.sequence
+    assert not model._network.contract.sequence
     for ids, expected in pairs:
-        np.testing.assert_allclose(stepped_run(model.session, model.contract, ids[None])[0], expected, atol=1e-5)
+        np.testing.assert_allclose(
+            stepped_run(model._network.session, model._network.contract, ids[None])[0], expected, atol=1e-5
+        )
 
 
 def test_a_file_that_declares_one_token_and_reads_several_rightly_is_fed_several():
-    assert load(MODELS / "torch_legacy_lstm_states_t1.onnx").contract.sequence
+    assert load(MODELS / "torch_legacy_lstm_states_t1.onnx")._network.contract.sequence
 
 
 def test_a_declared_length_of_several_is_believed_where_stepping_differs():
@@ -91,7 +93,7 @@ def test_a_declared_length_of_several_is_believed_where_stepping_differs():
 def test_wrong_pairs_are_found_in_a_file_of_one_token_that_reads_several():
     proto = build.recurrent("GRU", layers=2, exposed=True)
     proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
-    assert load(proto).contract.sequence
+    assert load(proto)._network.contract.sequence
     with pytest.raises(
         ModelError, match=r"paired otherwise: pass roles=\{'state': \{'h0': 'h0_out', 'h1': 'h1_out'\}\}"
     ):

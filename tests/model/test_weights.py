@@ -41,7 +41,9 @@ def rewritten(proto, weights):
 
 def assert_same(a, b, ids=IDS):
     for which in ("session", "step_session"):
-        runs = [equivalence.stepped_run(getattr(model, which), model.contract, ids) for model in (a, b)]
+        runs = [
+            equivalence.stepped_run(getattr(model._network, which), model._network.contract, ids) for model in (a, b)
+        ]
         np.testing.assert_array_equal(*runs)
 
 
@@ -55,12 +57,12 @@ def test_layers_and_the_table_that_is_folded_from_them(cell, exposed, layers, na
     proto = build.recurrent(cell, layers=layers, exposed=exposed)
     model, weights = load(proto, executor="onnxruntime"), changed(proto)
     other = model.with_weights(weights)
-    assert (other.step_session is not other.session) == (narrow and cell != "RNN")
+    assert (other._network.step_session is not other._network.session) == (narrow and cell != "RNN")
     assert_same(other, load(rewritten(proto, weights), executor="onnxruntime"))
     assert_same(model, load(proto, executor="onnxruntime"))  # the first is as it was
     one = {"bias": weights["bias"]}
     assert_same(other.with_weights({"bias": arrays(proto)["bias"]}).with_weights(one), other)
-    assert_same(other.single_threaded(), other)
+    assert_same(other._network.single_threaded(), other)
 
 
 @pytest.mark.parametrize("vocab", [11, 3000])  # with a table of embedding and input weights, and without
@@ -72,7 +74,7 @@ def test_the_native_step(cell, vocab):
     assert other.executor == "native"
     assert_same(other, load(rewritten(proto, weights), executor="native"))
     assert_same(model, load(proto, executor="native"))
-    assert_same(other.single_threaded(), other)
+    assert_same(other._network.single_threaded(), other)
 
 
 @pytest.mark.parametrize("name", fixtures("step"))
@@ -83,7 +85,7 @@ def test_real_exports(name):
         model = load(proto, roles=roles)
     except ModelError:
         pytest.skip("refused, as tests/model/test_fixtures.py accepts")
-    if model.contract.window is not None:
+    if model._network.contract.window is not None:
         pytest.skip("a window of prefixes, as tests/model/test_fixtures.py accepts")
     weights = changed(proto)
     if not weights:
@@ -95,7 +97,7 @@ def test_real_exports(name):
         unread = set(re.findall(r"'(.+?)'", str(error)))
         other = model.with_weights({key: value for key, value in weights.items() if key not in unread})
     assert_same(other, expected, pairs[-1][0][None])
-    for a, b in zip(other.contract.states, expected.contract.states, strict=True):
+    for a, b in zip(other._network.contract.states, expected._network.contract.states, strict=True):
         np.testing.assert_array_equal(a.initial, b.initial)
 
 
@@ -117,7 +119,7 @@ def test_an_initial_state_that_is_learned_is_computed_anew_and_kept():
     assert starts
     assert others
     both = model.with_weights(starts).with_weights(others)
-    assert not np.array_equal(both.contract.states[0].initial, model.contract.states[0].initial)
+    assert not np.array_equal(both._network.contract.states[0].initial, model._network.contract.states[0].initial)
     assert_same(both, load(rewritten(proto, weights)), IDS % 9)
 
 
@@ -125,7 +127,7 @@ def test_first_states_that_the_graph_computes_from_a_context():
     proto = onnx.load(SYSTEMS / "caption_start.onnx")
     weights = changed(proto)
     model, expected = load(proto).with_weights(weights), load(rewritten(proto, weights))
-    (aux,) = model.contract.initial_state_graph.auxiliary_inputs
+    (aux,) = model._network.contract.initial_state_graph.auxiliary_inputs
     context = np.random.default_rng(0).standard_normal((2, *aux.sizes)).astype(aux.dtype)
     options = {"context": {aux.name: context}, "max_new_tokens": 6, "eos_token_id": None, "logprobs": 2}
     a, b = (decode(m, [[1], [2]], **options) for m in (model, expected))

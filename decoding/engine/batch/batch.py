@@ -14,7 +14,7 @@ from decoding.engine.batch.window import WindowBatch
 from decoding.engine.request import Call, EngineRequest
 from decoding.errors import DecodeError, ModelError
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 from decoding.processors import History
 
 States = Sequence[Any]  # only the batch that returned them knows what they are
@@ -73,7 +73,7 @@ class Batch(Protocol):
         """Go on with the rows at `slots`, in that order; a slot may be named more than once."""
 
 
-def failed_step(model: Model, error: ModelError, history: History) -> DecodeError | ModelError:
+def failed_step(network: Network, error: ModelError, history: History) -> DecodeError | ModelError:
     """Return the error of a step that the network could not run, with its place and the likely cause.
 
     An error of a device, whose memory may be full, stays as it is.
@@ -81,7 +81,7 @@ def failed_step(model: Model, error: ModelError, history: History) -> DecodeErro
     Args:
         history: of the rows that took the step.
     """
-    if model.on_device or not len(history):
+    if network.on_device or not len(history):
         return error
     step = max(len(ids) for ids in history)
     return DecodeError(
@@ -92,7 +92,7 @@ def failed_step(model: Model, error: ModelError, history: History) -> DecodeErro
 
 
 def make_batch(
-    model: Model,
+    network: Network,
     capacity: int,
     call: Call,
     *,
@@ -105,13 +105,13 @@ def make_batch(
         call: its strategy needs some of the logits or all; `reduce`: whether only these need come from a device.
         attention: whether the batch has the weights of each step too; the model has them, and is stepped.
     """
-    c = model.contract
+    c = network.contract
     context = ContextRows(c.row_inputs, capacity, call.step_inputs, call.latents)
     if c.window is not None:
-        return WindowBatch(model, c.window, capacity, context)
-    if model.on_device:
-        reduction = reduction_for(model, call, capacity) if reduce and not call.mixed else None
-        return DeviceBatch(model, capacity, context, attention, reduction)
+        return WindowBatch(network, c.window, capacity, context)
+    if network.on_device:
+        reduction = reduction_for(network, call, capacity) if reduce and not call.mixed else None
+        return DeviceBatch(network, capacity, context, attention, reduction)
     if any(state.free_axis is not None for state in c.states):
-        return RaggedBatch(model, capacity, context, attention)
-    return HostBatch(model, capacity, context, attention)
+        return RaggedBatch(network, capacity, context, attention)
+    return HostBatch(network, capacity, context, attention)

@@ -16,7 +16,7 @@ from decoding.engine.batch.contexts import ContextRows, shared_initial_states
 from decoding.engine.batch.reduction import Candidates
 from decoding.engine.request import EngineRequest
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 from decoding.model.passes.device_step import CHOICE, DRAW, STEP, Reduction
 from decoding.model.runtime.session import Binding, DeviceArray
 
@@ -40,11 +40,11 @@ class DeviceBatch:
     """
 
     def __init__(
-        self, model: Model, capacity: int, context: ContextRows, attention: bool, reduction: Reduction | None
+        self, network: Network, capacity: int, context: ContextRows, attention: bool, reduction: Reduction | None
     ) -> None:
-        c = self._contract = model.contract
-        self._model, self._reduction = model, reduction
-        self._on_device = model.device_step(reduction)
+        c = self._contract = network.contract
+        self._network, self._reduction = network, reduction
+        self._on_device = network.device_step(reduction)
         self._wants_attention = attention
         self.attention: Array | None = None
         self.context = context
@@ -72,7 +72,7 @@ class DeviceBatch:
     @property
     def read_chunk(self) -> Callable[[Array, Mapping[str, Array]], list[DeviceArray]] | None:
         """The method that reads many tokens in a run, where the device has kernels for it."""
-        return self._read_chunk if self._model.reads_chunks_on_device else None
+        return self._read_chunk if self._network.reads_chunks_on_device else None
 
     def step(self) -> None:
         """Run the network once: `tokens` and the states in, `logits` (or the candidates) and the next states out."""
@@ -148,7 +148,7 @@ class DeviceBatch:
         inputs: dict[str, Array | DeviceArray] = {**feeds}
         inputs |= {s.input: value for s, value in zip(c.states, before, strict=True)}
         outputs = {s.output: value for s, value in zip(c.states, after, strict=True)}
-        self._model.session.bind(inputs, outputs, only_fetched=True).run()
+        self._network.session.bind(inputs, outputs, only_fetched=True).run()
         return after
 
     def _move(self, given: Sequence[DeviceArray], index: Array, to: list[DeviceArray]) -> list[DeviceArray]:
@@ -217,7 +217,7 @@ class DeviceBatch:
             idle = self._on_device.idle.setdefault(key, [])
             buffers = idle.pop() if idle else None
         if buffers is None:
-            buffers = _Buffers(self._model, self._reduction, self._slots, self._wants_attention)
+            buffers = _Buffers(self._network, self._reduction, self._slots, self._wants_attention)
         weakref.finalize(self, idle.append, buffers)
         return buffers
 
@@ -234,10 +234,10 @@ class _Bound:
 class _Buffers:
     """What a step reads and writes on the device."""
 
-    def __init__(self, model: Model, reduction: Reduction | None, slots: int, wants_attention: bool) -> None:
-        c = self._contract = model.contract
-        self._model, self._slots, self._wants_attention = model, slots, wants_attention
-        self._session = model.device_step(reduction).session
+    def __init__(self, network: Network, reduction: Reduction | None, slots: int, wants_attention: bool) -> None:
+        c = self._contract = network.contract
+        self._network, self._slots, self._wants_attention = network, slots, wants_attention
+        self._session = network.device_step(reduction).session
         array = self._session.device_array
         self.states = tuple([array(s.shape(slots), s.dtype) for s in c.states] for _ in range(2))
         self.step = array((2 + sum(f.kind == "position" for f in c.auxiliary_inputs), slots), np.int64)
@@ -273,7 +273,7 @@ class _Buffers:
                 **c.feeds(np.zeros((1, 1), np.int64), context=one),
                 **{s.input: s.initial_rows(1) for s in c.states},
             }
-            (weights,) = self._model.session.run(feeds, [str(c.attention)])
+            (weights,) = self._network.session.run(feeds, [str(c.attention)])
             outputs[str(c.attention)] = attention = array((self._slots, *weights.shape[1:]), np.float32)
         sides = []
         for before, after in (self.states, self.states[::-1]):

@@ -11,7 +11,7 @@ from decoding.engine.request import EngineRequest
 from decoding.kernels import NativeRun
 from decoding.model.contract.io import State
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 from decoding.model.runtime.native import NativeSession
 from decoding.model.runtime.session import Binding
 
@@ -29,9 +29,9 @@ class HostBatch:
 
     candidates = None
 
-    def __init__(self, model: Model, capacity: int, context: ContextRows, attention: bool) -> None:
-        c = self._contract = model.contract
-        self._session, self._whole_session = model.step_session, model.read_session
+    def __init__(self, network: Network, capacity: int, context: ContextRows, attention: bool) -> None:
+        c = self._contract = network.contract
+        self._session, self._whole_session = network.step_session, network.read_session
         self.in_place = isinstance(self._session, NativeSession)
         self.keeps_before = False
         self.context = context

@@ -9,7 +9,7 @@ import numpy as np
 from decoding.engine.batch.contexts import ContextRows, initial_states
 from decoding.engine.request import EngineRequest
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 
 # The states of a row, each with a batch axis of size 1.
 RowStates = list[Array]
@@ -25,13 +25,13 @@ class RaggedBatch:
     candidates = None
     read_chunk = None  # rows of unequal states cannot share a run
 
-    def __init__(self, model: Model, capacity: int, context: ContextRows, attention: bool) -> None:
-        self._contract, self._session = model.contract, model.step_session
+    def __init__(self, network: Network, capacity: int, context: ContextRows, attention: bool) -> None:
+        self._contract, self._session = network.contract, network.step_session
         self.capacity = capacity
         self.context = context
         self.size = 0
         self.tokens = np.zeros(capacity, np.int64)
-        self.logits = np.zeros((capacity, model.vocab_size), np.float32)
+        self.logits = np.zeros((capacity, network.vocab_size), np.float32)
         self.attention: Array | None = None
         self._wants_attention = attention
         self._positions = np.zeros(capacity, np.int64)

@@ -9,7 +9,7 @@ import numpy as np
 from decoding.engine.request import Call, Settings
 from decoding.filters import ALL_OFF
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 from decoding.model.passes.device_step import Reduction
 from decoding.strategies import Beam, Greedy, TopN
 
@@ -19,7 +19,7 @@ LEAST_BYTES = 256 << 10
 _AT_MOST = 0.25
 
 
-def reduction_for(model: Model, call: Call, rows: int) -> Reduction | None:
+def reduction_for(network: Network, call: Call, rows: int) -> Reduction | None:
     """Return how to reduce the logits on the device; None where all of them come down.
 
     They must where something looks at other logits than the best (processors, `min_new_tokens`, `logprobs=`, a teacher, filters
@@ -33,10 +33,10 @@ def reduction_for(model: Model, call: Call, rows: int) -> Reduction | None:
         or (settings.min_new_tokens and settings.eos)
     )
     reduction = None if looks else _enough_for(settings)
-    whole = model.vocab_size * 4
+    whole = network.vocab_size * 4
     if reduction is None or rows * whole < LEAST_BYTES or (2 * reduction.count + 1) * 8 > _AT_MOST * whole:
         return None
-    return reduction if model.can_reduce else None
+    return reduction if network.can_reduce else None
 
 
 def beam_candidates(beam: Beam, settings: Settings) -> int:

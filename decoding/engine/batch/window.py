@@ -10,7 +10,7 @@ from decoding.engine.batch.contexts import ContextRows
 from decoding.engine.request import EngineRequest
 from decoding.model.contract.io import Window
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 
 
 class WindowBatch:
@@ -23,14 +23,14 @@ class WindowBatch:
     candidates = None
     read_chunk = None  # a prefix needs no run before it is needed
 
-    def __init__(self, model: Model, window: Window, capacity: int, context: ContextRows) -> None:
-        self._contract, self._session, self._window = model.contract, model.session, window
+    def __init__(self, network: Network, window: Window, capacity: int, context: ContextRows) -> None:
+        self._contract, self._session, self._window = network.contract, network.session, window
         self.capacity = capacity
         self.context = context
         self.attention: Array | None = None  # a window has no weights of one step
         self.size = 0
         self.tokens = np.zeros(capacity, np.int64)
-        self.logits = np.zeros((capacity, model.vocab_size), np.float32)
+        self.logits = np.zeros((capacity, network.vocab_size), np.float32)
         self._prefixes: list[list[int]] = [[] for _ in range(capacity)]
 
     def start(self, slots: Array, requests: Sequence[EngineRequest], read: Array) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from decoding.model.model import Model
 from decoding.results import FinishReason, TokenEvent
-from decoding.tokenizers import TextStream
+from decoding.tokenizers import TextStream, Tokenizer
 
 
 class Events:
     """Makes the events of sequences, each token in its turn."""
 
-    def __init__(self, model: Model) -> None:
-        self._tokenizer = model.tokenizer
+    def __init__(self, tokenizer: Tokenizer | None) -> None:
+        self._tokenizer = tokenizer
         self._texts: dict[int, TextStream] = {}  # of sequences that run
 
     def of(

@@ -10,7 +10,7 @@ from decoding.engine.live.searches import LiveSearches
 from decoding.engine.request import Call, EngineRequest, FinishedSequence, StopFlag
 from decoding.errors import DecodeError
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 
 # How long leaving waits for the thread that reads: it may be blocked in the iterable, where nothing can stop it.
 _PATIENCE = 0.05
@@ -19,7 +19,7 @@ Found = FinishedSequence | BaseException | None  # None: all requests are read, 
 
 
 def decode_iterable(
-    model: Model, call: Call, requests: Iterable[EngineRequest], workers: int
+    network: Network, call: Call, requests: Iterable[EngineRequest], workers: int
 ) -> Generator[FinishedSequence]:
     """Decode requests as they come, yielding sequences as they finish, also while the iterable blocks.
 
@@ -27,13 +27,13 @@ def decode_iterable(
     where it next yields. An error of the iterable, or of a request, is raised here.
     """
     results = _Results(call.batch_size * workers)
-    searches = LiveSearches(model, call, call.batch_size, workers, results, results.left)
+    searches = LiveSearches(network, call, call.batch_size, workers, results, results.left)
     reader = threading.Thread(target=results.read, args=(requests, searches), daemon=True, name="decoding-reader")
     results.reader = reader
     try:
         searches.start()
         reader.start()
-        yield from results.results(model, searches)
+        yield from results.results(network, searches)
     finally:
         results.leave()
         searches.stop()
@@ -75,7 +75,7 @@ class _Results:
         self._count = count
         self._found.put(None)
 
-    def results(self, model: Model, searches: LiveSearches) -> Generator[FinishedSequence]:
+    def results(self, network: Network, searches: LiveSearches) -> Generator[FinishedSequence]:
         """Yield what has finished, until all requests have ended."""
         ended = 0
         while self._count != ended:
@@ -86,7 +86,7 @@ class _Results:
                 )
             if searches.forked:
                 raise DecodeError(
-                    f"{model.name}: this call decodes in threads of the process that was forked, and the child has none "
+                    f"{network.name}: this call decodes in threads of the process that was forked, and the child has none "
                     "of them; start the call in the child, with a model that is loaded there"
                 )
             match self._found.get():

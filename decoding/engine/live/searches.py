@@ -19,7 +19,7 @@ from decoding.engine.request import Call, EngineRequest, FailedRequest, Finished
 from decoding.engine.search.mixed import MixedSearch
 from decoding.errors import OptionError
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 
 # How long stopping waits for a thread, which ends after its present step; see `decoding.engine.workers`.
 _PATIENCE = 10.0
@@ -64,7 +64,7 @@ class LiveSearch:
 
     def __init__(
         self,
-        model: Model,
+        network: Network,
         call: Call,
         rows: int,
         waiting: deque[EngineRequest],
@@ -72,12 +72,12 @@ class LiveSearch:
         left: Callable[[], None],
     ) -> None:
         self.stopped = StopFlag()
-        self._model, self._call, self._count, self._listener, self._left = model, call, rows, listener, left
+        self._network, self._call, self._count, self._listener, self._left = network, call, rows, listener, left
         self._waiting, self._taken = waiting, deque[Taken]()
         self._wakes: SimpleQueue[None] = SimpleQueue()
         self._notices: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._followed = set[int]()
-        self._search = MixedSearch(model, call, self, rows)
+        self._search = MixedSearch(network, call, self, rows)
         self.is_idle, self.rows = True, 0
         self.thread = threading.Thread(target=self._work, daemon=True, name="decoding")
 
@@ -122,15 +122,15 @@ class LiveSearch:
 
     def _completed(self, rows: list[Row]) -> list[Row]:
         """Return rows with latents and encoded sources; one whose source cannot be encoded fails."""
-        rows = list(with_latents_of(self._call.latents, rows, self._model.contract))
+        rows = list(with_latents_of(self._call.latents, rows, self._network.contract))
         todo = {r.key: r for _, r in rows}
         try:
-            done = dict(zip(todo, encoded(self._model, list(todo.values())), strict=True))
+            done = dict(zip(todo, encoded(self._network, list(todo.values())), strict=True))
         except Exception:
             done = {}
             for key, request in todo.items():
                 try:
-                    (done[key],) = encoded(self._model, [request])
+                    (done[key],) = encoded(self._network, [request])
                 except Exception as error:
                     self._fail(request, error)
         if self._call.latents is None:
@@ -143,7 +143,7 @@ class LiveSearch:
         found: list[Row] = []
         for row in rows:
             try:
-                found += limited_rows(self._model.contract, iter([row]))
+                found += limited_rows(self._network.contract, iter([row]))
             except OptionError as error:
                 self._fail(row[1], error)
         return found
@@ -168,12 +168,12 @@ class LiveSearch:
                 self._wait()
                 continue
             try:
-                with using(self._model, in_threads=True):
+                with using(self._network, in_threads=True):
                     self._run()
             except Exception as error:  # not of one request: the network cannot be run, say
                 for request in {r.index: r for r in self._search.requests()}.values():
                     self._fail(request, error)
-                self._search = MixedSearch(self._model, self._call, self, self._count)
+                self._search = MixedSearch(self._network, self._call, self, self._count)
 
     def _run(self) -> None:
         """Decode until nothing is left."""
@@ -214,10 +214,10 @@ class LiveSearches:
     """
 
     def __init__(
-        self, model: Model, call: Call, rows: int, workers: int, listener: Listener, left: Callable[[], None]
+        self, network: Network, call: Call, rows: int, workers: int, listener: Listener, left: Callable[[], None]
     ) -> None:
         self.waiting = deque[EngineRequest]()
-        alone = model if workers == 1 else model.single_threaded()
+        alone = network if workers == 1 else network.single_threaded()
         self._searches = [LiveSearch(alone, call, rows, self.waiting, listener, left) for _ in range(workers)]
         self._process, self._left = os.getpid(), left
 

@@ -17,7 +17,7 @@ from decoding.engine.search.prefill import RequestRows
 from decoding.engine.search.states import state_after
 from decoding.engine.search.stopping import FINISH_REASONS, GOES_ON, Stopping
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 from decoding.processors import History, apply_processors
 from decoding.results import FinishReason
 from decoding.strategies import Beam
@@ -48,16 +48,16 @@ class BeamSearch:
     Each group of beams searches, closes and stops by itself. Arrays are [requests, beams, ...].
     """
 
-    def __init__(self, model: Model, call: Call, settings: Settings, queue: RowSource, rows: int) -> None:
+    def __init__(self, network: Network, call: Call, settings: Settings, queue: RowSource, rows: int) -> None:
         assert isinstance(settings.strategy, Beam)
-        self._model, self._settings, self._queue, self._beam = model, settings, queue, settings.strategy
+        self._network, self._settings, self._queue, self._beam = network, settings, queue, settings.strategy
         self._needs_attention = settings.return_attention or settings.strategy.coverage_penalty != 0
         self._attention: Array | None = None  # [requests, beams, steps, source]
         beams = self._beam.num_beams
         together = max(1, rows // beams)
-        self._batch = make_batch(model, together * beams, call, attention=self._needs_attention)
-        self._rows = RequestRows(model, self._batch, call, queue, beams)
-        self._stopping = Stopping(settings, model.vocab_size, model.tokenizer)
+        self._batch = make_batch(network, together * beams, call, attention=self._needs_attention)
+        self._rows = RequestRows(network, self._batch, call, queue, beams)
+        self._stopping = Stopping(settings, network.vocab_size, call.tokenizer)
         self._candidates = beam_candidates(self._beam, settings)
         self._requests: list[EngineRequest] = []
         self._closed: list[list[list[ClosedHypothesis]]] = []
@@ -259,7 +259,7 @@ class BeamSearch:
             state = None
             if self._settings.return_state:
                 row = slot * self._beam.num_beams + parents[at]
-                state = state_after(self._model, self._batch, row, self._requests[slot], ids, reason == "eos")
+                state = state_after(self._network, self._batch, row, self._requests[slot], ids, reason == "eos")
             self._closed[slot][group].append(ClosedHypothesis(score, ids, own, reason, weights, state))
         for closed in (c for slot in self._closed for c in slot):
             closed.sort(key=lambda h: -h.score)

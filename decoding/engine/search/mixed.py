@@ -20,7 +20,7 @@ from decoding.engine.search.beam import BeamSearch
 from decoding.engine.search.sampling import SamplingSearch
 from decoding.engine.search.stochastic_beam import StochasticBeamSearch
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 from decoding.strategies import Beam
 
 Search = SamplingSearch | BeamSearch | StochasticBeamSearch
@@ -65,8 +65,8 @@ class MixedSearch:
         rows: how many run together in each search.
     """
 
-    def __init__(self, model: Model, call: Call, queue: RowSource, rows: int) -> None:
-        self._model, self._call, self._queue, self._count = model, call, queue, rows
+    def __init__(self, network: Network, call: Call, queue: RowSource, rows: int) -> None:
+        self._network, self._call, self._queue, self._count = network, call, queue, rows
         self.stopped = queue.stopped
         self._lanes: dict[Key, Lane] = {}
         # A search whose rows have ended, by the key of its lane: its buffers serve when rows like them come again. Rows with
@@ -157,7 +157,7 @@ class MixedSearch:
     def _lane_of(self, row: Row) -> Lane:
         settings = row[1].settings
         kind = _key(settings) if settings.strategy.searches_together else _BY_THEMSELVES
-        shapes = () if shares_a_batch(self._model.contract) else context_shapes(self._model.contract, row[1])
+        shapes = () if shares_a_batch(self._network.contract) else context_shapes(self._network.contract, row[1])
         key = kind, shapes
         if key not in self._lanes:
             self._open(Lane(self, key), settings)
@@ -169,16 +169,16 @@ class MixedSearch:
         kept = self._kept.pop(lane.key, None)
         if kept is not None:
             kept.take_from(lane)
-        lane.search = kept or make_search(self._model, self._call, settings, lane, self._count)
+        lane.search = kept or make_search(self._network, self._call, settings, lane, self._count)
         lane.steps = lane.search.run(every=True)
 
 
-def make_search(model: Model, call: Call, settings: Settings, queue: RowSource, rows: int) -> Search:
+def make_search(network: Network, call: Call, settings: Settings, queue: RowSource, rows: int) -> Search:
     """Return the search that the strategy of `settings` asks for, over `rows` rows."""
     if not settings.strategy.searches_together:
-        return SamplingSearch(model, call, queue, rows)
+        return SamplingSearch(network, call, queue, rows)
     search = BeamSearch if isinstance(settings.strategy, Beam) else StochasticBeamSearch
-    return search(model, call, settings, queue, rows)
+    return search(network, call, settings, queue, rows)
 
 
 def _key(settings: Settings) -> Hashable:

@@ -13,7 +13,7 @@ from decoding.engine.request import Call, EngineRequest, Row, RowSource
 from decoding.errors import ModelError
 from decoding.model.contract.pad import pad_together
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 from decoding.processors import History
 
 # Longest chunk read in one run, as long as the longest that load() tries (model/verify/lengths.py): it bounds the memory of the hidden sequences, [rows, chunk, hidden] a layer,
@@ -37,8 +37,8 @@ class Prefill:
     (`read_chunk`): each once however many rows have it, and without computing the output projection.
     """
 
-    def __init__(self, model: Model, batch: Batch, call: Call) -> None:
-        self._model, self._batch, self._call = model, batch, call
+    def __init__(self, network: Network, batch: Batch, call: Call) -> None:
+        self._network, self._batch, self._call = network, batch, call
         self._rows: dict[int, Row] = {}
         self._cursor = np.zeros(batch.capacity, np.int64)  # ids of the prompt in the row's states
         self._last = np.zeros(batch.capacity, np.int64)  # where the cursor is when the prompt is read
@@ -70,7 +70,7 @@ class Prefill:
         newest, states = self._newest or (None, [])
         known = np.array([request.key == newest for _, request in rows])
         last = np.array([len(request.ids) - 1 for _, request in rows])
-        reads_nothing = not self._model.contract.states
+        reads_nothing = not self._network.contract.states
         read = np.where(known | reads_nothing, last, [request.read for _, request in rows])
         for which in (known, ~known):
             if which.any():
@@ -99,14 +99,14 @@ class Prefill:
             self._batch.context.refresh(self._histories, self._batch.size)
             self._batch.step()
             return self.step()
-        c = self._model.contract
+        c = self._network.contract
         slots = np.array(self.slots)
         requests = [request for _, request in self._rows.values()]
         keys = np.stack([[r.key for r in requests], self._cursor[slots]], 1)
         _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         own, start = [requests[i] for i in first], self._cursor[slots[first]]
         left = int((self._last[slots] - self._cursor[slots]).min())
-        several = self._model.reads_chunks and self._call.step_inputs is None
+        several = self._network.reads_chunks and self._call.step_inputs is None
         count = min(left, c.longest_run or _CHUNK, _CHUNK if several else 1)
         ids = np.stack([r.ids[at : at + count] for r, at in zip(own, start, strict=True)])
         after = run(slots[first], c.feeds(ids, start, self._context(own, start, count)))
@@ -135,7 +135,7 @@ class Prefill:
         )
 
     def _context(self, requests: Sequence[EngineRequest], start: Array, count: int) -> dict[str, Array]:
-        c, latents = self._model.contract, self._call.latents
+        c, latents = self._network.contract, self._call.latents
         context = pad_together(c.row_inputs, [r.context for r in requests])
         context |= step_contexts(c.auxiliary_inputs, requests, start, count)
         if latents is not None:
@@ -167,9 +167,9 @@ class RequestRows:
     The methods that return requests return those whose prompts are read. Their rows come after all that already write.
     """
 
-    def __init__(self, model: Model, batch: Batch, call: Call, queue: RowSource, width: int) -> None:
-        self._model, self._batch, self._queue, self._width = model, batch, queue, width
-        self._prefill = Prefill(model, batch, call)
+    def __init__(self, network: Network, batch: Batch, call: Call, queue: RowSource, width: int) -> None:
+        self._network, self._batch, self._queue, self._width = network, batch, queue, width
+        self._prefill = Prefill(network, batch, call)
         self._ready: list[Ready] = []
 
     def refill(self, count: int) -> list[EngineRequest]:
@@ -191,7 +191,7 @@ class RequestRows:
         try:
             return self._arrange(np.zeros(0, np.int64), self._prefill.read_chunk())
         except ModelError as error:
-            raise failed_step(self._model, error, self.histories([], [])) from error
+            raise failed_step(self._network, error, self.histories([], [])) from error
 
     def step(self, histories: Callable[[], History]) -> None:
         """Take a step of the batch, in which the rows that read go on reading; `histories` is that of every row."""
@@ -199,7 +199,7 @@ class RequestRows:
             self._batch.context.refresh(histories, self._batch.size)
             self._batch.step()
         except ModelError as error:
-            raise failed_step(self._model, error, histories()) from error
+            raise failed_step(self._network, error, histories()) from error
         self._ready = self._prefill.step() if self._prefill else []
 
     def move(self, rows: Array) -> list[EngineRequest]:

@@ -26,7 +26,7 @@ from decoding.engine.search.row_sampler import RowSampler
 from decoding.engine.search.states import state_after
 from decoding.errors import ModelError
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 from decoding.processors import History
 
 # Tokens of a prompt from which on its state is remembered: reading fewer takes no longer than looking for them.
@@ -40,11 +40,11 @@ class SamplingSearch:
         rows: how many run together.
     """
 
-    def __init__(self, model: Model, call: Call, queue: RowSource, rows: int) -> None:
-        self._model, self._queue = model, queue
-        self._batch = make_batch(model, rows, call, attention=call.attention)
-        self._prefill = Prefill(model, self._batch, call)
-        self._sampler = make_sampler(model, self._batch, call)
+    def __init__(self, network: Network, call: Call, queue: RowSource, rows: int) -> None:
+        self._network, self._queue = network, queue
+        self._batch = make_batch(network, rows, call, attention=call.attention)
+        self._prefill = Prefill(network, self._batch, call)
+        self._sampler = make_sampler(network, self._batch, call)
         if isinstance(self._batch, DeviceBatch):
             self._batch.draws = self._sampler.draws
         self._has_extras = self._batch.context.moves or call.attention
@@ -111,7 +111,7 @@ class SamplingSearch:
         try:
             yield from self._steps(every=every)
         except ModelError as error:
-            raise failed_step(self._model, error, self._histories()) from error
+            raise failed_step(self._network, error, self._histories()) from error
 
     def _steps(self, *, every: bool) -> Iterator[int]:
         """Take steps until nothing is left, yielding how many rows finished, for the caller to retire.
@@ -182,7 +182,7 @@ class SamplingSearch:
             state = None
             if self._sampler.requests[slot].settings.return_state:
                 request, output = self._sampler.requests[slot], self._sampler.output(slot)
-                state = state_after(self._model, self._batch, slot, request, output, self._sampler.ended_by_eos(slot))
+                state = state_after(self._network, self._batch, slot, request, output, self._sampler.ended_by_eos(slot))
             yield self._sampler.take(slot, source_length=width, state=state)
         rows = self._queue.take(len(done))
         if rows:
@@ -257,16 +257,16 @@ class SamplingSearch:
             remember(request, own, states)
 
 
-def make_sampler(model: Model, batch: Batch, call: Call) -> RowSampler:
+def make_sampler(network: Network, batch: Batch, call: Call) -> RowSampler:
     """Return the native half of the step loop."""
     down = batch.candidates
     return RowSampler(
         batch.logits,
         batch.tokens,
-        vocab_size=model.vocab_size,
+        vocab_size=network.vocab_size,
         ids=None if down is None else down.ids,
         normalizers=None if down is None else down.normalizers,
-        tokenizer=model.tokenizer,
+        tokenizer=call.tokenizer,
         max_new_tokens=call.settings.max_new_tokens,
         teacher_ratio=call.teacher_ratio,
         drawn=down is not None and down.ids.shape[1] == 1,

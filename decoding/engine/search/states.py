@@ -7,14 +7,14 @@ import numpy as np
 from decoding.engine.batch.batch import Batch
 from decoding.engine.request import EngineRequest
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 
 # The names of what a state has besides the values of the state inputs.
 IDS, FINGERPRINT, CONTEXT = "decoding.ids", "decoding.model", "decoding.context."
 
 
 def state_after(
-    model: Model, batch: Batch, slot: int, request: EngineRequest, output: Array, by_eos: bool
+    network: Network, batch: Batch, slot: int, request: EngineRequest, output: Array, by_eos: bool
 ) -> dict[str, Array]:
     """Return the state after prompt and output, EOS excluded.
 
@@ -35,5 +35,5 @@ def state_after(
         **batch.states_before(np.array([slot]), int(by_eos))[0],
         **contexts,
         IDS: ids,
-        FINGERPRINT: np.array(model.fingerprint),
+        FINGERPRINT: np.array(network.fingerprint),
     }

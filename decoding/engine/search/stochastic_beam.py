@@ -15,7 +15,7 @@ from decoding.engine.search.prefill import RequestRows
 from decoding.engine.search.states import state_after
 from decoding.engine.search.stopping import FINISH_REASONS, Stopping
 from decoding.model.graph.types import Array
-from decoding.model.model import Model
+from decoding.model.network import Network
 from decoding.processors import History, apply_processors
 from decoding.results import FinishReason
 from decoding.strategies import Sample
@@ -50,16 +50,16 @@ class StochasticBeamSearch:
     draws from, in the order of their perturbed log-probabilities.
     """
 
-    def __init__(self, model: Model, call: Call, settings: Settings, queue: RowSource, rows: int) -> None:
+    def __init__(self, network: Network, call: Call, settings: Settings, queue: RowSource, rows: int) -> None:
         assert isinstance(settings.strategy, Sample)
-        self._model, self._settings, self._queue, self._sample = model, settings, queue, settings.strategy
+        self._network, self._settings, self._queue, self._sample = network, settings, queue, settings.strategy
         self._width = settings.outputs
         self._slots = max(1, rows // self._width)
-        self._batch = make_batch(model, self._slots * self._width, call)
+        self._batch = make_batch(network, self._slots * self._width, call)
         if isinstance(self._batch, HostBatch):
             self._batch.keeps_before = settings.return_state
-        self._rows = RequestRows(model, self._batch, call, queue, self._width)
-        self._stopping = Stopping(settings, model.vocab_size, model.tokenizer)
+        self._rows = RequestRows(network, self._batch, call, queue, self._width)
+        self._stopping = Stopping(settings, network.vocab_size, call.tokenizer)
         self._requests: list[EngineRequest] = []
         self._branches: list[list[Branch]] = []
         self._cancelled = set[int]()
@@ -182,7 +182,7 @@ class StochasticBeamSearch:
             if b.finish_reason is not None and self._settings.return_state:
                 row, output = i * self._width + b.parent, np.array(b.tokens, np.int64)
                 by_eos = b.finish_reason == "eos"
-                b.state = state_after(self._model, self._batch, row, self._requests[i], output, by_eos)
+                b.state = state_after(self._network, self._batch, row, self._requests[i], output, by_eos)
 
     def _results(self, request: EngineRequest, branches: list[Branch]) -> Iterator[FinishedSequence]:
         for rank, b in enumerate(branches):

@@ -5,6 +5,7 @@ The rest of the package sees names, NumPy arrays and `Node` views, never a proto
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -345,6 +346,11 @@ class Graph:
             name: (np.dtype(DTYPES.get(tensor.data_type, object)), tuple(tensor.dims))
             for name, tensor in self._constants.items()
         }
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the initializers in bytes."""
+        return sum(math.prod(shape) * dtype.itemsize for dtype, shape in self.initializers.values())
 
     def with_values(self, values: Mapping[str, Array]) -> Graph:
         """A copy with other values of the same shape for the initializers named; names that it does not have are ignored."""

@@ -20,10 +20,10 @@ def captioner():
 
 def whole(model, ids, vector):
     """Logits of a whole-sequence run with this context."""
-    c = model.contract
+    c = model._network.contract
     states = {s.input: s.initial_rows(1) for s in c.states}
     feeds = {**c.feeds(np.array([ids]), context={"context": vector[None]}), **states}
-    return c.logits.arrange(model.session.run(feeds, [c.logits.name])[0])[0]
+    return c.logits.arrange(model._network.session.run(feeds, [c.logits.name])[0])[0]
 
 
 def test_the_context_is_what_the_original_framework_was_given(captioner):
@@ -79,7 +79,7 @@ def test_step_inputs_give_a_context_anew_for_every_step(captioner, strategy):
         return {"context": np.array([np.resize(ids, 3) if len(ids) < 3 else ids[-3:] for ids in history]) / 4}
 
     out = decode(captioner, PROMPTS, strategy, step_inputs=last_three, max_new_tokens=6, batch_size=3)
-    c = captioner.contract
+    c = captioner._network.contract
     for prompt, h in zip(PROMPTS, out, strict=True):
         ids, total, scores = [], 0.0, np.zeros(0)
         states = {s.input: s.initial_rows(1) for s in c.states}
@@ -91,7 +91,9 @@ def test_step_inputs_give_a_context_anew_for_every_step(captioner, strategy):
             feeds = c.feeds(
                 np.array([[token]]), context={k: v.astype(np.float32) for k, v in last_three([np.array(ids)]).items()}
             )
-            logits, *after = captioner.session.run({**feeds, **states}, [c.logits.name, *(s.output for s in c.states)])
+            logits, *after = captioner._network.session.run(
+                {**feeds, **states}, [c.logits.name, *(s.output for s in c.states)]
+            )
             states = {s.input: v for s, v in zip(c.states, after, strict=True)}
             scores = c.logits.arrange(logits)[0, -1]
         assert h.logprob == pytest.approx(total, abs=1e-4)
@@ -100,7 +102,7 @@ def test_step_inputs_give_a_context_anew_for_every_step(captioner, strategy):
 def test_describe_says_what_to_give(captioner):
     assert "context  context" in captioner.describe()
     assert "float32 [batch, 3]" in captioner.describe()
-    assert equivalence.gives_probabilities(captioner.session, captioner.contract) is False
+    assert equivalence.gives_probabilities(captioner._network.session, captioner._network.contract) is False
 
 
 # -- attention -----------------------------------------------------------------------------------------------
@@ -115,7 +117,7 @@ def attentive():
 
 def plain_attention(model, prompt, tokens, source):
     """Weights [tokens, source] of a plain loop: those with which each new token was chosen; and their log-probabilities."""
-    c = model.contract
+    c = model._network.contract
     states = {s.input: s.initial_rows(1) for s in c.states}
     names = [c.logits.name, c.attention, *(s.output for s in c.states)]
     weights, logprobs, logits, attention = [], [], None, None
@@ -125,7 +127,7 @@ def plain_attention(model, prompt, tokens, source):
             weights.append(attention[0])
             logprobs.append(row[token] - np.log(np.exp(row).sum()))
         feeds = c.feeds(np.array([[token]]), context={"context": source[None]})
-        logits, attention, *after = model.session.run({**feeds, **states}, names)
+        logits, attention, *after = model._network.session.run({**feeds, **states}, names)
         states = {s.input: v for s, v in zip(c.states, after, strict=True)}
     return np.array(weights), np.array(logprobs)
 

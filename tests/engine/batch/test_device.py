@@ -26,7 +26,7 @@ from decoding.engine.batch.batch import make_batch
 from decoding.engine.batch.device import DeviceBatch, slots_for
 from decoding.engine.batch.host import HostBatch
 from decoding.inputs.options import make_call
-from decoding.model.model import Model
+from decoding.model.network import Network
 from decoding.model.runtime.session import Binding
 from tests.helpers import build
 from tests.helpers.exports import fixture, outcome, system, system_names
@@ -60,7 +60,7 @@ def on_device(monkeypatch):
     monkeypatch.setattr(reduction, "LEAST_BYTES", 0)
 
     def switch(on=True):
-        monkeypatch.setattr(Model, "on_device", property(lambda self: on))
+        monkeypatch.setattr(Network, "on_device", property(lambda self: on))
 
     switch()
     return switch
@@ -88,9 +88,9 @@ def test_every_strategy_chooses_what_it_chooses_on_the_cpu(models, on_device, ce
     prompts = [[1], [5, 9, 2, 7, 7, 3], [4, 4], list(range(20)), [8]]
     options = {"max_new_tokens": 12, "eos_token_id": [3, 17, 40, 41], "seed": 5, "batch_size": 5, "workers": 1,
                "num_return_sequences": 1 if isinstance(strategy, Greedy) else 3}  # fmt: skip
-    assert isinstance(make_batch(models[cell], 3, make_call(models[cell], Greedy())), DeviceBatch)
+    assert isinstance(make_batch(models[cell]._network, 3, make_call(models[cell], Greedy())), DeviceBatch)
     found, expected = both(on_device, lambda: decode(models[cell], prompts, strategy, **options))
-    assert isinstance(make_batch(models[cell], 3, make_call(models[cell], Greedy())), HostBatch)
+    assert isinstance(make_batch(models[cell]._network, 3, make_call(models[cell], Greedy())), HostBatch)
     assert_same(found, expected)
 
 
@@ -110,15 +110,15 @@ def test_any_prompts_and_places(models, lengths, batch_size, strategy, cell, see
     with pytest.MonkeyPatch.context() as patch:
         expected = decode(models[cell], prompts, strategy, **options)
         patch.setattr(reduction, "LEAST_BYTES", 0)
-        patch.setattr(Model, "on_device", True)
+        patch.setattr(Network, "on_device", True)
         assert_same(decode(models[cell], prompts, strategy, **options), expected)
 
 
 @pytest.mark.parametrize("cell", build.CELLS)
 def test_without_leaps_prompts_are_read_by_steps(models, on_device, monkeypatch, cell):
     """As on CUDA, where a peephole LSTM has no kernel for sequences."""
-    monkeypatch.setattr(Model, "reads_chunks_on_device", False)
-    monkeypatch.setattr(models[cell].session, "run", None)
+    monkeypatch.setattr(Network, "reads_chunks_on_device", False)
+    monkeypatch.setattr(models[cell]._network.session, "run", None)
     for strategy in (Greedy(), Beam(num_beams=3), Sample(replacement=False)):
         found = decode(models[cell], [[1, 2, 3, 4, 5], [6]], strategy, max_new_tokens=6, eos_token_id=None, seed=1,
                        num_return_sequences=2 if strategy != Greedy() else 1, workers=1)  # fmt: skip
@@ -205,7 +205,7 @@ def test_contexts_follow_their_rows(on_device, strategy):
 @pytest.mark.parametrize("reads_chunks", [True, False])
 @pytest.mark.parametrize("strategy", SEARCHES, ids=str)
 def test_a_context_that_is_anew_at_every_step(on_device, strategy, reads_chunks, monkeypatch):
-    monkeypatch.setattr(Model, "reads_chunks_on_device", reads_chunks)
+    monkeypatch.setattr(Network, "reads_chunks_on_device", reads_chunks)
     model = load(MODELS / "torch_legacy_gru_context.onnx", threads=1)
 
     def last_three(history):
@@ -219,7 +219,7 @@ def test_a_context_that_is_anew_at_every_step(on_device, strategy, reads_chunks,
 @pytest.mark.parametrize("strategy", [Greedy(), Sample(), Beam(num_beams=3, coverage_penalty=0.5)], ids=str)
 def test_attention_comes_down_with_the_tokens(on_device, strategy):
     model = load(MODELS / "torch_dynamo_attention.onnx", threads=1)
-    (aux,) = [f for f in model.contract.contexts if len(f.sizes) == 2]
+    (aux,) = [f for f in model._network.contract.contexts if len(f.sizes) == 2]
     source = np.random.default_rng(0).normal(size=(3, 6, aux.sizes[1])).astype(np.float32)
     options = {"max_new_tokens": 6, "eos_token_id": None, "seed": 2, "context": {aux.name: source}, "return_attention": True}  # fmt: skip
     found, expected = both(on_device, lambda: decode(model, [[1, 2], [3], [4, 5, 6]], strategy, **options))
@@ -294,7 +294,7 @@ def test_a_step_may_run_more_than_once(models, on_device, monkeypatch, strategy)
 def test_buffers_are_used_again(models, on_device):
     model = models["RNN"]
     decode(model, [[1], [2]], Greedy(), max_new_tokens=3, eos_token_id=None)
-    (step,) = [s for r, s in model._device_steps._made.items() if r is not None and r.count == 2]
+    (step,) = [s for r, s in model._network._device_steps._made.items() if r is not None and r.count == 2]
     held = {key: [id(b) for b in idle] for key, idle in step.idle.items()}
     decode(model, [[3], [4], [5]][:2], Greedy(), max_new_tokens=3, eos_token_id=None)
     assert {key: [id(b) for b in idle] for key, idle in step.idle.items()} == held
@@ -302,14 +302,19 @@ def test_buffers_are_used_again(models, on_device):
 
 def test_contexts_of_ever_other_shapes_do_not_pile_up(on_device):
     model = load(MODELS / "torch_dynamo_attention.onnx", threads=1)
-    (aux,) = [f for f in model.contract.contexts if len(f.sizes) == 2]
+    (aux,) = [f for f in model._network.contract.contexts if len(f.sizes) == 2]
     for length in range(1, 25):
         source = np.random.default_rng(0).normal(size=(2, length, aux.sizes[1])).astype(np.float32)
         options = {"max_new_tokens": 3, "eos_token_id": None, "context": {aux.name: source}}
         assert_same(*both(on_device, lambda: decode(model, [[1, 2], [3]], **options)))  # noqa: B023
         on_device()
-    held = [buffers for idle in model.device_step(None).idle.values() for buffers in idle]
-    held += [buffers for step in model._device_steps._made.values() for idle in step.idle.values() for buffers in idle]
+    held = [buffers for idle in model._network.device_step(None).idle.values() for buffers in idle]
+    held += [
+        buffers
+        for step in model._network._device_steps._made.values()
+        for idle in step.idle.values()
+        for buffers in idle
+    ]
     assert all(len(buffers._bound) <= 16 for buffers in held)
 
 

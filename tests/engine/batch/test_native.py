@@ -55,17 +55,17 @@ def test_prompts_are_read_in_chunks_with_the_bits_of_their_steps(exposed, monkey
     proto = build.recurrent("LSTM", hidden=33, layers=2, vocab=40, scale=0.5, exposed=exposed)
     native = load(proto, executor="native", quantize="int8")
     prompt = np.random.default_rng(0).integers(0, 40, 700)  # more than one chunk
-    times, run = [], type(native.read_session).run
+    times, run = [], type(native._network.read_session).run
 
     def seen(self, feeds, *rest, **options):
-        times.append(feeds[native.contract.token.name].shape[1])
+        times.append(feeds[native._network.contract.token.name].shape[1])
         return run(self, feeds, *rest, **options)
 
-    monkeypatch.setattr(type(native.read_session), "run", seen)
+    monkeypatch.setattr(type(native._network.read_session), "run", seen)
     (found,) = decode(native, [prompt], Greedy(), max_new_tokens=9)
     assert sum(times) == 699
     assert max(times) == 512
-    native.contract = dataclasses.replace(native.contract, sequence=False)
+    native._network.contract = dataclasses.replace(native._network.contract, sequence=False)
     (expected,) = decode(native, [prompt], Greedy(), max_new_tokens=9)
     assert (found.ids.tolist(), found.logprob) == (expected.ids.tolist(), expected.logprob)
 

@@ -17,7 +17,7 @@ def test_the_best_come_down_where_they_are_few_bytes_of_many():
     def reduced(strategy, rows=64, vocab=5000, **options):
         model = load(build.unigram(np.zeros(vocab, np.float32)))
         call = make_call(model, strategy, **options)
-        return reduction_for(model, call, rows)
+        return reduction_for(model._network, call, rows)
 
     assert reduced(Greedy()).count == 2
     assert reduced(TopN(5)).count == 6
@@ -38,9 +38,9 @@ def test_the_best_come_down_where_they_are_few_bytes_of_many():
 def test_all_come_down_where_something_looks_at_them(options):
     model = load(build.unigram(np.zeros(5000, np.float32)))
     call = make_call(model, Greedy(), **options)
-    assert reduction_for(model, call, 64) is None
-    assert reduction_for(model, make_call(model, Greedy()), 64) is not None
-    assert reduction_for(model, replace(make_call(model, Greedy()), teacher_ratio=0.0), 64) is None
+    assert reduction_for(model._network, call, 64) is None
+    assert reduction_for(model._network, make_call(model, Greedy()), 64) is not None
+    assert reduction_for(model._network, replace(make_call(model, Greedy()), teacher_ratio=0.0), 64) is None
 
 
 def test_candidates_know_their_log_probabilities():

@@ -65,13 +65,13 @@ def test_nobody_waits_for_a_long_prompt_in_the_first_batch(models):
 @pytest.mark.parametrize("outputs", [1, 4])
 def test_a_prompt_is_read_once_however_many_outputs_it_has(models, outputs, monkeypatch):
     model, read = models["LSTM"], []
-    run = model.read_session.run
+    run = model._network.read_session.run
 
     def counting(feeds, *args, **options):
         read.append(np.size(feeds["tokens"]))
         return run(feeds, *args, **options)
 
-    monkeypatch.setattr(model.read_session, "run", counting)
+    monkeypatch.setattr(model._network.read_session, "run", counting)
     decode(model, [[1, 2, 3, 4, 5]], Sample(), num_return_sequences=outputs, max_new_tokens=3, batch_size=2, workers=1,
            seed=1)  # fmt: skip
     assert sum(read) == 4

@@ -122,7 +122,9 @@ def test_every_search_honours_a_requests_own_longest_length(model, strategy):
     own = [1, 4, None, 30, 2]
     outputs = 1 if strategy == Greedy() else 2
     call = make_call(model, strategy, seed=4, eos_token_id=None, max_new_tokens=6, num_return_sequences=outputs)
-    out = sorted(decode_requests(model, call, requests_for(call, range(1, 6), own), 1), key=lambda f: f.sequence)
+    out = sorted(
+        decode_requests(model._network, call, requests_for(call, range(1, 6), own), 1), key=lambda f: f.sequence
+    )
     assert [f.sequence for f in out] == list(range(len(own) * outputs))
     assert [len(f.tokens) for f in out] == [n for longest in (1, 4, 6, 6, 2) for n in [longest] * outputs]
     assert {f.finish_reason for f in out} == {"length"}
@@ -148,7 +150,7 @@ def test_a_stop_that_the_last_allowed_token_completes_is_a_stop(model, strategy,
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
 def test_the_eos_id_is_kept(unigram, strategy):
     call = make_call(unigram, strategy, seed=4, eos_token_id=[0, 2], max_new_tokens=3)
-    out = list(decode_requests(unigram, call, requests_for(call, [i % 5 for i in range(40)], [None] * 40), 1))
+    out = list(decode_requests(unigram._network, call, requests_for(call, [i % 5 for i in range(40)], [None] * 40), 1))
     ended = [f for f in out if f.finish_reason == "eos"]
     assert ended
     assert all(f.eos in (0, 2) and len(f.logprobs) == len(f.tokens) + 1 for f in ended)

@@ -49,8 +49,8 @@ def renamed(proto, **names):
 )
 def test_padding_is_believed_only_where_running_shows_that_it_changes_nothing(name, decoder, encoders):
     model = load(SYSTEMS / f"{name}.onnx")
-    assert model.contract.pads is decoder
-    assert [stage.pads for stage in model.encoders] == encoders
+    assert model._network.contract.pads is decoder
+    assert [stage.pads for stage in model._network.encoders] == encoders
 
 
 def test_what_a_mask_means_is_found_by_running():
@@ -99,8 +99,8 @@ def test_bytes_and_paths_are_encoders_too(tmp_path):
 
 
 def test_what_stands_beside_a_file_is_its_encoder_unless_told_otherwise():
-    assert load(SYSTEMS / "additive_mask.onnx").encoders is not None
-    assert load(SYSTEMS / "additive_mask.onnx", encoder=[]).encoders is None
+    assert load(SYSTEMS / "additive_mask.onnx")._network.encoders is not None
+    assert load(SYSTEMS / "additive_mask.onnx", encoder=[])._network.encoders is None
 
 
 def test_a_shipped_model_brings_its_encoder(tmp_path, monkeypatch):
@@ -108,7 +108,7 @@ def test_a_shipped_model_brings_its_encoder(tmp_path, monkeypatch):
     onnx.save(ADDITIVE.decoder(), tmp_path / "pretrained" / "small.onnx")
     onnx.save(ADDITIVE.encoder(), tmp_path / "pretrained" / "small.encoder.onnx")
     monkeypatch.setattr(paths.resources, "files", lambda package: tmp_path)
-    assert load("small").encoders is not None
+    assert load("small")._network.encoders is not None
     with pytest.raises(ModelError, match=r"shipped are small$"):
         load("other")
 
@@ -153,9 +153,9 @@ def test_an_output_that_no_input_wants():
     message = r"no input of .* wants an encoder's output. Outputs that feed nothing: spare float32\[1, batch, 8\] of .*; pass roles=\{'encoder': \{'spare': None\}\}"
     with pytest.raises(ModelError, match=message):
         load(decoder, encoder=state_encoder("h0", "spare"))
-    assert load(decoder, encoder=state_encoder("h0", "spare"), roles={"encoder": {"spare": None}}).encoders.fed == {
-        "h0"
-    }
+    assert load(
+        decoder, encoder=state_encoder("h0", "spare"), roles={"encoder": {"spare": None}}
+    )._network.encoders.fed == {"h0"}
 
 
 def test_an_input_that_nobody_feeds():
@@ -263,7 +263,7 @@ def fixed(size):
 
 def test_sources_of_a_fixed_length_are_padded_where_the_encoder_is_told_and_longer_ones_refused():
     found, expected = load(ADDITIVE.decoder(), encoder=fixed(6)), load(ADDITIVE.decoder(), encoder=ADDITIVE.encoder())
-    assert found.encoders.stages[0].pads
+    assert found._network.encoders.stages[0].pads
     assert (
         decode(found, SOURCES, prefix=[1], max_new_tokens=4).tokens
         == decode(expected, SOURCES, prefix=[1], max_new_tokens=4).tokens
@@ -311,7 +311,7 @@ def test_an_ambiguous_mask_asks():
             value.CopyFrom(INFO("mask", TensorProto.BOOL, ["batch", "unknown"]))
         if value.name == "token":
             value.CopyFrom(INFO("token", INT64, ["batch"]))
-    assert load(proto, encoder=ADDITIVE.encoder()).contract.pads  # a single step has no mask of its own
+    assert load(proto, encoder=ADDITIVE.encoder())._network.contract.pads  # a single step has no mask of its own
     decoder = recurrent("GRU", exposed=True)
     add = [
         NODE("ReduceSum", ["memory", "both"], ["sum"], keepdims=0),

@@ -146,7 +146,7 @@ CELLS = {
 def test_a_cell_of_plain_operators_runs_natively(name):
     model = load(CELLS[name], executor="native")
     exact = load(CELLS[name], executor="onnxruntime")
-    step, drift = differences(exact.session, model.step_session, model.contract)
+    step, drift = differences(exact._network.session, model._network.step_session, model._network.contract)
     assert step < 3e-6
     assert drift < 1e-5
     found, expected = (decode(m, [[1], [2, 3]], Greedy(), max_new_tokens=30) for m in (model, exact))
@@ -181,7 +181,7 @@ def test_dense_layers_and_functions_of_the_token_between():
     above = step("Tanh", step.linear(h, HIDDEN, 8))
     above = step("Add", above, step("Relu", step.linear(above, 8, 8)))
     model = load(step.model(above, 8), executor="native")
-    assert max(differences(model.session, model.step_session, model.contract)) < 3e-6
+    assert max(differences(model._network.session, model._network.step_session, model._network.contract)) < 3e-6
 
 
 def test_ids_are_changed_before_the_embedding():
@@ -193,4 +193,4 @@ def test_ids_are_changed_before_the_embedding():
     h = step("Tanh", step("Add", step("Gather", table, ids), step("MatMul", "h", step.weight(HIDDEN, HIDDEN))))
     step.state("h", HIDDEN, h)
     model = load(step.model(h, HIDDEN), executor="native")
-    assert max(differences(model.session, model.step_session, model.contract)) < 3e-6
+    assert max(differences(model._network.session, model._network.step_session, model._network.contract)) < 3e-6

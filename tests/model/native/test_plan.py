@@ -38,7 +38,7 @@ def test_fixtures_run_natively_or_say_what_is_in_the_way(name, tried, counted):
         exact = load(MODELS / f"{name}.onnx", roles=roles, executor="onnxruntime")
     except ModelError:
         pytest.skip("refused, as test_fixtures.py accepts")
-    if exact.contract.window is not None:
+    if exact._network.contract.window is not None:
         with pytest.raises(ModelError, match="whole windows"):
             load(MODELS / f"{name}.onnx", roles=roles, executor="native")
         return
@@ -52,11 +52,11 @@ def test_fixtures_run_natively_or_say_what_is_in_the_way(name, tried, counted):
     assert model.executor == "native"
     assert "on the native step" in model.describe()
     for ids, expected in pairs:
-        logits = equivalence.stepped_run(model.step_session, model.contract, ids[None])[0]
+        logits = equivalence.stepped_run(model._network.step_session, model._network.contract, ids[None])[0]
         found = equivalence.as_kind(logits.astype(np.float64), entry["output"])
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=max(entry["tolerance"], 1e-5))
-        if model.contract.sequence and model.contract.logits.layout != "BV":
-            whole = equivalence.whole_run(model.read_session, model.contract, ids[None])[0]
+        if model._network.contract.sequence and model._network.contract.logits.layout != "BV":
+            whole = equivalence.whole_run(model._network.read_session, model._network.contract, ids[None])[0]
             np.testing.assert_array_equal(whole[-1], logits[-1])
 
 
@@ -86,7 +86,7 @@ def test_the_first_operator_in_the_way_is_named():
 def test_random_states_and_prefixes_equal_onnxruntime(cell, layers):
     proto = build.recurrent(cell, hidden=33, layers=layers, vocab=19, seed=layers, scale=0.2)
     model = load(proto, executor="native")
-    assert max(differences(model.session, model.step_session, model.contract)) < 1e-5
+    assert max(differences(model._network.session, model._network.step_session, model._network.contract)) < 1e-5
 
 
 def stacked(*, residual, between=None):
@@ -133,13 +133,13 @@ def stacked(*, residual, between=None):
 @pytest.mark.parametrize("residual", [False, True])
 def test_residual_connections_projections_and_tied_weights(residual):
     model = load(stacked(residual=residual), executor="native")
-    assert max(differences(model.session, model.step_session, model.contract)) < 1e-5
+    assert max(differences(model._network.session, model._network.step_session, model._network.contract)) < 1e-5
 
 
 @pytest.mark.parametrize("residual", [False, True])
 def test_an_activation_between_layers_is_a_dense_layer(residual):
     model = load(stacked(residual=residual, between="Tanh"), executor="native")
-    assert max(differences(model.session, model.step_session, model.contract)) < 1e-5
+    assert max(differences(model._network.session, model._network.step_session, model._network.contract)) < 1e-5
 
 
 def test_another_operator_between_layers_is_named():

@@ -103,8 +103,8 @@ def test_stacks_of_convolutions_and_shifts_are_stepped_exactly(layers, seed):
         network.shift(layer) if isinstance(layer, str) else network.convolution(*layer)
     proto, expected = network.model()
     model = load(proto, threads=1)
-    assert len(model.contract.states) == len(layers), model.describe()
-    np.testing.assert_allclose(stepped_run(model.session, model.contract, IDS), expected, atol=1e-4)
+    assert len(model._network.contract.states) == len(layers), model.describe()
+    np.testing.assert_allclose(stepped_run(model._network.session, model._network.contract, IDS), expected, atol=1e-4)
 
 
 def test_states_are_as_long_as_what_the_convolution_sees():
@@ -112,7 +112,7 @@ def test_states_are_as_long_as_what_the_convolution_sees():
     network.convolution(3, 2, "cut")
     network.shift("Concat")
     model = load(network.model()[0], threads=1)
-    assert [state.initial.shape for state in model.contract.states] == [(1, C, 4), (1, C, 1)]
+    assert [state.initial.shape for state in model._network.contract.states] == [(1, C, 4), (1, C, 1)]
     assert "the last 4 steps that Conv" in model.describe()
     assert "verified: stepping equals the whole-sequence run" in model.describe()
 
@@ -131,8 +131,8 @@ def test_a_pad_of_another_value_and_a_learned_start_are_initial_states():
     network.value = shifted
     proto, expected = network.model()
     model = load(proto, threads=1)
-    assert [state.initial.ravel().tolist() for state in model.contract.states] == [[1.5] * C, [0, 1, 2]]
-    np.testing.assert_allclose(stepped_run(model.session, model.contract, IDS), expected, atol=1e-4)
+    assert [state.initial.ravel().tolist() for state in model._network.contract.states] == [[1.5] * C, [0, 1, 2]]
+    np.testing.assert_allclose(stepped_run(model._network.session, model._network.contract, IDS), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("pads", [[1, 1], [0, 2]])
@@ -141,7 +141,7 @@ def test_a_convolution_that_sees_what_comes_is_no_state(pads):
     weights = network.constant(np.ones((C, C, 3)))
     network.x = network.node("Conv", [network.x, weights], pads=pads)
     model = load(network.model()[0], threads=1)
-    assert (model.contract.states, model.contract.window is None) == ((), False)
+    assert (model._network.contract.states, model._network.contract.window is None) == ((), False)
 
 
 def test_the_original_judges_and_windows_run_it_as_it_is():
@@ -152,8 +152,8 @@ def test_the_original_judges_and_windows_run_it_as_it_is():
     network.shift("Pad")
     proto, expected = network.model()
     model = load(proto, threads=1)
-    assert [state.initial.shape for state in model.contract.states] == [(1, C, 1)]
-    np.testing.assert_allclose(stepped_run(model.session, model.contract, IDS), expected, atol=1e-4)
+    assert [state.initial.shape for state in model._network.contract.states] == [(1, C, 1)]
+    np.testing.assert_allclose(stepped_run(model._network.session, model._network.contract, IDS), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["torch_legacy_tcn_gru", "torch_dynamo_tcn_gru", "torch_legacy_qrnn"])
@@ -161,4 +161,6 @@ def test_real_exports_have_a_state_for_each_convolution(name):
     _, _, roles = fixture(name)
     model, refused = outcome(name, roles)
     assert model is not None, refused
-    assert sum("delay" in state.input for state in model.contract.states) == {"qrnn": 2}.get(name.split("_")[-1], 4)
+    assert sum("delay" in state.input for state in model._network.contract.states) == {"qrnn": 2}.get(
+        name.split("_")[-1], 4
+    )

@@ -40,9 +40,11 @@ def chosen(model, logits, reduction, draws=None):
     nodes += [n for n in proto.graph.node if n.output[0] == "wanted"] + [last]
     del_and_set(proto.graph.node, nodes)
     loaded = load(proto, verify=False)
-    session = Session(device_step.device_graph(loaded._graph, loaded.contract, reduction), threads=1)
+    session = Session(device_step.device_graph(loaded._graph, loaded._network.contract, reduction), threads=1)
     rows = np.arange(len(logits))
-    feeds = {STEP: np.stack([rows, rows])} | {s.input: s.initial_rows(len(rows)) for s in loaded.contract.states}
+    feeds = {STEP: np.stack([rows, rows])} | {
+        s.input: s.initial_rows(len(rows)) for s in loaded._network.contract.states
+    }
     if draws is not None:
         feeds[DRAW] = draws
     (down,) = session.run(feeds, [CHOICE])
@@ -126,9 +128,9 @@ def test_every_export_steps_by_its_device_graph(name):
     """Rows are moved by their indices alone: each step reads the states of another order."""
     _, _, roles = fixture(name)
     model, _ = outcome(name, roles)
-    if model is None or model.contract.window is not None:
+    if model is None or model._network.contract.window is not None:
         pytest.skip("refused, or run by windows, as test_fixtures.py accepts")
-    c = model.contract
+    c = model._network.contract
     if any(state.free_axis is not None for state in c.states):
         pytest.skip("a state of no fixed size, which is for the CPU")
     reduction = Reduction("best", 2) if device_step.can_reduce(model._graph) else None
@@ -143,7 +145,7 @@ def test_every_export_steps_by_its_device_graph(name):
     for t in range(time):
         rows = rng.permutation(batch) if t else np.arange(batch)
         plain = {s.input: plain[s.input].take(rows, s.batch_axis) for s in c.states}
-        expected, *after = model.session.run({**c.feeds(ids[:, t : t + 1], t), **plain}, names)
+        expected, *after = model._network.session.run({**c.feeds(ids[:, t : t + 1], t), **plain}, names)
         step = np.stack([ids[:, t], rows, *(np.full(batch, t) for _ in positions)])
         extra = [] if reduction is None else [CHOICE]
         found, *moved = session.run({STEP: step, **fixed, **states}, [*names, *extra])

@@ -242,6 +242,6 @@ def test_a_loaded_export_with_baked_sizes_steps_as_the_file():
     merge.CopyFrom(numpy_helper.from_array(np.array([3, 2, 6]), "merge"))  # an example of 2 rows of 3 steps
     model = load(proto)
     ids = np.random.default_rng(0).integers(0, 11, (2, 3))
-    found = equivalence.stepped_run(model.session, model.contract, ids)
+    found = equivalence.stepped_run(model._network.session, model._network.contract, ids)
     np.testing.assert_allclose(found, build.whole_run(proto, ids), atol=1e-5)
     assert "the shape [3, 2, 6] baked into" in model.describe()

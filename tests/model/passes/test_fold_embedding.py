@@ -19,7 +19,7 @@ def _narrow_layers_too(monkeypatch):
 
 
 def folded(model):
-    graph = fold_embedding.fold_embedding(model._graph, model.contract)
+    graph = fold_embedding.fold_embedding(model._graph, model._network.contract)
     return None if graph is None else Session(graph, threads=1)
 
 
@@ -30,7 +30,7 @@ def test_folded_steps_give_what_the_graph_gives(cell, layers, exposed):
     proto = build.recurrent(cell, layers=layers, exposed=exposed, seed=layers)
     model = load(proto)
     ids = np.random.default_rng(0).integers(0, 11, (5, 30))
-    found = equivalence.stepped_run(folded(model), model.contract, ids)
+    found = equivalence.stepped_run(folded(model), model._network.contract, ids)
     expected = build.whole_run(build.recurrent(cell, layers=layers, seed=layers), ids)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -43,7 +43,7 @@ def test_both_kinds_of_gru(linear_before_reset):
     model = load(proto)
     ids = np.random.default_rng(0).integers(0, 11, (5, 30))
     np.testing.assert_allclose(
-        equivalence.stepped_run(folded(model), model.contract, ids), build.whole_run(proto, ids), atol=1e-5
+        equivalence.stepped_run(folded(model), model._network.contract, ids), build.whole_run(proto, ids), atol=1e-5
     )
 
 
@@ -63,12 +63,12 @@ def test_a_narrow_layer_is_left_as_it_is(monkeypatch):
 
 def test_a_graph_that_gives_something_else_is_not_taken():
     model, other = load(build.recurrent("LSTM", seed=1)), load(build.recurrent("LSTM", seed=2))
-    plain = replace(model._program, folded=None)
-    assert fold_embedding.with_folded_step(plain, lambda graph: other.session) is plain
+    plain = replace(model._network.program, folded=None)
+    assert fold_embedding.with_folded_step(plain, lambda graph: other._network.session) is plain
     assert fold_embedding.with_folded_step(plain, lambda graph: Session(graph, threads=1)).folded is not None
 
 
 def test_the_shipped_model_is_folded_and_says_so():
     model = load("shakespeare", executor="onnxruntime")
-    assert model.step_session is not model.session
+    assert model._network.step_session is not model._network.session
     assert "from one table" in model.describe()

@@ -32,7 +32,7 @@ def test_rows_are_off_by_half_a_scale_at_most(weights, largest):
 
 
 def stepped(model, ids):
-    return equivalence.stepped_run(model.session, model.contract, ids)
+    return equivalence.stepped_run(model._network.session, model._network.contract, ids)
 
 
 def operators(path):
@@ -89,11 +89,11 @@ def test_what_a_layer_is_given_may_be_of_any_size():
     proto = build.recurrent("LSTM", exposed=True, seed=3)
     exact, rounded = load(proto), load(proto, quantize="int8")
     ids = np.full((2, 1), 3)
-    names = [exact.contract.logits.name]
+    names = [exact._network.contract.logits.name]
     for large in (1.0, 1e4):
         start = np.array([[[0.01] * 8, [0.01 * large] * 8]], np.float32)
-        feeds = {**exact.contract.feeds(ids), "h0": start, "c0": np.zeros_like(start)}
-        expected, found = exact.session.run(feeds, names)[0], rounded.session.run(feeds, names)[0]
+        feeds = {**exact._network.contract.feeds(ids), "h0": start, "c0": np.zeros_like(start)}
+        expected, found = exact._network.session.run(feeds, names)[0], rounded._network.session.run(feeds, names)[0]
         np.testing.assert_allclose(found[0], expected[0], atol=0.03)
 
 
@@ -128,7 +128,7 @@ def test_a_window_is_quantized_saved_and_loads_again(tmp_path):
     assert "weights in int8" in first.describe()
     first.save(tmp_path / "window.onnx")
     second = load(tmp_path / "window.onnx")
-    assert second.contract.window == first.contract.window
+    assert second._network.contract.window == first._network.contract.window
     assert decode(second, [1, 2, 3], max_new_tokens=9).tokens == decode(first, [1, 2, 3], max_new_tokens=9).tokens
 
 
@@ -138,7 +138,7 @@ def test_a_file_quantized_by_onnxruntime_itself_loads(tmp_path):
     quantization.quantize_dynamic(str(MODELS / "torch_dynamo_lstm2.onnx"), str(path))
     assert "DynamicQuantizeLSTM" in operators(path)
     exact, rounded = load(MODELS / "torch_dynamo_lstm2.onnx"), load(path)
-    assert len(rounded.contract.states) == 4
+    assert len(rounded._network.contract.states) == 4
     ids = np.random.default_rng(3).integers(0, exact.vocab_size, (4, 12))
     assert equivalence.difference(stepped(rounded, ids), stepped(exact, ids)) < 0.1
 
@@ -217,5 +217,5 @@ def test_nothing_to_quantize_is_said():
 def test_contexts_keep_their_sizes_in_a_saved_model(tmp_path):
     load(MODELS / "torch_legacy_gru_context.onnx", quantize="int8").save(tmp_path / "m.onnx")
     model = load(tmp_path / "m.onnx")
-    assert [f.sizes for f in model.contract.contexts] == [f.sizes for f in load(MODELS / "torch_legacy_gru_context.onnx").contract.contexts]  # fmt: skip
+    assert [f.sizes for f in model._network.contract.contexts] == [f.sizes for f in load(MODELS / "torch_legacy_gru_context.onnx")._network.contract.contexts]  # fmt: skip
     assert json.loads(model._graph.metadata["decoding.roles"])["context"]

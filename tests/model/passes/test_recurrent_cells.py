@@ -14,8 +14,8 @@ from tests.helpers.cells import VOCAB, built, cells
 def test_a_cell_with_any_options_steps_as_its_formulas_say(cell, batch, time):
     proto, truth = built(*cell)
     model = load(proto)
-    assert model.contract.window is None, model.describe()
+    assert model._network.contract.window is None, model.describe()
     ids = np.random.default_rng(0).integers(0, VOCAB, (batch, time))
-    found = equivalence.stepped_run(model.session, model.contract, ids)
+    found = equivalence.stepped_run(model._network.session, model._network.contract, ids)
     expected = truth(ids)
     np.testing.assert_allclose(found, expected, atol=2e-5 * (1 + np.abs(expected).max()))

@@ -143,7 +143,9 @@ def test_initial_states_of_wrong_kinds(text):
 
 def test_initial_states_are_read():
     model = load(with_metadata('{"h0": [0, 1, 2, 3, 4, 5, 6, 7], "other": "x"}', "initial"))
-    np.testing.assert_array_equal(model.contract.states[0].initial, np.arange(8, dtype=np.float32).reshape(1, 1, 8))
+    np.testing.assert_array_equal(
+        model._network.contract.states[0].initial, np.arange(8, dtype=np.float32).reshape(1, 1, 8)
+    )
 
 
 @pytest.mark.parametrize("key", ["eos", "bos", "pad"])

@@ -104,11 +104,12 @@ def test_a_text_begins_with_what_the_tokenizer_puts_there():
         ({"tokenizer": plain, "bos_token_id": 3}, [3]),
     ):
         model = load(network(500), **options)
-        assert list(model.text_start) == start
+        assert list(model._text_start) == start
+        assert ("text start []" in model.describe()) == (not start)
         found = decode(model, "All", max_new_tokens=5)
         assert found.tokens == decode(model, [*start, *ids], max_new_tokens=5).tokens
     # The file's own BOS was put there by who made it.
-    assert load(network(500, bos=2), tokenizer=plain).text_start == (2,)
+    assert load(network(500, bos=2), tokenizer=plain)._text_start == (2,)
 
 
 # -- which tokenizer fits ------------------------------------------------------------------------------------
@@ -177,7 +178,7 @@ def test_an_encoders_tokenizer_must_fit_and_needs_an_encoder():
 
 def same_text(model, again):
     assert ids_of(again) == ids_of(model)
-    assert again.text_start == model.text_start
+    assert again._text_start == model._text_start
     assert again.tokenizer.encode(TEXT) == model.tokenizer.encode(TEXT)
     found = [decode(m, TEXT[:20], max_new_tokens=30).text for m in (model, again)]
     assert found[0] == found[1]
@@ -272,7 +273,7 @@ def test_a_tokenizer_of_transformers(tmp_path):
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=with_template("llama"), **special)
     model = load(network(len(fast)), tokenizer=fast)
     assert ids_of(model) == (0, (1,), None)
-    assert model.text_start == (0,)
+    assert model._text_start == (0,)
     fast("All human", truncation=True, max_length=2)  # sets the truncation of the tokenizer within
     out = decode(model, TEXT[:50], Sample(), seed=1, max_new_tokens=40)[0]
     assert out.text == fast.decode(out.tokens)
@@ -288,7 +289,7 @@ def test_a_tokenizer_of_transformers(tmp_path):
 @pytest.mark.parametrize("options", [{}, {"quantize": "int8"}, {"executor": "native"}, {"roles": {"window": None}}])
 def test_every_way_of_running_has_the_ids_and_the_text(options):
     model = load(network(500), tokenizer=with_template("byte_level"), eos_token_id=7, **options)
-    for one in (model, model.single_threaded(), model if "quantize" in options else model.with_weights({})):
+    for one in (model, model if "quantize" in options else model.with_weights({})):
         assert ids_of(one) == (0, (7,), 2)
-        assert one.text_start == (0,)
+        assert one._text_start == (0,)
         assert one.tokenizer is model.tokenizer

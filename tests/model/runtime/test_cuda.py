@@ -8,11 +8,10 @@ import onnxruntime as ort
 import pytest
 
 from decoding import ModelError, OptionError, decode, load
-from decoding.model import device_steps
+from decoding.model import network
 from decoding.model.contract.program import StepProgram
-from decoding.model.device_steps import DeviceSteps
 from decoding.model.graph.graph import Graph
-from decoding.model.model import Model
+from decoding.model.network import DeviceSteps, Network
 from decoding.model.passes.lower_recurrent import Steps, left_to_the_cpu
 from decoding.model.runtime import cuda
 from decoding.model.runtime.session import Session
@@ -152,19 +151,19 @@ def test_a_graph_that_cannot_be_captured_runs_without(monkeypatch):
             raise ModelError(f"{graph.name}: onnxruntime cannot run it: {said}")
         return session_over(program, graph, **options)
 
-    monkeypatch.setattr(Model, "on_device", True)
+    monkeypatch.setattr(Network, "on_device", True)
     monkeypatch.setattr(StepProgram, "session_over", refusing)
     assert decode(model, [[1]], max_new_tokens=3, eos_token_id=None).tokens[0]
-    assert "control flow" in model.device_step(None).uncaptured
+    assert "control flow" in model._network.device_step(None).uncaptured
 
 
 def test_a_layer_that_would_stay_on_the_cpu_is_an_error(monkeypatch):
     model = load(build.recurrent("peephole"), threads=1)
-    monkeypatch.setattr(device_steps, "plain_steps", lambda graph, contract: Steps(graph.copy(), (), ("LSTM layer0",)))
-    model.device_step(None)  # no matter on the CPU
-    monkeypatch.setattr(model.session, "device", "cuda")
+    monkeypatch.setattr(network, "plain_steps", lambda graph, contract: Steps(graph.copy(), (), ("LSTM layer0",)))
+    model._network.device_step(None)  # no matter on the CPU
+    monkeypatch.setattr(model._network.session, "device", "cuda")
     with pytest.raises(ModelError, match=r"the layer LSTM layer0 cannot run on the GPU.*providers='cpu'"):
-        DeviceSteps(model._program).step(None)
+        DeviceSteps(model._network.program).step(None)
 
 
 def test_int8_is_for_the_cpu(has_cuda):
@@ -179,7 +178,7 @@ def test_layers_that_cudnn_does_not_have(cell, left):
     """A GRU resets before the product unless it says otherwise; cuDNN's resets after."""
     model = load(build.recurrent(cell))
     op = "LSTM" if cell == "peephole" else cell
-    assert left_to_the_cpu(model._graph, model.contract) == [name.format(op) for name in left]
+    assert left_to_the_cpu(model._graph, model._network.contract) == [name.format(op) for name in left]
 
 
 def test_a_gpu_that_computes_something_else_is_an_error(has_cuda, monkeypatch):
@@ -188,7 +187,7 @@ def test_a_gpu_that_computes_something_else_is_an_error(has_cuda, monkeypatch):
 
     class Other(FakeSession):
         def run(self, outputs, feeds, options):
-            return load(other, threads=1).session._session.run(outputs, feeds, options)
+            return load(other, threads=1)._network.session._session.run(outputs, feeds, options)
 
     replaces_cuda(monkeypatch, lambda providers, options: Other([cuda.PROVIDER, "CPUExecutionProvider"]))
     with pytest.raises(ModelError, match="CUDAExecutionProvider gives other scores than the CPU"):

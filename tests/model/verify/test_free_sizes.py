@@ -94,7 +94,7 @@ def test_a_source_that_is_called_as_the_tokens_time_is_no_step_context(name):
             if dim.dim_param == "source":
                 dim.dim_param = "time"
     model = load(proto)
-    assert [aux.kind for aux in model.contract.auxiliary_inputs] == ["context"]
+    assert [aux.kind for aux in model._network.contract.auxiliary_inputs] == ["context"]
     found = score(model, tokens, context=contexts)
     for own, ids, x in zip(found, tokens, logprobs, strict=True):
         np.testing.assert_allclose(own[1:], x[np.arange(len(ids) - 1), ids[1:]], atol=2e-5)

@@ -23,7 +23,7 @@ def test_the_limit_is_found_exactly(limit):
 def test_a_table_of_positions_ends_the_output(name, strategy):
     roles = {"position": "offset"} if "offset" in name else None
     model = load(CONTEXTS / f"{name}.onnx", roles=roles)
-    longest = model.contract.longest
+    longest = model._network.contract.longest
     assert longest == (40 if "offset" in name else 64)
     assert f"a sequence has at most {longest} tokens" in model.describe()
     out = decode(model, [[1, 2, 3], [4]], strategy, eos_token_id=None, max_new_tokens=100)
@@ -50,5 +50,5 @@ def test_what_was_not_verified_fails_in_words(strategy):
 
 
 def test_graphs_of_recurrent_layers_have_no_limit():
-    contract = load("shakespeare").contract
+    contract = load("shakespeare")._network.contract
     assert (contract.longest, contract.longest_run) == (None, None)

@@ -58,7 +58,7 @@ def test_rows_that_depend_on_each_other_are_refused_whatever_verify_says(how, ve
 
 def test_a_cell_of_independent_rows_is_taken():
     model = load(cell(helper.make_node("Identity", ["h"], ["mixed"])))
-    assert not check_rows(model.session, model.contract, 1e-4)  # it reads one token a run
+    assert not check_rows(model._network.session, model._network.contract, 1e-4)  # it reads one token a run
 
 
 def test_rows_that_mix_contexts_are_refused():
@@ -70,7 +70,7 @@ def test_rows_that_mix_contexts_are_refused():
     with pytest.raises(ModelError, match="rows are not independent"):
         load(cell(*nodes, more=[context]), roles={"context": ["image"]})
     good = helper.make_node("Add", ["h", "image"], ["mixed"])
-    assert load(cell(good, more=[context]), roles={"context": ["image"]}).contract.contexts
+    assert load(cell(good, more=[context]), roles={"context": ["image"]})._network.contract.contexts
 
 
 def test_initial_states_that_mix_contexts_are_refused():
@@ -118,12 +118,12 @@ def test_states_that_are_indices_are_tried_with_their_initial_values():
         helper.make_node("Mul", ["h", "h"], ["h_out"]),
     ]
     proto = cell(*nodes, after="h_out", state=("batch",), dtype=TensorProto.INT64)
-    assert load(proto).contract.states[0].dtype == np.int64
+    assert load(proto)._network.contract.states[0].dtype == np.int64
 
 
 def test_several_tokens_are_compared_with_steps():
     model = load(build.recurrent("LSTM", layers=2, exposed=True))
-    assert check_rows(model.session, model.contract, 1e-4)
+    assert check_rows(model._network.session, model._network.contract, 1e-4)
 
 
 def test_dependent_rows_are_told_from_files_that_do_not_run():
@@ -133,11 +133,11 @@ def test_dependent_rows_are_told_from_files_that_do_not_run():
         name = "mixing"
 
         def run(self, feeds, names):
-            found = model.session.run(feeds, names)
+            found = model._network.session.run(feeds, names)
             return [found[0] + np.arange(len(found[0]), dtype=np.float32)[:, None], *found[1:]]
 
     with pytest.raises(DependentRows, match=r"mixing: rows are not independent: the scores logits of a row changes"):
-        check_rows(Mixing(), model.contract, 1e-4)
+        check_rows(Mixing(), model._network.contract, 1e-4)
 
 
 def test_cells_in_random_layouts_are_exact_or_refused():

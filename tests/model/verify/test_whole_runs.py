@@ -101,9 +101,9 @@ def test_some_positions_score_as_in_the_whole_run(monkeypatch, kind):
 @pytest.mark.parametrize("final", [None, "Softmax", "LogSoftmax"])
 def test_pieces_are_judged_as_the_whole(monkeypatch, final):
     proto = build.recurrent("LSTM", final=final)
-    notes = load(proto, threads=1).contract.notes
+    notes = load(proto, threads=1)._network.contract.notes
     monkeypatch.setattr(whole_runs, "_PIECE", 20)
-    assert load(proto, threads=1).contract.notes == notes
+    assert load(proto, threads=1)._network.contract.notes == notes
     assert any(note.startswith("verified: stepping equals") for note in notes)
 
 
@@ -121,9 +121,9 @@ def test_pieces_find_a_layer_that_reads_both_ways(monkeypatch):
     proto.graph.initializer.extend(
         [numpy_helper.from_array(np.array([i]), name) for i, name in enumerate(("zero", "one"))]
     )
-    plain = load(proto, threads=1).contract.notes
+    plain = load(proto, threads=1)._network.contract.notes
     monkeypatch.setattr(whole_runs, "_PIECE", 20)
-    assert load(proto, threads=1).contract.notes == plain
+    assert load(proto, threads=1)._network.contract.notes == plain
     assert any(note.startswith("not stepped: stepping differs from the whole-sequence run") for note in plain)
 
 

@@ -151,5 +151,5 @@ def test_logits_that_do_not_read_the_token_take_no_window():
 def test_each_row_is_run_alone_with_its_own_context(name):
     """Rows that were run alone with the first row's context seemed to depend on each other (issue 14)."""
     model, _, contexts, _ = with_contexts(name)
-    assert model.contract.window == Window()
-    assert list(contexts) == [aux.name for aux in model.contract.row_inputs]
+    assert model._network.contract.window == Window()
+    assert list(contexts) == [aux.name for aux in model._network.contract.row_inputs]
