@@ -12,6 +12,7 @@ import time
 import pytest
 
 from decoding import DecodeError, Sample, decode, decode_iter, load, stream
+from decoding.engine.live import iterable
 from scripts import interrupts
 from tests.helpers.build import recurrent
 
@@ -221,3 +222,10 @@ def test_a_call_whose_threads_stayed_in_the_parent_says_so():
     """
     status, out, _ = run(code)
     assert (status, out) == (0, "True\n0")
+
+
+def test_a_thread_that_ends_without_a_word_is_an_error(model, monkeypatch):
+    """Python cannot tell of a thread that had no memory to begin with: the caller looks for it."""
+    monkeypatch.setattr(iterable._Results, "read", lambda self, requests, searches: None)
+    with pytest.raises(DecodeError, match="a thread of the call ended without a result"):
+        list(decode_iter(model, iter([[1]]), **options()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from decoding.engine.live.searches import LiveSearches
 from decoding.engine.request import Call, EngineRequest, FinishedSequence, StopFlag
@@ -14,6 +14,9 @@ from decoding.model.network import Network
 
 # How long leaving waits for the thread that reads: it may be blocked in the iterable, where nothing can stop it.
 _PATIENCE = 0.05
+
+# How often the caller looks whether the threads that it waits for are there: one that had no memory to start in tells nobody.
+_LOOK = 1.0
 
 Found = FinishedSequence | BaseException | None  # None: all requests are read, or one has ended
 
@@ -89,7 +92,12 @@ class _Results:
                     f"{network.name}: this call decodes in threads of the process that was forked, and the child has none "
                     "of them; start the call in the child, with a model that is loaded there"
                 )
-            match self._found.get():
+            try:
+                found = self._found.get(timeout=_LOOK)
+            except Empty:
+                self._check_threads(searches)
+                continue
+            match found:
                 case None:
                     continue
                 case FinishedSequence() as sequence:
@@ -98,6 +106,11 @@ class _Results:
                     yield sequence
                 case BaseException() as error:
                     raise error
+
+    def _check_threads(self, searches: LiveSearches) -> None:
+        reads = self._count is not None or (self.reader is not None and self.reader.is_alive())
+        if not (reads and searches.alive) and self._found.empty():
+            raise DecodeError("decode_iter(): a thread of the call ended without a result: there was no memory for it")
 
     def _is_last(self, sequence: FinishedSequence) -> bool:
         """Return whether all outputs of the sequence's request have finished with it."""

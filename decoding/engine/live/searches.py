@@ -77,6 +77,8 @@ class LiveSearch:
         self._wakes: SimpleQueue[None] = SimpleQueue()
         self._notices: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._followed = set[int]()
+        # Requests that have left `waiting` and have not ended, with how many of their outputs have finished.
+        self._open: dict[int, tuple[EngineRequest, int]] = {}
         self._search = MixedSearch(network, call, self, rows)
         self.is_idle, self.rows = True, 0
         self.thread = threading.Thread(target=self._work, daemon=True, name="decoding")
@@ -117,7 +119,9 @@ class LiveSearch:
     def _take_new(self) -> None:
         """Let the request that came first be the next one that gets a row."""
         with suppress(IndexError):  # there is none
-            self._taken.appendleft(Taken(self._waiting.popleft()))
+            request = self._waiting.popleft()
+            self._open[request.index] = request, 0
+            self._taken.appendleft(Taken(request))
             self._left()
 
     def _completed(self, rows: list[Row]) -> list[Row]:
@@ -153,6 +157,7 @@ class LiveSearch:
         self.wake()
 
     def _cancel(self, index: int) -> None:
+        self._open.pop(index, None)
         self._followed.discard(index)
         self._taken = deque(taken for taken in self._taken if taken.request.index != index)
         self._search.cancel(index)
@@ -163,15 +168,16 @@ class LiveSearch:
 
     def _work(self) -> None:
         while not self.stopped.is_set():
-            self._after_step()
-            if not (self._waiting or self._taken):
-                self._wait()
-                continue
             try:
+                self._after_step()
+                if not (self._waiting or self._taken):
+                    self._wait()
+                    continue
                 with using(self._network, in_threads=True):
                     self._run()
-            except Exception as error:  # not of one request: the network cannot be run, say
-                for request in {r.index: r for r in self._search.requests()}.values():
+            except Exception as error:  # not of one request: the network cannot be run, say, or there is no memory
+                # Also those that no search has yet, or that the error lost between two.
+                for request, _ in list(self._open.values()):
                     self._fail(request, error)
                 self._search = MixedSearch(self._network, self._call, self, self._count)
 
@@ -182,9 +188,17 @@ class LiveSearch:
                 case None:
                     self._after_step()
                 case FinishedSequence():
-                    self._listener.finished(found)
+                    self._finished(found)
                 case FailedRequest():
                     self._fail(found.request, found.error)
+
+    def _finished(self, sequence: FinishedSequence) -> None:
+        self._listener.finished(sequence)
+        index = sequence.request.index
+        if index in self._open:  # it was not cancelled
+            request, finished = self._open.pop(index)
+            if finished + 1 < sequence.siblings:
+                self._open[index] = request, finished + 1
 
     def _after_step(self) -> None:
         while True:
@@ -231,6 +245,11 @@ class LiveSearches:
     def forked(self) -> bool:
         """Whether this is a child of the process that has the threads."""
         return os.getpid() != self._process
+
+    @property
+    def alive(self) -> bool:
+        """Whether all threads run."""
+        return all(search.thread.is_alive() for search in self._searches)
 
     @property
     def rows(self) -> int:
