@@ -156,8 +156,9 @@ def run(count: int, seed: int) -> tuple[Counter[str], list[float]]:
         done = [line for line in lines if "latency" in line]
         if process.returncode not in (0, -signal.SIGKILL):
             counts["aborted"] += 1
-        if process.returncode:
-            print(f"child {command[-3]}: {process.returncode}, last {lines[-1:]}\n{errors[-2000:]}", file=sys.stderr)
+        if process.returncode or any(line["outcome"] != "interrupted" for line in done):
+            last = next((line for line in done if line["outcome"] != "interrupted"), lines[-1:])
+            print(f"child {command[-3]}: {process.returncode}, {last}\n{errors[-2000:]}", file=sys.stderr)
         counts.update(line["outcome"] for line in done)
         counts["threads left"] += sum(line["left"] > 0 for line in done)
         counts["other tokens afterwards"] += sum(line["other"] for line in done)

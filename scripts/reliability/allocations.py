@@ -5,7 +5,8 @@
 A preloaded library (failing_malloc.c; Linux with glibc and a C compiler) makes the n-th malloc of a call return NULL, whoever asks for
 it: the kernels, NumPy or Python. For every n the call either raises MemoryError (or an OptionError that says there is no memory) or gives
 what it gives otherwise, and the same call right after gives that too. With --count fewer, that many n are spread over the allocations.
-Two exceptions have other types, which are not ours to choose: NumPy's reductions raise SystemError, and Python's locks RuntimeError.
+Some ends are not ours to choose: NumPy's reductions raise SystemError, Python's locks RuntimeError, and Thread.start() waits for ever for a
+thread that had no memory to begin (python/cpython#140746).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import faulthandler
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +36,7 @@ from scripts.reliability.figure import Figure, main
 
 Operation = Callable[[], Any]
 SECONDS = 20  # a call that takes longer hangs
+_HANGS_IN_PYTHON = re.compile(r'threading.py", line \d+ in wait\n.*threading.py", line \d+ in start\n')
 
 
 def kernel_calls() -> dict[str, Operation]:
@@ -200,8 +203,12 @@ def sweep(group: str, most: int, library: Path) -> tuple[Counter[str], list[str]
             return counts, wrong
         skip += len(begun)
         last = begun[-1] if begun else {}
-        counts["crashed"] += 1
-        wrong.append(f"{group}: exit {done.returncode} at {last}: {done.stderr[-1500:]}")
+        if _HANGS_IN_PYTHON.search(done.stderr):
+            counts["hung"] += 1
+            counts["of these Python's own"] += 1
+        else:
+            counts["crashed"] += 1
+            wrong.append(f"{group}: exit {done.returncode} at {last}: {done.stderr[-1500:]}")
         if not begun:
             return counts, wrong
 

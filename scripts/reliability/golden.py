@@ -63,7 +63,8 @@ def decoded(model: Any, name: str, strategy: str, blocks: int) -> tuple[list[str
 
     choice, outputs = strategies()[strategy]
     length = LENGTHS[name]
-    count = blocks * (TOKENS // BLOCKS) // (length * outputs)
+    wanted = blocks * (TOKENS // BLOCKS)
+    count = -(-wanted // (length * outputs))
     seed = {} if isinstance(choice, Greedy | Beam) else {"seed": 2026}
     found = decode(
         model,
@@ -74,7 +75,7 @@ def decoded(model: Any, name: str, strategy: str, blocks: int) -> tuple[list[str
         num_return_sequences=outputs,
         **seed,
     )
-    ids = np.concatenate([h.ids for h in found]).astype("<i4")
+    ids = np.concatenate([h.ids for h in found])[:wanted].astype("<i4")
     return [hashlib.sha256(block.tobytes()).hexdigest()[:6] for block in np.split(ids, blocks)], str(found[0].text)
 
 
