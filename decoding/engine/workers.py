@@ -80,6 +80,7 @@ class Workers:
             # One that Ctrl-C stopped from starting has no ident; if it starts after all, it ends at once.
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
+        self._threads = [thread for thread in self._threads if thread.is_alive()]  # see LiveSearches.stop()
         _LIVE.discard(self)
 
     def after_fork(self) -> None:

@@ -1,5 +1,6 @@
 """Threads of a call: bounded both ways, stopped whenever the caller leaves, and gone after a fork (issue 13)."""
 
+import gc
 import itertools
 import os
 import queue
@@ -8,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -229,3 +231,19 @@ def test_a_thread_that_ends_without_a_word_is_an_error(model, monkeypatch):
     monkeypatch.setattr(iterable._Results, "read", lambda self, requests, searches: None)
     with pytest.raises(DecodeError, match="a thread of the call ended without a result"):
         list(decode_iter(model, iter([[1]]), **options()))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_threads_of_a_call_are_gone_with_it(model, workers):
+    """In no cycle: a thread that garbage collection finds is forgotten by a callback, in which Ctrl-C would be lost."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = set(threading.enumerate())
+        with decode_iter(model, itertools.repeat([1]), workers=workers, **options()) as results:
+            next(results)
+            started = [weakref.ref(thread) for thread in threading.enumerate() if thread not in before]
+        assert len(started) == workers + 1
+        assert [thread() for thread in started] == [None] * len(started)
+    finally:
+        gc.enable()

@@ -42,6 +42,8 @@ def decode_iterable(
         searches.stop()
         if reader.ident is not None and reader is not threading.current_thread():
             reader.join(_PATIENCE)
+        if not reader.is_alive():
+            results.reader = None  # else the thread is in a cycle: see LiveSearches.stop()
 
 
 class _Results:

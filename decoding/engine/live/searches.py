@@ -81,7 +81,6 @@ class LiveSearch:
         self._open: dict[int, tuple[EngineRequest, int]] = {}
         self._search = MixedSearch(network, call, self, rows)
         self.is_idle, self.rows = True, 0
-        self.thread = threading.Thread(target=self._work, daemon=True, name="decoding")
 
     def wake(self) -> None:
         """Look for requests."""
@@ -166,7 +165,8 @@ class LiveSearch:
         self._cancel(request.index)
         self._listener.failed(request, error)
 
-    def _work(self) -> None:
+    def work(self) -> None:
+        """Decode what comes, until it is stopped; it runs in a thread of its own."""
         while not self.stopped.is_set():
             try:
                 self._after_step()
@@ -233,13 +233,16 @@ class LiveSearches:
         self.waiting = deque[EngineRequest]()
         alone = network if workers == 1 else network.single_threaded()
         self._searches = [LiveSearch(alone, call, rows, self.waiting, listener, left) for _ in range(workers)]
+        self._threads = [
+            threading.Thread(target=search.work, daemon=True, name="decoding") for search in self._searches
+        ]
         self._process, self._left = os.getpid(), left
 
     def start(self) -> None:
         """Start the threads."""
         _LIVE.add(self)
-        for search in self._searches:
-            search.thread.start()
+        for thread in self._threads:
+            thread.start()
 
     @property
     def forked(self) -> bool:
@@ -249,7 +252,7 @@ class LiveSearches:
     @property
     def alive(self) -> bool:
         """Whether all threads run."""
-        return all(search.thread.is_alive() for search in self._searches)
+        return all(thread.is_alive() for thread in self._threads)
 
     @property
     def rows(self) -> int:
@@ -285,11 +288,14 @@ class LiveSearches:
             search.stopped.set()
             search.wake()
         deadline = time.monotonic() + _PATIENCE
-        for search in self._searches:
+        for thread in self._threads:
             # One that Ctrl-C stopped from starting has no ident; if it starts after all, it ends at once.
-            started = search.thread.ident is not None and not self.forked
-            if started and search.thread is not threading.current_thread():
-                search.thread.join(max(0.0, deadline - time.monotonic()))
+            started = thread.ident is not None and not self.forked
+            if started and thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+        # A thread that garbage collection finds in a cycle is taken out of Python's list of threads by a callback, and Ctrl-C
+        # during a callback is lost: 12 of 600 were.
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
 
 
 _LIVE: set[LiveSearches] = set()
