@@ -15,6 +15,7 @@ import pytest
 
 from decoding import DecodeError, Sample, decode, decode_iter, load, stream
 from decoding.engine.live import iterable
+from decoding.engine.workers import wait_for
 from scripts import interrupts
 from tests.helpers.build import recurrent
 
@@ -247,3 +248,24 @@ def test_threads_of_a_call_are_gone_with_it(model, workers):
         assert [thread() for thread in started] == [None] * len(started)
     finally:
         gc.enable()
+
+
+def test_a_thread_that_is_just_starting_is_waited_for():
+    """Ctrl-C in Thread.start() may leave a thread that runs and that join() refuses (found by scripts/interrupts.py)."""
+    refused = []
+
+    class Starting(threading.Thread):
+        def join(self, timeout=None):
+            if not refused:
+                refused.append(timeout)
+                raise RuntimeError("cannot join thread before it is started")
+            super().join(timeout)
+
+    leave = threading.Event()
+    thread = Starting(target=leave.wait)
+    wait_for(thread, time.monotonic() + 10)  # it never started
+    thread.start()
+    threading.Timer(0.05, leave.set).start()
+    wait_for(thread, time.monotonic() + 10)
+    assert refused
+    assert not thread.is_alive()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Generator, Iterable
 from queue import Empty, SimpleQueue
 
 from decoding.engine.live.searches import LiveSearches
 from decoding.engine.request import Call, EngineRequest, FinishedSequence, StopFlag
+from decoding.engine.workers import wait_for
 from decoding.errors import DecodeError
 from decoding.model.graph.types import Array
 from decoding.model.network import Network
@@ -40,8 +42,7 @@ def decode_iterable(
     finally:
         results.leave()
         searches.stop()
-        if reader.ident is not None and reader is not threading.current_thread():
-            reader.join(_PATIENCE)
+        wait_for(reader, time.monotonic() + _PATIENCE)
         if not reader.is_alive():
             results.reader = None  # else the thread is in a cycle: see LiveSearches.stop()
 

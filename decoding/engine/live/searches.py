@@ -17,6 +17,7 @@ from decoding.engine.encode import encoded, limited_rows, with_latents_of
 from decoding.engine.forks import using
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, Row, StopFlag
 from decoding.engine.search.mixed import MixedSearch
+from decoding.engine.workers import wait_for
 from decoding.errors import OptionError
 from decoding.model.graph.types import Array
 from decoding.model.network import Network
@@ -288,11 +289,8 @@ class LiveSearches:
             search.stopped.set()
             search.wake()
         deadline = time.monotonic() + _PATIENCE
-        for thread in self._threads:
-            # One that Ctrl-C stopped from starting has no ident; if it starts after all, it ends at once.
-            started = thread.ident is not None and not self.forked
-            if started and thread is not threading.current_thread():
-                thread.join(max(0.0, deadline - time.monotonic()))
+        for thread in [] if self.forked else self._threads:
+            wait_for(thread, deadline)
         # A thread that garbage collection finds in a cycle is taken out of Python's list of threads by a callback, and Ctrl-C
         # during a callback is lost: 12 of 600 were.
         self._threads = [thread for thread in self._threads if thread.is_alive()]
