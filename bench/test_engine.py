@@ -13,6 +13,7 @@ import threading
 import time
 
 import numpy as np
+import pytest
 
 from decoding import Engine, Request, Sample, decode, load
 from tests.helpers import build
@@ -35,9 +36,9 @@ def alternate(rounds, **functions):
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def throughput(count=10_000, rounds=3):
+def throughput(count=10_000, rounds=3, executor="native"):
     """Seconds of decode() and of an engine for the same requests."""
-    model = network(128, 2, 256)
+    model = network(128, 2, 256, executor=executor)
     rng = np.random.default_rng(0)
     lengths = rng.integers(10, 40, count).tolist()
     requests = [
@@ -138,8 +139,9 @@ def conversation(turns=20, words=200):
     return found
 
 
-def test_the_engine_has_the_throughput_of_decode():
-    times = throughput(count=2000)
+@pytest.mark.parametrize("executor", ["native", "onnxruntime"])
+def test_the_engine_has_the_throughput_of_decode(executor):
+    times = throughput(count=2000, executor=executor)
     assert times["decode"] / times["engine"] > 0.95
 
 
@@ -165,10 +167,11 @@ def test_a_known_beginning_is_not_read_again():
 
 def main():
     """Print the figures."""
-    times = throughput()
-    print(
-        f"10,000 requests: decode() {times['decode']:.2f} s, engine {times['engine']:.2f} s: {times['decode'] / times['engine']:.2f}x"
-    )
+    for executor in ("native", "onnxruntime"):
+        times = throughput(executor=executor)
+        print(
+            f"10,000 requests, {executor}: decode() {times['decode']:.2f} s, engine {times['engine']:.2f} s: {times['decode'] / times['engine']:.2f}x"
+        )
     step, gaps = streams()
     print(
         f"64 streams: step {step * 1e3:.2f} ms, gaps p50 {np.median(gaps) / step:.2f}, p99 {np.percentile(gaps, 99) / step:.2f} steps"

@@ -28,7 +28,13 @@ from decoding.errors import OptionError, check_flag, shown
 from decoding.inputs.latents import with_latents
 from decoding.inputs.models import loaded
 from decoding.inputs.options import Options, check_names, make_call
-from decoding.inputs.own_requests import has_requests, mixed_requests, requests_of_iterable
+from decoding.inputs.own_requests import (
+    has_requests,
+    mixed_requests,
+    requests_of_iterable,
+    sequences_of,
+    with_own_options,
+)
 from decoding.inputs.requests import (
     bos_ids,
     check_completions,
@@ -265,6 +271,10 @@ def score(
     model = loaded(model)
     check_flag("progress", progress)
     call = make_call(model, Greedy(), seed=seed, batch_size=batch_size)
+    if has_requests(sequences):
+        raise OptionError(
+            "sequences: score() has no Request, as there is nothing to decode; pass their prompts instead"
+        )
     ids, sources = read_sequences(model, sequences, prompts, "score")
     bos = bos_ids(model)
     requests = make_requests(model, call, [np.concatenate([bos, own]) for own in ids], sources, context)
@@ -303,7 +313,8 @@ def rollout(
 
     Args:
         model: the policy that completes the sequences, as in `decode()`.
-        sequences: strings or ids, in any form that `decode()` takes as prompts. The first token comes after the model's
+        sequences: strings or ids, in any form that `decode()` takes as prompts; a list may have `Request` objects, whose
+            prompt is the sequence, with a strategy, a seed and processors of their own. The first token comes after the model's
             BOS, if it has one, as in `score()`. A sequence ends with its first EOS (which `decode()` leaves out of `tokens`);
             what follows is padding.
         reward: a function from ids int64 [N, width] to N rewards, called with at most 128 rows at a time; or a
@@ -334,7 +345,7 @@ def rollout(
     """
     model = loaded(model)
     check_flag("progress", progress)
-    ids, sources = read_sequences(model, sequences, prompts, "complete")
+    ids, sources = read_sequences(model, sequences_of(sequences), prompts, "complete")
     call = make_call(
         model,
         strategy,
@@ -349,15 +360,17 @@ def rollout(
             f"rollout: {model.name} draws latents at every step, and those of the given sequences are not known; "
             "decode() continues prompts"
         )
-    requests = make_requests(model, call, ids, sources, context)
+    requests = with_own_options(model, call, make_requests(model, call, ids, sources, context), sequences)
     own, requests = with_latents(model, call, requests, latents)
     # All completions of a sequence share its latents.
     requests = [r for _, r in with_latents_of(own.latents, enumerate(requests), model._network.contract)]
     episodes = make_episodes(model, call.settings, requests, max_new_tokens, pad_token_id)
-    outputs = check_completions(call.settings, n)
-    call = replace(call, settings=replace(call.settings, outputs=outputs))
+    for settings in dict.fromkeys(r.settings for r in requests):
+        outputs = check_completions(settings, n)
+    call = replace(call, settings=replace(call.settings, outputs=outputs), mixed=has_requests(sequences))
     prefixes = episodes.length * len(ids)
-    workers = choose_workers(model, call, workers, prefixes * outputs, processors=bool(processors))
+    edited = any(r.settings.processors for r in requests)
+    workers = choose_workers(model, call, workers, prefixes * outputs, processors=edited)
     check_memory(model, call, workers, prefixes, ids=8 * episodes.width * min(len(ids), 128))
     return action_values(model._network, call, episodes, _reward(reward), workers, with_bar if progress else None)
 

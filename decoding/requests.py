@@ -99,15 +99,18 @@ class Request:
         self.return_attention = return_attention
         self.return_state = return_state
 
+    def given(self) -> list[str]:
+        """The names of all options that this request sets."""
+        names = [n for n in self.__slots__ if n not in ("prompt", "eos_token_id") and getattr(self, n) is not None]
+        return names if self.eos_token_id == "call" else [*names, "eos_token_id"]
+
     def options(self) -> Mapping[str, Any]:
         """The options of `decode()` that this request sets."""
         own = {name: getattr(self, name) for name in _OPTIONS if getattr(self, name) is not None}
         return own if self.eos_token_id == "call" else {**own, "eos_token_id": self.eos_token_id}
 
     def __repr__(self) -> str:
-        given = {name: getattr(self, name) for name in self.__slots__ if name not in ("prompt", "eos_token_id")}
-        own = [f"{name}={shown(value)}" for name, value in given.items() if value is not None]
-        own += [] if self.eos_token_id == "call" else [f"eos_token_id={self.eos_token_id!r}"]
+        own = [f"{name}={shown(getattr(self, name))}" for name in self.given()]
         return f"Request({', '.join([shown(self.prompt), *own])})"
 
 

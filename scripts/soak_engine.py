@@ -32,9 +32,10 @@ def fail(history, logits):
     raise ValueError("a defect of the processor's own")
 
 
-def requests(count, seed):
-    """Requests of all kinds, with seeds of their own."""
+def requests(model, count, seed):
+    """Requests of all kinds, with seeds of their own; some go on from a state."""
     rng = random.Random(seed)
+    states = [decoding.decode(model, [n], return_state=True, **OPTIONS)[0].state for n in range(8)]
     kinds = [
         lambda: {"strategy": Greedy()},
         lambda: {"strategy": Sample(temperature=rng.uniform(0.5, 2))},
@@ -42,7 +43,10 @@ def requests(count, seed):
         lambda: {"strategy": TopN(3), "stop": [[rng.randrange(23)]]},
         lambda: {"strategy": Sample(min_p=0.1), "processors": [RepetitionPenalty(1.3)]},
         lambda: {"strategy": Beam(num_beams=rng.choice([2, 3])), "num_return_sequences": 2},
+        lambda: {"strategy": Beam(num_beams=4, length_penalty=0.0), "stop": [[rng.randrange(23)]]},
         lambda: {"strategy": Sample(replacement=False), "num_return_sequences": 3},
+        lambda: {"strategy": Sample(), "state": rng.choice(states)},
+        lambda: {"strategy": Beam(num_beams=3), "state": rng.choice(states)},
     ]
     return [
         Request(
@@ -59,7 +63,7 @@ class Soak:
     """Counts how requests ended, and what was wrong."""
 
     def __init__(self, model, count, seed):
-        self.requests = requests(count, seed)
+        self.requests = requests(model, count, seed)
         self.expected = [decoding.decode(model, r, **OPTIONS).tokens for r in self.requests]
         self.counts, self.wrong = Counter(), []
         self.lock = threading.Lock()

@@ -16,6 +16,7 @@ from decoding import (
     decode,
     decode_iter,
     load,
+    score,
     stream,
 )
 from tests.helpers import build
@@ -187,3 +188,15 @@ def test_the_state_of_another_model_is_refused(model):
 def test_a_stream_refuses_a_request_that_searches(model):
     with pytest.raises(OptionError, match="knows no token before the end"):
         stream(model, [[1], Request([2], Beam())])
+
+
+def test_a_state_of_another_kind_of_model_is_named_as_one():
+    lstm, gru = (load(build.recurrent(cell)) for cell in ("LSTM", "GRU"))
+    state = decode(gru, [1], max_new_tokens=2, return_state=True)[0].state
+    with pytest.raises(OptionError, match="it is of another model"):
+        decode(lstm, Request([1], state=state))
+
+
+def test_there_is_no_request_to_score():
+    with pytest.raises(OptionError, match=r"score\(\) has no Request.*pass their prompts"):
+        score(load(build.recurrent("GRU")), [[1, 2], Request([1, 2])])

@@ -159,6 +159,32 @@ def test_an_error_ends_its_own_request_alone(model, strategy):
         assert engine.statistics().failed == 4
 
 
+def test_a_row_of_nan_ends_its_own_request_alone(model):
+    """Also where many steps are one native call, which chooses again for the other rows."""
+    embedding = np.random.default_rng(0).uniform(-1, 1, model._graph.initializers["table"][1]).astype(np.float32)
+    embedding[5] = np.nan
+    faulty = model.with_weights({"table": embedding})
+    requests = [Request([i % 23], Sample(top_k=1 + i % 5), seed=i) for i in range(40)]
+    options = {"max_new_tokens": 40, "eos_token_id": list(range(5, 23, 9))}
+    with Engine(faulty, batch_size=11, **options) as engine:
+        tickets = [engine.submit(request) for request in requests]
+        failed = 0
+        for request, ticket in zip(requests, tickets, strict=True):
+            try:
+                expected = decode(faulty, request, **options).tokens
+            except DecodeError:
+                failed += 1
+                with pytest.raises(DecodeError, match="NaN"):
+                    ticket.result(20)
+            else:
+                assert ticket.result(20).tokens == expected
+    assert 0 < failed < 40
+    with Engine(faulty, batch_size=2, **options) as engine:
+        for _ in range(3):  # nothing else runs, nor comes
+            with pytest.raises(DecodeError, match="NaN"):
+                engine.submit([5]).result(20)
+
+
 def test_close_drains_or_cancels(model):
     engine = Engine(model, batch_size=2, **OPTIONS)
     tickets = [engine.submit([i]) for i in range(20)]
@@ -215,6 +241,34 @@ def test_a_conversation_reads_each_token_once(model):
                 assert sum(reads) > 500
         for turn, (prompt, found) in enumerate(expected):
             assert decode(model, Request(prompt, Sample(), seed=turn), **OPTIONS)[0].tokens == found
+
+
+def test_conversations_side_by_side_know_their_states(model):
+    """A row that has finished keeps its state, while the others of the batch go on in the same native call."""
+    texts = [[i, 2] for i in range(12)]
+    with Engine(model, Sample(), max_new_tokens=60, eos_token_id=[3, 7]) as engine:
+        for turn in range(6):
+            tickets = [engine.submit(Request(text, seed=turn)) for text in texts]
+            for text, ticket in zip(texts, tickets, strict=True):
+                found = ticket.result(20)[0].tokens
+                same = Request(text, Sample(), seed=turn)
+                assert decode(model, same, max_new_tokens=60, eos_token_id=[3, 7])[0].tokens == found
+                text += [*found, turn]
+        assert max(map(len, texts)) > 100
+        assert len(engine._known._states) > 12
+
+
+def test_a_long_beam_search_lets_others_run_and_be_cancelled(model):
+    """No candidate of the search ever ends, so that its steps are all plain: many would be one native call."""
+    with Engine(model, Sample(), batch_size=8, max_new_tokens=20, eos_token_id=None) as engine:
+        beam = engine.submit(Request([1], Beam(num_beams=4), max_new_tokens=2_000_000))
+        for number in range(5):
+            assert engine.submit(Request([number], seed=number)).result(20)
+        other = engine.submit(Request([2], Beam(num_beams=4), max_new_tokens=2_000_000))
+        assert not beam.done()
+        assert beam.cancel()
+        assert other.cancel()
+        assert engine.submit([1]).result(20)
 
 
 def test_encoders_and_contexts_share_a_batch_where_they_may():

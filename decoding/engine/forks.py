@@ -1,7 +1,7 @@
-"""Models that another thread was using when the process was forked: the child has the model, but not that thread.
+"""Which models are in use: by several calls now, or by another thread when the process was forked.
 
-Locks of onnxruntime that the thread held stay locked in the child, so the child's first step may wait for ever (as 5
-of 60 did, issue 13).
+A forked child has the model, but not that thread. Locks of onnxruntime that the thread held stay locked in the child, so
+the child's first step may wait for ever (as 5 of 60 did, issue 13).
 """
 
 from __future__ import annotations
@@ -22,13 +22,18 @@ _lost: weakref.WeakSet[Network] = weakref.WeakSet()
 
 @contextmanager
 def using(network: Network, *, in_threads: bool = False) -> Iterator[None]:
-    """Mark the model as in use by this thread, or by threads of our own, while the block runs."""
+    """Mark the network as in use by this thread, or by threads of our own, while the block runs."""
     call = object()
     _calls[call] = network, None if in_threads else threading.get_ident()
     try:
         yield
     finally:
         _calls.pop(call, None)
+
+
+def is_shared(network: Network) -> bool:
+    """Return whether several calls use the network now."""
+    return sum(used is network for used, _ in list(_calls.values())) > 1
 
 
 def check_usable(network: Network) -> None:

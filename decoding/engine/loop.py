@@ -6,11 +6,14 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import cast
 
 from decoding.engine.encode import alike, encoded_rows, limited_rows, with_latents_of
-from decoding.engine.forks import using
+from decoding.engine.forks import is_shared, using
 from decoding.engine.request import Call, EngineRequest, FinishedSequence, RequestQueue, Row, RowSource
-from decoding.engine.search.mixed import MixedSearch, make_search
+from decoding.engine.search.mixed import MixedSearch, Search, make_search
 from decoding.engine.workers import Workers
 from decoding.model.network import Network
+
+# Bytes of weights from which the weights are read from memory at every step, whoever runs it: measured in docs/benchmarks/decode.md.
+LARGE_NETWORK = 40 << 20
 
 
 def decode_requests(
@@ -27,7 +30,7 @@ def decode_requests(
         queue = queue_requests(network, call, group, rows)
         if workers == 1:
             with using(network):
-                yield from run_search(network, call, queue, rows)
+                yield from run_search(_in_its_share(network), call, queue, rows)
         else:
             yield from _in_threads(network, call, queue, rows, workers)
 
@@ -46,14 +49,24 @@ def queue_requests(network: Network, call: Call, requests: Iterable[EngineReques
 
 def run_search(network: Network, call: Call, queue: RowSource, rows: int) -> Iterator[FinishedSequence]:
     """Decode the whole queue, yielding each sequence as it finishes; `rows` of them run together."""
-    search = (
-        MixedSearch(network, call, queue, rows)
-        if call.mixed
-        else make_search(network, call, call.settings, queue, rows)
-    )
-    return cast(
-        Iterator[FinishedSequence], search.run()
-    )  # None comes with `every`, and failed requests come from live calls
+    search: MixedSearch | Search
+    if call.mixed:
+        search = MixedSearch(network, call, queue, rows)
+    else:
+        search = make_search(network, call, call.settings, queue, rows)
+    # None comes with `every` alone, and failed requests come from live calls.
+    return cast(Iterator[FinishedSequence], search.run())
+
+
+def _in_its_share(network: Network) -> Network:
+    """Return the network as a call runs it: over sessions of one thread, if it is small and another call runs it too.
+
+    A step of a small network is shorter than handing it to onnxruntime's threads, which several calls would share.
+    """
+    chosen = network.session.threads is not None or network.on_device
+    if chosen or not is_shared(network) or network.weight_bytes > LARGE_NETWORK:
+        return network
+    return network.single_threaded()
 
 
 def _rows(requests: Iterable[EngineRequest], call: Call, workers: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from decoding.engine.flags import Flag
 from decoding.engine.latents import Latents
 from decoding.model.graph.types import Array
 from decoding.processors import History, Processor
@@ -63,7 +64,7 @@ class EngineRequest:
         settings: its options, or those of the call.
         seed: key of the random generator.
         first: the number of its first output among all outputs of the call; its other outputs follow.
-        own_seed: whether `seed` is the request's own, so that draws are keyed by the number of the output in the request.
+        own_stream: the number by which the draws of its first output are keyed, where `seed` is the request's own; None: `first`.
         temperature: of `Sample`.
         teacher: int64 ids to feed at random instead of the choices; empty without a teacher.
         context: the model's contexts for this prompt, without a batch axis.
@@ -83,7 +84,7 @@ class EngineRequest:
     settings: Settings
     seed: int
     first: int = 0
-    own_seed: bool = False
+    own_stream: int | None = None
     temperature: float = 1.0
     teacher: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     context: Mapping[str, Array] = field(default_factory=dict)
@@ -99,7 +100,7 @@ class EngineRequest:
     @property
     def stream(self) -> int:
         """The number by which the draws of its first output are keyed; those of its other outputs follow."""
-        return 0 if self.own_seed else self.first
+        return self.first if self.own_stream is None else self.own_stream
 
     @property
     def latent_stream(self) -> int:
@@ -209,32 +210,16 @@ class Choice:
     finish_reason: FinishReason | None
 
 
-class StopFlag:
-    """Says that the caller has left. It is set without a lock.
-
-    `threading.Event` has a lock in Python code: Ctrl-C between its acquire and release leaves it locked for good (issue 13).
-    """
-
-    def __init__(self) -> None:
-        self._is_set = False
-
-    def set(self) -> None:
-        """Tell every search to end at its next step."""
-        self._is_set = True
-
-    def is_set(self) -> bool:
-        """Return whether searches are to end."""
-        return self._is_set
-
-
 class RowSource(Protocol):
     """What a search takes its rows from.
 
     Attributes:
         stopped: set when the caller has left: searches end at their next step.
+        step_by_step: while it is set, searches take one step at a time, as something else waits for its turn.
     """
 
-    stopped: StopFlag
+    stopped: Flag
+    step_by_step: Flag
 
     def take(self, count: int) -> list[Row]:
         """Return the next `count` rows, or those that are left."""
@@ -246,12 +231,13 @@ class RequestQueue:
 
     Attributes:
         prepare: completes rows as they are taken, so as late as possible: it encodes their sources.
-        stopped: set when the caller has left: searches end at their next step.
+        stopped, step_by_step: as in `RowSource`.
     """
 
     requests: Iterable[EngineRequest]
     prepare: Callable[[Iterator[Row]], Iterator[Row]] = iter
-    stopped: StopFlag = field(init=False, default_factory=StopFlag)
+    stopped: Flag = field(init=False, default_factory=Flag)
+    step_by_step: Flag = field(init=False, default_factory=Flag)
     _rows: Iterator[Row] = field(init=False)
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 

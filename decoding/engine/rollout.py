@@ -13,7 +13,7 @@ import numpy as np
 from decoding.engine.batch.contexts import initial_states, step_contexts
 from decoding.engine.encode import alike, encoded
 from decoding.engine.loop import decode_requests
-from decoding.engine.request import Call, EngineRequest, FinishedSequence, Settings
+from decoding.engine.request import Call, EngineRequest, FinishedSequence
 from decoding.errors import DecodeError, OptionError
 from decoding.model.contract.contract import Contract
 from decoding.model.contract.pad import pad_together
@@ -90,8 +90,6 @@ def action_values(
     Args:
         watch: yields the completions that it is given, of which there are so many, and shows their progress.
     """
-    # Draws of its own: else the first completion would repeat the numbers by which decode() drew the sequence.
-    seed = int(np.random.SeedSequence(call.seed, spawn_key=(1,)).generate_state(1, np.uint64)[0])
     outputs = call.settings.outputs
     own = _Rewards(reward, episodes, len(episodes.requests))
     for row in range(len(episodes.requests)):
@@ -102,7 +100,7 @@ def action_values(
     if positions:
         completed = _Rewards(reward, episodes, len(positions) * outputs)
         with closing(
-            _completions(network, call, prefixes(network, episodes, waves, call.settings, seed), positions, workers)
+            _completions(network, call, prefixes(network, episodes, waves, outputs), positions, workers)
         ) as completions:
             watched = completions if watch is None else watch(completions, len(positions) * outputs)
             for finished in watched:  # a reward that fails stops the workers
@@ -126,10 +124,14 @@ def _completions(
         raise DecodeError(message, row=row, step=error.step) from error
 
 
-def prefixes(
-    network: Network, episodes: Episodes, waves: Iterable[Wave], settings: Settings, seed: int
-) -> Iterator[EngineRequest]:
-    """Yield the prefixes of all waves, each with the states before its last token: a token is read once for all rows of a wave."""
+def prefixes(network: Network, episodes: Episodes, waves: Iterable[Wave], outputs: int) -> Iterator[EngineRequest]:
+    """Yield the prefixes of all waves, each with the states before its last token: a token is read once for all rows of a wave.
+
+    Args:
+        outputs: completions of each.
+    """
+    settings = {r.settings: replace(r.settings, outputs=outputs) for r in episodes.requests}
+    seeds = {r.seed: _seed_of_completions(r.seed) for r in episodes.requests}
     c, numbers, rows = network.contract, itertools.count(), None
     keeps_states = bool(c.states) and network.reads_chunks_on_device  # else each prefix is read by itself
     for wave in waves:
@@ -146,16 +148,22 @@ def prefixes(
             yield replace(
                 own[slot],
                 index=number,
-                settings=settings,
-                seed=seed,
+                settings=settings[own[slot].settings],
+                seed=seeds[own[slot].seed],
                 ids=own[slot].ids[: at + 1],
                 states=before if keeps_states else own[slot].states,
                 read=read,
                 max_new_tokens=None if episodes.longest else episodes.length - 1 - wave.end,
-                first=number * settings.outputs,
+                first=number * outputs,
+                own_stream=None if own[slot].own_stream is None else wave.end * outputs,
                 encoded=True,
                 sequence=None,
             )
+
+
+def _seed_of_completions(seed: int) -> int:
+    """Return the seed of the draws, which is another: else the first completion would repeat those of decode()."""
+    return int(np.random.SeedSequence(seed, spawn_key=(1,)).generate_state(1, np.uint64)[0])
 
 
 def _read(network: Network, requests: Sequence[EngineRequest], at: int, states: Sequence[Array]) -> list[Array]:

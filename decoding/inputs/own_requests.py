@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,10 @@ from decoding.model.contract.io import State
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
 from decoding.requests import Request
-from decoding.strategies import Sample, Strategy
+from decoding.strategies import Greedy, Sample, Strategy
+
+# What a sequence to complete may have of its own: the rest holds for all of them, or makes no sense.
+_OF_COMPLETIONS = ("strategy", "seed", "processors")
 
 
 def has_requests(prompts: Any) -> bool:
@@ -87,6 +90,56 @@ def own_request(
         raise OptionError(f"request {index}: {error}") from error
 
 
+def sequences_of(given: Any) -> Any:
+    """Return the sequences to complete without their own options: the prompts of those that are `Request` objects.
+
+    Raises:
+        OptionError: a request has an option that a completion cannot have.
+    """
+    if not has_requests(given):
+        return given
+    for index, one in enumerate([given] if isinstance(given, Request) else given):
+        if isinstance(one, Request):
+            for name in one.given():
+                if name not in _OF_COMPLETIONS:
+                    raise OptionError(
+                        f"sequences[{index}]: a Request to complete has only {', '.join(_OF_COMPLETIONS)} of its own, not {name}; "
+                        f"pass {name} to rollout() if it has it, or leave it out"
+                    )
+    return [
+        one.prompt if isinstance(one, Request) else one for one in ([given] if isinstance(given, Request) else given)
+    ]
+
+
+def with_own_options(model: Model, call: Call, requests: Sequence[EngineRequest], given: Any) -> list[EngineRequest]:
+    """Return the requests of sequences to complete with the options of their own that some of them have.
+
+    Raises:
+        OptionError: an option is wrong.
+    """
+    if not has_requests(given):
+        return list(requests)
+    return [
+        _with_own_options(model, call, request, one) if isinstance(one, Request) else request
+        for request, one in zip(requests, [given] if isinstance(given, Request) else given, strict=True)
+    ]
+
+
+def _with_own_options(model: Model, call: Call, request: EngineRequest, own: Request) -> EngineRequest:
+    try:
+        settings = own_settings(model, call, own.options())
+        _check_temperature(own.strategy or Greedy())
+        return replace(
+            request,
+            settings=settings,
+            temperature=request.temperature if own.strategy is None else temperatures(own.strategy, 1)[0],
+            seed=request.seed if own.seed is None else seed_of(own.seed),
+            own_stream=None if own.seed is None else 0,
+        )
+    except OptionError as error:
+        raise OptionError(f"sequences[{request.index}]: {error}") from error
+
+
 def number_requests(requests: Iterable[EngineRequest]) -> Iterator[EngineRequest]:
     """Yield the requests with the numbers of their outputs, which follow each other."""
     first = 0
@@ -106,7 +159,7 @@ def _own_request(
         ids=np.zeros(0, np.int64),
         settings=settings,
         seed=call.seed if own.seed is None else seed_of(own.seed),
-        own_seed=own.seed is not None,
+        own_stream=None if own.seed is None else 0,
         temperature=temperatures(settings.strategy, 1)[0],
         given_latents=given_latents(model, _alone(latents), 1, settings.searches_per_request),
     )
@@ -177,14 +230,16 @@ def _checked_state(model: Model, state: Any) -> dict[str, Array]:
         )
     arrays = {str(name): np.asarray(value) for name, value in state.items()}
     wanted = {s.input: _sizes(s) for s in model._network.contract.states}
-    if missing := [name for name in (IDS, FINGERPRINT, *wanted) if name not in arrays]:
+    names = (IDS, FINGERPRINT, *wanted)
+    own = arrays.get(FINGERPRINT)
+    if own is not None and str(own) != model.fingerprint:
+        raise OptionError(
+            f"state: it is of another model (fingerprint {str(own)[:12]}, {model.name} has {model.fingerprint[:12]}); "
+            "decode prompt and output with this model instead"
+        )
+    if missing := [name for name in names if name not in arrays]:
         raise OptionError(
             f"state: it lacks {missing[0]!r}; pass all arrays of a hypothesis's `state` (return_state=True)"
-        )
-    if str(arrays[FINGERPRINT]) != model.fingerprint:
-        raise OptionError(
-            f"state: it is of another model (fingerprint {str(arrays[FINGERPRINT])[:12]}, {model.name} has {model.fingerprint[:12]}); "
-            "decode prompt and output with this model instead"
         )
     for name, sizes in wanted.items():
         found = list(arrays[name].shape)

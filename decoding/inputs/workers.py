@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
+from decoding.engine.loop import LARGE_NETWORK
 from decoding.engine.request import Call
 from decoding.errors import OptionError, whole_number
 from decoding.model.model import Model
 
-# Rows that make a worker worth it (fewer with the native step, which has nothing else that needs threads), and bytes of weights from which it takes a whole batch, as weights are then read from
-# memory at every step of every worker; both measured in docs/benchmarks/decode.md.
-ROWS_OF_A_WORKER, ROWS_OF_A_NATIVE_WORKER, LARGE_NETWORK = 64, 16, 40 << 20
+# Rows that make a worker worth it, fewer with the native step, which has nothing else that needs threads. A large network
+# takes a whole batch. Measured in docs/benchmarks/decode.md.
+ROWS_OF_A_WORKER, ROWS_OF_A_NATIVE_WORKER = 64, 16
 
 # Each has a batch and a thread of its own: 2**31 of them were made one after the other until the machine was full.
 MOST_WORKERS = 1024

@@ -57,9 +57,11 @@ cdef class NativeRun:
     cdef dec_status choose(self, Scratch scratch, const dec_stream *stream, const float *temperature, int64_t *tokens,
                            float *logprobs, int64_t *bad) noexcept nogil
     cdef void move_rows(self, Scratch scratch, const int64_t *rows) noexcept nogil
+    cdef void copy_row(self, NativeRun to, int64_t row) noexcept nogil
     cdef bint fuses(self) noexcept nogil
     cdef object refused(self, int64_t row)
     cdef void _move(self, float *state, int64_t stride, int64_t hidden, const int64_t *rows, float *aside) noexcept nogil
+    cdef int64_t _width(self, int64_t layer) noexcept nogil
     cdef float *_top(self, Scratch scratch) noexcept nogil
     cdef bint _takes_context(self, int64_t row) noexcept nogil
     cdef void *_work(self, Scratch scratch) noexcept nogil

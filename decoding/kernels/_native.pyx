@@ -368,12 +368,31 @@ cdef class NativeRun:
 
     cdef void move_rows(self, Scratch scratch, const int64_t *rows) noexcept nogil:
         """Give each row the states of `rows[row]`."""
-        cdef int64_t i, hidden
+        cdef int64_t i
+        cdef float *aside = <float *>self._work(scratch)
         for i in range(self.network.network.layer_count):
-            hidden = self.network.layers[i].hidden
-            self._move(self.states[i].h, self.states[i].h_stride, hidden, rows, <float *>self._work(scratch))
+            if self.states[i].h != NULL:
+                self._move(self.states[i].h, self.states[i].h_stride, self._width(i), rows, aside)
             if self.states[i].c != NULL:
-                self._move(self.states[i].c, self.states[i].c_stride, hidden, rows, <float *>self._work(scratch))
+                self._move(self.states[i].c, self.states[i].c_stride, self.network.layers[i].hidden, rows, aside)
+
+    cdef void copy_row(self, NativeRun to, int64_t row) noexcept nogil:
+        """Copy the states of a row to those that another run of the same network and number of rows is over."""
+        cdef int64_t i
+        cdef dec_state *own
+        cdef dec_state *other
+        for i in range(self.network.network.layer_count):
+            own, other = &self.states[i], &to.states[i]
+            if own.h != NULL:
+                memcpy(other.h + row * other.h_stride, own.h + row * own.h_stride, self._width(i) * sizeof(float))
+            if own.c != NULL:
+                memcpy(other.c + row * other.c_stride, own.c + row * own.c_stride,
+                       self.network.layers[i].hidden * sizeof(float))
+
+    cdef int64_t _width(self, int64_t layer) noexcept nogil:
+        """Return how many numbers a row of a layer's h has: as many as the projection gives, if there is one."""
+        cdef const dec_layer *own = &self.network.layers[layer]
+        return own.hidden if own.projection == NULL else own.projection.outputs
 
     cdef void _move(self, float *state, int64_t stride, int64_t hidden, const int64_t *rows, float *aside) noexcept nogil:
         cdef int64_t r

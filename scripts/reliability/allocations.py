@@ -83,7 +83,7 @@ def kernel_calls() -> dict[str, Operation]:
 def network_calls() -> dict[str, Operation]:
     """Packing a network, and binding and running it."""
     from decoding.kernels import NativeNetwork
-    from tests.helpers import native
+    from tests.helpers import native_networks as native
 
     found: dict[str, Operation] = {}
     for cell, int8, context in itertools.product(("LSTM", "GRU"), (False, True), (0, 3)):

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from decoding.kernels import reference
 from scripts.reliability.figure import Figure, main, pools
-from tests.helpers import native
+from tests.helpers import native_networks as native
 
 ROWS = 2000  # of a block
 FEW = 200  # of these, for slow kernels and native steps

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from decoding import (
+    Beam,
     DecodeError,
     Greedy,
     OptionError,
+    Request,
     Sample,
     SuppressTokens,
     TopN,
@@ -233,6 +235,41 @@ def test_a_model_with_bos_eos_and_pad_of_its_own():
     for ids in np.concatenate(seen).tolist():
         assert 0 not in ids or 0 in ids[1:]  # the BOS is not the sequence's
         assert 5 not in ids or set(ids[ids.index(5) + 1 :]) <= {9}
+
+
+def test_requests_have_the_values_of_calls_of_their_own(models):
+    def likes_even(history, logits):
+        logits[:, 1::2] -= 2
+
+    options = {"n": 30, "max_new_tokens": 6, "pad_token_id": 0}
+    alone = (
+        {"strategy": TopN(3), "seed": 4},
+        {"seed": 9, "processors": [likes_even]},
+        {"strategy": Sample(0.5), "seed": 4},
+    )
+    sequences = [[1, 2, 3], [2, 2, 2, 2], [1, 2, 3]]
+    mixed = [Request(ids, **own) for ids, own in zip(sequences, alone, strict=True)]
+    values = rollout(models["LSTM"], [*mixed, [4, 1]], lambda ids: (ids == 4).sum(1), **options, seed=1, batch_size=7)
+    for row, (ids, own) in enumerate(zip(sequences, alone, strict=True)):
+        found = rollout(models["LSTM"], [ids], lambda ids: (ids == 4).sum(1), **options, **own)
+        np.testing.assert_array_equal(values[row, : len(ids)], found[0])
+    assert not np.array_equal(values[0], values[2])
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"num_return_sequences": 2}, r"sequences\[1\]: a Request to complete has only strategy, seed, processors of its own, not num_"),
+        ({"context": [1.0]}, "not context; pass context to rollout"),
+        ({"eos_token_id": 3}, "not eos_token_id; pass"),
+        ({"strategy": Beam()}, "completions are drawn one by one"),
+        ({"strategy": Greedy()}, "n=2: Greedy"),
+        ({"seed": -1}, r"sequences\[1\]: seed=-1"),
+    ],
+)  # fmt: skip
+def test_options_that_a_completion_cannot_have(models, own, message):
+    with pytest.raises(OptionError, match=message):
+        rollout(models["LSTM"], [[1, 2], Request([1, 2, 3], **own)], worth, n=2)
 
 
 @pytest.mark.parametrize("strategy", [Greedy(), TopN(1), Sample(temperature=1e-4), Sample(top_k=1)], ids=repr)

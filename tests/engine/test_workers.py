@@ -14,6 +14,7 @@ import weakref
 import pytest
 
 from decoding import DecodeError, Sample, decode, decode_iter, load, stream
+from decoding.engine import forks, loop
 from decoding.engine.live import iterable
 from decoding.engine.workers import wait_for
 from scripts import interrupts
@@ -167,6 +168,19 @@ def test_an_interrupt_while_threads_start_leaves_none():
             print(len(started), threading.active_count())
     """
     assert run(code)[:2] == (0, "2 1")
+
+
+def test_calls_that_share_a_small_model_run_in_one_thread_each():
+    """Onnxruntime's threads help a call that is alone, and get in the way of others."""
+    shared = load(recurrent(), executor="onnxruntime")
+    chosen = load(recurrent(), executor="onnxruntime", threads=2)
+    for model in (shared, chosen):
+        network = model._network
+        assert loop._in_its_share(network) is network
+        with forks.using(network), forks.using(network):
+            own = loop._in_its_share(network)
+        assert own.session.threads == (1 if model is shared else 2)
+        assert (own is network) == (model is chosen)
 
 
 def test_random_interrupts_neither_abort_nor_hang_nor_leave_threads():

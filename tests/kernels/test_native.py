@@ -11,7 +11,7 @@ from decoding import ModelError
 from decoding.kernels import NativeNetwork
 from decoding.kernels import reference_native as twin
 from decoding.kernels.native_layers import Activation, NativeArrays, NativeLayer
-from tests.helpers.native import GATES, PLAIN, network, run, states, weights
+from tests.helpers.native_networks import GATES, PLAIN, network, run, states, weights
 
 # About the 16 numbers of a vector and the 64 of a panel.
 SIZES = [1, 2, 15, 16, 17, 63, 64, 65, 130]

@@ -71,6 +71,10 @@ class HostBatch:
             pair = self._bindings[self.size] = self._bind(0), self._bind(1)
         return pair[self._side]
 
+    def bound_aside(self) -> Binding | NativeRun:
+        """Return the run over the other set of states, which a step in place leaves as they are."""
+        return self._bindings[self.size][self._side ^ 1]
+
     def moved(self, steps: int) -> None:
         """Note that the bound run took that many steps."""
         if not self.in_place:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Generator, Iterable
 from queue import Empty, SimpleQueue
 
+from decoding.engine.flags import Flag
 from decoding.engine.live.searches import LiveSearches
-from decoding.engine.request import Call, EngineRequest, FinishedSequence, StopFlag
+from decoding.engine.request import Call, EngineRequest, FinishedSequence
 from decoding.engine.workers import wait_for
 from decoding.errors import DecodeError
 from decoding.model.graph.types import Array
@@ -31,7 +32,7 @@ def decode_iterable(
     The iterable is read in a thread of its own, up to as many requests ahead as there are slots; closing the generator stops it
     where it next yields. An error of the iterable, or of a request, is raised here.
     """
-    results = _Results(call.batch_size * workers)
+    results = _Results(call.batch_size * workers, workers)
     searches = LiveSearches(network, call, call.batch_size, workers, results, results.left)
     reader = threading.Thread(target=results.read, args=(requests, searches), daemon=True, name="decoding-reader")
     results.reader = reader
@@ -52,14 +53,16 @@ class _Results:
 
     Args:
         slots: how many rows run at once: that many requests wait for them, and that many results for the caller.
+        workers: how many threads wait for the caller.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, workers: int) -> None:
+        self._workers = workers
         self.reader: threading.Thread | None = None
         self._found: SimpleQueue[Found] = SimpleQueue()
         self._may_read: SimpleQueue[None] = SimpleQueue()
         self._may_finish: SimpleQueue[None] = SimpleQueue()
-        self._stopped = StopFlag()
+        self._stopped = Flag()
         self._missing: dict[int, int] = {}  # outputs of each request that have not finished
         self._count: int | None = None  # how many requests there are, once the iterable has ended
         for _ in range(slots):
@@ -78,6 +81,7 @@ class _Results:
                 searches.put(request)
         except BaseException as error:  # raised in the caller's thread
             self._found.put(error)
+            return
         self._count = count
         self._found.put(None)
 
@@ -127,7 +131,7 @@ class _Results:
         """Let all threads go on that wait for the caller, and end."""
         self._stopped.set()
         self._may_read.put(None)
-        for _ in range(1024):
+        for _ in range(self._workers):
             self._may_finish.put(None)
 
     def left(self) -> None:
@@ -135,7 +139,9 @@ class _Results:
         self._may_read.put(None)
 
     def finished(self, sequence: FinishedSequence) -> None:
-        """Hand a sequence to the caller, as soon as there is room for it."""
+        """Hand a sequence to the caller, as soon as there is room for it; nobody waits for it after `leave`."""
+        if self._stopped.is_set():
+            return
         self._may_finish.get()
         self._found.put(sequence)
 

@@ -14,8 +14,9 @@ from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from decoding.engine.encode import encoded, limited_rows, with_latents_of
+from decoding.engine.flags import Flag
 from decoding.engine.forks import using
-from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, Row, StopFlag
+from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, Row
 from decoding.engine.search.mixed import MixedSearch
 from decoding.engine.workers import wait_for
 from decoding.errors import OptionError
@@ -72,7 +73,7 @@ class LiveSearch:
         listener: Listener,
         left: Callable[[], None],
     ) -> None:
-        self.stopped = StopFlag()
+        self.stopped, self.step_by_step = Flag(), Flag()
         self._network, self._call, self._count, self._listener, self._left = network, call, rows, listener, left
         self._waiting, self._taken = waiting, deque[Taken]()
         self._wakes: SimpleQueue[None] = SimpleQueue()
@@ -82,9 +83,11 @@ class LiveSearch:
         self._open: dict[int, tuple[EngineRequest, int]] = {}
         self._search = MixedSearch(network, call, self, rows)
         self.is_idle, self.rows = True, 0
+        self.has_room = True  # its searches asked for rows, and there were too few
 
     def wake(self) -> None:
-        """Look for requests."""
+        """Look for requests and notices: at once if it waits, else after the present step."""
+        self._search.step_by_step.set()
         self._wakes.put(None)
 
     def follow(self, index: int) -> None:
@@ -103,6 +106,7 @@ class LiveSearch:
         """
         rows: list[Row] = []
         turn = 0
+        self.has_room = True  # before it looks, so that who adds a request now wakes it
         while len(rows) < count:
             if turn % 2 == 0 or not self._taken:
                 self._take_new()
@@ -114,6 +118,8 @@ class LiveSearch:
             if taken.output < taken.request.settings.searches_per_request:
                 self._taken.append(taken)
             turn += 1
+        else:
+            self.has_room = False
         return self._completed(rows)
 
     def _take_new(self) -> None:
@@ -189,6 +195,7 @@ class LiveSearch:
                 case None:
                     self._after_step()
                 case FinishedSequence():
+                    self.rows = self._search.rows()
                     self._finished(found)
                 case FailedRequest():
                     self._fail(found.request, found.error)
@@ -202,15 +209,23 @@ class LiveSearch:
                 self._open[index] = request, finished + 1
 
     def _after_step(self) -> None:
-        while True:
-            try:
-                self._notices.get_nowait()()
-            except Empty:
-                break
+        self._search.pace()  # before it looks for notices, so that one which comes now ends another call
+        noticed = self._notice()
         self.rows = self._search.rows()
         if self._followed:
             for row in self._search.outputs(self._followed):
                 self._listener.chosen(*row)
+        if noticed or self._followed or (self.has_room and self._waiting):
+            self._search.pace(step_by_step=True)
+
+    def _notice(self) -> bool:
+        """Do what other threads asked for, and return whether there was anything."""
+        noticed = False
+        with suppress(Empty):
+            while True:
+                self._notices.get_nowait()()
+                noticed = True
+        return noticed
 
     def _wait(self) -> None:
         """Wait until somebody wakes this thread."""
@@ -264,7 +279,7 @@ class LiveSearches:
         """Add a request to those that wait."""
         self.waiting.append(request)
         for search in self._searches:
-            if search.is_idle:
+            if search.is_idle or search.has_room:
                 search.wake()
 
     def follow(self, index: int) -> None:

@@ -13,7 +13,7 @@ from decoding.engine.batch.host import HostBatch
 from decoding.engine.batch.reduction import beam_candidates
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RowSource, Settings
 from decoding.engine.search.native_beams import NativeBeams
-from decoding.engine.search.prefill import RequestRows
+from decoding.engine.search.prefill import RequestRows, RequestSearch
 from decoding.engine.search.states import state_after
 from decoding.engine.search.stopping import FINISH_REASONS, GOES_ON, Stopping
 from decoding.model.graph.types import Array
@@ -40,7 +40,7 @@ class ClosedHypothesis:
     state: Mapping[str, Array] | None
 
 
-class BeamSearch:
+class BeamSearch(RequestSearch):
     """The step loop over requests of num_beams rows each.
 
     The rules are those of Hugging Face's `_beam_search` (transformers 5): candidates are the best 2 * num_beams
@@ -55,13 +55,11 @@ class BeamSearch:
         self._attention: Array | None = None  # [requests, beams, steps, source]
         beams = self._beam.num_beams
         together = max(1, rows // beams)
-        self._batch = make_batch(network, together * beams, call, attention=self._needs_attention)
-        self._rows = RequestRows(network, self._batch, call, queue, beams)
+        batch = make_batch(network, together * beams, call, attention=self._needs_attention)
+        super().__init__(batch, RequestRows(network, batch, call, queue, beams))
         self._stopping = Stopping(settings, network.vocab_size, call.tokenizer)
         self._candidates = beam_candidates(self._beam, settings)
-        self._requests: list[EngineRequest] = []
         self._closed: list[list[list[ClosedHypothesis]]] = []
-        self._cancelled = set[int]()
         self._lengths = np.zeros(together, np.int64)
         self._limits = np.zeros(together, np.int64)  # longest lengths
         self._scores = np.zeros((together, beams), np.float32)
@@ -85,6 +83,9 @@ class BeamSearch:
             if native is None:
                 self._rows.step(self._histories)
             elif not native.take(len(self._requests)):
+                self._begin(self._rows.refill(len(self._lengths) - len(self.requests())))
+                if every:
+                    yield None
                 continue
             scores, parents, tokens, logprobs = self._best_continuations()
             reasons = self._finish_reasons(parents, tokens)
@@ -100,18 +101,6 @@ class BeamSearch:
             if every:
                 yield None
 
-    def rows(self) -> int:
-        """Return how many rows run or read."""
-        return self._batch.size
-
-    def requests(self) -> list[EngineRequest]:
-        """Return the requests that have rows here."""
-        return [*self._requests, *self._rows.requests()]
-
-    def cancel(self, index: int) -> None:
-        """Let a request end with the next step."""
-        self._cancelled.add(index)
-
     def _native_beams(self) -> NativeBeams | None:
         """Return what takes plain steps without Python; None where there is no native step, or each needs some Python."""
         settings, batch = self._settings, self._batch
@@ -119,15 +108,17 @@ class BeamSearch:
         if needs_python or not (isinstance(batch, HostBatch) and batch.in_place):
             return None
         return NativeBeams(
-            batch, self._stopping, self._beam, self._candidates, settings.eos, scores=self._scores, lengths=self._lengths,
+            batch, self._queue, self._stopping, self._beam, self._candidates, settings.eos, scores=self._scores, lengths=self._lengths,
             limits=self._limits, ids=self._ids, logprobs=self._logprobs,
         )  # fmt: skip
 
     def _native_now(self) -> NativeBeams | None:
-        """Return what takes plain steps without Python; None while a row reads, or a group has as many hypotheses as it keeps.
+        """Return what takes plain steps without Python; None while a row reads, or a request may be done after any step.
 
-        Such a group may be done after any step (`_check_done`).
+        So may one that is cancelled, and one of which a group has as many hypotheses as it keeps (`_check_done`).
         """
+        if any(request.index in self._cancelled for request in self._requests):
+            return None
         if self._native is None or self._batch.size != len(self._requests) * self._beam.num_beams:
             return None
         width = self._beam.num_beams // self._beam.num_beam_groups

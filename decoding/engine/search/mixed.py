@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Iterator
 
 from decoding.engine.encode import context_shapes, shares_a_batch
+from decoding.engine.flags import Flag
 from decoding.engine.request import (
     Call,
     EngineRequest,
@@ -39,7 +40,7 @@ class Lane:
 
     def __init__(self, searches: MixedSearch, key: Key, rows: Iterable[Row] = ()) -> None:
         self._searches, self.key = searches, key
-        self.stopped = searches.stopped
+        self.stopped, self.step_by_step = searches.stopped, searches.step_by_step
         self.rows = deque(rows)
         self.search: Search | None = None
         self.steps: Iterator[FinishedSequence | FailedRequest | None] = iter(())
@@ -67,22 +68,34 @@ class MixedSearch:
 
     def __init__(self, network: Network, call: Call, queue: RowSource, rows: int) -> None:
         self._network, self._call, self._queue, self._count = network, call, queue, rows
-        self.stopped = queue.stopped
+        self.stopped, self.step_by_step = queue.stopped, Flag()
         self._lanes: dict[Key, Lane] = {}
         # A search whose rows have ended, by the key of its lane: its buffers serve when rows like them come again. Rows with
         # contexts of another shape need others, as shorter contexts would be padded.
         self._kept: dict[Key, SamplingSearch] = {}
 
     def run(self, *, every: bool = False) -> Iterator[FinishedSequence | FailedRequest | None]:
-        """Decode the whole queue, yielding each sequence as it finishes; with `every`, also None after each step."""
+        """Decode the whole queue, yielding each sequence as it finishes; with `every`, also None after steps.
+
+        After each step while `step_by_step` is set, which the caller must clear then by `pace()`.
+        """
         self.look_ahead(None, 1)
         while self._lanes and not self.stopped.is_set():
             for lane in list(self._lanes.values()):
                 yield from self._step(lane)
             if every:
                 yield None
+            else:
+                self.pace()
             if not self._lanes:
                 self.look_ahead(None, 1)
+
+    def pace(self, *, step_by_step: bool = False) -> None:
+        """Take one step at a time if that is wanted, or while there are searches that take turns; else many."""
+        if step_by_step or len(self._lanes) > 1:
+            self.step_by_step.set()
+        else:
+            self.step_by_step.clear()
 
     def requests(self) -> list[EngineRequest]:
         """Return the requests that run or wait here."""
@@ -141,16 +154,13 @@ class MixedSearch:
         """
         del self._lanes[lane.key]
         requests = lane.requests()
-        if (
-            lane.key[0] == _BY_THEMSELVES or len(requests) == 1
-        ):  # rows that choose by themselves have failed as a whole: the network did
+        if lane.key[0] == _BY_THEMSELVES or len(requests) == 1:
+            # Rows that choose by themselves have failed as a whole: the network did.
             yield from (FailedRequest(request, error) for request in requests)
         else:
             for request in requests:
-                self._open(
-                    Lane(self, ((lane.key[0], request.index), lane.key[1]), [(request.first, request)]),
-                    request.settings,
-                )
+                key = (lane.key[0], request.index), lane.key[1]
+                self._open(Lane(self, key, [(request.first, request)]), request.settings)
         if lane.rows:
             self._open(lane, lane.rows[0][1].settings)
 
@@ -166,6 +176,8 @@ class MixedSearch:
     def _open(self, lane: Lane, settings: Settings) -> None:
         """Start the search of a lane, whose rows have such settings."""
         self._lanes[lane.key] = lane
+        if len(self._lanes) > 1:
+            self.step_by_step.set()
         kept = self._kept.pop(lane.key, None)
         if kept is not None:
             kept.take_from(lane)

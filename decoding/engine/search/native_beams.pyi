@@ -4,6 +4,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from decoding.engine.batch.host import HostBatch
+from decoding.engine.request import RowSource
 from decoding.engine.search.stopping import Stopping
 from decoding.strategies import Beam
 
@@ -11,6 +12,7 @@ class NativeBeams:
     def __init__(
         self,
         batch: HostBatch,
+        queue: RowSource,
         stopping: Stopping,
         strategy: Beam,
         candidates: int,

@@ -4,6 +4,7 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
+from decoding.engine.flags cimport Flag
 from decoding.engine.search.stopping cimport RUNNING, Stopping, ends, hide
 from decoding.kernels._library cimport (
     DEC_OK, beam_scratch_size, c_beam_prune, c_greedy, dec_beam, dec_rows, dec_status, scratch_size,
@@ -21,6 +22,7 @@ cdef class NativeBeams:
 
     Args:
         batch: a HostBatch whose states are updated in place.
+        queue: of the search; while its `step_by_step` is set, a call takes one step.
         stopping: says which candidates end.
         strategy: a Beam; `candidates`: half of the continuations that it looks at in a step.
         eos: ids that end a sequence.
@@ -29,6 +31,7 @@ cdef class NativeBeams:
 
     cdef object _batch
     cdef Stopping _stopping
+    cdef Flag _stopped, _step_by_step
     cdef dec_beam _beam
     cdef int64_t _beams, _longest
     cdef tuple _keep
@@ -49,7 +52,7 @@ cdef class NativeBeams:
     cdef float *_moved_logprobs
     cdef void *_scratch
 
-    def __init__(self, batch, Stopping stopping, strategy, int64_t candidates, eos, *, scores, lengths, limits, ids, logprobs):
+    def __init__(self, batch, queue, Stopping stopping, strategy, int64_t candidates, eos, *, scores, lengths, limits, ids, logprobs):
         requests, beams, longest = ids.shape
         width, ends = batch.logits.shape[1], np.array(eos, np.int64)
         best = np.empty((requests, 2 * candidates), np.float32)
@@ -60,6 +63,7 @@ cdef class NativeBeams:
         self._keep = (scores, lengths, limits, ids, logprobs, batch.logits, batch.tokens, ends, best, parents, following, rows,
                       normalizers, moved_ids, moved_logprobs, scratch)
 
+        self._stopped, self._step_by_step = queue.stopped, queue.step_by_step
         self._batch, self._stopping, self._beams, self._longest = batch, stopping, beams, longest
         self._beam = dec_beam(0, beams, candidates, strategy.num_beam_groups, strategy.diversity_penalty,
                               <const int64_t *> address(ends), len(ends), 0)
@@ -80,7 +84,7 @@ cdef class NativeBeams:
         self._scratch = <void *> ((<size_t> address(scratch) + 63) & ~<size_t> 63)
 
     def take(self, int64_t requests):
-        """Take steps of this number of requests, which are all rows of the batch, until one is not plain or 10 ms are over.
+        """Take steps of this number of requests, which are all rows of the batch, until one is not plain, 10 ms are over or a flag is set.
 
         Returns:
             Whether the network has run for a step that is not plain, and is not taken.
@@ -107,7 +111,7 @@ cdef class NativeBeams:
                 self._go_on(requests)
                 run.move_rows(scratch, self._rows)
                 scratch.lap()
-                if scratch.is_over():
+                if scratch.is_over() or self._step_by_step.value or self._stopped.value:
                     break
         run.give_back(scratch)
         self._batch.moved(done)

@@ -219,3 +219,28 @@ class RequestRows:
         self._batch.keep(order)
         self._prefill.keep(order)
         return [row.request for row in ready[:: self._width]]
+
+
+class RequestSearch:
+    """What searches have in common that have several rows for each request.
+
+    Args:
+        rows: of the batch, `width` for each request.
+    """
+
+    def __init__(self, batch: Batch, rows: RequestRows) -> None:
+        self._batch, self._rows = batch, rows
+        self._requests: list[EngineRequest] = []  # whose prompts are read
+        self._cancelled = set[int]()
+
+    def rows(self) -> int:
+        """Return how many rows run or read."""
+        return self._batch.size
+
+    def requests(self) -> list[EngineRequest]:
+        """Return the requests that have rows here."""
+        return [*self._requests, *self._rows.requests()]
+
+    def cancel(self, index: int) -> None:
+        """Let a request end with the next step."""
+        self._cancelled.add(index)

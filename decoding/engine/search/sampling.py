@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from decoding.engine.search.native_steps import NativeSteps
 from decoding.engine.search.prefill import Prefill, Ready
 from decoding.engine.search.row_sampler import RowSampler
 from decoding.engine.search.states import state_after
-from decoding.errors import ModelError
+from decoding.errors import DecodeError, ModelError
 from decoding.model.graph.types import Array
 from decoding.model.network import Network
 from decoding.processors import History
@@ -52,15 +52,19 @@ class SamplingSearch:
         self._remember = call.remember
         self._is_live, self._failed = call.live, list[FailedRequest]()
         self._is_full = False  # every slot has a row
+        self._took_native = False  # the last step was a native one, which keeps the states of finished rows aside
 
     def run(self, *, every: bool = False) -> Iterator[FinishedSequence | FailedRequest | None]:
-        """Decode the whole queue, yielding each sequence as it finishes; with `every`, also None after each step."""
-        for finished in self._checked_steps(every=every):
+        """Decode the whole queue, yielding each sequence as it finishes; with `every`, also None after steps.
+
+        After each step while the queue's `step_by_step` is set.
+        """
+        for finished in self._checked_steps():
             yield from self._failed
             self._failed.clear()
             if finished:
                 yield from self._retire()
-            elif self._is_live and not self._is_full:
+            if self._is_live and not self._is_full:
                 self._refill()
             if every:
                 yield None
@@ -100,27 +104,29 @@ class SamplingSearch:
 
     def choices(self) -> Iterator[Choice]:
         """Decode the whole queue, yielding every token as it is chosen."""
-        for finished in self._checked_steps(every=True):
+        self._queue.step_by_step.set()
+        for finished in self._checked_steps():
             yield from (Choice(*chosen) for chosen in self._sampler.chosen(self._batch.size))
             if finished:
                 for _ in self._retire():
                     pass
 
-    def _checked_steps(self, *, every: bool) -> Iterator[int]:
+    def _checked_steps(self) -> Iterator[int]:
         """Do what `_steps` does; a step that the network cannot run is a DecodeError."""
         try:
-            yield from self._steps(every=every)
+            yield from self._steps()
         except ModelError as error:
             raise failed_step(self._network, error, self._histories()) from error
 
-    def _steps(self, *, every: bool) -> Iterator[int]:
+    def _steps(self) -> Iterator[int]:
         """Take steps until nothing is left, yielding how many rows finished, for the caller to retire.
 
-        Args:
-            every: yield after each step; else only after those in which a row finished. At 35 microseconds a
-                step, the Python code here counts (bench/test_decode.py).
+        It yields when a row has finished or failed, and after each step while the queue's `step_by_step` is set: at 35 microseconds a
+        step, the Python code here counts (bench/test_decode.py).
         """
-        batch, sampler, prefill, stopped = self._batch, self._sampler, self._prefill, self._queue.stopped.is_set
+        batch, sampler, prefill = self._batch, self._sampler, self._prefill
+        stopped, step_by_step = self._queue.stopped.is_set, self._queue.step_by_step.is_set
+        failed = self._failed
         rows = self._queue.take(batch.capacity)
         batch.size = len(rows)
         if rows:
@@ -129,13 +135,16 @@ class SamplingSearch:
         while batch.size and not stopped():
             if prefill and not len(sampler.running(batch.size)):
                 self._begin(prefill.read_chunk())
-                if every:
+                if step_by_step():
                     yield 0
                 continue
             if extras:
                 batch.context.refresh(self._histories, batch.size)
-            if native is not None and not sampler.needs_python:
-                finished = native.take(1 if every or prefill else sys.maxsize)
+            self._took_native = native is not None and not sampler.needs_python
+            if native is not None and self._took_native:
+                finished = native.take(1 if prefill else sys.maxsize)
+                if self._is_live and isinstance(native.error, DecodeError):
+                    finished += self._without_failed(native.take_error(), native.choose_again)
             else:
                 step()
                 try:
@@ -143,19 +152,21 @@ class SamplingSearch:
                 except Exception as error:
                     if not self._is_live:
                         raise
-                    finished = self._without_failed(error)
+                    finished = self._without_failed(error, advance)
             if extras and batch.attention is not None:
                 sampler.record_attention(batch.attention[: batch.size])
             if prefill:
                 self._begin(prefill.step())
-            if finished or every:
+            if finished or failed or step_by_step():
                 yield finished
 
     def _native_steps(self, call: Call) -> NativeSteps | None:
         """Return what takes whole steps without Python; None where there is no native step, or each needs some Python."""
-        if self._has_extras or call.live or not (isinstance(self._batch, HostBatch) and self._batch.in_place):
+        if self._has_extras or not (isinstance(self._batch, HostBatch) and self._batch.in_place):
             return None
-        return NativeSteps(self._batch, self._sampler)
+        stopped, step_by_step = self._queue.stopped, self._queue.step_by_step
+        keeps_states = call.remember is not None
+        return NativeSteps(self._batch, self._sampler, stopped, step_by_step, keeps_states=keeps_states)
 
     def _histories(self) -> History:
         """Return the history of every row; of an idle row, the history it had."""
@@ -171,10 +182,7 @@ class SamplingSearch:
         """Yield the finished sequences; put waiting ones in their slots, or shrink the batch."""
         done = self._sampler.finished(self._batch.size)
         if self._remember is not None and len(done):
-            requests = [self._sampler.requests[slot] for slot in done]
-            outputs = [self._sampler.output(slot)[:-1] for slot in done]
-            ids = [np.concatenate([request.ids, own]) for request, own in zip(requests, outputs, strict=True)]
-            self._keep_states(self._remember, done, requests, ids)
+            self._keep_states_after(done, self._remember)
         for slot in done:
             width = None
             if self._batch.attention is not None:
@@ -220,7 +228,7 @@ class SamplingSearch:
             for part in (self._batch, self._sampler, self._prefill):
                 part.keep(live)
 
-    def _without_failed(self, error: Exception) -> int:
+    def _without_failed(self, error: Exception, choose: Callable[[int], int]) -> int:
         """Choose again without the requests whose rows an error came from, and return how many rows finished."""
         while True:
             assert self._sampler.failed is not None
@@ -228,7 +236,7 @@ class SamplingSearch:
             self._failed.append(FailedRequest(request, error))
             self.cancel(request.index)
             try:
-                return self._sampler.advance(self._batch.size)
+                return choose(self._batch.size)
             except Exception as another:
                 error = another
 
@@ -242,19 +250,27 @@ class SamplingSearch:
         """Let rows write whose prompts are read."""
         if rows:
             slots = np.array([row.slot for row in rows])
-            long = [row for row in rows if len(row.request.ids) - row.request.read > _WORTH_KEEPING]
-            if self._remember is not None and long:
-                requests = [row.request for row in long]
-                ids = [request.ids[:-1] for request in requests]
-                self._keep_states(self._remember, np.array([row.slot for row in long]), requests, ids)
+            if self._remember is not None:
+                long = [row for row in rows if len(row.request.ids) - row.request.read > _WORTH_KEEPING]
+                known = [(row.slot, row.request, row.request.ids[:-1]) for row in long]
+                self._keep_states(self._remember, known, 0)
             self._sampler.admit(slots, [row.sequence for row in rows], [row.request for row in rows])
 
-    def _keep_states(
-        self, remember: Remember, slots: Array, requests: Sequence[EngineRequest], ids: Sequence[Array]
-    ) -> None:
-        """Let the states of these rows be remembered, which have read these ids."""
-        for request, own, states in zip(requests, ids, self._batch.states_before(slots, 0), strict=True):
-            remember(request, own, states)
+    def _keep_states_after(self, done: Array, remember: Remember) -> None:
+        """Let the states after long outputs be remembered: all of the output is read but its last token."""
+        known = []
+        for slot in done:
+            request, output = self._sampler.requests[slot], self._sampler.output(slot)[:-1]
+            if len(request.ids) + len(output) > _WORTH_KEEPING:
+                known.append((slot, request, np.concatenate([request.ids, output])))
+        self._keep_states(remember, known, 1 if self._took_native else 0)
+
+    def _keep_states(self, remember: Remember, known: Sequence[tuple[int, EngineRequest, Array]], steps: int) -> None:
+        """Let the states of rows be remembered that have read these ids; `steps` is that of `Batch.states_before`."""
+        if known:
+            slots = np.array([slot for slot, _, _ in known])
+            for (_, request, ids), states in zip(known, self._batch.states_before(slots, steps), strict=True):
+                remember(request, ids, states)
 
 
 def make_sampler(network: Network, batch: Batch, call: Call) -> RowSampler:

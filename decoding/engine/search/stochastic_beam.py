@@ -11,7 +11,7 @@ from decoding import kernels
 from decoding.engine.batch.batch import make_batch
 from decoding.engine.batch.host import HostBatch
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RowSource, Settings
-from decoding.engine.search.prefill import RequestRows
+from decoding.engine.search.prefill import RequestRows, RequestSearch
 from decoding.engine.search.states import state_after
 from decoding.engine.search.stopping import FINISH_REASONS, Stopping
 from decoding.model.graph.types import Array
@@ -43,7 +43,7 @@ class Branch:
     state: Mapping[str, Array] | None = None
 
 
-class StochasticBeamSearch:
+class StochasticBeamSearch(RequestSearch):
     """Draws `outputs` distinct sequences for each request: a beam search over Gumbel-perturbed log-probabilities.
 
     The sequences that it finds are a sample without replacement from the distribution that `Sample` with replacement
@@ -55,14 +55,12 @@ class StochasticBeamSearch:
         self._network, self._settings, self._queue, self._sample = network, settings, queue, settings.strategy
         self._width = settings.outputs
         self._slots = max(1, rows // self._width)
-        self._batch = make_batch(network, self._slots * self._width, call)
-        if isinstance(self._batch, HostBatch):
-            self._batch.keeps_before = settings.return_state
-        self._rows = RequestRows(network, self._batch, call, queue, self._width)
+        batch = make_batch(network, self._slots * self._width, call)
+        super().__init__(batch, RequestRows(network, batch, call, queue, self._width))
+        if isinstance(batch, HostBatch):
+            batch.keeps_before = settings.return_state
         self._stopping = Stopping(settings, network.vocab_size, call.tokenizer)
-        self._requests: list[EngineRequest] = []
         self._branches: list[list[Branch]] = []
-        self._cancelled = set[int]()
 
     def run(self, *, every: bool = False) -> Iterator[FinishedSequence | FailedRequest | None]:
         """Decode the whole queue, yielding the sequences of each request as it finishes; with `every`, also None after each step."""
@@ -94,18 +92,6 @@ class StochasticBeamSearch:
         """Start with one empty sequence for each request whose prompt is read; its other rows wait for it to branch."""
         self._requests += requests
         self._branches += [[Branch(0, 0.0, np.inf)] for _ in requests]
-
-    def rows(self) -> int:
-        """Return how many rows run or read."""
-        return self._batch.size
-
-    def requests(self) -> list[EngineRequest]:
-        """Return the requests that have rows here."""
-        return [*self._requests, *self._rows.requests()]
-
-    def cancel(self, index: int) -> None:
-        """Let a request end with the next step."""
-        self._cancelled.add(index)
 
     def _histories(self) -> History:
         """Return the history of every row; a row that waits for a branch has that of its first one."""

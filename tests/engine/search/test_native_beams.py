@@ -5,9 +5,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from decoding import Beam, DecodeError, decode, load
+from decoding import Beam, DecodeError, decode
 from decoding.engine.search.beam import BeamSearch
-from tests.helpers import build
+from tests.helpers.native import native_models, outputs
 
 STRATEGIES = [
     Beam(num_beams=1), Beam(num_beams=2, length_penalty=0.0), Beam(num_beams=5), Beam(num_beams=4, early_stopping=True),
@@ -18,20 +18,7 @@ VOCABULARIES = [3, 37, 600]
 
 @pytest.fixture(scope="module")
 def models():
-    made = {}
-    for vocab in VOCABULARIES:
-        for cell in ("LSTM", "GRU"):
-            proto = build.recurrent(cell, hidden=21, layers=2, vocab=vocab, scale=0.6)
-            for quantize in (None, "int8"):
-                made[vocab, cell, quantize] = load(proto, executor="native", quantize=quantize)
-    return made
-
-
-def outputs(model, prompts, strategy, **options):
-    found = decode(model, prompts, strategy, **options)
-    return [
-        (h.prompt_index, h.rank, h.ids.tolist(), h.logprob, h.token_logprobs.tobytes(), h.score, h.finish_reason) for h in found
-    ]  # fmt: skip
+    return native_models(VOCABULARIES)
 
 
 def one_by_one(monkeypatch):

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoding import DecodeError, Greedy, Sample, TopN, decode, decode_iter, load, stream
+from decoding import DecodeError, Greedy, Sample, TopN, decode, decode_iter, stream
 from decoding.engine.search import sampling
 from decoding.engine.search.native_steps import NativeSteps
-from tests.helpers import build
+from tests.helpers.native import native_models, outputs
 
 STRATEGIES = [
     Greedy(), Sample(), Sample(temperature=0.6), Sample(top_k=3), Sample(top_k=40, temperature=1.7), Sample(top_p=0.7),
@@ -23,23 +23,7 @@ VOCABULARIES = [37, 300, 8200]  # one block of logits; several; more than a draw
 
 @pytest.fixture(scope="module")
 def models():
-    made = {}
-    for vocab in VOCABULARIES:
-        for cell in ("LSTM", "GRU"):
-            proto = build.recurrent(cell, hidden=21, layers=2, vocab=vocab, scale=0.6)
-            for quantize in (None, "int8"):
-                made[vocab, cell, quantize] = load(proto, executor="native", quantize=quantize)
-    return made
-
-
-def outputs(model, prompts, strategy, **options):
-    if not isinstance(strategy, Greedy):
-        options["seed"] = 5
-    found = decode(model, prompts, strategy, **options)
-    return [
-        (h.prompt_index, h.rank, h.ids.tolist(), h.logprob, h.token_logprobs.tobytes(), h.score, h.finish_reason)
-        for h in found
-    ]
+    return native_models(VOCABULARIES)
 
 
 @settings(max_examples=80, deadline=None)
@@ -58,6 +42,7 @@ def test_equal_the_steps_one_by_one_bit_for_bit(models, data):
         "stop": data.draw(st.sampled_from([[], [[5]], [[1, 2], list(range(30)), [4]]])),
         "batch_size": data.draw(st.integers(1, 70)),
         "num_return_sequences": 1 if isinstance(strategy, Greedy) else data.draw(st.integers(1, 3)),
+        "seed": 5,
     }
     found = outputs(model, prompts, strategy, **options, workers=data.draw(st.integers(1, 3)))
     # logprobs= needs the logits of every step, so those steps are taken one by one
@@ -68,16 +53,13 @@ def test_equal_the_steps_one_by_one_bit_for_bit(models, data):
 def test_many_steps_are_one_call(models, monkeypatch, strategy):
     calls = []
 
-    class Counted:
-        def __init__(self, batch, sampler):
-            self.steps = NativeSteps(batch, sampler)
-
+    class Counted(NativeSteps):
         def take(self, most):
             calls.append(most)
-            return self.steps.take(most)
+            return super().take(most)
 
     monkeypatch.setattr(sampling, "NativeSteps", Counted)
-    options = {"max_new_tokens": 2000, "eos_token_id": None}
+    options = {"max_new_tokens": 2000, "eos_token_id": None, "seed": 5}
     outputs(models[37, "GRU", None], [[1]], strategy, **options)
     assert 1 <= len(calls) < 500  # a call takes 10 ms, thousands of steps, but a busy machine may hold it up
     calls.clear()
@@ -114,6 +96,7 @@ def test_a_fault_is_that_of_the_steps_one_by_one(models, strategy):
                 max_new_tokens=200,
                 eos_token_id=None,
                 workers=1,
+                seed=5,
                 **options,
             )
         return str(caught.value), caught.value.row, caught.value.step

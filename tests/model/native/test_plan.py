@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from decoding import Greedy, ModelError, OptionError, decode, load, score
+from decoding import Beam, Greedy, ModelError, OptionError, decode, load, score
 from decoding.model.native import step as native_step
 from decoding.model.native.step import differences
 from decoding.model.verify import equivalence
@@ -140,6 +140,21 @@ def test_residual_connections_projections_and_tied_weights(residual):
 def test_an_activation_between_layers_is_a_dense_layer(residual):
     model = load(stacked(residual=residual, between="Tanh"), executor="native")
     assert max(differences(model._network.session, model._network.step_session, model._network.contract)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["a dense layer", "torch_dynamo_lstmp_cells"])
+def test_beams_move_states_of_every_shape(name):
+    """A dense layer has no state, and the h of a projected layer is smaller than its c."""
+    dense = name == "a dense layer"
+    given, roles = (
+        (stacked(residual=False, between="Tanh"), {}) if dense else (MODELS / f"{name}.onnx", fixture(name)[2])
+    )
+    native, exact = (load(given, roles=roles, executor=executor) for executor in ("native", "onnxruntime"))
+    options = {"max_new_tokens": 30, "num_return_sequences": 6, "eos_token_id": None}
+    for prompts in ([[1], [2, 3], [4]], [[5, 1]]):
+        found, expected = (decode(model, prompts, Beam(num_beams=6), **options) for model in (native, exact))
+        assert found.tokens == expected.tokens
+        np.testing.assert_allclose([h.score for h in found], [h.score for h in expected], atol=1e-5)
 
 
 def test_another_operator_between_layers_is_named():

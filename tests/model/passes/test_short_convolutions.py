@@ -60,6 +60,6 @@ def test_any_other_convolution_stays(options):
 
 @pytest.mark.parametrize("name", ["lm_legacy_mamba", "lm_dynamo_qwen3_next"])
 def test_real_exports_run_so(name):
-    ops = [node.op for node in load(MODELS / f"{name}.onnx")._program.graph.nodes]
+    ops = [node.op for node in load(MODELS / f"{name}.onnx")._network.program.graph.nodes]
     assert "com.microsoft.CausalConvWithState" in ops
     assert "Conv" not in ops
