@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = str(ROOT / "decoding")
 SECONDS = 10
 MEMORY = 3 << 30  # a damaged shape may ask for all there is
+_WATCHES = re.compile(r'limits.py", line \d+ in call\n')
 _FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
 
 
@@ -100,7 +101,9 @@ def _watch(script: Path, kind: str, seed: int, numbers: range, result: Result) -
 
 
 def _count_hung(result: Result, number: int, stack: str) -> None:
-    stack = stack.rpartition("Timeout (")[2].rpartition("Thread 0x")[2]  # the main thread's is the last
+    # The main thread's is the last; while load() works in another one, it only watches.
+    stacks = stack.rpartition("Timeout (")[2].split("Thread 0x")
+    stack = next((one for one in reversed(stacks) if _FRAME.search(one) and not _WATCHES.search(one)), stacks[-1])
     native = _is_native(stack)
     (result.hung_native if native else result.hung).append(f"{number} {_innermost(stack)}")
     result.counts["hung-native" if native else "hung"] += 1
