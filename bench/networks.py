@@ -6,6 +6,7 @@ import io
 import json
 import math
 import warnings
+from typing import Any
 
 import onnx
 import torch
@@ -35,16 +36,17 @@ def make(
     layers: int,
     vocab: int,
     *,
+    embedding: int | None = None,
     end: int | None = None,
     seed: int = 0,
-    metadata: dict[str, int] | None = None,
+    metadata: dict[str, Any] | None = None,
 ) -> tuple[LanguageModel, bytes]:
     """A network with random weights, and its export with dynamic batch and time.
 
     `end` is a token that is made to come about once in fifty; `metadata` goes into the file.
     """
     torch.manual_seed(seed)
-    net = LanguageModel(hidden, layers, vocab).eval()
+    net = LanguageModel(hidden, layers, vocab, embedding).eval()
     if end is not None:
         with torch.no_grad():
             net.head.bias[end] += math.log(vocab / 50)

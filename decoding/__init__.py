@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from decoding.api import decode, decode_iter, rollout, score, stream
 from decoding.errors import Cancelled, DecodeError, DecodingError, ModelError, OptionError, QueueFull
+from decoding.inputs.generation_config import from_generation_config
 from decoding.model.discriminator import Discriminator
 from decoding.model.load import load
 from decoding.model.model import Model
@@ -27,7 +28,10 @@ from decoding.service import Engine, Ticket
 from decoding.strategies import Beam, Greedy, Sample, TopN
 
 if TYPE_CHECKING:
+    from decoding import export as export
+    from decoding import jobs as jobs
     from decoding import plot as plot
+    from decoding import serve as serve
 
 __version__ = "0.1.0"
 
@@ -62,6 +66,7 @@ __all__ = [
     "TopN",
     "decode",
     "decode_iter",
+    "from_generation_config",
     "load",
     "mbr",
     "rerank",
@@ -72,7 +77,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`decoding.plot`, imported when it is asked for: matplotlib is not required, and slow to import."""
-    if name == "plot":
-        return import_module("decoding.plot")
+    """`decoding.plot`, `export`, `jobs` and `serve`, imported when asked for: most need packages of their own."""
+    if name in ("plot", "export", "jobs", "serve"):
+        return import_module(f"decoding.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

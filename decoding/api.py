@@ -426,4 +426,6 @@ def _choices(network: Network, call: Call, requests: list[EngineRequest]) -> Gen
         for choice in search.choices():
             request, sequence = choice.request, choice.sequence
             output = sequence - request.first
-            yield events.of(request.index, output, sequence, choice.token, choice.logprob, choice.finish_reason)
+            yield events.of(
+                request.index, output, sequence, choice.token, choice.logprob, choice.finish_reason, choice.top
+            )

@@ -30,6 +30,8 @@ class TokenEvent:
             tokenizer.
         logprob: the model's own log-probability of the token.
         finish_reason: why the sequence ended with this token, None while it goes on.
+        top_logprobs: id and log-probability of each of the k best tokens at this step, best first; None unless
+            `logprobs=k` was asked for.
     """
 
     prompt_index: int
@@ -38,6 +40,7 @@ class TokenEvent:
     text: str | None
     logprob: float
     finish_reason: FinishReason | None
+    top_logprobs: tuple[tuple[int, float], ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from decoding.engine.latents import Latents
 from decoding.engine.live.events import Events
 from decoding.engine.live.known_states import KnownStates
 from decoding.engine.live.searches import LiveSearches
-from decoding.engine.request import EngineRequest, FinishedSequence
+from decoding.engine.request import EngineRequest, FinishedSequence, RunningOutput
 from decoding.errors import Cancelled, DecodeError, QueueFull, check_flag, whole_number
 from decoding.inputs.models import loaded
 from decoding.inputs.options import Options, check_names, make_call
@@ -102,6 +102,26 @@ class Ticket:
         assert self._decoded is not None
         return self._decoded
 
+    async def wait(self) -> Decoded:
+        """Return the outputs as `result()` does; the event loop goes on meanwhile.
+
+        Raises:
+            As `result()`.
+        """
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(ended.set)
+
+        with self._lock:
+            if self.done():
+                ended.set()
+            else:
+                self._callbacks.append(tell)
+        await ended.wait()
+        return self.result()
+
     def cancel(self) -> bool:
         """End it, within one step if it runs; return whether that ended it, which False says of one that had ended."""
         if not self._end(None, Cancelled(f"{self!r} was cancelled")):
@@ -118,7 +138,7 @@ class Ticket:
             As `result()`.
         """
         events: SimpleQueue[TokenEvent | None] = SimpleQueue()
-        self._listen(events.put)
+        self.listen(events.put)
         while (event := events.get()) is not None:
             yield event
         if self._error is not None:
@@ -128,16 +148,12 @@ class Ticket:
         state = "ended" if self.done() else "open"
         return f"<Ticket {self._made.index}, {state}: {self.request!r}>"
 
-    def _call_back(self, callback: Callable[[], None]) -> None:
-        """Call a function when it has ended."""
-        with self._lock:
-            if not self.done():
-                self._callbacks.append(callback)
-                return
-        callback()
+    def listen(self, listener: Callable[[TokenEvent | None], None]) -> None:
+        """Call a function with every token's event, from the first on, and with None after the last.
 
-    def _listen(self, listener: Callable[[TokenEvent | None], None]) -> None:
-        """Tell the listener every event from the first on, and None after the last. It must return at once."""
+        It is called in the engine's threads, which wait for it: it must return at once, and raise nothing. Outputs of searches
+        come as a whole, as in iteration.
+        """
         with self._lock:
             if self._events is None:
                 self._events = []
@@ -151,11 +167,12 @@ class Ticket:
             self._listeners.append(listener)
         self._engine._searches.follow(self._made.index)
 
-    def _chosen(self, sequence: int, tokens: Array, logprobs: Array) -> None:
+    def _chosen(self, output: RunningOutput) -> None:
         """Tell the listeners the new ones of a sequence's tokens."""
+        _, sequence, tokens, logprobs, top = output
         with self._lock:
             for at in range(self._told.get(sequence, 0), len(tokens)):
-                self._tell(sequence, int(tokens[at]), float(logprobs[at]), None)
+                self._tell(sequence, int(tokens[at]), float(logprobs[at]), None, _at(top, at))
 
     def _add(self, sequence: FinishedSequence) -> bool:
         """Keep an output, and return whether all are there."""
@@ -169,12 +186,14 @@ class Ticket:
         tokens = sequence.tokens.tolist() + ([] if sequence.eos is None else [sequence.eos])
         for at in range(self._told.get(sequence.sequence, 0), len(tokens)):
             reason = sequence.finish_reason if at == len(tokens) - 1 else None
-            self._tell(sequence.sequence, tokens[at], float(sequence.logprobs[at]), reason)
+            self._tell(sequence.sequence, tokens[at], float(sequence.logprobs[at]), reason, _at(sequence.top, at))
 
-    def _tell(self, sequence: int, token: int, logprob: float, reason: FinishReason | None) -> None:
+    def _tell(
+        self, sequence: int, token: int, logprob: float, reason: FinishReason | None, top: tuple[Array, Array] | None
+    ) -> None:
         assert self._events is not None
         self._told[sequence] = self._told.get(sequence, 0) + 1
-        event = self._texts.of(0, sequence - self._made.first, sequence, token, logprob, reason)
+        event = self._texts.of(0, sequence - self._made.first, sequence, token, logprob, reason, top)
         self._events.append(event)
         for listener in self._listeners:
             listener(event)
@@ -195,6 +214,11 @@ class Ticket:
         for callback in callbacks:
             callback()
         return True
+
+
+def _at(top: tuple[Array, Array] | None, step: int) -> tuple[Array, Array] | None:
+    """Return ids and log-probabilities of the best tokens at a step, of those at every step."""
+    return None if top is None else (top[0][step], top[1][step])
 
 
 class Engine:
@@ -290,18 +314,11 @@ class Engine:
         Raises:
             As `submit()` and `Ticket.result()`.
         """
-        loop, ended, ticket = asyncio.get_running_loop(), asyncio.Event(), self.submit(request)
-
-        def tell() -> None:
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(ended.set)
-
-        ticket._call_back(tell)
+        ticket = self.submit(request)
         try:
-            await ended.wait()
+            return await ticket.wait()
         finally:
             ticket.cancel()
-        return ticket.result()
 
     async def stream(self, request: Any) -> AsyncGenerator[TokenEvent]:
         """Yield the token events of a request as they are made. Leaving early cancels the request.
@@ -316,7 +333,7 @@ class Engine:
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-        ticket._listen(tell)
+        ticket.listen(tell)
         try:
             while (event := await events.get()) is not None:
                 yield event
@@ -384,11 +401,11 @@ class Engine:
         if ticket is not None and ticket._end(None, error):
             self._counts["failed"] += 1
 
-    def chosen(self, request: EngineRequest, sequence: int, tokens: Array, logprobs: Array) -> None:
+    def chosen(self, output: RunningOutput) -> None:
         """Tell those who iterate a ticket; called by the threads."""
-        ticket = self._tickets.get(request.index)
+        ticket = self._tickets.get(output[0].index)
         if ticket is not None:
-            ticket._chosen(sequence, tokens, logprobs)
+            ticket._chosen(output)
 
     def _ticket(self, request: Any) -> Ticket:
         """Check a request and number it."""

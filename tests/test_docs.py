@@ -20,7 +20,7 @@ PATH = re.compile(rf"[\w.*{{}},-]+(?:/[\w.*{{}},-]+)*(?:/|\.(?:{SUFFIXES}))")
 # Words of commands that begin in a folder of the repository.
 WORD = re.compile(rf"(?<![\w/.:-])(?:{'|'.join(FOLDERS)})/[\w./*{{}},-]*\w")
 # Files that a command writes, or that the reader brings along.
-MADE = {"NAME.npz", "cuda.json", "kernels.json", "out.json"}
+MADE = {"NAME.npz", "OUTPUT.manifest.json", "cuda.json", "kernels.json", "out.json"}
 
 
 def files() -> list[str]:
@@ -124,6 +124,33 @@ def test_the_examples_of_requests_and_services_run(tmp_path, monkeypatch, capsys
         exec(example, names)
     assert capsys.readouterr().out.startswith("[1, 2, 1, 1]")
     assert names["again"].tokens
+
+
+def test_the_examples_of_the_page_for_newcomers_run(capsys):
+    for example in examples("docs/coming-from.md"):
+        exec(example, {})
+    assert capsys.readouterr().out.count("\n") >= 5
+
+
+def test_the_examples_of_the_page_of_exporting_run(tmp_path, monkeypatch):
+    """Those of PyTorch; Keras' needs TensorFlow, and is only compiled."""
+    pytest.importorskip("torch", reason="torch is not installed (pip install '.[export]')")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed (pip install '.[export]')")
+    monkeypatch.chdir(tmp_path)
+    *torch, keras = examples("docs/export.md")
+    compile(keras, "docs/export.md", "exec")
+    names = {}
+    for example in torch:
+        exec(example, names)
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == {"char_rnn.onnx", "step.onnx", "translator.onnx", "translator.encoder.onnx"}
+
+
+def test_the_examples_of_jobs_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for example in examples("docs/scaling.md"):
+        exec(example, {})
+    assert capsys.readouterr().out == "2 0 40\n"
 
 
 def test_every_model_that_the_page_of_exporters_shows_is_in_the_tests():

@@ -18,6 +18,7 @@ NAMES = [
     "latent_generator",
     "pixel_digits",
     "plain_generator",
+    "ray_serve",
     "recurrent_lm",
 ]
 
@@ -34,6 +35,8 @@ def test_no_example_is_forgotten():
 def test_an_example_reaches_its_figure(name, tmp_path):
     for package in ("torch", "onnxscript", "sklearn", "PIL", "transformers"):
         pytest.importorskip(package, reason=f"{package} is not installed (pip install '.[examples]')")
+    if name == "ray_serve":
+        pytest.importorskip("ray.serve", reason="ray is not installed (pip install '.[ray]' 'ray[serve]')")
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
     done = subprocess.run(
         [sys.executable, EXAMPLES / f"{name}.py"], cwd=tmp_path, env=environment, capture_output=True, text=True

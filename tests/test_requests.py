@@ -7,6 +7,7 @@ import pytest
 
 from decoding import (
     Beam,
+    Engine,
     Greedy,
     OptionError,
     RepetitionPenalty,
@@ -188,6 +189,17 @@ def test_the_state_of_another_model_is_refused(model):
 def test_a_stream_refuses_a_request_that_searches(model):
     with pytest.raises(OptionError, match="knows no token before the end"):
         stream(model, [[1], Request([2], Beam())])
+
+
+def test_a_request_without_a_prompt_starts_from_bos():
+    model = load(build.recurrent(metadata={"decoding.bos": 3}))
+    expected = decode(model, None, max_new_tokens=5).tokens
+    assert decode(model, [Request(None)], max_new_tokens=5).tokens == expected
+    assert [h.tokens for h in decode_iter(model, [None], max_new_tokens=5)] == expected
+    with Engine(model, max_new_tokens=5) as engine:
+        assert engine.submit(None).result().tokens == expected
+    with pytest.raises(OptionError, match="no BOS"):
+        decode(load(build.recurrent()), Request(None))
 
 
 def test_a_state_of_another_kind_of_model_is_named_as_one():

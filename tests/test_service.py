@@ -20,6 +20,7 @@ from decoding import (
     Sample,
     decode,
     load,
+    stream,
 )
 from decoding.engine.live.searches import LiveSearch
 from scripts import soak_engine
@@ -361,3 +362,32 @@ def test_an_error_while_a_request_gets_its_rows_reaches_its_caller(model, strate
         with pytest.raises(MemoryError, match="none left"):
             engine.submit(request).result(20)
         assert engine.submit(request).result(20).tokens == decode(model, request, **OPTIONS).tokens
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_events_have_the_best_tokens_of_their_steps(model, count):
+    request = Request([5], Sample(), seed=1, num_return_sequences=2, logprobs=count)
+    with Engine(model, **OPTIONS) as engine:
+        ticket = engine.submit(request)
+        live, late = list(ticket), list(ticket)
+        plain = list(engine.submit(Request([5], Sample(), seed=1)))
+    assert live == late
+    streamed = list(stream(model, Request([5], Sample(), seed=1, num_return_sequences=2, logprobs=count), **OPTIONS))
+    assert all(event.top_logprobs is None for event in plain)
+    for hypothesis in ticket.result():
+        ids, values = hypothesis.top_logprobs
+        expected = [tuple(zip(*step, strict=True)) for step in zip(ids.tolist(), values.tolist(), strict=True)]
+        for events in (live, streamed):
+            own = [e for e in events if e.output_index == hypothesis_index(events, hypothesis)]
+            assert [e.top_logprobs for e in own] == expected
+
+
+def hypothesis_index(events, hypothesis):
+    """Return the number of the output whose events have the tokens of a hypothesis."""
+    outputs = {e.output_index for e in events}
+    (found,) = (
+        n
+        for n in outputs
+        if [e.token for e in events if e.output_index == n and e.finish_reason != "eos"] == hypothesis.tokens
+    )
+    return found

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from decoding.cli.shared.load_options import read_json
+from decoding.cli.shared.parser import Parser
 from decoding.errors import OptionError
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.metadata import write_metadata
@@ -24,15 +26,20 @@ from decoding.tokenizers import (
 )
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "annotate",
         help="write a vocabulary, special ids and roles into a file",
         description="Write a vocabulary or a tokenizer, special ids and roles into the metadata of an ONNX file. The graph and its "
         "weights stay as they are. What is not given here stays as the file has it.",
+        usage="decoding annotate FILE [options]",
+        examples=(
+            "decoding annotate char_rnn.onnx --vocab vocab.json --eos 0",
+            """decoding annotate char_rnn.onnx --roles '{"token": "tokens"}' --output annotated.onnx""",
+        ),
     )
-    parser.add_argument("file", help="an ONNX file: a model, or an encoder")
+    parser.add_argument("file", metavar="FILE", help="an ONNX file: a model, or an encoder")
     text = parser.add_mutually_exclusive_group()
     text.add_argument(
         "--vocab",
@@ -107,10 +114,7 @@ def _roles(graph: Graph, text: str) -> dict[str, Any]:
     Raises:
         OptionError: they are no JSON, or name something else.
     """
-    try:
-        roles = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise OptionError(f'--roles: not JSON ({error}); write it as \'{{"token": "ids"}}\'') from error
+    roles = read_json("--roles", text, '\'{"token": "ids"}\'')
     given_roles(graph, roles)
     return caller_roles(roles)
 

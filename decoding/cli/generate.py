@@ -3,89 +3,117 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from decoding.api import decode, stream
-from decoding.cli._shared import add_executor, check_picture, read_prompt, write_picture
-from decoding.errors import OptionError
+from decoding.cli.models import DEFAULT_MODEL, SHIPPED, is_model
+from decoding.cli.shared.load_options import add_load_options, load_model
+from decoding.cli.shared.parser import Parser, rare
+from decoding.cli.shared.pictures import check_picture, write_picture
+from decoding.cli.shared.prompts import read_prefix, read_prompt, read_text
+from decoding.cli.shared.strategy_options import (
+    add_decode_options,
+    add_strategy_options,
+    decode_options,
+    strategy_of,
+)
+from decoding.errors import OptionError, shown
 from decoding.inputs.sources import source_tokens
-from decoding.model.load import load
 from decoding.model.model import Model
-from decoding.results import Decoded, TokenEvent
-from decoding.strategies import Beam, Greedy, Sample, Strategy
+from decoding.results import Decoded, Hypothesis, TokenEvent
+from decoding.strategies import Beam, Strategy
 from decoding.tokenizers import TextStream
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "generate",
         help="continue a prompt",
+        usage="decoding generate [MODEL] [PROMPT] [options]",
         description="Continue a prompt; the text is printed as it is made.",
+        examples=(
+            'decoding generate shakespeare "ROMEO:" --temperature 0.7 --max-new-tokens 80',
+            'decoding generate dates "3 mai 2026" --num-beams 4 --json',
+        ),
     )
-    parser.add_argument(
-        "model",
-        nargs="?",
-        default="shakespeare",
-        help="an ONNX file, or a shipped model (default: shakespeare)",
+    group = parser.add_argument_group("what to continue")
+    group.add_argument(
+        "model", metavar="MODEL", nargs="?", help="an ONNX file, its folder, or a shipped model (default: shakespeare)"
     )
-    parser.add_argument(
-        "prompt",
-        nargs="?",
-        help="text to continue (with an encoder: the text that it reads), or ids split by spaces where the model has no vocabulary; default: start from BOS, where the model has one",
+    group.add_argument(
+        "prompt", metavar="PROMPT", nargs="?", help="text (or ids) to continue; with an encoder, what it reads"
     )
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument(
-        "--temperature", type=float, default=0.8, help="sampling temperature, above 0 (default: %(default)s)"
-    )
-    how.add_argument("--greedy", action="store_true", help="take the most probable token at every step")
-    how.add_argument("--num-beams", type=int, metavar="N", help="beam search with N beams")
-    parser.add_argument("--top-k", type=int, default=0, help="sample among the K most probable tokens only")
-    parser.add_argument("--top-p", type=float, default=1.0, help="sample among the most probable tokens that reach P")
-    parser.add_argument("--n", type=int, default=1, help="number of outputs (default: %(default)s)")
-    parser.add_argument("--seed", type=int, help="key of the random draws; the same seed gives the same text")
-    parser.add_argument("--max-new-tokens", type=int, help="longest output (default: the model's own, else 256)")
-    parser.add_argument(
-        "--plot",
-        metavar="FILE",
-        help="write a picture too, of the kind that FILE ends in (.png, .svg, .pdf): the attention map of the best output where the model "
-        "has attention, else with --num-beams how the beams grew, else the tokens shaded by their probability; needs matplotlib",
-    )
-    add_executor(parser)
+    group.add_argument("--file", metavar="FILE", help="prompts from a file, one a line; - reads standard input")
+    rare(group.add_argument("--prefix", metavar="TEXT", help="the decoder's first tokens, where an encoder reads PROMPT"))  # fmt: skip
+    output = add_decode_options(parser)
+    output.add_argument("--json", action="store_true", help="print a JSON object a line for each output")
+    rare(output.add_argument("--plot", metavar="FILE", help="draw the attention, the beams or the tokens' probabilities, too (.png, .svg, .pdf)"))  # fmt: skip
+    add_strategy_options(parser)
+    add_load_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print one output as it is made, or several, or a beam search's, when all are finished."""
-    model = load(args.model, executor=args.executor)
-    prompt, strategy = read_prompt(model, args.prompt), _strategy(args)
-    options: dict[str, Any] = {"max_new_tokens": args.max_new_tokens, "seed": args.seed}
+    strategy = strategy_of(args)
+    prompts = _prompts(args)
+    model = load_model(args)
+    options = {**decode_options(args, model), "prefix": read_prefix(model, args.prefix)}
+    sources: Any = [read_prompt(model, prompt) for prompt in prompts]
+    if len(sources) == 1:
+        (sources,) = sources
+    alone = len(prompts) == 1 and args.n == 1
     # A source is read, not continued: only a prompt belongs to the text.
-    before = args.prompt or "" if model._network.encoders is None else ""
-    if args.n == 1 and not isinstance(strategy, Beam) and args.plot is None:
-        _print_stream(model, before, stream(model, prompt, strategy, **options))
+    before = ["" if model._network.encoders is not None or prompt is None else prompt for prompt in prompts]
+    if alone and not strategy.searches_together and args.plot is None and not args.json:
+        _print_stream(model, before[0], stream(model, sources, strategy, **options))
         return
-    options["num_return_sequences"] = args.n
-    if args.plot is None:
-        _print_outputs(model, before, decode(model, prompt, strategy, **options), args.n)
-        return
-    plot = check_picture(args.plot)
-    trace = plot.BeamTrace()
-    out = decode(model, prompt, strategy, **options | _wanted_by_plot(model, strategy, trace, args.n))
-    _print_outputs(model, before, out, args.n)
-    write_picture(_figure(plot, out, strategy, trace, source_tokens(model, prompt)), args.plot)
+    plot = None if args.plot is None else check_picture(args.plot)
+    trace = None if plot is None else plot.BeamTrace()
+    wanted = {} if plot is None else _wanted_by_plot(model, strategy, trace, options)
+    out = decode(model, sources, strategy, **options | wanted)
+    shown = [hypothesis for hypothesis in out if hypothesis.rank < args.n]
+    if args.json:
+        for hypothesis in shown:
+            print(json.dumps(hypothesis.to_dict(), ensure_ascii=False))
+    else:
+        _print_outputs(model, before, shown, headings=not alone)
+    if plot is not None:
+        write_picture(_figure(plot, out, strategy, trace, source_tokens(model, sources)), args.plot)
 
 
-def _strategy(args: argparse.Namespace) -> Strategy:
-    searches = "--greedy" if args.greedy else "--num-beams" if args.num_beams is not None else None
-    if searches and (args.top_k or args.top_p < 1):
+def _prompts(args: argparse.Namespace) -> list[str | None]:
+    """Return the prompts of the command line; where it has neither a model nor a prompt, it gets both.
+
+    Raises:
+        OptionError: a prompt was taken for a model, or there are prompts from two places.
+    """
+    if args.file is not None:
+        if args.prompt is not None:
+            raise OptionError(f"PROMPT {shown(args.prompt)} and --file {args.file}: give prompts in one way")
+        if args.plot is not None:
+            raise OptionError("--file and --plot: a picture shows one prompt; leave one out")
+    if args.model is None:
+        args.model = DEFAULT_MODEL
+    elif args.prompt is None and not is_model(args.model):
+        where = "" if args.file is None else " (and --file has the prompts)"
         raise OptionError(
-            f"{searches}: it does not sample, so there is nothing for --top-k and --top-p to do; leave them out"
+            f"MODEL {shown(args.model)}: no such file, and no shipped model{where}; a prompt comes after the model: "
+            f"decoding generate {DEFAULT_MODEL} {shlex.quote(args.model)}"
         )
-    if args.num_beams is not None:
-        return Beam(num_beams=args.num_beams)
-    return Greedy() if args.greedy else Sample(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
+    if args.file is not None:
+        if lines := [line for line in read_text(args.file, "--file").splitlines() if line]:
+            return list(lines)
+        raise OptionError(f"--file {args.file}: it has no prompts; write one a line")
+    if args.prompt is None and args.model in SHIPPED and SHIPPED[args.model].prompt is not None:
+        args.prompt = SHIPPED[args.model].prompt
+        print(f"decoding: no prompt was given; {args.model} gets {args.prompt!r}", file=sys.stderr)
+    return [args.prompt]
 
 
 def _print_stream(model: Model, before: str, events: Iterator[TokenEvent]) -> None:
@@ -111,22 +139,25 @@ def _pieces(text: TextStream | None, events: Iterable[TokenEvent]) -> Iterator[s
         yield text.finish()
 
 
-def _print_outputs(model: Model, before: str, out: Decoded, wanted: int) -> None:
-    for number, hypothesis in enumerate(out[:wanted], 1):
-        after, tokens = _text_after(model, before), hypothesis.tokens
+def _print_outputs(model: Model, before: Sequence[str], out: Sequence[Hypothesis], *, headings: bool) -> None:
+    for hypothesis in out:
+        prompt = before[hypothesis.prompt_index]
+        after, tokens = _text_after(model, prompt), hypothesis.tokens
         text = (
             " " + " ".join(map(str, tokens)) if after is None else "".join([*map(after.push, tokens), after.finish()])
         )
-        heading = "" if wanted == 1 else f"--- {number} (log-probability {hypothesis.logprob:.2f})\n"
-        print(f"{heading}{before}{text}")
+        numbers = [hypothesis.prompt_index + 1] * (len(before) > 1) + [hypothesis.rank + 1]
+        heading = f"--- {'.'.join(map(str, numbers))} (log-probability {hypothesis.logprob:.2f})\n" if headings else ""
+        print(f"{heading}{prompt}{text}")
 
 
-def _wanted_by_plot(model: Model, strategy: Strategy, trace: Any, outputs: int) -> dict[str, Any]:
+def _wanted_by_plot(model: Model, strategy: Strategy, trace: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of decode() that the picture needs: attention where the model has it, else all beams."""
     if model._network.contract.attention is not None:
         return {"return_attention": True}
     if isinstance(strategy, Beam):
-        return {"processors": [trace], "num_return_sequences": max(outputs, strategy.num_beams)}
+        outputs = max(options["num_return_sequences"], strategy.num_beams)
+        return {"processors": [trace, *options["processors"]], "num_return_sequences": outputs}
     return {}
 
 

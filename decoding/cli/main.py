@@ -1,20 +1,37 @@
-"""The command line: `decoding generate`, `decoding score`, `decoding inspect` and `decoding annotate`."""
+"""The command line: `decoding COMMAND`, each command in a file of its own."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 import decoding
-from decoding.cli import annotate, generate, inspect, score
+from decoding.cli.shared.parser import Parser
 from decoding.errors import DecodingError
+
+# In the order of --help: each is a module of this folder with `add_parser()`.
+COMMANDS = (
+    "generate",
+    "batch",
+    "serve",
+    "score",
+    "inspect",
+    "models",
+    "annotate",
+    "quantize",
+    "compare",
+    "bench",
+    "completion",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 1 after a `DecodingError`, 2 after wrong usage, 130 after Ctrl-C."""
-    args = _parser().parse_args(argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    # Only the module of the command that is run is imported: another one may need packages that take long to import.
+    args = make_parser(argv[:1] if argv[:1] and argv[0] in COMMANDS else COMMANDS).parse_args(argv)
     try:
         args.run(args)
     except DecodingError as error:
@@ -29,10 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="decoding", description="Decode recurrent ONNX models.")
+def make_parser(commands: Sequence[str] = COMMANDS) -> Parser:
+    """Return the parser of the command line, with these commands."""
+    parser = Parser(prog="decoding", description="Decode recurrent ONNX models.")
     parser.add_argument("--version", action="version", version=f"rnn-decoding {decoding.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (generate, score, inspect, annotate):
-        command.add_parser(commands)
+    added = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name in commands:
+        import_module(f"decoding.cli.{name}").add_parser(added)
     return parser

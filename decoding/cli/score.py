@@ -3,86 +3,105 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from decoding import jobs
 from decoding.api import score
-from decoding.cli._shared import add_executor, check_picture, read_prompt, write_picture
+from decoding.cli.shared.job_options import add_job_options, job_options, print_report
+from decoding.cli.shared.load_options import add_load_options, load_model
+from decoding.cli.shared.parser import Parser
+from decoding.cli.shared.pictures import check_picture, write_picture
+from decoding.cli.shared.prompts import read_sequences, read_sources
 from decoding.errors import OptionError
-from decoding.model.load import load
 from decoding.model.model import Model
 from decoding.tokenizers import token_texts
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
-        "score", help="log-probability and perplexity of a text", description="Print how probable a model finds a text."
+        "score",
+        help="log-probability and perplexity of a text",
+        usage="decoding score MODEL FILE [OUTPUT] [options]",
+        description="Print how probable a model finds a text: its log-probability, perplexity and bits a token. With OUTPUT, score the "
+        "rows of FILE into a file; the same call goes on where it was stopped.",
+        examples=(
+            'decoding generate shakespeare "ROMEO:" | decoding score shakespeare - --lines',
+            "decoding score shakespeare lines.txt scores.jsonl",
+        ),
     )
-    parser.add_argument("model", help="an ONNX file, or a shipped model")
-    parser.add_argument("file", help="the text, a sequence a line with --lines; - reads standard input")
+    parser.add_argument("model", metavar="MODEL", help="an ONNX file, its folder, or a shipped model")
+    parser.add_argument("file", metavar="FILE", help="the text, a sequence a line with --lines; - reads standard input")
+    parser.add_argument(
+        "output",
+        metavar="OUTPUT",
+        nargs="?",
+        help="a .jsonl or .parquet file: FILE (text, .jsonl, .csv, .parquet) is then read row by row",
+    )
+    add_job_options(parser)
     parser.add_argument("--lines", action="store_true", help="score every line by itself")
     parser.add_argument(
-        "--plot",
-        metavar="FILE",
-        help="write a picture of the tokens shaded by their probability, of the kind that FILE ends in (.png, .svg, .pdf); needs matplotlib",
+        "--sources", metavar="FILE", help="with an encoder: what it reads, a line for each line of FILE"
     )
-    add_executor(parser)
+    parser.add_argument("--json", action="store_true", help="print a JSON object a line for each sequence")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw the tokens, shaded by their probability (.png, .svg, .pdf)"
+    )
+    add_load_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the log-probability of each line with --lines, and the perplexity of all."""
-    model = load(args.model, executor=args.executor)
-    if model._network.encoders is not None:
-        raise OptionError(
-            f"{model.name} has an encoder, whose sources `decoding score` cannot be given; in Python: score(model, sequences, prompts=sources)"
-        )
-    texts, sequences = _read_texts(model, args.file, args.lines)
+    """Print the log-probability of each line with --lines or --json, and the perplexity of all; or score the rows of a file into another."""
+    if args.output is not None:
+        _run_job(args)
+        return
+    model = load_model(args)
+    texts, sequences = read_sequences(model, args.file, "FILE", lines=args.lines or args.sources is not None)
+    sources = read_sources(model, args.sources, len(texts), f"FILE {args.file}")
     plot = None if args.plot is None else check_picture(args.plot)
-    scores = score(model, cast(Any, sequences)) if sequences else []
-    total, count = _print_lines(texts, scores, args.lines)
-    if not count:
+    scores = score(model, cast(Any, sequences), prompts=sources) if any(sequences) else []
+    logprobs = [float(np.nansum(values, dtype=np.float64)) for values in scores]
+    counts = [int(np.isfinite(values).sum()) for values in scores]
+    if not sum(counts):
         raise OptionError(
             f"FILE {args.file}: nothing to score: a sequence needs two tokens, or one where the model has a BOS"
         )
-    bits = -total / count / math.log(2)
-    print(
-        f"{count} tokens, log-probability {total:.4f}, perplexity {math.exp(-total / count):.4f}, {bits:.4f} bits a token"
-    )
+    for text, values, logprob, count in zip(texts, scores, logprobs, counts, strict=True):
+        if args.json:
+            print(json.dumps(_facts(text, values, logprob, count), ensure_ascii=False))
+        elif args.lines:
+            print(f"{logprob:.4f}\t{text}" if count else f"-\t{text}")
+    if not args.json:
+        mean = sum(logprobs) / sum(counts)
+        print(
+            f"{sum(counts)} tokens, log-probability {sum(logprobs):.4f}, perplexity {math.exp(-mean):.4f}, {-mean / math.log(2):.4f} bits a token"
+        )
     if plot is not None:
         write_picture(plot.tokens(*_scored_tokens(model, sequences, scores)), args.plot)
 
 
-def _read_texts(model: Model, file: str, lines: bool) -> tuple[list[str], list[Any]]:
-    """Return the texts of a file (or of standard input: "-") that are not empty, and each as score() takes it.
-
-    Raises:
-        OptionError: the file cannot be read.
-    """
-    try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"FILE {file}: cannot be read: {error}; give a text file in UTF-8") from error
-    texts = [line for line in text.splitlines() if line] if lines else [text]
-    read = [(text, sequence) for text in texts if (sequence := read_prompt(model, text, "FILE"))]
-    return [text for text, _ in read], [sequence for _, sequence in read]
+def _run_job(args: argparse.Namespace) -> None:
+    if wrong := [flag for flag in ("--lines", "--sources", "--plot") if getattr(args, flag[2:])]:
+        raise OptionError(f"{wrong[0]}: not with OUTPUT, whose rows are those of FILE; leave it out")
+    report = jobs.score(load_model(args), args.file, args.output, **job_options(args))
+    print_report(report, args.output, as_json=args.json)
 
 
-def _print_lines(texts: Sequence[str], scores: Sequence[Any], shown: bool) -> tuple[float, int]:
-    """Return the log-probability of all texts and the number of scored tokens; print each text's, where `shown`."""
-    total, count = 0.0, 0
-    for text, values in zip(texts, scores, strict=True):
-        logprob, scored = float(np.nansum(values, dtype=np.float64)), int(np.isfinite(values).sum())
-        total, count = total + logprob, count + scored
-        if shown:
-            print(f"{logprob:.4f}\t{text}" if scored else f"-\t{text}")
-    return total, count
+def _facts(text: str, values: Any, logprob: float, count: int) -> dict[str, Any]:
+    """Return what --json prints of a sequence; null is a token that nothing comes before, or one of probability 0."""
+    return {
+        "text": text,
+        "scored_tokens": count,
+        "logprob": logprob if math.isfinite(logprob) else None,
+        "perplexity": math.exp(-logprob / count) if count and math.isfinite(logprob) else None,
+        "token_logprobs": [value if math.isfinite(value) else None for value in values.tolist()],
+    }
 
 
 def _scored_tokens(model: Model, sequences: Sequence[Any], scores: Sequence[Any]) -> tuple[list[str], list[float]]:

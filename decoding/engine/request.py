@@ -191,6 +191,11 @@ class FinishedSequence:
     state: Mapping[str, Array] | None = None
 
 
+# Of a row that runs: its request, its sequence, its new tokens and their log-probabilities so far, and, where asked for, ids
+# and log-probabilities [length, k] of the best tokens at each step; all are views.
+RunningOutput = tuple[EngineRequest, int, Array, Array, tuple[Array, Array] | None]
+
+
 @dataclass(frozen=True)
 class FailedRequest:
     """A request that an error ended."""
@@ -201,13 +206,19 @@ class FailedRequest:
 
 @dataclass(frozen=True)
 class Choice:
-    """One token of one sequence; `finish_reason` says why the sequence ends with it, or is None."""
+    """One token of one sequence.
+
+    Attributes:
+        finish_reason: why the sequence ends with it, or None.
+        top: ids and log-probabilities [k] of the best tokens at its step, where asked for.
+    """
 
     request: EngineRequest
     sequence: int
     token: int
     logprob: float
     finish_reason: FinishReason | None
+    top: tuple[Array, Array] | None = None
 
 
 class RowSource(Protocol):

@@ -128,7 +128,7 @@ def with_own_options(model: Model, call: Call, requests: Sequence[EngineRequest]
 def _with_own_options(model: Model, call: Call, request: EngineRequest, own: Request) -> EngineRequest:
     try:
         settings = own_settings(model, call, own.options())
-        _check_temperature(own.strategy or Greedy())
+        check_temperature(own.strategy or Greedy())
         return replace(
             request,
             settings=settings,
@@ -152,7 +152,7 @@ def _own_request(
     model: Model, call: Call, own: Request, prefix: Any, index: int, common: Mapping[str, Any]
 ) -> EngineRequest:
     settings = own_settings(model, call, own.options())
-    _check_temperature(settings.strategy)
+    check_temperature(settings.strategy)
     latents = own.latents if own.latents is not None else common.get("latents")
     made = EngineRequest(
         index=index,
@@ -257,7 +257,12 @@ def _sizes(state: State) -> list[int | None]:
     return sizes[: state.batch_axis] + sizes[state.batch_axis + 1 :]
 
 
-def _check_temperature(strategy: Strategy) -> None:
+def check_temperature(strategy: Strategy) -> None:
+    """Refuse a temperature for each of many prompts, where there is one.
+
+    Raises:
+        OptionError: the temperature is an array.
+    """
     if isinstance(strategy, Sample) and np.ndim(strategy.temperature):
         raise OptionError(
             f"Sample(temperature=array of {np.size(strategy.temperature)}): one request has one temperature; pass one number"

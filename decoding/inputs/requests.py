@@ -66,7 +66,7 @@ def read_prompts(
             raise OptionError(
                 f"prefix: {model.name} has no encoder: it continues the prompts themselves; pass the tokens as prompts"
             )
-        ids = encode_prompts(model, [prompts] if single else prompts, first=first)
+        ids = encode_prompts(model, [prompts] if single and prompts is not None else prompts, first=first)
         if prompts is None and context is not None:
             ids = ids * _entries(context)
         return ids, [{}] * len(ids)

@@ -9,6 +9,7 @@ from typing import Any
 from decoding.errors import ModelError, OptionError
 from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.graph.graph import Graph
+from decoding.model.graph.history import PassRecord
 from decoding.model.graph.types import Array, listing
 from decoding.model.model import Model
 from decoding.model.network import Network
@@ -64,6 +65,11 @@ class Generator(Model):
     def latents(self) -> tuple[AuxiliaryInput, ...]:
         """The inputs that are drawn."""
         return self._latents
+
+    @property
+    def passes(self) -> tuple[PassRecord, ...]:
+        """What each pass of `load()` did to the file's graph."""
+        return self._graph.history
 
     @property
     def providers(self) -> list[str]:

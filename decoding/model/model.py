@@ -15,6 +15,7 @@ from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.contract.program import FoldedStep, StepProgram
 from decoding.model.encoders.chain import Encoders
 from decoding.model.graph.graph import Graph
+from decoding.model.graph.history import PassRecord
 from decoding.model.graph.types import Array
 from decoding.model.native.step import native_session
 from decoding.model.network import Network
@@ -68,6 +69,11 @@ class Model:
     def fingerprint(self) -> str:
         """A number of the graph and its weights, as text: states of a model fit those with the same one."""
         return self._network.fingerprint
+
+    @property
+    def passes(self) -> tuple[PassRecord, ...]:
+        """What each pass of `load()` did to the file's graph on the way to the graph of single steps."""
+        return self._network.program.step_graph.history
 
     @property
     def executor(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from functools import cached_property
 
@@ -117,12 +116,7 @@ class Network:
     @cached_property
     def fingerprint(self) -> str:
         """A number of the graph and its weights, as text: states fit networks with the same one."""
-        skeleton, weights = self.program.graph.skeleton()
-        found = hashlib.sha256(skeleton)
-        for name, value in sorted(weights.items()):
-            found.update(name.encode())
-            found.update(np.ascontiguousarray(value).data)
-        return found.hexdigest()
+        return self.program.graph.fingerprint()
 
 
 class DeviceSteps:

@@ -168,7 +168,8 @@ def _rewrite_for_steps(
         baked = rewrite(exported.auxiliary_inputs, declared, only=baked)
     rewrite(exported.auxiliary_inputs, declared, only=baked, one_step=one_step)
     attention = [roles.attention] if roles.attention else []
-    graph.keep_outputs([roles.logits, *(state.output for state in states), *attention])
+    with graph.recorded("keep what a step needs"):
+        graph.keep_outputs([roles.logits, *(state.output for state in states), *attention])
 
 
 class _Way(NamedTuple):

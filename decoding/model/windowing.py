@@ -30,7 +30,8 @@ def window_program(
     """
     graph, roles = exported.original.copy(), deepcopy(exported.roles)
     cut_softmax(graph, roles)
-    graph.keep_outputs([roles.logits])
+    with graph.recorded("keep what a window needs"):
+        graph.keep_outputs([roles.logits])
     try:
         session = open_session(graph)
         contract = window_contract(session, graph, roles, exported.auxiliary_inputs, window or Window())

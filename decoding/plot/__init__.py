@@ -13,8 +13,9 @@ try:
 except ModuleNotFoundError as error:
     raise OptionError("decoding.plot needs the package matplotlib; pip install 'rnn-decoding[plot]'") from error
 
+from decoding.engine.beam_trace import BeamTrace
 from decoding.plot.attention import attention
-from decoding.plot.beams import BeamTrace, beam_tree
+from decoding.plot.beams import beam_tree
 from decoding.plot.temperature import temperature
 from decoding.plot.tokens import tokens
 

@@ -16,6 +16,7 @@ from decoding.cli.main import main
 from decoding.model.network import Network
 from decoding.tokenizers import read_tokenizer
 from tests.helpers import build
+from tests.helpers.exports import MODELS
 from tests.helpers.seq2seq import AdditiveModel
 from tests.helpers.tokenizers import trained
 
@@ -52,7 +53,7 @@ def test_ids_for_a_model_without_a_vocabulary(capsys, tmp_path):
     assert len(out.split()) == 6
     code, _, err = run(capsys, "generate", str(path), "one two")
     assert code == 1
-    assert "give ids split by spaces" in err
+    assert "expected ids split by spaces" in err
 
 
 @pytest.mark.parametrize("kind", ["metaspace", "word_piece", "byte_level", "bpe"])
@@ -80,6 +81,30 @@ def test_score_prints_the_perplexity(capsys, tmp_path):
     assert "18 tokens" in out
     path.write_text("To be\n\nor not\n")
     assert len(run(capsys, "score", "shakespeare", str(path), "--lines")[1].splitlines()) == 3
+
+
+def test_score_as_json_is_that_of_python(capsys, tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("To be\n\nor not\n")
+    found = [
+        json.loads(line) for line in run(capsys, "score", "shakespeare", str(path), "--lines", "--json")[1].splitlines()
+    ]
+    for one, text in zip(found, ["To be", "or not"], strict=True):
+        (values,) = score("shakespeare", text)
+        assert (one["text"], one["scored_tokens"], one["token_logprobs"][0]) == (text, len(text) - 1, None)
+        np.testing.assert_array_equal(np.array(one["token_logprobs"][1:], np.float32), values[1:])
+        assert one["perplexity"] == pytest.approx(np.exp(-values[1:].mean()))
+
+
+def test_score_with_an_encoder_takes_sources(capsys, tmp_path):
+    (tmp_path / "out.txt").write_text("2026-05-03\n2026-05-04\n")
+    (tmp_path / "in.txt").write_text("3 mai 2026\n4 mai 2026\n")
+    command = ["score", "dates", str(tmp_path / "out.txt"), "--sources", str(tmp_path / "in.txt")]
+    lines = run(capsys, *command, "--lines")[1].splitlines()
+    expected = score("dates", ["2026-05-03", "2026-05-04"], prompts=["3 mai 2026", "4 mai 2026"])
+    assert [float(line.split("\t")[0]) for line in lines[:2]] == pytest.approx([v.sum() for v in expected], abs=1e-4)
+    assert lines[2].startswith("20 tokens, ")
+    assert run(capsys, *command)[1].strip() == lines[2]
 
 
 def attentive(path):
@@ -170,11 +195,19 @@ def test_inspect_prints_the_contract(capsys):
     ("args", "message"),
     [
         (["inspect", "nowhere.onnx"], "nowhere.onnx: no such file"),
-        (["generate", "shakespeare", "A", "--greedy", "--top-k", "3"], "--greedy: it does not sample"),
-        (["score", "dates", "README.md"], "has an encoder, whose sources `decoding score` cannot be given"),
+        (
+            ["generate", "shakespeare", "A", "--greedy", "--top-k", "3"],
+            "--greedy and --top-k: --greedy does not sample",
+        ),
+        (["score", "dates", "LICENSE"], "has an encoder; give what it reads, a line for each, as --sources FILE"),
         (["generate", "shakespeare", "ß"], "'ß' at position 0"),
         (["generate", "shakespeare", "a", "--temperature", "0"], "use Greedy()"),
-        (["generate", "shakespeare"], "has no BOS"),
+        (["generate", "ROMEO:"], "a prompt comes after the model: decoding generate shakespeare ROMEO:"),
+        (["generate", "To be"], "decoding generate shakespeare 'To be'"),
+        (["generate", "shakespeare", "A", "--file", "x"], "PROMPT 'A' and --file x: give prompts in one way"),
+        (["generate", "--file", "nowhere.txt"], "--file nowhere.txt: cannot be read"),
+        (["score", "dates", "LICENSE", "--sources", "CHANGELOG.md"], "lines that are not empty, but FILE LICENSE has"),
+        (["score", "shakespeare", "LICENSE", "--sources", "LICENSE"], "has no encoder; leave it out"),
         (["score", "shakespeare", "nowhere.txt"], "nowhere.txt: cannot be read"),
     ],
 )
@@ -210,6 +243,32 @@ def test_inspect_on_a_device_says_what_becomes_of_its_layers(capsys, monkeypatch
     assert "LSTM" not in line
     assert "Gemm" in line
     assert "Memcpy" not in line
+
+
+def test_inspect_names_what_each_pass_did(capsys):
+    model = str(MODELS / "tf2onnx_gru.onnx")
+    code, out, _ = run(capsys, "inspect", model, "--graph")
+    assert code == 0
+    assert out.startswith(run(capsys, "inspect", model)[1])
+    rows = [re.split(" {2,}", line.strip()) for line in out.splitlines()]
+    # The file takes int32 ids and hides its state before a Softmax.
+    assert ["expose states", "changed GRU 1"] in [row[1:] for row in rows]
+    assert ["cut the softmax", "changed Identity 1"] in [row[1:] for row in rows]
+    assert any("int32" in row[-1] and "int64" in row[-1] for row in rows)
+    facts = json.loads(run(capsys, "inspect", model, "--graph", "--json")[1])
+    passes = {one["name"]: one for one in facts["passes"]}
+    assert passes["expose states"]["changed"] == {"GRU": 1}
+    assert passes["keep what a step needs"]["removed"]["Cast"] == 2
+
+
+def test_inspect_as_json_has_the_contract(capsys):
+    facts = json.loads(run(capsys, "inspect", "dates", "--json")[1])
+    model = load("dates")
+    assert facts["vocab_size"] == model.vocab_size
+    assert facts["notes"] == list(model._network.contract.notes)
+    assert [state["shape"] for state in facts["states"]] == [["batch", 128]]
+    assert {one["name"]: one["kind"] for one in facts["inputs"]} == {"annotations": "context", "keys": "context", "mask": "source_mask"}  # fmt: skip
+    assert [one["inputs"][0]["name"] for one in facts["encoders"]] == ["tokens"]
 
 
 @pytest.mark.skipif(

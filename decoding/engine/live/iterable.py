@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Iterable
+from contextlib import closing
 from queue import Empty, SimpleQueue
 
 from decoding.engine.flags import Flag
 from decoding.engine.live.searches import LiveSearches
-from decoding.engine.request import Call, EngineRequest, FinishedSequence
+from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RunningOutput
 from decoding.engine.workers import wait_for
 from decoding.errors import DecodeError
-from decoding.model.graph.types import Array
 from decoding.model.network import Network
 
 # How long leaving waits for the thread that reads: it may be blocked in the iterable, where nothing can stop it.
@@ -21,7 +21,7 @@ _PATIENCE = 0.05
 # How often the caller looks whether the threads that it waits for are there: one that had no memory to start in tells nobody.
 _LOOK = 1.0
 
-Found = FinishedSequence | BaseException | None  # None: all requests are read, or one has ended
+Found = FinishedSequence | FailedRequest | BaseException | None  # None: all requests are read
 
 
 def decode_iterable(
@@ -32,6 +32,17 @@ def decode_iterable(
     The iterable is read in a thread of its own, up to as many requests ahead as there are slots; closing the generator stops it
     where it next yields. An error of the iterable, or of a request, is raised here.
     """
+    with closing(decode_each(network, call, requests, workers)) as found:
+        for one in found:
+            if isinstance(one, FailedRequest):
+                raise one.error
+            yield one
+
+
+def decode_each(
+    network: Network, call: Call, requests: Iterable[EngineRequest], workers: int
+) -> Generator[FinishedSequence | FailedRequest]:
+    """Decode requests as `decode_iterable()` does, but yield a request that fails, once, and go on."""
     results = _Results(call.batch_size * workers, workers)
     searches = LiveSearches(network, call, call.batch_size, workers, results, results.left)
     reader = threading.Thread(target=results.read, args=(requests, searches), daemon=True, name="decoding-reader")
@@ -63,32 +74,31 @@ class _Results:
         self._may_read: SimpleQueue[None] = SimpleQueue()
         self._may_finish: SimpleQueue[None] = SimpleQueue()
         self._stopped = Flag()
-        self._missing: dict[int, int] = {}  # outputs of each request that have not finished
-        self._count: int | None = None  # how many requests there are, once the iterable has ended
+        # Outputs of each request that have not finished; None for all of them.
+        self._missing: dict[int, int | None] = {}
+        self._read = False  # whether the iterable has ended
         for _ in range(slots):
             self._may_read.put(None)
             self._may_finish.put(None)
 
     def read(self, requests: Iterable[EngineRequest], searches: LiveSearches) -> None:
         """Hand the requests to the searches; it runs in a thread of its own."""
-        count = 0
         try:
             for request in requests:
                 self._may_read.get()
                 if self._stopped.is_set():
                     return
-                count += 1
+                self._missing[request.index] = None
                 searches.put(request)
         except BaseException as error:  # raised in the caller's thread
             self._found.put(error)
             return
-        self._count = count
+        self._read = True
         self._found.put(None)
 
-    def results(self, network: Network, searches: LiveSearches) -> Generator[FinishedSequence]:
-        """Yield what has finished, until all requests have ended."""
-        ended = 0
-        while self._count != ended:
+    def results(self, network: Network, searches: LiveSearches) -> Generator[FinishedSequence | FailedRequest]:
+        """Yield what has finished or failed, until all requests have ended."""
+        while self._missing or not self._read:
             if threading.current_thread() is self.reader:
                 raise DecodeError(
                     "decode_iter(): next() was called by the iterable of prompts, which would wait for itself; take results only "
@@ -109,23 +119,29 @@ class _Results:
                     continue
                 case FinishedSequence() as sequence:
                     self._may_finish.put(None)
-                    ended += self._is_last(sequence)
-                    yield sequence
+                    if sequence.request.index in self._missing:  # else another row of it has failed
+                        self._count(sequence)
+                        yield sequence
+                case FailedRequest() as failed:
+                    if failed.request.index in self._missing:  # several of its rows may fail
+                        del self._missing[failed.request.index]
+                        yield failed
                 case BaseException() as error:
                     raise error
 
     def _check_threads(self, searches: LiveSearches) -> None:
-        reads = self._count is not None or (self.reader is not None and self.reader.is_alive())
+        reads = self._read or (self.reader is not None and self.reader.is_alive())
         if not (reads and searches.alive) and self._found.empty():
             raise DecodeError("decode_iter(): a thread of the call ended without a result: there was no memory for it")
 
-    def _is_last(self, sequence: FinishedSequence) -> bool:
-        """Return whether all outputs of the sequence's request have finished with it."""
+    def _count(self, sequence: FinishedSequence) -> None:
+        """Note that an output has finished."""
         index = sequence.request.index
-        left = self._missing.pop(index, sequence.siblings) - 1
+        left = (self._missing[index] or sequence.siblings) - 1
         if left:
             self._missing[index] = left
-        return not left
+        else:
+            del self._missing[index]
 
     def leave(self) -> None:
         """Let all threads go on that wait for the caller, and end."""
@@ -146,8 +162,8 @@ class _Results:
         self._found.put(sequence)
 
     def failed(self, request: EngineRequest, error: Exception) -> None:
-        """Let the caller raise the error of a request."""
-        self._found.put(error)
+        """Hand the error of a request to the caller."""
+        self._found.put(FailedRequest(request, error))
 
-    def chosen(self, request: EngineRequest, sequence: int, tokens: Array, logprobs: Array) -> None:
+    def chosen(self, output: RunningOutput) -> None:
         """No request is followed."""

@@ -16,11 +16,10 @@ from typing import Protocol
 from decoding.engine.encode import encoded, limited_rows, with_latents_of
 from decoding.engine.flags import Flag
 from decoding.engine.forks import using
-from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, Row
+from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, Row, RunningOutput
 from decoding.engine.search.mixed import MixedSearch
 from decoding.engine.workers import wait_for
 from decoding.errors import OptionError
-from decoding.model.graph.types import Array
 from decoding.model.network import Network
 
 # How long stopping waits for a thread, which ends after its present step; see `decoding.engine.workers`.
@@ -36,7 +35,7 @@ class Listener(Protocol):
     def failed(self, request: EngineRequest, error: Exception) -> None:
         """An error has ended a request."""
 
-    def chosen(self, request: EngineRequest, sequence: int, tokens: Array, logprobs: Array) -> None:
+    def chosen(self, output: RunningOutput) -> None:
         """A followed request has these tokens so far, of a row that runs."""
 
 
@@ -214,7 +213,7 @@ class LiveSearch:
         self.rows = self._search.rows()
         if self._followed:
             for row in self._search.outputs(self._followed):
-                self._listener.chosen(*row)
+                self._listener.chosen(row)
         if noticed or self._followed or (self.has_room and self._waiting):
             self._search.pace(step_by_step=True)
 

@@ -14,13 +14,13 @@ from decoding.engine.request import (
     FinishedSequence,
     Row,
     RowSource,
+    RunningOutput,
     Settings,
     strategy_key,
 )
 from decoding.engine.search.beam import BeamSearch
 from decoding.engine.search.sampling import SamplingSearch
 from decoding.engine.search.stochastic_beam import StochasticBeamSearch
-from decoding.model.graph.types import Array
 from decoding.model.network import Network
 from decoding.strategies import Beam
 
@@ -112,8 +112,8 @@ class MixedSearch:
             if lane.search is not None:
                 lane.search.cancel(index)
 
-    def outputs(self, indices: Collection[int]) -> Iterator[tuple[EngineRequest, int, Array, Array]]:
-        """Yield for each row of these requests that chooses by itself: request, sequence, new tokens, their log-probabilities."""
+    def outputs(self, indices: Collection[int]) -> Iterator[RunningOutput]:
+        """Yield the new tokens so far of each row of these requests that chooses by itself."""
         for lane in self._lanes.values():
             if isinstance(lane.search, SamplingSearch):
                 yield from lane.search.outputs(indices)

@@ -222,13 +222,14 @@ cdef class RowSampler:
         self._attention[self._lines_array[rows], self.lengths[rows] - 1, :width] = weights[rows]
 
     def chosen(self, int64_t size):
-        """Return (request, sequence, token, log-probability, finish reason or None) of each row that chose in the last step."""
+        """Return the fields of a `Choice` for each row that chose in the last step."""
         rows = np.flatnonzero((self.status[:size] != IDLE) & (self.lengths[:size] > 0))  # not those that just came
         lines, last = self._lines_array[rows], self.lengths[rows] - 1
         reasons = [FINISH_REASONS[status] for status in self.status[rows]]
         requests = [self.requests[row] for row in rows]
+        tops = [None if (top := self.top(row)) is None else (top[0][-1], top[1][-1]) for row in rows] if self._top else [None] * len(rows)
         return zip(requests, self.sequences[rows].tolist(), self._history_array[lines, last].tolist(),
-                   self._history_logprobs_array[lines, last].tolist(), reasons)
+                   self._history_logprobs_array[lines, last].tolist(), reasons, tops)
 
     def finished(self, int64_t size):
         """Return the slots of finished rows that were not taken yet."""
@@ -247,6 +248,14 @@ cdef class RowSampler:
     def logprobs(self, int64_t slot):
         """Return the log-probabilities of `output(slot)`, a view."""
         return self._history_logprobs_array[self._lines_array[slot], : self.lengths[slot]]
+
+    def top(self, int64_t slot):
+        """Return ids and log-probabilities [length, k] of the best tokens at each step of the row there, views; None where not asked for."""
+        cdef RowRules rules = self._rules[slot]
+        if not rules.top:
+            return None
+        line, length = self._lines_array[slot], self.lengths[slot]
+        return self._top_ids[line, :length, : rules.top], self._top_values[line, :length, : rules.top]
 
     def ended_by_eos(self, int64_t slot):
         """Return whether EOS ended the row there."""
@@ -274,9 +283,9 @@ cdef class RowSampler:
         first = self._lines[slot] * self._max_new
         for i in range(first, first + self._lengths[slot]):
             total += self._history_logprobs[i]
-        request, top, attention = self.requests[slot], None, None
-        if rules.top:
-            top = self._top_ids[line, :length, : rules.top].copy(), self._top_values[line, :length, : rules.top].copy()
+        request, top, attention = self.requests[slot], self.top(slot), None
+        if top is not None:
+            top = top[0].copy(), top[1].copy()
         if self._attention is not None and request.settings.return_attention:
             attention = self._attention[line, : len(tokens), :source_length].copy()
         return FinishedSequence(

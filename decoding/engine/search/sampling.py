@@ -19,6 +19,7 @@ from decoding.engine.request import (
     Remember,
     Row,
     RowSource,
+    RunningOutput,
 )
 from decoding.engine.search.native_steps import NativeSteps
 from decoding.engine.search.prefill import Prefill, Ready
@@ -90,8 +91,8 @@ class SamplingSearch:
             if self._sampler.requests[slot].index == index:
                 self._sampler.drop(slot)
 
-    def outputs(self, indices: Collection[int]) -> Iterator[tuple[EngineRequest, int, Array, Array]]:
-        """Yield for each row of these requests: request, sequence, its new tokens and their log-probabilities so far."""
+    def outputs(self, indices: Collection[int]) -> Iterator[RunningOutput]:
+        """Yield for each row of these requests its new tokens so far."""
         for slot in self._sampler.running(self._batch.size):
             request = self._sampler.requests[slot]
             if request.index in indices:
@@ -100,6 +101,7 @@ class SamplingSearch:
                     int(self._sampler.sequences[slot]),
                     self._sampler.output(slot),
                     self._sampler.logprobs(slot),
+                    self._sampler.top(slot),
                 )
 
     def choices(self) -> Iterator[Choice]:

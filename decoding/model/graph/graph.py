@@ -5,8 +5,10 @@ The rest of the package sees names, NumPy arrays and `Node` views, never a proto
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from onnx import helper, numpy_helper
 
 from decoding.errors import ModelError
 from decoding.model.graph import external_weights, opsets
+from decoding.model.graph.history import PassRecord, Snapshot
 from decoding.model.graph.node import Node
 from decoding.model.graph.protobuf import DTYPES, read_port, rename, retain
 from decoding.model.graph.read import ModelFile as ModelFile
@@ -29,6 +32,7 @@ class Graph:
 
     Attributes:
         name: what messages call the model: its path, where it has one.
+        history: what the passes did to the graph, since it was read.
     """
 
     def __init__(self, proto: onnx.ModelProto, name: str, weights: Mapping[str, Array]) -> None:
@@ -36,6 +40,7 @@ class Graph:
         self._weights = weights
         self._graph = proto.graph
         self.name = name
+        self.history: tuple[PassRecord, ...] = ()
         self._producers: dict[str, Node] | None = None
         self._consumers: dict[str, list[Node]] = {}
         self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
@@ -337,7 +342,21 @@ class Graph:
         """An independent copy."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self._model)
-        return Graph(proto, self.name, self._weights)
+        copy = Graph(proto, self.name, self._weights)
+        copy.history = self.history
+        return copy
+
+    @contextmanager
+    def recorded(self, name: str) -> Iterator[None]:
+        """Add a record of what is done inside to the history, under the name of a pass."""
+        before = self._snapshot()
+        yield
+        self.history = (*self.history, PassRecord.between(name, before, self._snapshot()))
+
+    def _snapshot(self) -> Snapshot:
+        nodes = {next(filter(None, n.output), n.name): (n.op_type, tuple(n.input)) for n in self._graph.node}
+        inputs, outputs = ({p.name: p.described for p in ports} for ports in (self.inputs, self.outputs))
+        return Snapshot(nodes, inputs, outputs)
 
     @property
     def initializers(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
@@ -381,6 +400,15 @@ class Graph:
         finally:
             for dim, _ in unnamed:
                 dim.ClearField("dim_param")
+
+    def fingerprint(self) -> str:
+        """A number of the graph and its weights, as text."""
+        skeleton, weights = self.skeleton()
+        found = hashlib.sha256(skeleton)
+        for name, value in sorted(weights.items()):
+            found.update(name.encode())
+            found.update(np.ascontiguousarray(value).data)
+        return found.hexdigest()
 
     def serialize(self) -> bytes:
         """The whole model as bytes.

@@ -42,9 +42,14 @@ class Port:
     dtype: np.dtype[Any]
     shape: Shape
 
-    def __str__(self) -> str:
+    @property
+    def described(self) -> str:
+        """Dtype and shape, as messages say them."""
         shape = "?" if self.shape is None else ", ".join("?" if d is None else str(d) for d in self.shape)
-        return f"{self.name} {self.dtype}[{shape}]"
+        return f"{self.dtype}[{shape}]"
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.described}"
 
 
 def listing(ports: Iterable[Port]) -> str:

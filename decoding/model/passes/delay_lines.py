@@ -16,6 +16,7 @@ import numpy as np
 
 from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.graph.graph import Graph
+from decoding.model.graph.history import graph_pass
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import Array
 from decoding.model.passes.dynamic_shapes import values_at
@@ -60,6 +61,7 @@ class _Padding:
         return [self.x, *self.node.inputs[:2], self.node.outputs[0], *cut]
 
 
+@graph_pass("write delay lines")
 def write_delay_lines(
     graph: Graph, roles: Roles, states: Sequence[StateShape], auxiliary_inputs: Sequence[AuxiliaryInput]
 ) -> tuple[HiddenState, ...]:

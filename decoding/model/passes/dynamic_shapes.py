@@ -26,6 +26,7 @@ import numpy as np
 from decoding.errors import ModelError
 from decoding.model.contract.io import AuxiliaryInput, Token, TokenLayout
 from decoding.model.graph.graph import Graph
+from decoding.model.graph.history import graph_pass
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import STATE_SLOTS, Array, Shape
 from decoding.model.roles.infer import Roles, data_ancestors
@@ -39,6 +40,7 @@ _SIZES = ((2, 3), (5, 3), (2, 5))
 _ONE_STEP = ((2, 1), (3, 1), (4, 1))
 
 
+@graph_pass("make Reshapes dynamic")
 def make_reshapes_dynamic(
     graph: Graph,
     roles: Roles,
@@ -105,6 +107,7 @@ def declares_one_row(declared: Shape) -> bool:
     return len(example) == 2 and all(isinstance(d, int) for d in example) and 1 in example
 
 
+@graph_pass("turn Loops once")
 def turn_loops_once(graph: Graph, path: Sequence[Node], declared: Shape) -> None:
     """Make Loops turn once for a single step, where the export baked the example's number of steps into them."""
     for node in path:
@@ -115,6 +118,7 @@ def turn_loops_once(graph: Graph, path: Sequence[Node], declared: Shape) -> None
             node.set_input(0, graph.add_initializer(f"{node.label}/turns", np.ones_like(turns)))
 
 
+@graph_pass("repeat contexts for each token")
 def make_spreads_dynamic(graph: Graph, roles: Roles, declared: Shape, axis: int) -> int | None:
     """Repeat contexts and latents as often as there are tokens, where the export repeats them for each of the example's steps.
 

@@ -11,6 +11,7 @@ import numpy as np
 from decoding.errors import ModelError
 from decoding.model.contract.io import State
 from decoding.model.graph.graph import Graph
+from decoding.model.graph.history import graph_pass
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import STATE_SLOTS, Array, Shape
 from decoding.model.roles.infer import Roles, data_ancestors, recurrent_path
@@ -209,6 +210,7 @@ def _varying(two: Sequence[int], three: Sequence[int]) -> tuple[int, ...]:
     return tuple(i for i, (a, b) in enumerate(zip(two, three, strict=True)) if a != b) or tuple(range(len(two)))
 
 
+@graph_pass("expose states")
 def expose_states(graph: Graph, hidden: Sequence[tuple[HiddenState, InitialValue]]) -> list[StateShape]:
     """Make each hidden state an input of the graph, called by its name, and an output."""
     shapes = []

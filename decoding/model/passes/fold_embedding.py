@@ -61,8 +61,9 @@ def fold_embedding(graph: Graph, contract: Contract) -> Graph | None:
         table = (found.embedding @ found.layer.W.T + bias).astype(np.float32)
         return write("Gather", write.constant(table), ids)
 
-    write_cell(folded, replace(found.layer, node=node), from_table)
-    folded.keep_outputs([p.name for p in folded.outputs])
+    with folded.recorded("fold the embedding"):
+        write_cell(folded, replace(found.layer, node=node), from_table)
+        folded.keep_outputs([p.name for p in folded.outputs])
     return folded
 
 

@@ -42,11 +42,12 @@ def plain_steps(graph: Graph, contract: Contract, dtype: np.dtype[Any] | None = 
     if contract.window is not None:
         return Steps(graph.copy(), (), tuple(f"{what(node)} (it runs over windows)" for node in layers))
     steps = fold_embedding(graph, contract) or graph.copy()
-    for node in recurrent_path(steps, contract.token.name, contract.logits.name):
-        layer = read_layer(steps, node) if node.op in GATES and not why_not_plain(steps, node) else None
-        if layer is not None and dtype in (None, layer.R.dtype):
-            write_cell(steps, layer, _from_product(layer))
-    steps.keep_outputs([port.name for port in steps.outputs])
+    with steps.recorded("lower recurrent layers"):
+        for node in recurrent_path(steps, contract.token.name, contract.logits.name):
+            layer = read_layer(steps, node) if node.op in GATES and not why_not_plain(steps, node) else None
+            if layer is not None and dtype in (None, layer.R.dtype):
+                write_cell(steps, layer, _from_product(layer))
+        steps.keep_outputs([port.name for port in steps.outputs])
     kept = {what(node) for node in steps.nodes}
     done = tuple(name for node in layers if (name := what(node)) not in kept)
     missing = f"no {dtype or 'constant'} weights of one direction"

@@ -9,6 +9,7 @@ import numpy as np
 
 from decoding.errors import ModelError, OptionError, shown
 from decoding.model.graph.graph import Graph
+from decoding.model.graph.history import graph_pass
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import STATE_SLOTS, Array, Shape
 from decoding.model.roles.infer import Roles, data_ancestors
@@ -23,6 +24,7 @@ def simplify(graph: Graph, constants: Mapping[str, Any]) -> None:
     fix_sizes_in_weights(graph)
 
 
+@graph_pass("fix constants")
 def fix_constants(graph: Graph, values: Mapping[str, Any]) -> None:
     """Turn the inputs that the caller gave a value into constants."""
     for name, value in values.items():
@@ -40,6 +42,7 @@ def fix_constants(graph: Graph, values: Mapping[str, Any]) -> None:
         graph.fix_input(name, array)
 
 
+@graph_pass("repeat constants for each row")
 def spread_constants(graph: Graph, declared: Mapping[str, Shape], token: str) -> None:
     """Repeat a value that the caller fixed for one row over the batch: along the dimensions that have a name of the token's."""
     dims = list(declared[token] or ())
@@ -65,6 +68,7 @@ def spread_constants(graph: Graph, declared: Mapping[str, Shape], token: str) ->
         graph.add_node("Expand", [name, f"{name}/sizes"], f"{name}/rows", at=place + 1)
 
 
+@graph_pass("inline decided Ifs")
 def inline_decided_ifs(graph: Graph) -> None:
     """Replace every If whose condition no input's value can change with the branch that it takes."""
     undecided: set[str] = set()
@@ -113,6 +117,7 @@ def _for_sizes(graph: Graph, tensors: list[str]) -> list[list[Array]]:
     return found
 
 
+@graph_pass("fix sizes in weights")
 def fix_sizes_in_weights(graph: Graph) -> None:
     """Make constants of the sizes by which the graph cuts and re-arranges the weights of its layers.
 
@@ -133,6 +138,7 @@ def fix_sizes_in_weights(graph: Graph) -> None:
             _feed_from(graph, name, fixed)
 
 
+@graph_pass("put time first in layers")
 def time_major(graph: Graph) -> None:
     """Transpose recurrent layers of layout=1 (batch first), which onnxruntime refuses, to layout=0."""
     for node in graph.nodes:
@@ -162,6 +168,7 @@ def _transpose_outputs(graph: Graph, node: Node) -> None:
             )
 
 
+@graph_pass("plain inputs and outputs")
 def plain_ports(graph: Graph, roles: Roles) -> None:
     """Make the token int64 ids, the logits float32, and every dimension of an input or output dynamic."""
     _take_ids(graph, roles)
@@ -204,6 +211,7 @@ def _give_float32(graph: Graph, roles: Roles) -> None:
         roles.logits = cast
 
 
+@graph_pass("drop sequence lengths")
 def drop_lengths(graph: Graph, path: list[Node]) -> None:
     """Remove sequence_lens from the layers that are stepped: a step has no padding."""
     for node in path:
@@ -249,6 +257,7 @@ def batch_first(graph: Graph, name: str, axis: int) -> None:
     graph.set_shape(name, [shape[i] for i in order])
 
 
+@graph_pass("put the batch first in inputs")
 def put_batch_first(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) -> dict[str, Shape]:
     """Make contexts, their masks and latents take the batch as their first axis; return the new shapes of those that did not."""
     called = {d for d in declared[roles.token] or () if isinstance(d, str)}

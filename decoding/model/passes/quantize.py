@@ -80,17 +80,18 @@ def to_int8(graph: Graph, steps: Steps, contract: Contract) -> tuple[Graph, Cont
     """
     int8, done, left = steps.graph.copy(), list(steps.done), list(steps.left)
     listed = {what(node) for node in graph.nodes}
-    int8.use_operators(_ORT, 1)
-    for node in int8.nodes:
-        name = what(node)
-        try:
-            if node.op in _REWRITES and _is_computed(int8, node):
-                _REWRITES[node.op](int8, node)
-                done += [name] if name in listed else []
-        except _Left as reason:
-            left.append(f"{name} ({reason})")
-        if node.op in _BODIES:
-            left.append(f"{name} (what is inside it)")
+    with int8.recorded("quantize the weights"):
+        int8.use_operators(_ORT, 1)
+        for node in int8.nodes:
+            name = what(node)
+            try:
+                if node.op in _REWRITES and _is_computed(int8, node):
+                    _REWRITES[node.op](int8, node)
+                    done += [name] if name in listed else []
+            except _Left as reason:
+                left.append(f"{name} ({reason})")
+            if node.op in _BODIES:
+                left.append(f"{name} (what is inside it)")
     if not done:
         raise OptionError(f"quantize='int8': {graph.name} has no weights that can be: {', '.join(left) or 'no recurrent layer, product or embedding'}; "
                           "load it without quantize=")  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 
 from decoding.model.contract.program import OpenSession, StepProgram
 from decoding.model.graph.graph import Graph
+from decoding.model.graph.history import graph_pass
 from decoding.model.graph.node import Node
 from decoding.model.passes.recurrent_cells import Writer
 from decoding.model.verify.equivalence import same_step
@@ -34,6 +35,7 @@ def with_short_convolutions(program: StepProgram, open_session: OpenSession) -> 
     return replace(program, graph=graph, session=session)
 
 
+@graph_pass("short convolutions")
 def rewrite_convolutions(graph: Graph) -> int:
     """Rewrite the depthwise convolutions over [batch, channels, time], in place, and return their number."""
     found = [node for node in graph.nodes if _is_depthwise(graph, node)]

@@ -7,11 +7,13 @@ from typing import Literal
 
 from decoding.model.contract.program import OpenSession, StepProgram
 from decoding.model.graph.graph import Graph
+from decoding.model.graph.history import graph_pass
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import VIEW_OPS
 from decoding.model.roles.infer import Roles
 
 
+@graph_pass("cut the softmax")
 def cut_softmax(graph: Graph, roles: Roles) -> None:
     """Cut the final softmax or its logarithm, so that the kernels see logits; `roles` then says what the output was."""
     name = roles.logits
@@ -81,7 +83,8 @@ def _reduces(graph: Graph, node: Node, op: str, x: str, rank: int) -> bool:
 def with_log(program: StepProgram, open_session: OpenSession) -> StepProgram:
     """A program whose output gives probabilities without a Softmax to cut, with their logarithm for logits."""
     graph, logits = program.graph.copy(), program.contract.logits
-    contract = replace(program.contract, logits=replace(logits, name=_log(graph, logits.name)))
+    with graph.recorded("take the logarithm"):
+        contract = replace(program.contract, logits=replace(logits, name=_log(graph, logits.name)))
     note = f"the output {logits.name} gives probabilities (they sum to 1): their logarithm is taken for the logits"
     return StepProgram(graph, open_session(graph), contract.with_notes(note))
 

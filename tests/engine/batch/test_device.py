@@ -47,9 +47,15 @@ VOCAB = 300
 @pytest.fixture(scope="module")
 def models():
     """Of each cell: hidden states, two layers, and wide enough to be folded in one case."""
-    wide = {"LSTM": 130}
+    # The wide one has small weights: with scale 0.7 it is chaotic, and rounding grows a hundredfold within 24 tokens.
+    hidden, scale = {"LSTM": 130}, {"LSTM": 0.3}
     return {
-        cell: load(build.recurrent(cell, layers=2, vocab=VOCAB, hidden=wide.get(cell, 9), scale=0.7, seed=3), threads=1)
+        cell: load(
+            build.recurrent(
+                cell, layers=2, vocab=VOCAB, hidden=hidden.get(cell, 9), scale=scale.get(cell, 0.7), seed=3
+            ),
+            threads=1,
+        )
         for cell in build.CELLS
     }
 

@@ -1,0 +1,453 @@
+"""decoding.jobs.run: what its output has, that it goes on where it was, and what it refuses."""
+
+import fcntl
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from decoding import (
+    Beam,
+    DecodeError,
+    DecodingError,
+    Greedy,
+    LogitBias,
+    OptionError,
+    RepetitionPenalty,
+    Request,
+    Sample,
+    TopN,
+    decode,
+    jobs,
+    load,
+)
+from tests.helpers import build
+from tests.helpers.seq2seq import AdditiveModel
+
+PYARROW = "needs pyarrow: pip install 'rnn-decoding[parquet]'"
+VOCABULARY = list("_abcdefghij")
+
+
+@pytest.fixture(scope="module")
+def model():
+    metadata = {"decoding.vocab": VOCABULARY, "decoding.bos": 0, "decoding.eos": 1}
+    return load(build.recurrent(metadata=metadata))
+
+
+def records(path):
+    return [json.loads(line) for line in Path(path).read_bytes().splitlines()]
+
+
+def lines(path):
+    return sorted(Path(path).read_bytes().splitlines(keepends=True))
+
+
+def write_rows(path, count=40):
+    path.write_text(
+        "".join(json.dumps({"id": f"r{i}", "prompt": "bcdefgh"[i % 7] * (1 + i % 3)}) + "\n" for i in range(count))
+    )
+    return path
+
+
+OPTIONS = {"max_new_tokens": 12, "seed": 5, "num_return_sequences": 2, "eos_token_id": None}
+
+
+def test_the_rows_of_a_text_are_those_of_decode_with_the_seeds_of_their_rows(model, tmp_path):
+    prompts = ["b", "cde", "", "ff", "g"]
+    (tmp_path / "in.txt").write_text("\n".join(prompts))
+    report = jobs.run(
+        model, tmp_path / "in.txt", tmp_path / "out.jsonl", Sample(0.9), token_logprobs=True, logprobs=2, **OPTIONS
+    )
+    requests = [Request(prompt, seed=jobs.row_seed(5, i)) for i, prompt in enumerate(prompts)]
+    expected = decode(model, requests, Sample(0.9), logprobs=2, **OPTIONS)
+    found = sorted(records(tmp_path / "out.jsonl"), key=lambda record: (record["id"], record["rank"]))
+    assert report == jobs.Report(5, 0, 10, 120, report.seconds, 5)
+    assert [record["id"] for record in found] == [h.prompt_index for h in expected]
+    for record, h in zip(found, expected, strict=True):
+        assert record["tokens"] == h.tokens
+        assert (record["text"], record["rank"], record["finish_reason"]) == (h.text, h.rank, h.finish_reason)
+        assert (record["logprob"], record["score"]) == (float(h.logprob), float(h.score))
+        assert np.array_equal(np.float32(record["token_logprobs"]), h.token_logprobs)
+        assert [[*map(int, step)] for step in record["top_logprobs"]] == h.top_logprobs[0].tolist()
+    assert not (tmp_path / "out.jsonl.errors.jsonl").exists()
+
+
+def test_the_output_does_not_depend_on_batches_and_workers(model, tmp_path):
+    source = write_rows(tmp_path / "in.jsonl")
+    outputs = []
+    for number, options in enumerate([{"batch_size": 1}, {"batch_size": 7, "workers": 3}, {"workers": 1}, {}]):
+        jobs.run(model, source, tmp_path / f"{number}.jsonl", Sample(), **OPTIONS, **options)
+        outputs.append(lines(tmp_path / f"{number}.jsonl"))
+    assert len(outputs[0]) == 80
+    assert all(output == outputs[0] for output in outputs)
+
+
+def test_a_row_depends_on_its_id_and_not_on_its_place(model, tmp_path):
+    source = write_rows(tmp_path / "in.jsonl")
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(reversed(source.read_text().splitlines(keepends=True)[10:])))
+    jobs.run(model, source, tmp_path / "a.jsonl", Sample(), **OPTIONS)
+    jobs.run(model, other, tmp_path / "b.jsonl", Sample(), **OPTIONS)
+    assert set(lines(tmp_path / "b.jsonl")) < set(lines(tmp_path / "a.jsonl"))
+
+
+@pytest.mark.parametrize("strategy", [Greedy(), Sample(top_k=3), TopN(2), Beam(num_beams=3), Sample(replacement=False)])
+@pytest.mark.parametrize("cut", [0, 1, 60, 61, 700])
+def test_an_output_that_was_cut_anywhere_is_finished_as_if_it_had_not_been(model, strategy, cut, tmp_path):
+    options = OPTIONS | {"num_return_sequences": 1 if isinstance(strategy, Greedy | TopN) else 2}
+    source, output, whole = write_rows(tmp_path / "in.jsonl"), tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    jobs.run(model, source, whole, strategy, **options)
+    jobs.run(model, source, output, strategy, **options)
+    output.write_bytes(output.read_bytes()[:cut])
+    report = jobs.run(model, source, output, strategy, **options)
+    assert lines(output) == lines(whole)
+    assert report.rows == 40
+    assert report.sequences <= len(lines(output))
+
+
+def test_a_finished_job_does_nothing(model, tmp_path):
+    source, output = write_rows(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    first = jobs.run(model, source, output, Sample(), **OPTIONS)
+    before = output.read_bytes()
+    again = jobs.run(model, source, output, Sample(), **OPTIONS)
+    assert (again.rows, again.sequences, again.seed) == (first.rows, 0, 5)
+    assert output.read_bytes() == before
+
+
+def test_a_job_without_a_seed_keeps_the_one_that_it_drew(model, tmp_path):
+    source, output = write_rows(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    first = jobs.run(model, source, output, Sample(), max_new_tokens=9)
+    whole = lines(output)
+    output.write_bytes(output.read_bytes()[:300])
+    again = jobs.run(model, source, output, Sample(), max_new_tokens=9)
+    assert (again.seed, lines(output)) == (first.seed, whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 6}, "seed was 5 and is 6"),
+        ({"max_new_tokens": 13}, "options.max_new_tokens was 12 and is 13"),
+        ({"strategy": Sample(0.5)}, "options.strategy was"),
+        ({"token_logprobs": True}, "options.token_logprobs was False and is True"),
+        ({"stop": ["ab"]}, "options.stop was"),
+        ({"processors": [RepetitionPenalty(1.3)]}, "options.processors was"),
+    ],
+)
+def test_another_job_is_refused_with_what_differs(model, change, message, tmp_path):
+    source, output = write_rows(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    jobs.run(model, source, output, **{"strategy": Sample(), **OPTIONS})
+    before = output.read_bytes()
+    with pytest.raises(OptionError, match=message):
+        jobs.run(model, source, output, **{"strategy": Sample(), **OPTIONS, **change})
+    assert output.read_bytes() == before
+
+
+def test_another_input_model_or_kind_of_job_is_refused(model, tmp_path):
+    source, output = write_rows(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    jobs.run(model, source, output, Sample(), **OPTIONS)
+    other = load(build.recurrent(seed=1, metadata={"decoding.vocab": VOCABULARY, "decoding.bos": 0}))
+    with pytest.raises(OptionError, match="fingerprint was"):
+        jobs.run(other, source, output, Sample(), **OPTIONS)
+    with pytest.raises(OptionError, match="kind was 'batch' and is 'score'"):
+        jobs.score(model, source, output, seed=5)
+    write_rows(source, 41)
+    with pytest.raises(OptionError, match=r"input.sha256 was [0-9a-f]{12}... and is"):
+        jobs.run(model, source, output, Sample(), **OPTIONS)
+
+
+def test_processors_are_told_apart_by_what_they_hold(model, tmp_path):
+    source, output = write_rows(tmp_path / "in.jsonl", 5), tmp_path / "out.jsonl"
+    jobs.run(model, source, output, processors=[LogitBias({3: 1.0})], seed=1)
+    assert jobs.run(model, source, output, processors=[LogitBias({3: 1.0})], seed=1).sequences == 0
+    with pytest.raises(OptionError, match="processors was"):
+        jobs.run(model, source, output, processors=[LogitBias({3: 2.0})], seed=1)
+
+
+def test_a_file_that_no_job_wrote_is_left_alone(model, tmp_path):
+    source, output = write_rows(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    output.write_text("precious\n")
+    with pytest.raises(OptionError, match="has no manifest"):
+        jobs.run(model, source, output, Sample(), **OPTIONS)
+    assert output.read_text() == "precious\n"
+    output.unlink()
+    jobs.run(model, source, output, Sample(), **OPTIONS)
+    output.write_text("changed\n" + output.read_text())
+    with pytest.raises(OptionError, match="line 1 is not one that this job wrote"):
+        jobs.run(model, source, output, Sample(), **OPTIONS)
+    assert output.read_text().startswith("changed\n")
+
+
+def test_an_output_that_another_process_writes_is_refused(model, tmp_path):
+    source, output = write_rows(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    with output.open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(OptionError, match="another process writes it"):
+            jobs.run(model, source, output, Sample(), **OPTIONS)
+    assert jobs.run(model, source, output, Sample(), **OPTIONS).rows == 40
+
+
+def test_bad_rows_are_among_the_errors_once_and_end_no_other(model, tmp_path):
+    given = ["bc", {"prompt": "Z", "id": "z"}, {"prompt": "b", "temperature": 3}, [99], {"id": "z", "prompt": "b"}, {"id": 1.5}, "cc",
+             {"prompt": "b", "strategy": {"Sample": {"top_p": 7}}}, {"prompt": "b", "num_return_sequences": 3}]  # fmt: skip
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(one) + "\n" for one in given) + "no json\n")
+    report = jobs.run(model, source, output, max_new_tokens=5)
+    assert (report.rows, report.failed) == (2, 8)
+    assert sorted(record["id"] for record in records(output)) == [0, 6]
+    errors = {error["row"]: error for error in records(f"{output}.errors.jsonl")}
+    expected = {
+        1: ("z", "not in the model's vocabulary"),
+        2: (2, "no such field"),
+        3: (3, "out of range"),
+        4: ("z", "an earlier row has the same"),
+        5: (None, "expected a string or a whole number"),
+        7: (7, "top_p=7"),
+        8: (8, r"num_return_sequences=3"),
+        9: (None, "not JSON"),
+    }
+    assert sorted(errors) == sorted(expected)
+    for row, (id, reason) in expected.items():
+        assert errors[row]["id"] == id
+        assert reason in errors[row]["reason"]
+    assert errors[1]["input"] == {"prompt": "Z"}
+    whole = [lines(output), lines(f"{output}.errors.jsonl")]
+    output.write_bytes(output.read_bytes()[:-30])
+    errors = Path(f"{output}.errors.jsonl")
+    errors.write_bytes(errors.read_bytes()[:-400])
+    jobs.run(model, source, output, max_new_tokens=5)
+    assert [lines(output), lines(errors)] == whole
+
+
+def test_strict_ends_at_the_first_bad_row_and_the_job_goes_on_without_it(model, tmp_path):
+    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("b\n" * 20 + "Z\n" + "c\n" * 20)
+    with pytest.raises(OptionError, match=r"row 20 \(id 20\)"):
+        jobs.run(model, source, output, strict=True, max_new_tokens=3)
+    assert jobs.run(model, source, output, max_new_tokens=3).failed == 1
+    assert len(records(output)) == 40
+
+
+def test_a_row_that_fails_while_it_is_decoded_ends_alone(model, tmp_path):
+    def fails(history, logits):
+        for row, request in enumerate(history.requests):
+            if list(history.prompts[row])[-1] == 4:
+                raise DecodeError(f"row {request} is unlucky")
+
+    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("b\nd\nc\nd\n")
+    report = jobs.run(model, source, output, processors=[fails], max_new_tokens=3, batch_size=1)
+    assert (report.rows, report.failed) == (2, 2)
+    assert all("unlucky" in error["reason"] for error in records(f"{output}.errors.jsonl"))
+
+
+def test_an_error_that_is_no_row_s_ends_the_job_and_it_goes_on_later(model, tmp_path):
+    failing = threading.Event()
+
+    class Memory:
+        def __repr__(self):
+            return "Memory()"
+
+        def __call__(self, history, logits):
+            if failing.is_set():
+                raise MemoryError("none is left")
+
+    source, output = write_rows(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    failing.set()
+    with pytest.raises(MemoryError):
+        jobs.run(model, source, output, processors=[Memory()], max_new_tokens=3, seed=1)
+    failing.clear()
+    assert jobs.run(model, source, output, processors=[Memory()], max_new_tokens=3, seed=1).rows == 40
+    assert not Path(f"{output}.errors.jsonl").exists()
+
+
+def test_a_row_has_options_of_its_own(model, tmp_path):
+    given = [
+        {"id": 1, "prompt": "b", "seed": 9, "max_new_tokens": 4},
+        {"id": 2, "prompt": [2, 3], "strategy": "Greedy", "logprobs": 1},
+        {"id": 3, "prompt": "b", "strategy": {"Beam": {"num_beams": 2}}, "num_return_sequences": 2},
+        {"id": 4, "stop": ["b"], "eos_token_id": None},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(one) + "\n" for one in given))
+    jobs.run(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl", Sample(), max_new_tokens=9, seed=3)
+    found = sorted(records(tmp_path / "out.jsonl"), key=lambda record: (record["id"], record["rank"]))
+    requests = [
+        Request("b", seed=9, max_new_tokens=4),
+        Request([2, 3], Greedy(), logprobs=1),
+        Request("b", Beam(num_beams=2), num_return_sequences=2),
+        Request(None, stop=["b"], eos_token_id=None, seed=jobs.row_seed(3, 4)),
+    ]
+    expected = decode(model, requests, Sample(), max_new_tokens=9)
+    assert [record["tokens"] for record in found] == expected.tokens
+    assert "top_logprobs" in found[1]
+
+
+def test_rows_without_an_input_start_from_bos(model, tmp_path):
+    jobs.run(model, None, tmp_path / "out.jsonl", Sample(), num=6, seed=2, max_new_tokens=5)
+    found = sorted(records(tmp_path / "out.jsonl"), key=lambda record: record["id"])
+    requests = [Request(None, seed=jobs.row_seed(2, i)) for i in range(6)]
+    assert [record["tokens"] for record in found] == decode(model, requests, Sample(), max_new_tokens=5).tokens
+    with pytest.raises(OptionError, match="no BOS to start from"):
+        jobs.run(load(build.recurrent()), None, tmp_path / "other.jsonl", num=6)
+    assert not (tmp_path / "other.jsonl").exists()
+
+
+def test_requests_come_from_an_iterable_too(model, tmp_path):
+    def requests():
+        for i in range(20):
+            yield Request("b", seed=i) if i % 2 else {"id": f"x{i}", "prompt": "c", "context": None}
+
+    jobs.run(model, requests(), tmp_path / "out.jsonl", Sample(), seed=2, max_new_tokens=5)
+    whole = lines(tmp_path / "out.jsonl")
+    (tmp_path / "out.jsonl").write_bytes(whole[0])
+    jobs.run(model, requests(), tmp_path / "out.jsonl", Sample(), seed=2, max_new_tokens=5)
+    assert lines(tmp_path / "out.jsonl") == whole
+
+
+def test_words_are_ids_where_the_model_has_no_vocabulary(tmp_path):
+    model = load(build.recurrent())
+    (tmp_path / "in.txt").write_text("1 2\nthree\n4\n")
+    assert jobs.run(model, tmp_path / "in.txt", tmp_path / "out.jsonl", max_new_tokens=4).failed == 1
+    found = sorted(records(tmp_path / "out.jsonl"), key=lambda record: record["id"])
+    assert [record["tokens"] for record in found] == decode(model, [[1, 2], [4]], max_new_tokens=4).tokens
+    assert found[0]["text"] is None
+
+
+def test_an_encoder_reads_the_rows(tmp_path):
+    net = AdditiveModel()
+    model = load(net.decoder(), encoder=net.encoder())
+    sources = [[1, 2, 3], [4], [2, 2]]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(one) + "\n" for one in sources))
+    jobs.run(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl", prefix=[3], max_new_tokens=4, return_attention=True)
+    found = sorted(records(tmp_path / "out.jsonl"), key=lambda record: record["id"])
+    expected = decode(model, sources, prefix=[3], max_new_tokens=4, return_attention=True)
+    assert [record["tokens"] for record in found] == expected.tokens
+    for record, h in zip(found, expected, strict=True):
+        np.testing.assert_allclose(record["attention"], h.attention, rtol=1e-4, atol=1e-6)
+
+
+def test_parquet_has_the_rows_of_jsonl_and_is_there_only_when_it_is_whole(model, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet", reason=PYARROW)
+    source, options = write_rows(tmp_path / "in.jsonl"), OPTIONS | {"logprobs": 2, "token_logprobs": True}
+    jobs.run(model, source, tmp_path / "out.jsonl", Sample(), **options)
+
+    def stopped():
+        yield from ({"id": f"r{i}", "prompt": "bcdefgh"[i % 7] * (1 + i % 3)} for i in range(25))
+        raise OSError("the drive was pulled out")
+
+    output = tmp_path / "out.parquet"
+    with pytest.raises(DecodeError, match="the drive was pulled out"):
+        jobs.run(model, stopped(), output, Sample(), **options)
+    assert not output.exists()
+    everything = [{"id": f"r{i}", "prompt": "bcdefgh"[i % 7] * (1 + i % 3)} for i in range(40)]
+    assert jobs.run(model, everything, output, Sample(), **options).rows == 40
+    assert sorted(path.name for path in tmp_path.glob("out.parquet*")) == ["out.parquet", "out.parquet.manifest.json"]
+    key = lambda record: (record["id"], record["rank"])  # noqa: E731
+    found, expected = (
+        sorted(pq.read_table(output).to_pylist(), key=key),
+        sorted(records(tmp_path / "out.jsonl"), key=key),
+    )
+    for one, other in zip(found, expected, strict=True):
+        one["top_logprobs"] = [{str(token): value for token, value in step} for step in one["top_logprobs"]]
+        assert one == other | {
+            "token_logprobs": np.float32(other["token_logprobs"]).tolist(),
+            "top_logprobs": [{k: float(np.float32(v)) for k, v in step.items()} for step in other["top_logprobs"]],
+        }
+    assert jobs.run(model, everything, output, Sample(), **options).sequences == 0
+
+
+def test_parquet_of_numbered_rows_has_numbers_and_no_column_that_no_row_has(model, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet", reason=PYARROW)
+    jobs.run(model, ["b", "c", "d"], tmp_path / "a.parquet", max_new_tokens=3)
+    table = pq.read_table(tmp_path / "a.parquet")
+    assert table.column_names == ["id", "rank", "text", "tokens", "logprob", "score", "finish_reason"]
+    assert sorted(table.column("id").to_pylist()) == [0, 1, 2]
+    (tmp_path / "empty.txt").touch()
+    jobs.run(model, tmp_path / "empty.txt", tmp_path / "b.parquet")
+    assert pq.read_table(tmp_path / "b.parquet").num_rows == 0
+
+
+FULL = """
+import resource, sys
+from decoding import DecodeError, Sample, jobs
+source, output, limit = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))  # a write beyond it fails, as on a full disk
+try:
+    jobs.run("shakespeare", source, output, Sample(), max_new_tokens=30, seed=3)
+except DecodeError as error:
+    print(error)
+"""
+
+
+# The last: its few rows fit, and its Parquet file does not.
+@pytest.mark.parametrize(
+    ("name", "rows", "limit"), [("out.jsonl", 30, 6_000), ("out.parquet", 30, 4_000), ("out.parquet", 3, 2_000)]
+)
+def test_a_full_disk_is_an_error_after_which_the_job_goes_on(name, rows, limit, tmp_path):
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow", reason=PYARROW)
+    source, output, whole = tmp_path / "in.txt", tmp_path / name, tmp_path / f"whole.{name}"
+    source.write_text("ROMEO:\n" * rows)
+    jobs.run("shakespeare", source, whole, Sample(), max_new_tokens=30, seed=3)
+    arguments = [sys.executable, "-c", FULL, source, output, str(limit)]
+    printed = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
+    assert f"output {output}" in printed
+    assert "File too large" in printed
+    assert "make room" in printed
+    assert not output.exists() or output.suffix == ".jsonl"
+    jobs.run("shakespeare", source, output, Sample(), max_new_tokens=30, seed=3)
+    if output.suffix == ".jsonl":
+        assert lines(output) == lines(whole)
+    else:
+        import pyarrow.parquet as pq
+
+        found = [sorted(pq.read_table(path).to_pylist(), key=lambda row: row["id"]) for path in (output, whole)]
+        assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"output": "out.txt"}, "ends in .jsonl or .parquet"),
+        ({"output": "missing/out.jsonl"}, "there is no folder"),
+        ({"requests": "missing.txt"}, "no such file"),
+        ({"strict": 1}, "strict=1"),
+        ({"return_state": True}, "return_state"),
+        ({"strategy": Sample([0.5, 0.7])}, "temperature=array"),
+        ({"temprature": 1}, "no option 'temprature'"),
+        ({"workers": 0}, "workers=0"),
+    ],
+)
+def test_a_wrong_argument_is_named_and_nothing_is_written(model, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match=message):
+        jobs.run(model, **{"requests": ["b"], "output": "out.jsonl", **arguments})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_that_are_not_finite_are_null(tmp_path):
+    bias = np.zeros(11, np.float32)
+    bias[4] = -1e30
+    model = load(build.recurrent(bias=bias))
+
+    def only_4(history, logits):
+        logits[:] = -np.inf
+        logits[:, 4] = 0
+
+    jobs.run(model, [[1], [2]], tmp_path / "out.jsonl", processors=[only_4], max_new_tokens=2, token_logprobs=True)
+    text = (tmp_path / "out.jsonl").read_text()
+    assert "Infinity" not in text
+    assert "NaN" not in text
+    for record in records(tmp_path / "out.jsonl"):
+        assert record["tokens"] == [4, 4]
+        assert record["logprob"] is None or record["logprob"] < -1e20
+
+
+def test_every_error_is_one_of_ours(model, tmp_path):
+    (tmp_path / "out.jsonl").mkdir()
+    with pytest.raises(DecodingError, match="cannot be opened"):
+        jobs.run(model, ["b"], tmp_path / "out.jsonl")
