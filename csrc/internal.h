@@ -3,6 +3,7 @@
 #ifndef DECODING_INTERNAL_H
 #define DECODING_INTERNAL_H
 
+#include "compiler.h"
 #include "decoding.h"
 #include <float.h>
 #include <math.h>
@@ -61,12 +62,36 @@ typedef struct dec_isa {
     int64_t (*compact)(const float *key, int64_t n, float lo, float hi, void *const *columns, int count);
 } dec_isa;
 
+/* cpu.c: whether the processor has the instructions and the system keeps their registers. */
+typedef enum dec_feature {
+    DEC_AVX2, /* with fma, bmi and popcnt */
+    DEC_AVXVNNI,
+    DEC_AVX512, /* f, dq, bw and vl */
+    DEC_AVX512VNNI,
+    DEC_DOTPROD
+} dec_feature;
+
+int dec_cpu_has(dec_feature feature);
+
 extern const dec_isa *dec_active;
 /* Each gives NULL where the build or the processor lacks it. */
 const dec_isa *dec_isa_avx512(void);
 const dec_isa *dec_isa_avx2(void);
 const dec_isa *dec_isa_neon(void);
 const dec_isa *dec_isa_portable(void);
+
+/* For sets without a native form of an operation: the first n lanes from p, the rest `fill`. */
+static inline float *fill_lanes(float *lane, const float *p, int64_t n, float fill) {
+    for (int i = 0; i < DEC_LANES; i++)
+        lane[i] = i < n ? p[i] : fill;
+    return lane;
+}
+
+/* Lanes may carry ids as well as floats: copy bits, never values. */
+static inline void compress_lanes(float *out, const float *lane, uint32_t mask) {
+    for (; mask; mask &= mask - 1)
+        memcpy(out++, lane + lowest_bit(mask), sizeof *lane);
+}
 
 static inline int64_t dec_blocks(int64_t width) {
     return (width + DEC_BLOCK - 1) / DEC_BLOCK;

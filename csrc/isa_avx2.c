@@ -1,13 +1,8 @@
 /* AVX2 + FMA: two registers are one logical vector. */
-#include "bits.h"
 #include "native_internal.h"
 
-#if defined(__x86_64__)
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,bmi,popcnt"))), apply_to = function)
-#else
-#pragma GCC target("avx2,fma,bmi,popcnt")
-#endif
+#if defined(DEC_X86_64)
+TARGET_BEGIN("avx2,fma,bmi,popcnt")
 #include <immintrin.h>
 
 typedef struct vf {
@@ -151,20 +146,18 @@ static inline vf vids(int32_t first) {
 
 /* For each mask of eight lanes the numbers of its lanes, one a byte: AVX2 has no packing of its own, and
  * pext, which could make these, is microcode on many processors that stop at AVX2. */
-static uint64_t lanes_of[256];
-
-static void fill_lanes_of(void) {
-    for (uint32_t mask = 0; mask < 256; mask++) {
-        uint64_t packed = 0;
-        int shift = 0;
-        for (uint32_t lane = 0; lane < 8; lane++)
-            if (mask >> lane & 1) {
-                packed |= (uint64_t)lane << shift;
-                shift += 8;
-            }
-        lanes_of[mask] = packed;
-    }
-}
+#define HAS(mask, lane) ((mask) >> (lane) & 1)
+#define BELOW(mask, lane)                                                                                    \
+    (HAS((mask) << 7, lane) + HAS((mask) << 6, lane) + HAS((mask) << 5, lane) + HAS((mask) << 4, lane) +     \
+     HAS((mask) << 3, lane) + HAS((mask) << 2, lane) + HAS((mask) << 1, lane))
+#define BYTE(mask, lane) (HAS(mask, lane) ? UINT64_C(lane) << 8 * BELOW(mask, lane) : 0)
+#define LANES(mask)                                                                                          \
+    BYTE(mask, 1) | BYTE(mask, 2) | BYTE(mask, 3) | BYTE(mask, 4) | BYTE(mask, 5) | BYTE(mask, 6) |          \
+        BYTE(mask, 7)
+#define LANES4(mask) LANES(mask), LANES((mask) + 1), LANES((mask) + 2), LANES((mask) + 3)
+#define LANES16(mask) LANES4(mask), LANES4((mask) + 4), LANES4((mask) + 8), LANES4((mask) + 12)
+#define LANES64(mask) LANES16(mask), LANES16((mask) + 16), LANES16((mask) + 32), LANES16((mask) + 48)
+static const uint64_t lanes_of[256] = {LANES64(0), LANES64(64), LANES64(128), LANES64(192)};
 
 static inline void compress_half(float *out, __m256 v, uint32_t mask) {
     __m256i order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)lanes_of[mask]));
@@ -237,61 +230,41 @@ static inline vi madd_dot(vi sum, __m256i x, vw w) {
 #define DOT_ZERO 0
 #define NATIVE_NAME "avx2"
 #include "native_dots.h"
+TARGET_END
 
-/* AVX-VNNI came to compilers with GCC 11 and Clang 12. */
-#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+/* AVX-VNNI came with GCC 11, Clang 12 and Visual Studio 2022. */
+#if defined(__clang__) ? __clang_major__ >= 12 : defined(__GNUC__) ? __GNUC__ >= 11 : _MSC_VER >= 1930
 #define HAS_AVXVNNI
-#if defined(__clang__)
-#pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx2,fma,bmi,popcnt,avxvnni"))), apply_to = function)
-#else
-#pragma GCC target("avxvnni")
-#endif
+TARGET_BEGIN("avx2,fma,bmi,popcnt,avxvnni")
 
-/* In assembly for the reason given in isa_avx512.c. */
 static inline vi vnni_dot(vi sum, __m256i x, vw w) {
+#if defined(DEC_GNU) /* in assembly for the reason given in isa_avx512.c */
     __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum.a) : "x"(x), "x"(w.a));
     __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum.b) : "x"(x), "x"(w.b));
     return sum;
+#else
+    return (vi){_mm256_dpbusd_avx_epi32(sum.a, x, w.a), _mm256_dpbusd_avx_epi32(sum.b, x, w.b)};
+#endif
 }
 
 #define NAMED(name) vnni_##name
 #define DOT_ZERO 128
 #define NATIVE_NAME "avxvnni"
 #include "native_dots.h"
-#endif
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC reset_options
-#endif
-
-#if defined(HAS_AVXVNNI)
-#include <cpuid.h>
-
-/* __builtin_cpu_supports does not know the name in every compiler: leaf 7, subleaf 1, EAX bit 4. That the
- * system keeps the registers is what AVX2's own check has answered. */
-static int has_avxvnni(void) {
-    unsigned a, b, c, d;
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
-}
+TARGET_END
 #endif
 
 const dec_isa *dec_isa_avx2(void) {
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
-        return NULL;
-    fill_lanes_of();
-    return &table;
+    return dec_cpu_has(DEC_AVX2) ? &table : NULL;
 }
 
 const dec_native *dec_native_avx2(void) {
-    return dec_isa_avx2() ? &madd_native : NULL;
+    return dec_cpu_has(DEC_AVX2) ? &madd_native : NULL;
 }
 
 const dec_native *dec_native_avxvnni(void) {
 #if defined(HAS_AVXVNNI)
-    return dec_isa_avx2() && has_avxvnni() ? &vnni_native : NULL;
+    return dec_cpu_has(DEC_AVXVNNI) ? &vnni_native : NULL;
 #else
     return NULL;
 #endif

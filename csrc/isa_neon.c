@@ -1,16 +1,19 @@
 /* NEON on arm64, where every processor has it: four registers are one logical vector. */
-#include "bits.h"
 #include "native_internal.h"
 
-#if defined(__aarch64__)
+#if defined(DEC_ARM64)
 #include <arm_neon.h>
 
-typedef float32x4x4_t vf;
+typedef struct vf {
+    float32x4_t val[4];
+} vf;
 
 #define FOR_PARTS for (int i = 0; i < 4; i++)
 
 static inline vf vload(const float *p) {
-    return vld1q_f32_x4(p);
+    vf v;
+    FOR_PARTS v.val[i] = vld1q_f32(p + 4 * i);
+    return v;
 }
 
 static inline vf vload_tail(const float *p, int64_t n, float fill) {
@@ -19,7 +22,7 @@ static inline vf vload_tail(const float *p, int64_t n, float fill) {
 }
 
 static inline void vstore(float *p, vf v) {
-    vst1q_f32_x4(p, v);
+    FOR_PARTS vst1q_f32(p + 4 * i, v.val[i]);
 }
 
 static inline vf vsplat(float f) {
@@ -141,11 +144,18 @@ static const dec_isa table = DEC_TABLE("neon");
 #define TILE_VECTORS(rows) ((rows) == 1 ? 4 : (rows) <= 3 ? 2 : 1)
 #include "native_lanes.h"
 
-typedef int32x4x4_t vi;
-typedef int8x16x4_t vw;
+typedef struct vi {
+    int32x4_t val[4];
+} vi;
+
+typedef struct vw {
+    int8x16_t val[4];
+} vw;
 
 static inline vi vi_load(const int32_t *p) {
-    return vld1q_s32_x4(p);
+    vi v;
+    FOR_PARTS v.val[i] = vld1q_s32(p + 4 * i);
+    return v;
 }
 
 static inline vi vi_zero(void) {
@@ -160,7 +170,9 @@ static inline vf vi_float(vi v) {
 }
 
 static inline vw vw_load(const int8_t *p) {
-    return vld1q_s8_x4(p);
+    vw w;
+    FOR_PARTS w.val[i] = vld1q_s8(p + 16 * i);
+    return w;
 }
 
 static inline int8x16_t four_bytes(const uint8_t *p) {
@@ -194,10 +206,9 @@ static inline vi pairs_dot(vi sum, int8x16_t x, vw w) {
 #include "native_dots.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("dotprod"))), apply_to = function)
+TARGET_BEGIN("dotprod")
 #else
-#pragma GCC push_options
-#pragma GCC target("arch=armv8.2-a+dotprod")
+TARGET_BEGIN("arch=armv8.2-a+dotprod")
 #endif
 
 static inline vi sdot_dot(vi sum, int8x16_t x, vw w) {
@@ -210,28 +221,7 @@ static inline vi sdot_dot(vi sum, int8x16_t x, vw w) {
 #define NATIVE_NAME "neondot"
 #include "native_dots.h"
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-#if defined(__linux__)
-#include <asm/hwcap.h>
-#include <sys/auxv.h>
-
-static int has_dotprod(void) {
-    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
-}
-#else
-static int has_dotprod(void) {
-#if defined(__APPLE__)
-    return 1; /* every arm64 Mac has it */
-#else
-    return 0;
-#endif
-}
-#endif
+TARGET_END
 
 const dec_isa *dec_isa_neon(void) {
     return &table;
@@ -242,7 +232,7 @@ const dec_native *dec_native_neon(void) {
 }
 
 const dec_native *dec_native_neondot(void) {
-    return has_dotprod() ? &sdot_native : NULL;
+    return dec_cpu_has(DEC_DOTPROD) ? &sdot_native : NULL;
 }
 
 #else

@@ -3,13 +3,6 @@
  *   TILE_ROWS                 rows that share a read of the weights, at most DEC_TILE_ROWS
  *   TILE_VECTORS(rows)        vectors of a panel held in registers at once with that many rows: 4, 2 or 1
  */
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
-#define UNROLLED _Pragma("clang loop unroll(full)")
-#else
-#define UNROLLED _Pragma("GCC unroll 8")
-#endif
-
 /* ---- product ------------------------------------------------------------------------------------ */
 
 enum { AHEAD = 256 }; /* inputs: 16 KiB of each vector of outputs */
@@ -27,7 +20,7 @@ ALWAYS_INLINE void float_tile(const float *w, int64_t apart, int64_t inputs, con
         UNROLLED for (int v = 0; v < vectors; v++) weight[v] = vload(w + v * apart);
         if (far) {
             const float *ahead = w + AHEAD * DEC_LANES + (k + AHEAD < inputs ? 0 : (vectors - 1) * apart);
-            UNROLLED for (int v = 0; v < vectors; v++) __builtin_prefetch(ahead + v * apart, 0, 2);
+            UNROLLED for (int v = 0; v < vectors; v++) prefetch(ahead + v * apart);
         }
         UNROLLED for (int r = 0; r < rows; r++) {
             const vf factor = vsplat(x[r * x_stride + k]);

@@ -1,18 +1,12 @@
 /* Philox4x64-10: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. */
 #include "internal.h"
 
-static inline uint64_t multiply(uint64_t a, uint64_t b, uint64_t *high) {
-    __uint128_t product = (__uint128_t)a * b;
-    *high = (uint64_t)(product >> 64);
-    return (uint64_t)product;
-}
-
 static void philox_block(const uint64_t key[2], const uint64_t counter[4], uint64_t out[4]) {
     uint64_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3], k0 = key[0], k1 = key[1];
     for (int round = 0; round < 10; round++) {
-        uint64_t high0, high1;
-        uint64_t low0 = multiply(0xD2E7470EE14C6C93u, c0, &high0);
-        uint64_t low1 = multiply(0xCA5A826395121157u, c2, &high1);
+        const uint64_t m0 = 0xD2E7470EE14C6C93u, m1 = 0xCA5A826395121157u;
+        const uint64_t high0 = multiply_high(m0, c0), low0 = m0 * c0;
+        const uint64_t high1 = multiply_high(m1, c2), low1 = m1 * c2;
         c0 = high1 ^ c1 ^ k0;
         c2 = high0 ^ c3 ^ k1;
         c1 = low1;

@@ -72,7 +72,7 @@ static void scan_rows(const dec_linear *output, const dec_operand *operand, cons
     const int most = dec_native_active->max_rows;
     const float log2e = (float)DEC_LOG2E;
     const int64_t stride = temperature && w->kept_stride ? w->kept_stride : DEC_BLOCK;
-    float forgotten[DEC_TILE_ROWS * DEC_BLOCK] __attribute__((aligned(64)));
+    _Alignas(64) float forgotten[DEC_TILE_ROWS * DEC_BLOCK];
     for (int64_t b = 0; b < dec_blocks(output->outputs); b++) {
         const int64_t length = block_length(output, b);
         for (int64_t row = 0; row < operand->rows; row += most) {
@@ -118,7 +118,7 @@ dec_status dec_linear_draw(const dec_linear *output, const float *x, int64_t x_s
                            float *logprobs, void *scratch, int64_t *bad) {
     work w;
     dec_operand operand;
-    float again[DEC_BLOCK] __attribute__((aligned(64)));
+    _Alignas(64) float again[DEC_BLOCK];
     carve(output, rows, scratch, &w);
     dec_operand_make(output, x, x_stride, rows, w.operand, &operand);
     scan_rows(output, &operand, temperature, &w);

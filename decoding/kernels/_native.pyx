@@ -290,8 +290,11 @@ cdef class NativeRun:
 
     cdef Scratch borrow(self):
         """Return memory for a run. Threads share a network, which keeps no more of it than they need."""
-        cdef list pool = self.network.pool
-        cdef Scratch scratch = pool.pop() if pool else Scratch()
+        cdef Scratch scratch
+        try:
+            scratch = self.network.pool.pop()
+        except IndexError:  # not asked before: without the GIL another thread may take the last one in between
+            scratch = Scratch()
         scratch.reserve(self.size)
         scratch.begin()
         return scratch

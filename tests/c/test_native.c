@@ -459,8 +459,21 @@ static void check_choices(void) {
                 check_choice(WIDTHS[w], longest(ROW_COUNTS[r], 1), (dec_number)number);
 }
 
+/* The compiler's own answers, where it knows the names. */
+static void check_cpu(void) {
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
+    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const int avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    CHECK(dec_cpu_has(DEC_AVX2) == avx2, "avx2 is %d", avx2);
+    CHECK(dec_cpu_has(DEC_AVX512) == avx512, "avx512 is %d", avx512);
+    CHECK(dec_cpu_has(DEC_AVX512VNNI) == (avx512 && __builtin_cpu_supports("avx512vnni")), "avx512vnni");
+#endif
+}
+
 int main(void) {
     const char *name;
+    check_cpu();
     for (int i = 0; (name = dec_native_supported(i)); i++) {
         /* the other kernels of a step are those of the same instruction set */
         const char *isa = NULL;
