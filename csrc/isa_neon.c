@@ -52,9 +52,14 @@ static inline vf vfraction(vf y) {
     return y;
 }
 
+/* As unsigned numbers, which wrap around: gcc's vaddq_s32 is a signed sum, in which overflow is undefined. */
+static inline int32x4_t add(int32x4_t a, int32x4_t b) {
+    return vreinterpretq_s32_u32(vaddq_u32(vreinterpretq_u32_s32(a), vreinterpretq_u32_s32(b)));
+}
+
 static inline vf vscale2(vf p, vf y) {
     FOR_PARTS {
-        int32x4_t exponent = vaddq_s32(vcvtmq_s32_f32(y.val[i]), vdupq_n_s32(127));
+        int32x4_t exponent = add(vcvtmq_s32_f32(y.val[i]), vdupq_n_s32(127));
         float32x4_t scaled = vmulq_f32(p.val[i], vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23)));
         uint32x4_t below = vcltq_f32(y.val[i], vdupq_n_f32(-126.0f));
         p.val[i] = vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(scaled), below));
@@ -65,7 +70,7 @@ static inline vf vscale2(vf p, vf y) {
 static inline vf vpower2(vf m) {
     FOR_PARTS {
         const int32x4_t n = vshlq_n_s32(vreinterpretq_s32_f32(m.val[i]), 23);
-        m.val[i] = vreinterpretq_f32_s32(vaddq_s32(n, vdupq_n_s32(127 << 23)));
+        m.val[i] = vreinterpretq_f32_s32(add(n, vdupq_n_s32(127 << 23)));
     }
     return m;
 }

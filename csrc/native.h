@@ -158,7 +158,7 @@ int64_t dec_layer_gates(const dec_layer *layer);
 int64_t dec_network_width(const dec_network *network);
 size_t dec_network_scratch_size(const dec_network *network, int64_t rows, int64_t time);
 /* Runs the layers. states [layer_count] are updated in place, each row by its own length; top [time, rows,
- * dec_network_width], contiguous, gets what the output product takes; beyond a row's length it is unspecified.
+ * dec_network_width], contiguous, gets what the output product takes; beyond a row's length it is 0.
  * DEC_OUT_OF_RANGE: a token of row *bad lies outside the vocabulary; nothing was changed. */
 dec_status dec_network_read(const dec_network *network, const dec_feed *feed, const dec_state *states,
                             float *top, void *scratch, int64_t *bad);

@@ -196,6 +196,8 @@ dec_status dec_network_read(const dec_network *network, const dec_feed *feed, co
             add_context(feed, gates, w.gates);
         for (int64_t t = 0; t < feed->time; t++) {
             const int64_t active = active_rows(feed, t);
+            /* the next layer's product is of all rows, and does not read memory that nobody wrote */
+            memset(y + (t * rows + active) * width, 0, (size_t)((rows - active) * width) * sizeof *y);
             if (layer->cell == DEC_DENSE) {
                 run_dense(layer, active, w.gates + t * rows * gates,
                           layer->residual ? x + t * rows * width : NULL, y + t * rows * width);

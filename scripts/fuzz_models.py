@@ -11,8 +11,8 @@ There are four kinds of cases, the first three made from the files of tests/mode
     roles       a good file, or one with ports of other ranks, types and sizes, loaded with roles of wrong kinds, or with
                 those that its error advises
 
-The kind, the seed and the number of a case make it again; `--only N` loads one, here, with its traceback. How cases end is
-in scripts/fuzz/pool.py. What the process died of is onnxruntime's or onnx's, for nothing of ours that load() calls is native.
+A damaged file (bytes, structure) that loads decodes a few tokens too. The kind, the seed and the number of a case make it
+again; `--only N` loads one, here, with its traceback. How cases end is in scripts/fuzz/pool.py.
 """
 
 from __future__ import annotations
@@ -114,6 +114,15 @@ def load_as_advised(seed: int, number: int) -> Any:
     return load(data, threads=1, roles=roles)
 
 
+def used(model: Any) -> Any:
+    """Decode a few tokens with a model, where it does not refuse that, and return it."""
+    from decoding import DecodingError, Sample, decode
+
+    with contextlib.suppress(DecodingError):
+        decode(model, [[0, 1], [2]], Sample(), max_new_tokens=4, seed=1, eos_token_id=None)
+    return model
+
+
 def load_case(kind: str, seed: int, number: int) -> Any:
     """Load one case in this process.
 
@@ -124,7 +133,7 @@ def load_case(kind: str, seed: int, number: int) -> Any:
     from decoding import load
 
     if kind == "bytes":
-        return load(damaged(seed, number), threads=1)
+        return used(load(damaged(seed, number), threads=1))
     if kind == "layouts":
         return layouts.check(layouts.cell(seed, number), verify=number % 2 == 0)
     if kind == "roles" and number % 2:
@@ -138,7 +147,7 @@ def load_case(kind: str, seed: int, number: int) -> Any:
         model = load(source, threads=1)
         if places := case.reads_elsewhere(folder):
             raise pool.WronglyAccepted(f"as {case.form}: data in files that it may not read: {places}")
-    return model
+    return used(model)
 
 
 def fuzz(seed: int, numbers: range, workers: int = 1, kind: str = "bytes") -> Result:

@@ -22,6 +22,7 @@ from decoding import (
     load,
     stream,
 )
+from decoding.engine.live.searches import LiveSearch
 from scripts import soak_engine
 from tests.helpers import build
 from tests.helpers.seq2seq import AdditiveModel
@@ -342,6 +343,25 @@ def test_timeouts_and_wrong_requests(model):
             with pytest.raises(OptionError, match=message):
                 engine.submit(wrong)
         assert engine.statistics().queued == engine.statistics().running == 0
+
+
+@pytest.mark.parametrize("strategy", [Sample(), Beam(2), Sample(replacement=False)])
+def test_an_error_while_a_request_gets_its_rows_reaches_its_caller(model, strategy, monkeypatch):
+    """There is no memory for it, say: it has left the queue and no search has it yet."""
+    taken = LiveSearch._completed
+    failures = iter([MemoryError("none left")])
+
+    def fail_once(search, rows):
+        for error in failures:
+            raise error
+        return taken(search, rows)
+
+    monkeypatch.setattr(LiveSearch, "_completed", fail_once)
+    request = Request([1, 2], strategy, seed=None if strategy == Beam(2) else 5, num_return_sequences=2)
+    with Engine(model, batch_size=4, **OPTIONS) as engine:
+        with pytest.raises(MemoryError, match="none left"):
+            engine.submit(request).result(20)
+        assert engine.submit(request).result(20).tokens == decode(model, request, **OPTIONS).tokens
 
 
 @pytest.mark.parametrize("count", [1, 3])

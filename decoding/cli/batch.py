@@ -25,7 +25,7 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
         "batch",
         help="decode every row of a file into another",
         usage="decoding batch MODEL [INPUT] OUTPUT [options]",
-        description="Decode every row of a file into another. Stopped at any moment, the same call goes on where it was.",
+        description="Decode every row of a file into another. The same call goes on where it was stopped.",
         examples=(
             "decoding batch shakespeare prompts.txt out.jsonl --top-p 0.9 --max-new-tokens 80 --seed 7",
             "decoding batch molecules.onnx out.parquet --num 30000 --seed 1",
@@ -37,26 +37,30 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
         "input",
         metavar="INPUT",
         nargs="?",
-        help="a prompt a line; or .jsonl (strings, ids, objects with the fields of a Request and an id), .csv, .parquet",
+        help="a prompt a line; or .jsonl (strings, ids, fields of a Request), .csv, .parquet",
     )
     group.add_argument("output", metavar="OUTPUT", help="a .jsonl or .parquet file")
     group.add_argument("--num", type=int, metavar="N", help="without INPUT: that many sequences from BOS or noise")
-    add_job_options(parser)
+    add_job_options(group)
     output = add_decode_options(parser)
-    output.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="threads with a batch each (default: by the network); with --ray, actors",
+    rare(
+        output.add_argument(
+            "--workers",
+            type=int,
+            metavar="N",
+            help="threads with a batch each (default: by the network); with --ray, actors",
+        )
     )
-    output.add_argument(
-        "--ray",
-        nargs="?",
-        const="",
-        metavar="ADDRESS",
-        help="decode on a Ray cluster (default: RAY_ADDRESS, else here)",
+    rare(
+        output.add_argument(
+            "--ray",
+            nargs="?",
+            const="",
+            metavar="ADDRESS",
+            help="decode on a Ray cluster (default: RAY_ADDRESS, else here)",
+        )
     )
-    output.add_argument("--json", action="store_true", help="print the report as JSON")
+    rare(output.add_argument("--json", action="store_true", help="print the report as JSON"))
     rare(output.add_argument("--prefix", metavar="TEXT", help="with an encoder: the decoder's first tokens"))
     add_strategy_options(parser)
     add_load_options(parser)

@@ -43,7 +43,7 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
         nargs="?",
         help="a .jsonl or .parquet file: FILE (text, .jsonl, .csv, .parquet) is then read row by row",
     )
-    add_job_options(parser)
+    add_job_options(parser.add_argument_group("rows of OUTPUT"))
     parser.add_argument("--lines", action="store_true", help="score every line by itself")
     parser.add_argument(
         "--sources", metavar="FILE", help="with an encoder: what it reads, a line for each line of FILE"

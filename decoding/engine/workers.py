@@ -30,6 +30,20 @@ _MOST_WAITING = 1024
 Event = FinishedSequence | BaseException | None  # None: a thread has ended
 
 
+def wait_for(thread: threading.Thread, deadline: float) -> None:
+    """Wait until a thread has ended, but not longer than until a time of `time.monotonic()`.
+
+    One that Ctrl-C stopped from starting is not waited for: if it starts after all, it ends at once.
+    """
+    while thread.ident is not None and thread is not threading.current_thread():
+        try:
+            return thread.join(max(0.0, deadline - time.monotonic()))
+        except RuntimeError:  # Ctrl-C came while it was starting: it runs, and Python refuses to join it yet
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.001)
+
+
 class Workers:
     """The threads of a call.
 
@@ -77,9 +91,8 @@ class Workers:
             self._permits.put(None)
         deadline = time.monotonic() + _PATIENCE
         for thread in self._threads:
-            # One that Ctrl-C stopped from starting has no ident; if it starts after all, it ends at once.
-            if thread.ident is not None and thread is not threading.current_thread():
-                thread.join(max(0.0, deadline - time.monotonic()))
+            wait_for(thread, deadline)
+        self._threads = [thread for thread in self._threads if thread.is_alive()]  # see LiveSearches.stop()
         _LIVE.discard(self)
 
     def after_fork(self) -> None:

@@ -88,7 +88,7 @@ def from_generation_config(config: Any, *, prompt_length: int | None = None) -> 
         >>> from decoding import decode, from_generation_config
         >>> options = from_generation_config({"num_beams": 3, "max_new_tokens": 12})
         >>> options["strategy"]
-        Beam(num_beams=3, length_penalty=1.0, early_stopping=False, num_beam_groups=1, diversity_penalty=0.0, coverage_penalty=0.0)
+        Beam(num_beams=3, length_penalty=1.0, early_stopping=False, num_beam_groups=1, diversity_penalty=0.0, coverage_penalty=0.0, must_contain=None)
         >>> decode("shakespeare", "ROMEO:", **options)[0].finish_reason
         'length'
     """

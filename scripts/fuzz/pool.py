@@ -7,7 +7,8 @@ A case is made again by (kind, seed, number). It ends as one of
     bug                any other exception, a MemoryError too, or something that must be refused and was not
     hung               nothing happened for 10 s, and the innermost frame of Python is ours
     hung-native        the same, but inside onnxruntime or onnx
-    crashed            the process died
+    crashed            the process died, and the innermost frame of Python is ours: the kernels may have done it
+    crashed-native     the same, but inside onnxruntime or onnx
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = str(ROOT / "decoding")
 SECONDS = 10
 MEMORY = 3 << 30  # a damaged shape may ask for all there is
+_WATCHES = re.compile(r'limits.py", line \d+ in call\n')
 _FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
 
 
@@ -49,8 +51,8 @@ class Result:
 
     counts: Counter[str] = field(default_factory=Counter)
     bugs: list[str] = field(default_factory=list)
-    crashed: list[int] = field(default_factory=list)
-    deaths: list[str] = field(default_factory=list)
+    crashed: list[str] = field(default_factory=list)
+    crashed_native: list[str] = field(default_factory=list)
     hung: list[str] = field(default_factory=list)
     hung_native: list[str] = field(default_factory=list)
     slow: list[tuple[float, int]] = field(default_factory=list)
@@ -94,20 +96,30 @@ def _watch(script: Path, kind: str, seed: int, numbers: range, result: Result) -
         if hung:
             _count_hung(result, number, stack)
         else:
-            result.crashed.append(number)
-            died = stack.rpartition("Current thread")[2].partition("Thread 0x")[0]
-            result.deaths.append(f"{number} {_signal(child.returncode)} {_innermost(died)}")
-            result.counts["crashed"] += 1
+            _count_crashed(result, number, child.returncode, stack)
         numbers = numbers[done + 1 :]
 
 
 def _count_hung(result: Result, number: int, stack: str) -> None:
-    """Whose it is says the innermost frame of the last stack that the child wrote."""
-    stack = stack.rpartition("Timeout (")[2].rpartition("Thread 0x")[2]  # the main thread's is the last
-    frames = _FRAME.findall(stack)
-    native = bool(frames) and ("onnxruntime" in frames[0][0] or "/onnx/" in frames[0][0])
+    # The main thread's is the last; while load() works in another one, it only watches.
+    stacks = stack.rpartition("Timeout (")[2].split("Thread 0x")
+    stack = next((one for one in reversed(stacks) if _FRAME.search(one) and not _WATCHES.search(one)), stacks[-1])
+    native = _is_native(stack)
     (result.hung_native if native else result.hung).append(f"{number} {_innermost(stack)}")
     result.counts["hung-native" if native else "hung"] += 1
+
+
+def _count_crashed(result: Result, number: int, code: int | None, stack: str) -> None:
+    stack = stack.rpartition("Current thread")[2].partition("Thread 0x")[0]
+    native = _is_native(stack)
+    (result.crashed_native if native else result.crashed).append(f"{number} {_signal(code)} {_innermost(stack)}")
+    result.counts["crashed-native" if native else "crashed"] += 1
+
+
+def _is_native(stack: str) -> bool:
+    """Return whether the innermost frame that faulthandler wrote is onnxruntime's or onnx's."""
+    frames = _FRAME.findall(stack)
+    return bool(frames) and ("onnxruntime" in frames[0][0] or "/onnx/" in frames[0][0])
 
 
 def _innermost(stack: str) -> str:
@@ -199,9 +211,10 @@ def report(result: Result) -> int:
         print(f"{count:6} {key}\n       {text}")
     _list("hung, of ours", result.hung)
     _list("hung inside onnxruntime or onnx", result.hung_native)
-    _list("the process died", sorted(result.deaths))
+    _list("the process died in a call of ours", sorted(result.crashed))
+    _list("the process died inside onnxruntime or onnx", sorted(result.crashed_native))
     print("slowest:", ", ".join(f"{number} ({seconds:.1f} s)" for seconds, number in result.slow))
-    return 1 if result.bugs or result.hung else 0
+    return 1 if result.bugs or result.hung or result.crashed else 0
 
 
 def _list(title: str, cases: Sequence[object]) -> None:

@@ -84,7 +84,8 @@ static void check_draws(const dec_rows *in, void *scratch, record *now) {
     for (int f = 0; f < FILTER_COUNT; f++)
         for (int64_t step = 0; step < 3; step++) {
             const dec_stream stream = {.seed = 5, .step = step};
-            CHECK(dec_draw(in, &stream, temperature, &FILTERS[f], 0, 2, token, logprob, scratch, &bad) == DEC_OK,
+            CHECK(dec_draw(in, &stream, temperature, &FILTERS[f], 0, 2, token, logprob, scratch, &bad) ==
+                      DEC_OK,
                   "draw with filter %d", f);
             for (int r = 0; r < ROWS; r++) {
                 note(now, token[r]);

@@ -56,7 +56,8 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("examples")
     (path / "char_rnn.onnx").write_bytes(build.recurrent(vocab=11).SerializeToString())
     (path / "vocab.json").write_text(json.dumps(list("abcdefghijk")))
-    (path / "prompts.txt").write_text("ROMEO:\nJULIET:\n")
+    for name in ("prompts.txt", "lines.txt"):
+        (path / name).write_text("ROMEO:\nJULIET:\n")
     ids = {"decoding.bos": 0, "decoding.eos": 1}
     (path / "molecules.onnx").write_bytes(build.recurrent(vocab=11, metadata=ids).SerializeToString())
     (path / "bin").mkdir()

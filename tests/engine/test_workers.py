@@ -1,5 +1,6 @@
 """Threads of a call: bounded both ways, stopped whenever the caller leaves, and gone after a fork (issue 13)."""
 
+import gc
 import itertools
 import os
 import queue
@@ -8,11 +9,14 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 
 import pytest
 
 from decoding import DecodeError, Sample, decode, decode_iter, load, stream
 from decoding.engine import forks, loop
+from decoding.engine.live import iterable
+from decoding.engine.workers import wait_for
 from scripts import interrupts
 from tests.helpers.build import recurrent
 
@@ -181,7 +185,7 @@ def test_calls_that_share_a_small_model_run_in_one_thread_each():
 
 def test_random_interrupts_neither_abort_nor_hang_nor_leave_threads():
     counts, latencies = interrupts.run(20, seed=int(time.time()))
-    assert counts == {"interrupted": 20, "threads left": 0}
+    assert counts == {"interrupted": 20, "threads left": 0, "other tokens afterwards": 0}
     assert max(latencies) < 10
 
 
@@ -235,3 +239,47 @@ def test_a_call_whose_threads_stayed_in_the_parent_says_so():
     """
     status, out, _ = run(code)
     assert (status, out) == (0, "True\n0")
+
+
+def test_a_thread_that_ends_without_a_word_is_an_error(model, monkeypatch):
+    """Python cannot tell of a thread that had no memory to begin with: the caller looks for it."""
+    monkeypatch.setattr(iterable._Results, "read", lambda self, requests, searches: None)
+    with pytest.raises(DecodeError, match="a thread of the call ended without a result"):
+        list(decode_iter(model, iter([[1]]), **options()))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_threads_of_a_call_are_gone_with_it(model, workers):
+    """In no cycle: a thread that garbage collection finds is forgotten by a callback, in which Ctrl-C would be lost."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = set(threading.enumerate())
+        with decode_iter(model, itertools.repeat([1]), workers=workers, **options()) as results:
+            next(results)
+            started = [weakref.ref(thread) for thread in threading.enumerate() if thread not in before]
+        assert len(started) == workers + 1
+        assert [thread() for thread in started] == [None] * len(started)
+    finally:
+        gc.enable()
+
+
+def test_a_thread_that_is_just_starting_is_waited_for():
+    """Ctrl-C in Thread.start() may leave a thread that runs and that join() refuses (found by scripts/interrupts.py)."""
+    refused = []
+
+    class Starting(threading.Thread):
+        def join(self, timeout=None):
+            if not refused:
+                refused.append(timeout)
+                raise RuntimeError("cannot join thread before it is started")
+            super().join(timeout)
+
+    leave = threading.Event()
+    thread = Starting(target=leave.wait)
+    wait_for(thread, time.monotonic() + 10)  # it never started
+    thread.start()
+    threading.Timer(0.05, leave.set).start()
+    wait_for(thread, time.monotonic() + 10)
+    assert refused
+    assert not thread.is_alive()

@@ -11,58 +11,10 @@ from decoding import ModelError
 from decoding.kernels import NativeNetwork
 from decoding.kernels import reference_native as twin
 from decoding.kernels.native_layers import Activation, NativeArrays, NativeLayer
+from tests.helpers.native_networks import GATES, PLAIN, network, run, states, weights
 
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-PLAIN = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh"), "RNN": ("tanh",)}
 # About the 16 numbers of a vector and the 64 of a panel.
 SIZES = [1, 2, 15, 16, 17, 63, 64, 65, 130]
-
-
-def weights(rng, *shape):
-    return (rng.uniform(-1, 1, shape) / np.sqrt(shape[-1])).astype(np.float32)
-
-
-def network(rng, cell, hidden, *, layers=2, vocab=11, inputs=5, outputs=9, residual=False, clip=0.0, whole=False, context=0):  # fmt: skip
-    """The arrays of a random network, and its twin."""
-    made, twins = [], []
-    for i in range(layers):
-        n, width = GATES[cell] * hidden, inputs if i == 0 else hidden
-        w, b, r, rb = weights(rng, n, width), weights(rng, n), weights(rng, n, hidden), weights(rng, hidden)
-        own = residual and width == hidden
-        options = {"clip": clip, "residual": own, "linear_before_reset": whole}
-        peepholes = weights(rng, 3, hidden) if cell == "LSTM" else None
-        candidate = r[2 * hidden :] if cell == "GRU" else None
-        state = r[: 2 * hidden] if cell == "GRU" else r
-        named = [Activation(name) for name in PLAIN[cell]]
-        made.append(
-            NativeLayer(cell, hidden, w, b, state, named, candidate, rb if whole else None, peepholes, **options)
-        )
-        twins.append(
-            twin.Layer(
-                cell, hidden, twin.Linear(w, b), twin.Linear(state), (candidate is not None and twin.Linear(candidate, rb)) or None,
-                peepholes=peepholes, activations=PLAIN[cell], **options,
-            )
-        )  # fmt: skip
-    embedding, out, bias = weights(rng, vocab, inputs), weights(rng, outputs, hidden), weights(rng, outputs)
-    contexts = [weights(rng, GATES[cell] * hidden, context)] if context else []
-    arrays = NativeArrays(vocab, embedding, made, out, bias, contexts)
-    return arrays, twin.Network(embedding, twins, twin.Linear(out, bias))
-
-
-def states(rng, arrays, rows):
-    return [
-        (rng.uniform(-1, 1, (rows, x.hidden)).astype(np.float32),
-         rng.uniform(-1, 1, (rows, x.hidden)).astype(np.float32) if x.cell == "LSTM" else None)
-        for x in arrays.layers
-    ]  # fmt: skip
-
-
-def run(net, tokens, pairs, outputs, contexts=()):
-    """Logits [time, rows, outputs], and the states after the tokens."""
-    pairs = [tuple(None if x is None else x.copy() for x in pair) for pair in pairs]
-    logits = np.full((tokens.shape[1], len(tokens), outputs), np.nan, np.float32)
-    net.bind(np.ascontiguousarray(tokens), pairs, logits, contexts).run()
-    return logits, pairs
 
 
 @settings(max_examples=60, deadline=None)

@@ -14,13 +14,15 @@ def test_wrong_files_and_roles_raise_only_our_errors(kind):
     result = fuzz(seed=2026, numbers=range(count), kind=kind)
     assert not result.bugs
     assert not result.hung
-    # What ends the process does so inside onnxruntime; more than a few would say that load() led it there.
-    assert len(result.crashed) <= 2, result.deaths
+    assert not result.crashed
+    # onnxruntime itself may die; more than a few would say that load() led it there.
+    assert len(result.crashed_native) <= 2, result.crashed_native
     assert result.counts["refused"] > refused
     assert result.counts["loaded"] > loaded
 
 
-@pytest.mark.parametrize("number", [10122, 42305])
-def test_outputs_of_odd_kinds_are_compared_or_refused(number):
-    # Scores of whole numbers, and scores whose shape follows the batch otherwise than by rows (issue 13).
-    assert not fuzz(seed=910, numbers=range(number, number + 1), kind="structure").bugs
+@pytest.mark.parametrize(("seed", "number"), [(910, 10122), (910, 42305), (2020, 5359)])
+def test_outputs_of_odd_kinds_are_compared_or_refused(seed, number):
+    # Scores of whole numbers, scores whose shape follows the batch otherwise than by rows (issue 13), and a vocabulary that
+    # follows the length of the prefix.
+    assert not fuzz(seed=seed, numbers=range(number, number + 1), kind="structure").bugs

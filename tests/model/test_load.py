@@ -94,7 +94,7 @@ def test_loading_does_not_edit_the_proto_it_was_given():
 def test_a_model_shows_what_its_users_need_and_no_more():
     shown = {name for name in dir(load(build.recurrent("LSTM"))) if not name.startswith("_")}
     facts = {"name", "tokenizer", "bos_token_id", "eos_token_id", "pad_token_id", "max_new_tokens", "vocab_size"}
-    facts |= {"latents", "fingerprint", "executor", "providers", "weight_bytes"}
+    facts |= {"latents", "fingerprint", "executor", "passes", "providers", "weight_bytes"}
     assert shown == {*facts, "describe", "run", "save", "with_weights"}
 
 

@@ -12,18 +12,16 @@ from decoding.cli.shared.parser import rare
 from decoding.jobs import Report
 
 
-def add_job_options(parser: argparse.ArgumentParser) -> None:
+def add_job_options(group: argparse._ArgumentGroup) -> None:
     """Add the options that `job_options()` reads."""
-    group = parser.add_argument_group("rows and OUTPUT")
-    group.add_argument(
-        "--column", metavar="NAME", help='of a .csv or .parquet file (default: "prompt", or the only one)'
-    )
-    group.add_argument("--batch-size", type=int, metavar="N", help="rows that run together (default: at most 128)")
-    group.add_argument(
-        "--strict", action="store_true", help="end at the first bad row (default: it goes to OUTPUT.errors.jsonl)"
-    )
     for flag, options in {
+        "--column": {"metavar": "NAME", "help": 'of a .csv or .parquet file (default: "prompt", or the only one)'},
         "--id-column": {"metavar": "NAME", "help": 'of the ids (default: "id", else rows are numbered from 0)'},
+        "--batch-size": {"type": int, "metavar": "N", "help": "rows that run together (default: at most 128)"},
+        "--strict": {
+            "action": "store_true",
+            "help": "end at the first bad row (default: it goes to OUTPUT.errors.jsonl)",
+        },
         "--token-logprobs": {"action": "store_true", "help": "write the log-probability of each token too"},
     }.items():
         rare(group.add_argument(flag, **options))  # type: ignore[arg-type]

@@ -9,8 +9,8 @@ import argparse
 from dataclasses import fields
 from typing import Any
 
-import decoding
 from decoding.cli.shared.parser import rare
+from decoding.constraints import Constraint, Regex
 from decoding.errors import OptionError, shown
 from decoding.model.model import Model
 from decoding.processors import (
@@ -21,7 +21,7 @@ from decoding.processors import (
     RepetitionPenalty,
     SuppressTokens,
 )
-from decoding.strategies import Beam, Greedy, Sample, Strategy, TopN
+from decoding.strategies import Beam, Greedy, MustContain, Sample, Strategy, TopN
 
 # What a command samples with where nothing is said: a little sharper than the model, as people expect of a text.
 TEMPERATURE = 0.8
@@ -44,6 +44,7 @@ _BEAM = {
     "num_beam_groups": ("N", "groups of beams that search apart"),
     "diversity_penalty": ("X", "penalty for a token that an earlier group chose at this step"),
     "coverage_penalty": ("X", "penalty for a source that is not attended to"),
+    "must_contain": ("PHRASE", "text that every output contains; may be repeated"),
 }
 _COMMON = {"temperature", "top_k", "top_p", "num_beams"}
 _EARLY_STOPPING = {"true": True, "false": False, "never": "never"}
@@ -157,6 +158,8 @@ def _add_fields(group: argparse._ArgumentGroup, kind: type[Any], helps: dict[str
         options: dict[str, Any] = {"dest": field.name, "help": help, "default": None}
         if field.name == "early_stopping":
             options["choices"] = _EARLY_STOPPING
+        elif field.name == "must_contain":
+            options |= {"action": "append", "metavar": metavar}
         elif isinstance(field.default, bool):  # --no-FIELD switches off what is on
             options |= {"action": "store_const", "const": not field.default}
         else:
@@ -172,6 +175,8 @@ def _given(args: argparse.Namespace, kind: type[Any]) -> dict[str, Any]:
     given = {name: value for name, value in values.items() if value is not None}
     if "early_stopping" in given:
         given["early_stopping"] = _EARLY_STOPPING[given["early_stopping"]]
+    if "must_contain" in given:
+        given["must_contain"] = MustContain(given["must_contain"])
     return given
 
 
@@ -190,25 +195,12 @@ def _stop(model: Model, text: str) -> str | list[int]:
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
-def _processors(args: argparse.Namespace) -> list[Processor]:
+def _processors(args: argparse.Namespace) -> list[Processor | Constraint]:
     """Return the processors in the order in which Hugging Face applies them: penalties first."""
     values: list[tuple[Any, Any]] = [(kind, getattr(args, name)) for name, (kind, *_) in _PENALTIES.items()]
-    found: list[Processor] = [make(value) for make, value in values if value is not None]
+    found: list[Processor | Constraint] = [make(value) for make, value in values if value is not None]
     if args.regex is not None:
-        found.append(_regex(args.regex))
+        found.append(Regex(args.regex))
     if args.suppress_tokens is not None:
         found.append(SuppressTokens(ids_of(args.suppress_tokens, "--suppress-tokens")))
     return found
-
-
-def _regex(pattern: str) -> Processor:
-    """Return the constraint of a regular expression.
-
-    Raises:
-        OptionError: this installation has no constraints.
-    """
-    make: Any = getattr(decoding, "Regex", None)
-    if make is None:
-        raise OptionError(f"--regex {shown(pattern)}: this version has no constraints; leave it out")
-    constraint: Processor = make(pattern)
-    return constraint

@@ -8,6 +8,7 @@ import numpy as np
 
 from decoding.engine.batch.contexts import ContextRows
 from decoding.engine.request import EngineRequest
+from decoding.errors import ModelError
 from decoding.model.contract.io import Window
 from decoding.model.graph.types import Array
 from decoding.model.network import Network
@@ -83,6 +84,11 @@ class WindowBatch:
         context = {name: values[rows] for name, values in self.context.rows(self.size).items()}
         context |= self._step_contexts(rows, length)
         scores = c.logits.arrange(self._session.run(c.feeds(ids, context=context), [c.logits.name])[0])
+        if (len(scores), scores.shape[2]) != (len(rows), self.logits.shape[1]):
+            raise ModelError(
+                f"{self._session.name}: {len(rows)} rows of {length} tokens have logits of shape {list(scores.shape)}: "
+                f"expected [{len(rows)}, tokens, {self.logits.shape[1]}]; the sizes in the graph follow something else"
+            )
         # Right-padded rows end before the window does.
         ends = [self._window.end(len(self._prefixes[row]), scores.shape[1]) for row in rows]
         self.logits[rows] = scores[np.arange(len(rows)), ends]

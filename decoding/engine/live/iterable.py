@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Generator, Iterable
 from contextlib import closing
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from decoding.engine.flags import Flag
 from decoding.engine.live.searches import LiveSearches
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RunningOutput
+from decoding.engine.workers import wait_for
 from decoding.errors import DecodeError
 from decoding.model.network import Network
 
 # How long leaving waits for the thread that reads: it may be blocked in the iterable, where nothing can stop it.
 _PATIENCE = 0.05
+
+# How often the caller looks whether the threads that it waits for are there: one that had no memory to start in tells nobody.
+_LOOK = 1.0
 
 Found = FinishedSequence | FailedRequest | BaseException | None  # None: all requests are read
 
@@ -49,8 +54,9 @@ def decode_each(
     finally:
         results.leave()
         searches.stop()
-        if reader.ident is not None and reader is not threading.current_thread():
-            reader.join(_PATIENCE)
+        wait_for(reader, time.monotonic() + _PATIENCE)
+        if not reader.is_alive():
+            results.reader = None  # else the thread is in a cycle: see LiveSearches.stop()
 
 
 class _Results:
@@ -103,7 +109,12 @@ class _Results:
                     f"{network.name}: this call decodes in threads of the process that was forked, and the child has none "
                     "of them; start the call in the child, with a model that is loaded there"
                 )
-            match self._found.get():
+            try:
+                found = self._found.get(timeout=_LOOK)
+            except Empty:
+                self._check_threads(searches)
+                continue
+            match found:
                 case None:
                     continue
                 case FinishedSequence() as sequence:
@@ -117,6 +128,11 @@ class _Results:
                         yield failed
                 case BaseException() as error:
                     raise error
+
+    def _check_threads(self, searches: LiveSearches) -> None:
+        reads = self._read or (self.reader is not None and self.reader.is_alive())
+        if not (reads and searches.alive) and self._found.empty():
+            raise DecodeError("decode_iter(): a thread of the call ended without a result: there was no memory for it")
 
     def _count(self, sequence: FinishedSequence) -> None:
         """Note that an output has finished."""

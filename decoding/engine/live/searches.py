@@ -18,6 +18,7 @@ from decoding.engine.flags import Flag
 from decoding.engine.forks import using
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, Row, RunningOutput
 from decoding.engine.search.mixed import MixedSearch
+from decoding.engine.workers import wait_for
 from decoding.errors import OptionError
 from decoding.model.network import Network
 
@@ -77,10 +78,11 @@ class LiveSearch:
         self._wakes: SimpleQueue[None] = SimpleQueue()
         self._notices: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._followed = set[int]()
+        # Requests that have left `waiting` and have not ended, with how many of their outputs have finished.
+        self._open: dict[int, tuple[EngineRequest, int]] = {}
         self._search = MixedSearch(network, call, self, rows)
         self.is_idle, self.rows = True, 0
         self.has_room = True  # its searches asked for rows, and there were too few
-        self.thread = threading.Thread(target=self._work, daemon=True, name="decoding")
 
     def wake(self) -> None:
         """Look for requests and notices: at once if it waits, else after the present step."""
@@ -122,7 +124,9 @@ class LiveSearch:
     def _take_new(self) -> None:
         """Let the request that came first be the next one that gets a row."""
         with suppress(IndexError):  # there is none
-            self._taken.appendleft(Taken(self._waiting.popleft()))
+            request = self._waiting.popleft()
+            self._open[request.index] = request, 0
+            self._taken.appendleft(Taken(request))
             self._left()
 
     def _completed(self, rows: list[Row]) -> list[Row]:
@@ -158,6 +162,7 @@ class LiveSearch:
         self.wake()
 
     def _cancel(self, index: int) -> None:
+        self._open.pop(index, None)
         self._followed.discard(index)
         self._taken = deque(taken for taken in self._taken if taken.request.index != index)
         self._search.cancel(index)
@@ -166,17 +171,19 @@ class LiveSearch:
         self._cancel(request.index)
         self._listener.failed(request, error)
 
-    def _work(self) -> None:
+    def work(self) -> None:
+        """Decode what comes, until it is stopped; it runs in a thread of its own."""
         while not self.stopped.is_set():
-            self._after_step()
-            if not (self._waiting or self._taken):
-                self._wait()
-                continue
             try:
+                self._after_step()
+                if not (self._waiting or self._taken):
+                    self._wait()
+                    continue
                 with using(self._network, in_threads=True):
                     self._run()
-            except Exception as error:  # not of one request: the network cannot be run, say
-                for request in {r.index: r for r in self._search.requests()}.values():
+            except Exception as error:  # not of one request: the network cannot be run, say, or there is no memory
+                # Also those that no search has yet, or that the error lost between two.
+                for request, _ in list(self._open.values()):
                     self._fail(request, error)
                 self._search = MixedSearch(self._network, self._call, self, self._count)
 
@@ -188,9 +195,17 @@ class LiveSearch:
                     self._after_step()
                 case FinishedSequence():
                     self.rows = self._search.rows()
-                    self._listener.finished(found)
+                    self._finished(found)
                 case FailedRequest():
                     self._fail(found.request, found.error)
+
+    def _finished(self, sequence: FinishedSequence) -> None:
+        self._listener.finished(sequence)
+        index = sequence.request.index
+        if index in self._open:  # it was not cancelled
+            request, finished = self._open.pop(index)
+            if finished + 1 < sequence.siblings:
+                self._open[index] = request, finished + 1
 
     def _after_step(self) -> None:
         self._search.pace()  # before it looks for notices, so that one which comes now ends another call
@@ -233,18 +248,26 @@ class LiveSearches:
         self.waiting = deque[EngineRequest]()
         alone = network if workers == 1 else network.single_threaded()
         self._searches = [LiveSearch(alone, call, rows, self.waiting, listener, left) for _ in range(workers)]
+        self._threads = [
+            threading.Thread(target=search.work, daemon=True, name="decoding") for search in self._searches
+        ]
         self._process, self._left = os.getpid(), left
 
     def start(self) -> None:
         """Start the threads."""
         _LIVE.add(self)
-        for search in self._searches:
-            search.thread.start()
+        for thread in self._threads:
+            thread.start()
 
     @property
     def forked(self) -> bool:
         """Whether this is a child of the process that has the threads."""
         return os.getpid() != self._process
+
+    @property
+    def alive(self) -> bool:
+        """Whether all threads run."""
+        return all(thread.is_alive() for thread in self._threads)
 
     @property
     def rows(self) -> int:
@@ -280,11 +303,11 @@ class LiveSearches:
             search.stopped.set()
             search.wake()
         deadline = time.monotonic() + _PATIENCE
-        for search in self._searches:
-            # One that Ctrl-C stopped from starting has no ident; if it starts after all, it ends at once.
-            started = search.thread.ident is not None and not self.forked
-            if started and search.thread is not threading.current_thread():
-                search.thread.join(max(0.0, deadline - time.monotonic()))
+        for thread in [] if self.forked else self._threads:
+            wait_for(thread, deadline)
+        # A thread that garbage collection finds in a cycle is taken out of Python's list of threads by a callback, and Ctrl-C
+        # during a callback is lost: 12 of 600 were.
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
 
 
 _LIVE: set[LiveSearches] = set()

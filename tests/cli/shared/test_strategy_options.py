@@ -79,7 +79,8 @@ def test_every_argument_of_load_has_a_flag():
 
 def test_every_option_of_decode_has_a_flag_or_a_reason():
     elsewhere = {"model", "prompts", "strategy", "prefix"}  # arguments of the commands themselves
-    arrays = {"context", "latents", "step_inputs", "teacher", "teacher_ratio", "return_attention", "return_state"}
+    arrays = {"context", "latents", "step_inputs", "teacher", "teacher_ratio", "return_attention", "return_state",
+              "return_member_logprobs"}  # fmt: skip
     running = {"batch_size", "workers", "progress"}  # of `decoding batch`
     model = load(build.recurrent())
     found = set(decode_options(parsed(), model))
@@ -159,10 +160,14 @@ def test_several_encoders_providers_and_ids():
     )
 
 
-def test_a_regular_expression_is_a_constraint_where_there_are_any(monkeypatch):
+def test_a_regular_expression_is_a_constraint_of_the_outputs():
     model = load(build.recurrent())
-    monkeypatch.setattr(decoding, "Regex", lambda pattern: ("regex", pattern), raising=False)
-    assert decode_options(parsed("--regex", "a+"), model)["processors"] == [("regex", "a+")]
-    monkeypatch.delattr(decoding, "Regex")
-    with pytest.raises(OptionError, match="--regex 'a\\+': this version has no constraints"):
-        decode_options(parsed("--regex", "a+"), model)
+    (constraint,) = decode_options(parsed("--regex", "a+"), model)["processors"]
+    assert repr(constraint) == repr(decoding.Regex("a+"))
+
+
+def test_phrases_that_beams_contain():
+    beam = strategy_of(parsed("--num-beams", "4", "--must-contain", "ab", "--must-contain", "c"))
+    assert beam == decoding.Beam(4, must_contain=decoding.MustContain(["ab", "c"]))
+    with pytest.raises(OptionError, match="--must-contain: an option of beam search"):
+        strategy_of(parsed("--must-contain", "ab"))

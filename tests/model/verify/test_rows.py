@@ -146,5 +146,6 @@ def test_cells_in_random_layouts_are_exact_or_refused():
     assert not result.bugs
     assert not result.hung
     assert not result.crashed
+    assert not result.crashed_native
     assert result.counts["loaded"] > 75
     assert result.counts["refused"] > 10
