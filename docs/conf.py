@@ -14,7 +14,8 @@ html_theme = "furo"
 html_title = "rnn-decoding"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_theme_options = {"source_repository": "https://github.com/rnn-decoding/rnn-decoding/", "source_directory": "docs/"}
+_REPOSITORY = "https://github.com/rnn-decoding/rnn-decoding/"
+html_theme_options = {"source_repository": _REPOSITORY, "source_directory": "docs/"}
 
 # Headings get the anchors that GitHub gives them, as the pages are read there too.
 myst_heading_anchors = 4
@@ -41,9 +42,17 @@ exclude_patterns = ["_build"]
 
 
 def setup(app):
-    """Show aliases of types in unions by their names (Sphinx 9 writes TypeAliasForwardRef('name'))."""
+    """Mend what the pages and Sphinx have otherwise than the site needs it."""
 
     def plain(app, what, name, obj, options, signature, returns):
+        """Show aliases of types in unions by their names (Sphinx 9 writes TypeAliasForwardRef('name'))."""
         return re.sub(r"TypeAliasForwardRef\('(?:npt\.)?(\w+)'\)", r"\1", signature or "") or signature, returns
 
+    def outside(app, name, source):
+        """Let links that leave docs/ lead to the repository; pictures are copied."""
+        base = "../" * name.count("/") + "../"
+        pattern = rf"(?<!!)(\[[^\]]*\])\({re.escape(base)}([^)]+)\)"
+        source[0] = re.sub(pattern, rf"\1({_REPOSITORY}blob/main/\2)", source[0])
+
     app.connect("autodoc-process-signature", plain)
+    app.connect("source-read", outside)
