@@ -16,6 +16,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+
+from decoding.plot.style import COLOURS, styled
 
 PEERS = ["numpy", "scipy", "torch", "onnxruntime", "keras"]
 AIMS = [
@@ -91,21 +94,28 @@ def losses(times):
 
 
 def plot(times, path):
-    """One panel a task: time over shapes, a line a peer."""
+    """Small multiples: one panel a task, a row a shape, a mark for each peer at its time over ours."""
     tasks = [task for task in times if task != "empty native call"]
-    figure, panels = plt.subplots(2, (len(tasks) + 1) // 2, figsize=(18, 8), layout="constrained")
-    for panel, task in zip(panels.flat, tasks, strict=False):
-        rows = times[task]
-        for peer in ["ours", *PEERS, "maximum"]:
-            if any(peer in row for row in rows.values()):
-                style = {"ours": "k-o", "maximum": "k:"}.get(peer, "-")
-                panel.semilogy([1e6 * row[peer] for row in rows.values()], style, label=peer)
-        panel.set_xticks(range(len(rows)), [str(shape) for shape in rows], rotation=40, ha="right", fontsize=8)
-        panel.set_title(task)
-        panel.set_ylabel("µs")
-        panel.legend(fontsize=7)
-    for panel in panels.flat[len(tasks) :]:
-        panel.axis("off")
+    with styled():
+        figure, panels = plt.subplots(2, (len(tasks) + 1) // 2, figsize=(15, 7), sharex=True, layout="constrained")
+        for panel, task in zip(panels.flat, tasks, strict=False):
+            rows = times[task]
+            panel.axvline(1, color="0.3", linewidth=1)
+            for mark, colour, peer in zip("os^Dv", COLOURS, PEERS, strict=False):
+                ratios = {i: row[peer] / row["ours"] for i, row in enumerate(rows.values()) if peer in row}
+                panel.semilogx(ratios.values(), ratios.keys(), mark, color=colour, markersize=7, linestyle="none")
+            panel.set_yticks(range(len(rows)), ["×".join(map(str, shape)) for shape in rows], fontsize=9)
+            panel.set(title=task, ylim=(len(rows) - 0.5, -0.5))
+            panel.grid(axis="x", alpha=0.3)
+            panel.tick_params(labelbottom=True)
+        for panel in panels.flat[len(tasks) :]:
+            panel.axis("off")
+        figure.supxlabel("time over ours: right of 1, ours is faster")
+        marks = [
+            Line2D([], [], marker=mark, color=colour, linestyle="none", label=peer)
+            for mark, colour, peer in zip("os^Dv", COLOURS, PEERS, strict=False)
+        ]
+        figure.legend(handles=marks, loc="outside upper right", ncols=len(PEERS))
     figure.savefig(path, dpi=80)
 
 

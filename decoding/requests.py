@@ -21,8 +21,8 @@ class Request:
         prompt: a string, a sequence of ids, or None to start from BOS, or from `state`. With an encoder it is the source that the
             encoder reads: a string, ids, an array, a list of turns, or a dict ``{encoder input: value}``.
         strategy: `Greedy()`, `Sample(...)`, `TopN(n)` or `Beam(...)`; a temperature is one number.
-        max_new_tokens, min_new_tokens, stop, processors, logprobs, num_return_sequences, return_attention, return_state,
-            return_member_logprobs: as in `decode()`.
+        max_new_tokens, min_new_tokens, stop, processors, logprobs, num_return_sequences: as in `decode()`.
+        return_attention, return_state, return_member_logprobs: as in `decode()`.
         eos_token_id: as in `decode()`; "call", the default, is that of the call.
         seed: key of this request's draws, 0 to 2**64 - 1. A token then depends only on the seed, the number of the output and its
             step, and on the logits: it is the same alone, in any batch, streamed, and in an `Engine`.

@@ -59,7 +59,7 @@ class Statistics:
 
 
 class Ticket:
-    """A request that an `Engine` has taken. Iterating it yields its `TokenEvent`s as they are made.
+    """A request that an `Engine` has taken. Iterating it yields a `TokenEvent` for each token as it is chosen.
 
     Attributes:
         request: what was submitted.

@@ -15,6 +15,7 @@ from decoding import kernels
 from decoding.errors import OptionError, whole_number
 from decoding.plot.glyphs import drawable
 from decoding.plot.page import label, upright
+from decoding.plot.style import styled
 
 _COLD_TO_HOT = colormaps["plasma"]
 
@@ -48,20 +49,20 @@ def temperature(
     others = len(row) - len(order)
     labels, style = drawable([*names, *[f"{others:,}\nothers"] * (others > 0)], "sans-serif")
 
-    figure = Figure(figsize=(max(6.5, 0.3 * len(labels) + 1), 4), layout="constrained")
-    axes = figure.add_subplot()
-    bar = 0.8 / len(temperatures)
-    for i, t in enumerate(temperatures):
-        p = kernels.softmax(row[None], float(t))[0].astype(np.float64)
-        heights = [*p[order], *[1 - p[order].sum()] * (others > 0)]
-        entropy = -float((p[p > 0] * np.log2(p[p > 0])).sum())
-        axes.bar(
-            np.arange(len(labels)) + (i + 0.5) * bar - 0.4, heights, bar,
-            color=_COLD_TO_HOT(0.1 + 0.7 * i / max(1, len(temperatures) - 1)), label=f"T = {t:g}: {entropy:.2f} bits",
-        )  # fmt: skip
-    axes.set_xticks(range(len(labels)), labels, rotation=0 if upright(names) else 90, **style)
-    axes.set(xlabel="token, the most probable first", ylabel="probability", xlim=(-0.6, len(labels) - 0.4))
-    axes.set_title("Temperature", loc="left")
-    axes.legend(title="temperature: entropy", frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    with styled():
+        figure = Figure(figsize=(max(6.5, 0.3 * len(labels) + 1), 4), layout="constrained")
+        axes = figure.add_subplot()
+        bar = 0.8 / len(temperatures)
+        for i, t in enumerate(temperatures):
+            p = kernels.softmax(row[None], float(t))[0].astype(np.float64)
+            heights = [*p[order], *[1 - p[order].sum()] * (others > 0)]
+            entropy = -float((p[p > 0] * np.log2(p[p > 0])).sum())
+            axes.bar(
+                np.arange(len(labels)) + (i + 0.5) * bar - 0.4, heights, bar,
+                color=_COLD_TO_HOT(0.1 + 0.7 * i / max(1, len(temperatures) - 1)), label=f"T = {t:g}: {entropy:.2f} bits",
+            )  # fmt: skip
+        axes.set_xticks(range(len(labels)), labels, rotation=0 if upright(names) else 90, **style)
+        axes.set(xlabel="token, the most probable first", ylabel="probability", xlim=(-0.6, len(labels) - 0.4))
+        axes.set_title("Temperature")
+        figure.legend(title="temperature: entropy", loc="outside right upper")
     return figure
