@@ -19,7 +19,8 @@ def test_a_notebook_runs(path, tmp_path):
     if path.stem in NEEDS_TORCH and importlib.util.find_spec("torch") is None:
         pytest.skip("needs torch")
     notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
+    done = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
+    assert all(cell.execution_count for cell in done.cells if cell.cell_type == "code")
 
 
 def test_the_notebooks_are_kept_with_their_outputs():
