@@ -54,7 +54,8 @@ def _of_members(model: Ensemble, prompts: Any, first: int, single: bool) -> list
     """
     readers = {name: own for name, own in model._readers().items() if own._network.encoders is not None}
     named = isinstance(prompts, Mapping) and bool(prompts)
-    if named and prompts.keys() <= model._network.encoders.sources:
+    encoders = model._network.encoders
+    if named and encoders is not None and prompts.keys() <= encoders.sources:
         prompts = {name: {} for name in readers} | _by_member(prompts)
     apart = named and prompts.keys() <= readers.keys()
     columns = {}

@@ -38,6 +38,8 @@ def request_of(model: Model, row: Row, seed: int, *, only_text: bool = False) ->
         request.seed = row_seed(seed, row.id)
     if request.return_state:
         raise OptionError("return_state: the output of a job has no states; decode() returns them")
+    if request.return_member_logprobs:
+        raise OptionError("return_member_logprobs: the output of a job has none; decode() returns them")
     return request
 
 

@@ -476,3 +476,15 @@ def test_ensembles_of_models_with_encoders(kind, name, tmp_path):
     another = Guidance(dates, 3) if kind == "guidance" else Ensemble(members, weights=[1, 0.25])
     with pytest.raises(OptionError, match=r"another job: model\.fingerprint"):
         jobs.run(another, tmp_path / name, tmp_path / "out.jsonl", Beam(3), seed=1)
+
+
+def test_member_logprobs_are_refused(model, tmp_path):
+    ensemble = Ensemble([model, model])
+    with pytest.raises(OptionError, match="return_member_logprobs"):
+        jobs.run(ensemble, ["b"], tmp_path / "call.jsonl", return_member_logprobs=True)
+    jobs.run(
+        ensemble, [Request("b", return_member_logprobs=True), "c"], tmp_path / "row.jsonl", seed=1, max_new_tokens=2
+    )
+    assert [record["id"] for record in records(tmp_path / "row.jsonl")] == [1]
+    (error,) = records(tmp_path / "row.jsonl.errors.jsonl")
+    assert "return_member_logprobs" in error["reason"]
