@@ -48,9 +48,16 @@ def encode_sources(model: Model, prompts: Any, *, first: int = 0, single: bool =
 
 
 def _of_members(model: Ensemble, prompts: Any, first: int, single: bool) -> list[dict[str, Any]]:
-    """Return the sources of an ensemble by its own names: prompts are those of every member with an encoder, or a dict of them by member."""
+    """Return the sources of an ensemble by its own names.
+
+    Prompts are those of every member with an encoder, or a dict of them: by member, or by the ensemble's own names, as this returns them.
+    """
     readers = {name: own for name, own in model._readers().items() if own._network.encoders is not None}
-    apart = isinstance(prompts, Mapping) and bool(prompts) and prompts.keys() <= readers.keys()
+    named = isinstance(prompts, Mapping) and bool(prompts)
+    encoders = model._network.encoders
+    if named and encoders is not None and prompts.keys() <= encoders.sources:
+        prompts = {name: {} for name in readers} | _by_member(prompts)
+    apart = named and prompts.keys() <= readers.keys()
     columns = {}
     for name, own in readers.items():
         if own._network.encoders is None or not own._network.encoders.sources:
@@ -63,6 +70,15 @@ def _of_members(model: Ensemble, prompts: Any, first: int, single: bool) -> list
     if not columns:
         return [{}]
     return [{key: value for own in row for key, value in own.items()} for row in zip(*columns.values(), strict=True)]
+
+
+def _by_member(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return values that have the ensemble's names, "MEMBER.input", in a dict for each member."""
+    found: dict[str, dict[str, Any]] = {}
+    for full, value in values.items():
+        member, _, name = full.partition(".")
+        found.setdefault(member, {})[name] = value
+    return found
 
 
 def source_tokens(model: Model, prompts: Any) -> list[str] | None:

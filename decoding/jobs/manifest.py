@@ -13,6 +13,7 @@ from typing import Any
 
 from decoding.engine.request import Settings
 from decoding.errors import OptionError, shown
+from decoding.model.ensembles.ensemble import Ensemble
 from decoding.model.model import Model
 from decoding.tokenizers import Tokenizer, tokenizer_metadata
 
@@ -115,7 +116,9 @@ def _model_facts(model: Model) -> dict[str, Any]:
         "latents": [f"{latent.name}: {latent.draw}" for latent in model.latents],
     }
     encoders = model._network.encoders
-    if encoders is not None:
+    if isinstance(model, Ensemble):
+        facts["members"] = {name: _model_facts(member) for name, member in model.members.items()}
+    elif encoders is not None:
         facts["encoders"] = [
             [stage.graph.fingerprint(), _text_fingerprint(stage.tokenizer), [*stage.bos], [*stage.eos]]
             for stage in encoders.stages

@@ -12,6 +12,7 @@ import numpy as np
 from decoding.errors import OptionError, shown
 from decoding.jobs.keys import row_seed
 from decoding.jobs.read import Row
+from decoding.model.ensembles.ensemble import Ensemble
 from decoding.model.model import Model
 from decoding.requests import Request
 from decoding.strategies import Beam, Greedy, Sample, Strategy, TopN
@@ -37,6 +38,8 @@ def request_of(model: Model, row: Row, seed: int, *, only_text: bool = False) ->
         request.seed = row_seed(seed, row.id)
     if request.return_state:
         raise OptionError("return_state: the output of a job has no states; decode() returns them")
+    if request.return_member_logprobs:
+        raise OptionError("return_member_logprobs: the output of a job has none; decode() returns them")
     return request
 
 
@@ -46,12 +49,7 @@ def prompt_of(model: Model, text: Any) -> Any:
     Raises:
         OptionError: its words are no ids.
     """
-    reads_text = (
-        model.tokenizer is not None
-        if model._network.encoders is None
-        else any(stage.tokenizer is not None for stage in model._network.encoders)
-    )
-    if reads_text or not isinstance(text, str):
+    if not isinstance(text, str) or _reads_text(model):
         return text
     try:
         return [int(word) for word in text.split()]
@@ -59,6 +57,16 @@ def prompt_of(model: Model, text: Any) -> Any:
         raise OptionError(
             f"{shorten(text, 40)!r}: {model.name} has no vocabulary; give ids split by spaces, such as '3 17 4'"
         ) from None
+
+
+def _reads_text(model: Model) -> bool:
+    """Return whether prompts are texts for the model, its encoder, or the encoder of a member."""
+    encoders = model._network.encoders
+    if encoders is None:
+        return model.tokenizer is not None
+    if isinstance(model, Ensemble):
+        return any(_reads_text(member) for member in model.members.values() if member._network.encoders is not None)
+    return any(stage.tokenizer is not None for stage in encoders)
 
 
 def _fields(model: Model, value: Any, only_text: bool) -> dict[str, Any]:

@@ -107,6 +107,8 @@ class Batch(Stage):
         check_temperature(strategy)
         if self._call.settings.return_state:
             raise OptionError("return_state=True: the output of a job has no states; decode() returns them")
+        if self._call.settings.return_member_logprobs:
+            raise OptionError("return_member_logprobs=True: the output of a job has none; decode() returns them")
         self._workers = choose_workers(
             model, self._call, workers, _MANY, processors=bool(self._call.settings.processors)
         )

@@ -190,7 +190,7 @@ def events_of(hypothesis: Hypothesis, with_texts: bool) -> Iterator[TokenEvent]:
     tokens, logprobs = h.tokens, h.token_logprobs.tolist()
     texts: Sequence[str | None] = [None] * len(tokens)
     if h.text is not None:
-        texts = h.token_texts or [] if with_texts else [h.text, *[""] * (len(tokens) - 1)]
+        texts = h.token_texts or [] if with_texts else [h.text, *[""] * (len(tokens) - 1)][: len(tokens)]
     tops: list[tuple[tuple[int, float], ...] | None] = [None] * len(logprobs)
     if h.top_logprobs is not None:
         ids, values = (own.tolist() for own in h.top_logprobs)

@@ -5,6 +5,7 @@ import pytest
 
 from decoding import Ensemble, OptionError, decode, load
 from decoding.inputs.members import for_members
+from decoding.inputs.sources import encode_sources
 from tests.helpers import build
 from tests.helpers.exports import with_contexts
 from tests.helpers.latents import Noisy
@@ -88,3 +89,15 @@ def test_what_an_encoder_feeds_in_one_member_the_caller_gives_in_another():
     assert found.tokens == decode(with_encoder, [[3, 4, 5]], max_new_tokens=4, eos_token_id=None).tokens
     with pytest.raises(OptionError, match=r"'a\.memory' comes from the encoder"):
         decode(ensemble, [[3, 4, 5]], context={"a.memory": [memory], **context})
+
+
+def test_sources_by_the_names_of_an_ensembles_inputs():
+    dates = load("dates")
+    ensemble = Ensemble({"a": dates, "b": Ensemble({"in": dates})})
+    first, second = (encode_sources(dates, [text])[0]["tokens"] for text in ("3 May 1999", "4 June 2001"))
+    (found,) = encode_sources(ensemble, {"a.tokens": first, "b.in.tokens": second}, single=True)
+    assert found.keys() == ensemble._network.encoders.sources
+    assert (found["a.tokens"] == first).all()
+    assert (found["b.in.tokens"] == second).all()
+    with pytest.raises(OptionError, match="needs 'tokens' too"):
+        encode_sources(ensemble, {"a.tokens": first}, single=True)

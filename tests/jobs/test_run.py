@@ -14,7 +14,9 @@ from decoding import (
     Beam,
     DecodeError,
     DecodingError,
+    Ensemble,
     Greedy,
+    Guidance,
     LogitBias,
     OptionError,
     RepetitionPenalty,
@@ -24,6 +26,7 @@ from decoding import (
     decode,
     jobs,
     load,
+    score,
 )
 from tests.helpers import build
 from tests.helpers.seq2seq import AdditiveModel
@@ -451,3 +454,37 @@ def test_every_error_is_one_of_ours(model, tmp_path):
     (tmp_path / "out.jsonl").mkdir()
     with pytest.raises(DecodingError, match="cannot be opened"):
         jobs.run(model, ["b"], tmp_path / "out.jsonl")
+
+
+@pytest.mark.parametrize("kind", ["ensemble", "guidance", "nested"])
+@pytest.mark.parametrize("name", ["in.txt", "in.jsonl"])
+def test_ensembles_of_models_with_encoders(kind, name, tmp_path):
+    dates = load("dates")
+    members = {"one": dates, "two": Ensemble([dates]) if kind == "nested" else dates}
+    model = Guidance(dates, 2) if kind == "guidance" else Ensemble(members, weights=[1, 0.5])
+    prompts = ["21 November 2026", "3 May 1999"]
+    (tmp_path / name).write_text("\n".join(prompts if name == "in.txt" else map(json.dumps, prompts)))
+    for _ in range(2):  # the second call finds its own manifest
+        jobs.run(model, tmp_path / name, tmp_path / "out.jsonl", Beam(3), seed=1)
+    found = sorted(records(tmp_path / "out.jsonl"), key=lambda record: record["id"])
+    assert [record["text"] for record in found] == [h.text for h in decode(model, prompts, Beam(3))]
+    jobs.score(model, [{"sequence": "2026-11-21", "prompt": prompts[0]}], tmp_path / "scores.jsonl")
+    (scored,) = records(tmp_path / "scores.jsonl")
+    assert scored["logprob"] == pytest.approx(
+        float(score(model, ["2026-11-21"], prompts=prompts[:1])[0].sum()), abs=1e-4
+    )
+    another = Guidance(dates, 3) if kind == "guidance" else Ensemble(members, weights=[1, 0.25])
+    with pytest.raises(OptionError, match=r"another job: model\.fingerprint"):
+        jobs.run(another, tmp_path / name, tmp_path / "out.jsonl", Beam(3), seed=1)
+
+
+def test_member_logprobs_are_refused(model, tmp_path):
+    ensemble = Ensemble([model, model])
+    with pytest.raises(OptionError, match="return_member_logprobs"):
+        jobs.run(ensemble, ["b"], tmp_path / "call.jsonl", return_member_logprobs=True)
+    jobs.run(
+        ensemble, [Request("b", return_member_logprobs=True), "c"], tmp_path / "row.jsonl", seed=1, max_new_tokens=2
+    )
+    assert [record["id"] for record in records(tmp_path / "row.jsonl")] == [1]
+    (error,) = records(tmp_path / "row.jsonl.errors.jsonl")
+    assert "return_member_logprobs" in error["reason"]

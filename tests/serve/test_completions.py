@@ -9,7 +9,7 @@ import httpx2
 import openai
 import pytest
 
-from decoding import Beam, Greedy, Request, Sample, decode
+from decoding import Beam, Ensemble, Greedy, Guidance, Request, Sample, decode
 from decoding.processors import FrequencyPenalty, LogitBias, PresencePenalty, RepetitionPenalty
 from tests.serve.conftest import Settings, running
 
@@ -261,3 +261,22 @@ def test_the_client_tries_again_while_the_queue_is_full(live, models):
             first.close()
             assert patient.completions.create(model="slow", prompt=[1], max_tokens=2).usage.completion_tokens == 2
             thread.join(20)
+
+
+@pytest.mark.parametrize("fields", [{}, {"logprobs": 1}, {"stop": "-"}, {"n": 2}, {"extra": {"num_beams": 2}}], ids=str)
+def test_an_output_that_is_eos_alone(client, fields):
+    fields = {**fields, "extra": {"source": "3 May 1999", **fields.get("extra", {})}}
+    found = ask(client, "dates", "", max_tokens=9, logit_bias={"1": 100}, **fields)
+    for choice in found.choices:
+        assert (choice.text, choice.token_ids, choice.finish_reason) == ("", [], "stop")
+    assert found.usage.completion_tokens == len(found.choices)
+
+
+def test_ensembles_of_models_with_encoders(models):
+    dates, source = models["dates"], "21 November 2026"
+    own = {"both": Ensemble([dates, Ensemble([dates])]), "guided": Guidance(dates, 2)}
+    with running(own) as live:
+        for name, model in own.items():
+            sent = {"model": name, "source": source, "max_tokens": 14, "temperature": 0}
+            (choice,) = httpx2.post(f"{live.url}/v1/completions", json=sent).json()["choices"]
+            assert choice["text"] == decode(model, [source])[0].text == "2026-11-21"
