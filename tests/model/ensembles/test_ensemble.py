@@ -97,6 +97,7 @@ def test_the_first_token_that_differs_is_named():
 
 
 def test_tokenizers_of_two_kinds_are_compared_by_their_texts():
+    pytest.importorskip("tokenizers", reason="tokenizers is not installed (pip install '.[text]')")
     tokenizer = hugging_face("byte_level")
     size = tokenizer.get_vocab_size()
     texts = [tokenizer.decode([i], skip_special_tokens=False) for i in range(size)]
