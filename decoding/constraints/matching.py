@@ -90,9 +90,21 @@ def begun(constraints: Iterable[BoundConstraint], ids: Iterable[int] = ()) -> Ma
 
 def must_end(matchers: Matchers) -> bool:
     """Return whether a hypothesis is whole and nothing may follow."""
-    if not any(m.state.is_stopped() for m in matchers):
+    if not any(m.state.is_stopped() for m in matchers) and not (len(matchers) > 1 and _exclude_each_other(matchers)):
         return False
     return all(m.may_end for m in matchers)
+
+
+def _exclude_each_other(matchers: Matchers) -> bool:
+    """Return whether no token suits all constraints, although each alone could go on."""
+    if any(m.begins for m in matchers) or not all(m.may_end for m in matchers):
+        return False
+    masks = [np.frombuffer(m.state.compute_bitmask(), np.uint32) for m in matchers]
+    both = np.bitwise_and.reduce([mask[: m.bound.spelling.own_words] for mask, m in zip(masks, matchers, strict=True)])
+    end = matchers[0].bound.spelling.end
+    if end >> 5 < len(both):
+        both[-1] &= np.uint32((1 << (end & 31)) - 1)
+    return not both.any()
 
 
 def must_end_with(matchers: Matchers, token: int) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+
+from decoding.errors import OptionError
 
 # Seconds without a sign of a client after which its connection is closed.
 _PATIENCE = 60.0
@@ -75,9 +78,9 @@ def run(app: Starlette, host: str, port: int, *, drain_seconds: float, log_level
     """Serve until a signal comes.
 
     Raises:
-        DecodingError: a model cannot be loaded.
-        SystemExit: the address cannot be listened on; uvicorn has said why.
+        DecodingError: the address cannot be listened on, or a model cannot be loaded.
     """
+    _check_address(host, port)
     config = uvicorn.Config(
         app,
         host=host,
@@ -93,3 +96,18 @@ def run(app: Starlette, host: str, port: int, *, drain_seconds: float, log_level
     Server(config, app, drain_seconds).run()
     if (error := app.state.models.error) is not None:
         raise error
+
+
+def _check_address(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on before the models are loaded; uvicorn would only log it.
+
+    Raises:
+        OptionError: says why.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+    except OSError as error:
+        raise OptionError(f"--host {host} --port {port}: nothing can listen there: {error.strerror}; give another port, or an address of this machine") from error  # fmt: skip

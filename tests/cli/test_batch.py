@@ -39,7 +39,7 @@ def test_batch_decodes_a_file_and_its_second_call_does_nothing(capsys, tmp_path)
     assert code == 0
     assert "2 rows; 4 sequences written" in out
     assert "seed 4" in out
-    assert f"1 bad rows are in {output}.errors.jsonl" in err
+    assert f"1 bad row is in {output}.errors.jsonl" in err
     requests = [Request(text, seed=jobs.row_seed(4, i)) for i, text in enumerate(["ROMEO:", "JULIET:"])]
     expected = decode("shakespeare", requests, Sample(0.8, top_k=5), max_new_tokens=9, num_return_sequences=2)
     assert [record["tokens"] for record in records(output)] == expected.tokens

@@ -1,5 +1,6 @@
 """The arguments of `decoding serve`; tests/serve runs it."""
 
+import socket
 import subprocess
 import sys
 
@@ -27,6 +28,15 @@ def test_names_that_do_not_fit_are_errors(names):
 def test_wrong_options_are_named(wrong, capsys):
     assert main(["serve", "shakespeare", *wrong]) == 1
     assert f"decoding: {wrong[0]}" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_an_error_of_one_line(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["serve", "shakespeare", "--port", str(port)]) == 1
+    assert capsys.readouterr().err.startswith(f"decoding: --host 127.0.0.1 --port {port}: nothing can listen there")
 
 
 def test_the_other_commands_do_without_the_extra():

@@ -319,3 +319,14 @@ def test_ten_thousand_outputs_in_short(model):
     for value in whole:
         assert isinstance(value["a"], int)
         assert value["b"] in ("x", "yy")
+
+
+@pytest.mark.parametrize("strategy", [Greedy(), Sample(), Beam(3)])
+@pytest.mark.parametrize(("one", "other", "texts"), [("a*", "a?b?é?", {"", "a"}), ("[ab]+", "[abx]{3}", {3})])
+def test_an_output_ends_where_its_constraints_agree_on_no_further_token(strategy, one, other, texts):
+    """Each alone could go on; the model has no EOS."""
+    model = load(build.recurrent("GRU", vocab=4, seed=1), tokenizer=list("abéx"))
+    constraints = [Regex(one), Regex(other)]
+    (found,) = decode(model, [[1]], strategy, processors=constraints, max_new_tokens=6, seed=1, eos_token_id=None)
+    assert found.finish_reason == "stop"
+    assert found.text in texts or len(found.text) in texts

@@ -48,4 +48,5 @@ def print_report(report: Report, output: str, *, as_json: bool) -> None:
         new = f"{report.sequences} sequences written{speed}" if report.sequences else "nothing was left to do"
         print(f"{output}: {report.rows} rows; {new}; seed {report.seed}")
     if report.failed:
-        print(f"decoding: {report.failed} bad rows are in {output}.errors.jsonl", file=sys.stderr)
+        rows = "1 bad row is" if report.failed == 1 else f"{report.failed} bad rows are"
+        print(f"decoding: {rows} in {output}.errors.jsonl", file=sys.stderr)
