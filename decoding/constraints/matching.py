@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decoding.constraints.bound import BoundConstraint, shortened
-from decoding.constraints.spelling import Bits, llguidance
+from decoding.constraints.spelling import Bits, Spelling, llguidance
 from decoding.errors import OptionError
 
 # Bits of masks up to which they are computed at once: handing them to a thread takes as long.
@@ -90,21 +90,26 @@ def begun(constraints: Iterable[BoundConstraint], ids: Iterable[int] = ()) -> Ma
 
 def must_end(matchers: Matchers) -> bool:
     """Return whether a hypothesis is whole and nothing may follow."""
-    if not any(m.state.is_stopped() for m in matchers) and not (len(matchers) > 1 and _exclude_each_other(matchers)):
+    stopped = any(m.state.is_stopped() for m in matchers)
+    if not stopped and len(matchers) < 2:
         return False
-    return all(m.may_end for m in matchers)
+    return all(m.may_end for m in matchers) and (stopped or not _share_a_token(matchers))
 
 
-def _exclude_each_other(matchers: Matchers) -> bool:
-    """Return whether no token suits all constraints, although each alone could go on."""
-    if any(m.begins for m in matchers) or not all(m.may_end for m in matchers):
-        return False
+def _share_a_token(matchers: Matchers) -> bool:
+    """Return whether a token suits all constraints; each alone may go on where none does."""
+    if any(m.begins for m in matchers):
+        return True
     masks = [np.frombuffer(m.state.compute_bitmask(), np.uint32) for m in matchers]
-    both = np.bitwise_and.reduce([mask[: m.bound.spelling.own_words] for mask, m in zip(masks, matchers, strict=True)])
-    end = matchers[0].bound.spelling.end
-    if end >> 5 < len(both):
-        both[-1] &= np.uint32((1 << (end & 31)) - 1)
-    return not both.any()
+    return bool(_own_bits(np.bitwise_and.reduce(masks), matchers[0].bound.spelling).any())
+
+
+def _own_bits(bits: Bits, spelling: Spelling) -> Bits:
+    """Return the words of llguidance's masks [..., words] that the model's ids have, in place: without the bit of the end."""
+    own, end = bits[..., : spelling.own_words], spelling.end
+    if end & 31:
+        own[..., -1] &= np.uint32((1 << (end & 31)) - 1)
+    return own
 
 
 def must_end_with(matchers: Matchers, token: int) -> bool:
@@ -181,9 +186,7 @@ class Masks:
         spelling = self._matchers[0].bound.spelling
         bits, end = self._buffer[: len(self._matchers)], spelling.end
         may_end: npt.NDArray[np.bool_] = bits[:, end >> 5] >> np.uint32(end & 31) & 1 != 0
-        own = bits[:, : spelling.own_words]
-        if end & 31:
-            own[:, -1] &= np.uint32((1 << (end & 31)) - 1)
+        own = _own_bits(bits, spelling)
         for row in np.flatnonzero(~own.any(axis=1)).tolist():
             may_end[row] &= not self._matchers[row].state.is_error()  # llguidance also ends what it has no way on for
         rows_of: dict[int, tuple[BoundConstraint, list[int]]] = {}
