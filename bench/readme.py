@@ -13,12 +13,11 @@ from __future__ import annotations
 import statistics
 import time
 
-import numpy as np
 import torch
 
 import decoding
 from bench.networks import make
-from bench.test_decode import TEMPERATURE, sample, session_of, softmax
+from bench.test_decode import TEMPERATURE, numpy_loop, torch_loop
 
 # name: hidden, layers, vocabulary
 NETWORKS = {"LSTM 2×128, 256 tokens": (128, 2, 256), "LSTM 3×512, 64 tokens": (512, 3, 64)}
@@ -28,31 +27,15 @@ STEPS, ROUNDS = 100, 5
 
 def loops(net, data, rows):
     """Return functions that decode `rows` sequences of STEPS tokens, by name."""
-    session, rng = session_of(data), np.random.RandomState(1)
     models = {None: decoding.load(data), "int8": decoding.load(data, quantize="int8")}
-
-    def loop():
-        tokens = np.ones((rows, 1), np.int64)
-        h, c = (state.numpy() for state in net.zero_state(rows))
-        for _ in range(STEPS):
-            logits, h, c = session.run(None, {"tokens": tokens, "h": h, "c": c})
-            tokens[:, 0] = [sample(row, rng) for row in softmax(logits[:, -1])]
-
-    def by_torch():
-        tokens = torch.ones(rows, 1, dtype=torch.int64)
-        h, c = net.zero_state(rows)
-        with torch.inference_mode():
-            for _ in range(STEPS):
-                logits, h, c = net(tokens, h, c)
-                tokens = torch.multinomial(torch.softmax(logits[:, -1] / TEMPERATURE, -1), 1)
 
     def decode(model):
         strategy = decoding.Sample(TEMPERATURE)
         decoding.decode(model, [[1]] * rows, strategy, max_new_tokens=STEPS, seed=1, workers=1)
 
     return {
-        "loop": loop,
-        "torch": by_torch,
+        "loop": numpy_loop(net, data, rows, STEPS),
+        "torch": torch_loop(net, rows, STEPS),
         "decode()": lambda: decode(models[None]),
         "decode(), int8": lambda: decode(models["int8"]),
     }

@@ -100,30 +100,39 @@ def softmax(logits):
     return exp / exp.sum(-1, keepdims=True)
 
 
-def test_numpy(benchmark, workload):
-    _, net, data, batch = workload
-    session = session_of(data)
-    rng = np.random.RandomState(1)
+def numpy_loop(net, data, batch, steps):
+    """Return a function: `session.run` for each step, then the classic sampling function, row by row."""
+    session, rng = session_of(data), np.random.RandomState(1)
 
     def loop():
         tokens = np.ones((batch, 1), np.int64)
         h, c = (state.numpy() for state in net.zero_state(batch))
-        for _ in range(STEPS):
+        for _ in range(steps):
             logits, h, c = session.run(None, {"tokens": tokens, "h": h, "c": c})
             tokens[:, 0] = [sample(row, rng) for row in softmax(logits[:, -1])]
 
-    measure(benchmark, workload, "numpy", loop)
+    return loop
 
 
-def test_torch(benchmark, workload):
-    _, net, _, batch = workload
+def torch_loop(net, batch, steps):
+    """Return a function: the network's own eager loop with `torch.multinomial`."""
 
     def loop():
         tokens = torch.ones(batch, 1, dtype=torch.int64)
         h, c = net.zero_state(batch)
         with torch.inference_mode():
-            for _ in range(STEPS):
+            for _ in range(steps):
                 logits, h, c = net(tokens, h, c)
                 tokens = torch.multinomial(torch.softmax(logits[:, -1] / TEMPERATURE, -1), 1)
 
-    measure(benchmark, workload, "torch", loop)
+    return loop
+
+
+def test_numpy(benchmark, workload):
+    _, net, data, batch = workload
+    measure(benchmark, workload, "numpy", numpy_loop(net, data, batch, STEPS))
+
+
+def test_torch(benchmark, workload):
+    _, net, _, batch = workload
+    measure(benchmark, workload, "torch", torch_loop(net, batch, STEPS))
