@@ -13,6 +13,19 @@ from decoding.errors import OptionError
 
 _KEY = "DECODING_API_KEY"
 
+# Of each limit: its type, its metavar, its default, its least value, and what --help-all says.
+_LIMITS: dict[str, tuple[type, str, float, int, str]] = {
+    "--max-body-bytes": (int, "N", 1 << 20, 1, "largest request"),
+    "--max-prompt-tokens": (int, "N", 32_768, 1, "longest prompt or source"),
+    "--max-prompts": (int, "N", 128, 1, "prompts in one request"),
+    "--max-n": (int, "N", 128, 1, "outputs or beams of a prompt"),
+    "--max-tokens": (int, "N", 4096, 1, "longest output"),
+    "--max-connections": (int, "N", 1024, 1, "requests that are answered at once"),
+    "--max-sessions": (int, "N", 256, 0, "sessions that are kept"),
+    "--session-seconds": (float, "S", 3600, 1, "how long, after their last use"),
+    "--drain-seconds": (float, "S", 60, 0, "how long SIGTERM waits for running requests"),
+}
+
 
 def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the command and its arguments."""
@@ -47,67 +60,12 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
         default=1024,
         help="requests that may wait for a slot (default: %(default)s)",
     )
-    rare(
-        parser.add_argument(
-            "--max-body-bytes", type=int, metavar="N", default=1 << 20, help="largest request (default: %(default)s)"
+    for flag, (kind, metavar, default, _, help) in _LIMITS.items():
+        rare(
+            parser.add_argument(
+                flag, type=kind, metavar=metavar, default=default, help=f"{help} (default: %(default)s)"
+            )
         )
-    )
-    rare(
-        parser.add_argument(
-            "--max-prompt-tokens",
-            type=int,
-            metavar="N",
-            default=32_768,
-            help="longest prompt or source (default: %(default)s)",
-        )
-    )
-    rare(
-        parser.add_argument(
-            "--max-prompts", type=int, metavar="N", default=128, help="prompts in one request (default: %(default)s)"
-        )
-    )
-    rare(
-        parser.add_argument(
-            "--max-n", type=int, metavar="N", default=128, help="outputs or beams of a prompt (default: %(default)s)"
-        )
-    )
-    rare(
-        parser.add_argument(
-            "--max-tokens", type=int, metavar="N", default=4096, help="longest output (default: %(default)s)"
-        )
-    )
-    rare(
-        parser.add_argument(
-            "--max-connections",
-            type=int,
-            metavar="N",
-            default=1024,
-            help="requests that are answered at once (default: %(default)s)",
-        )
-    )
-    rare(
-        parser.add_argument(
-            "--max-sessions", type=int, metavar="N", default=256, help="sessions that are kept (default: %(default)s)"
-        )
-    )
-    rare(
-        parser.add_argument(
-            "--session-seconds",
-            type=float,
-            metavar="S",
-            default=3600,
-            help="how long, after their last use (default: %(default)s)",
-        )
-    )
-    rare(
-        parser.add_argument(
-            "--drain-seconds",
-            type=float,
-            metavar="S",
-            default=60,
-            help="how long SIGTERM waits for running requests (default: %(default)s)",
-        )
-    )
     rare(
         parser.add_argument(
             "--allow-origin",
@@ -132,12 +90,11 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Serve until a signal comes."""
-    for name in ("port", "workers", "max_queue", "max_body_bytes", "max_prompt_tokens", "max_prompts", "max_n",
-                 "max_tokens", "max_connections", "max_sessions", "session_seconds", "drain_seconds"):  # fmt: skip
-        low = 0 if name in ("port", "max_sessions", "drain_seconds") else 1
-        if not low <= getattr(args, name) < 2**31:
-            option = "--" + name.replace("_", "-")
-            raise OptionError(f"{option} {getattr(args, name)}: expected a number of at least {low}")
+    least = {"--port": 0, "--workers": 1, "--max-queue": 1} | {flag: low for flag, (*_, low, _) in _LIMITS.items()}
+    for flag, low in least.items():
+        value = getattr(args, flag[2:].replace("-", "_"))
+        if not low <= value < 2**31:
+            raise OptionError(f"{flag} {value}: expected a number of at least {low}")
     key = args.api_key if args.api_key is not None else os.environ.get(_KEY)
     if key is not None and not key.strip():
         raise OptionError(f"--api-key, or {_KEY}: it is empty; leave it out to let everybody in")
