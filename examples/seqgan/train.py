@@ -27,7 +27,8 @@ from plot import draw_curves
 
 import decoding
 
-Curve = list[tuple[int, float]]
+# What is seen while training: the epoch or round, the oracle's NLL of samples; in rounds, the NLL of the oracle's data too.
+Observation = tuple[int, float] | tuple[int, float, float]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Schedule:
     epochs: int = 30
     warm_up: int = 2
     warm_up_epochs: int = 2
-    rounds: int = 200
+    rounds: int = 100
     discriminator_steps: int = 20
     evaluate_every: int = 10
     rollouts: int = 4
@@ -205,29 +206,28 @@ def follow_slowly(old: dict[str, np.ndarray], new: dict[str, np.ndarray], lag: f
     return {**mixed, "embedding.weight": new["embedding.weight"]}
 
 
-def best_of(name: str, training: Iterator[tuple[int, float]], generator: LanguageModel, sampler: Sampler) -> Curve:
-    """Train to the end, then restore the weights whose samples had the lowest NLL; return the whole curve."""
-    curve: Curve = []
+def observe(
+    training: Iterator[int], sampler: Sampler, fresh: torch.Tensor, schedule: Schedule
+) -> Iterator[tuple[int, float, float]]:
+    """Yield every few rounds the oracle's NLL of samples, and the generator's of the oracle's data."""
+    for turn in training:
+        if turn % schedule.evaluate_every == 0:
+            yield turn, sampler.evaluate(), nll(sampler.policy, fresh)
+
+
+def best_of(
+    name: str, training: Iterator[Observation], generator: LanguageModel, sampler: Sampler
+) -> list[Observation]:
+    """Train to the end, then restore the weights whose samples had the lowest NLL; return all that was seen."""
+    curve: list[Observation] = []
     best: dict[str, torch.Tensor] = {}
-    for turn, value in training:
-        curve.append((turn, value))
-        print(f"{name} {turn}: NLL {value:.4f}", flush=True)
-        if value == min(v for _, v in curve):
+    for seen in training:
+        curve.append(seen)
+        print(name, *seen, flush=True)
+        if seen[1] == min(value for _, value, *_ in curve):
             best = copy.deepcopy(generator.state_dict())
     generator.load_state_dict(best)
     sampler.follow(generator)
-    return curve
-
-
-def observe(
-    name: str, training: Iterator[int], sampler: Sampler, fresh: torch.Tensor, schedule: Schedule
-) -> list[tuple[int, float, float]]:
-    """Train to the end. Return every few rounds the oracle's NLL of samples and the generator's of the oracle's data."""
-    curve = []
-    for turn in training:
-        if turn % schedule.evaluate_every == 0:
-            curve.append((turn, sampler.evaluate(), nll(sampler.policy, fresh)))
-            print(f"{name} {turn}: NLL {curve[-1][1]:.4f}, of the oracle's data {curve[-1][2]:.4f}", flush=True)
     return curve
 
 
@@ -270,14 +270,16 @@ def run(oracle_file: Path, schedule: Schedule, seed: int, output: Path) -> dict:
     figures["maximum likelihood, temperature 0.9"] = sampler.evaluate(temperature=0.9)
 
     torch.manual_seed(seed + 1)
-    control = observe("constant reward", constant_reward(generator, sampler, schedule), sampler, fresh, schedule)
+    steps = observe(constant_reward(generator, sampler, schedule), sampler, fresh, schedule)
+    control = best_of("constant reward", steps, generator, sampler)
     figures["constant reward"] = sampler.evaluate()
     figures["oracle's data, by constant reward"] = nll(sampler.policy, fresh)
 
     start = time.monotonic()
     generator.load_state_dict(pretrained)
     sampler.follow(generator)
-    rounds = observe("SeqGAN", adversarial(generator, data, sampler, schedule), sampler, fresh, schedule)
+    steps = observe(adversarial(generator, data, sampler, schedule), sampler, fresh, schedule)
+    rounds = best_of("SeqGAN", steps, generator, sampler)
     figures["SeqGAN"] = sampler.evaluate()
     figures["oracle's data, by SeqGAN"] = nll(sampler.policy, fresh)
     return {
@@ -289,7 +291,7 @@ def run(oracle_file: Path, schedule: Schedule, seed: int, output: Path) -> dict:
     }
 
 
-def rounded(curve: list[tuple]) -> list[list]:
+def rounded(curve: list[Observation]) -> list[list[float]]:
     """The curve with four decimals."""
     return [[turn, *(round(value, 4) for value in values)] for turn, *values in curve]
 
