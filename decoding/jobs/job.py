@@ -34,7 +34,7 @@ class Report:
         failed: rows that are in the file of errors instead.
         sequences: sequences that this run wrote; `tokens`: their new tokens, or those that were scored.
         seconds: that this run took, after the model was loaded.
-        seed: the key of the draws.
+        seed: the key of the draws; None where a job draws nothing.
     """
 
     rows: int
@@ -42,13 +42,17 @@ class Report:
     sequences: int
     tokens: int
     seconds: float
-    seed: int
+    seed: int | None
 
 
 class Stage:
-    """What a job does with its rows: `batch` decodes them, `score` scores them."""
+    """What a job does with its rows: `batch` decodes them, `score` scores them.
 
-    kind: str
+    Attributes:
+        draws: whether results may depend on a seed.
+    """
+
+    draws = True
 
     def describe(self) -> Mapping[str, Any]:
         """Return what tells this job from another, beside its input and its seed."""
@@ -142,19 +146,19 @@ def run_job(
             raise OptionError(
                 f"output {files.path}: it is there, and has no manifest ({files.manifest.name}) of a job; choose another name, or remove it"
             )
-        seed = seed_of(seed) if manifest is None or seed is not None else int(manifest["job"]["seed"])
-        job = {**stage.describe(), "input": source.describe(), "seed": seed}
+        key = _key_of_draws(stage, seed, manifest)
+        job = {**stage.describe(), "input": source.describe(), "seed": key}
         if manifest is not None:
             check_same_job(files.manifest, manifest["job"], job)
         if manifest is not None and files.is_finished(manifest):
             files.tidy()
-            return _finished_report(manifest, seed)
+            return _finished_report(manifest, key)
         try:
             write_manifest(files.manifest, {"job": job})
         except OSError as error:
             raise cannot_write(files.manifest, error) from error
         run = _Run(files, lines, opened, strict=strict)
-        report = run.make(stage, source, seed, total, progress)
+        report = run.make(stage, source, key, total, progress)
         try:
             size = files.close(stage, numbered=run.numbered)
             finished = {"bytes": size, "rows": report.rows, "failed": report.failed}
@@ -180,12 +184,12 @@ class _Run:
         self._rows, self._failed = len(self._finished), len(self._bad)
         self._stopped: Exception | None = None
 
-    def make(self, stage: Stage, source: Input, seed: int, total: int | None, progress: bool) -> Report:
+    def make(self, stage: Stage, source: Input, seed: int | None, total: int | None, progress: bool) -> Report:
         """Make the rows that are missing, and append them."""
         sequences, tokens, start = 0, 0, time.monotonic()
         with (
             tqdm(total=total, initial=self._rows + self._failed, unit="row", disable=not progress) as bar,
-            closing(stage.run(self._todo(source), seed, self._fail)) as made,
+            closing(stage.run(self._todo(source), seed or 0, self._fail)) as made,
         ):
             for row, records, count in made:
                 self._lines.append(b"".join(to_line({"id": row.id, **record}) for record in records))
@@ -243,10 +247,21 @@ def _readable(source: Input) -> Iterator[Row]:
 def _error_line(record: dict[str, Any]) -> bytes:
     try:
         return to_line(record)
-    except (TypeError, ValueError):  # what a caller gave from Python
+    except (
+        TypeError,
+        ValueError,
+        RecursionError,
+    ):  # what a caller gave from Python, or a number beyond those of JSON, such as 1e999
         return to_line({**record, "input": shown(record["input"])})
 
 
-def _finished_report(manifest: Mapping[str, Any], seed: int) -> Report:
+def _key_of_draws(stage: Stage, seed: int | None, manifest: Mapping[str, Any] | None) -> int | None:
+    """Return the seed of a job: the caller's, else that of its earlier runs, else a new one; None where nothing is drawn."""
+    if not stage.draws:
+        return None
+    return seed_of(seed) if manifest is None or seed is not None else int(manifest["job"]["seed"])
+
+
+def _finished_report(manifest: Mapping[str, Any], seed: int | None) -> Report:
     finished = manifest["finished"]
     return Report(finished["rows"], finished["failed"], 0, 0, 0.0, seed)

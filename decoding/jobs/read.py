@@ -196,7 +196,7 @@ class JSONLInput(_FileInput):
             if not line.strip():
                 continue
             try:
-                value = json.loads(line)
+                value = json.loads(line.decode(), parse_constant=_no_constant)
             except (ValueError, RecursionError) as error:
                 yield Row(number, None, _as_text(line), f"not JSON: {error}")
                 continue
@@ -337,6 +337,11 @@ def _lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         for number, line in enumerate(file):
             yield (line.removeprefix(_BOM) if number == 0 else line).removesuffix(b"\n").removesuffix(b"\r")
+
+
+def _no_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python's parser takes, and writes."""
+    raise ValueError(f"it has {name}; write null where there is no number")
 
 
 def _as_text(line: bytes) -> str:

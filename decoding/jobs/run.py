@@ -182,12 +182,13 @@ def record_of(hypothesis: Hypothesis, *, token_logprobs: bool) -> dict[str, Any]
             dict(zip(map(str, step), finite(own), strict=True)) for step, own in zip(ids.tolist(), values, strict=True)
         ]
     if hypothesis.attention is not None:
-        record["attention"] = hypothesis.attention.tolist()
+        record["attention"] = finite(hypothesis.attention)
     return record
 
 
 def finite(value: Any) -> Any:
     """Return a number, or an array as a list, with None for what is not finite: JSON has no such numbers."""
-    if np.isfinite(value).all():
+    known = np.isfinite(value)
+    if known.all():
         return value.tolist() if isinstance(value, np.ndarray) else value
-    return [finite(one) for one in value.tolist()] if isinstance(value, np.ndarray) else None
+    return np.where(known, value.astype(object), None).tolist() if isinstance(value, np.ndarray) else None

@@ -78,6 +78,7 @@ class Scoring(Stage):
     def __init__(self, model: Model, token_logprobs: bool, batch_size: int | None, *, only_text: bool) -> None:
         self._model, self._token_logprobs, self._only_text = model, token_logprobs, only_text
         self._call = make_call(model, Greedy(), batch_size=batch_size)
+        self.draws = bool(model.latents)
 
     def describe(self) -> Mapping[str, Any]:
         """Return what tells this job from another."""

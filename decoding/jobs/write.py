@@ -26,10 +26,14 @@ _ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
 
 def to_line(record: Mapping[str, Any]) -> bytes:
-    """Return a record as a line of JSON in UTF-8, which has no other separator of lines than its end."""
-    text = json.dumps(record, ensure_ascii=False)
+    """Return a record as a line of JSON in UTF-8, which has no other separator of lines than its end.
+
+    Raises:
+        TypeError, ValueError: a value cannot be written as JSON; infinities and what is not a number cannot.
+    """
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     if _ESCAPED.search(text):
-        text = json.dumps(record)
+        text = json.dumps(record, allow_nan=False)
     return text.encode() + b"\n"
 
 

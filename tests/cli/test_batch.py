@@ -91,3 +91,26 @@ def test_score_writes_a_file(capsys, tmp_path):
     code, _, err = run(capsys, "score", "shakespeare", source, output, "--lines")
     assert code == 1
     assert "--lines: not with OUTPUT" in err
+
+
+def test_score_names_no_seed_where_nothing_is_drawn(capsys, tmp_path):
+    (tmp_path / "in.txt").write_text("To be\n")
+    arguments = ["score", "shakespeare", tmp_path / "in.txt", tmp_path / "out.jsonl"]
+    for given in ([], ["--seed", "3"]):
+        code, out, _ = run(capsys, *arguments, *given)
+        assert code == 0
+        assert "; seed" not in out
+    assert json.loads(run(capsys, *arguments, "--json")[1])["seed"] is None
+
+
+def test_options_of_score_are_checked_with_and_without_an_output(capsys, tmp_path):
+    (tmp_path / "in.txt").write_text("To be\n")
+    for output in ([], [tmp_path / "out.jsonl"]):
+        code, _, err = run(capsys, "score", "shakespeare", tmp_path / "in.txt", *output, "--batch-size", "0")
+        assert code == 1
+        assert "batch_size=0" in err
+    for flag in (["--strict"], ["--column", "x"], ["--id-column", "x"], ["--token-logprobs"]):
+        code, _, err = run(capsys, "score", "shakespeare", tmp_path / "in.txt", *flag)
+        assert code == 1
+        assert f"{flag[0]}: of the rows of OUTPUT" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]

@@ -226,6 +226,28 @@ def test_bad_rows_are_among_the_errors_once_and_end_no_other(model, tmp_path):
     assert [lines(output), lines(errors)] == whole
 
 
+def test_errors_are_json_whatever_the_row_has(model, tmp_path):
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"id": "a", "prompt": [1e999]}\n{"id": "b", "prompt": [NaN]}\n"c"\n')
+    assert jobs.run(model, source, output, max_new_tokens=2).failed == 2
+
+    def no_constant(name):
+        raise AssertionError(name)
+
+    first, second = (
+        json.loads(line, parse_constant=no_constant)
+        for line in Path(f"{output}.errors.jsonl").read_bytes().splitlines()
+    )
+    assert (first["id"], first["input"]) == ("a", "{'prompt': [inf]}")
+    assert "not JSON: it has NaN" in second["reason"]
+    assert second["input"] == '{"id": "b", "prompt": [NaN]}'
+    jobs.run(model, [{"prompt": [float("nan")]}, {"prompt": {1, 2}}], tmp_path / "b.jsonl", max_new_tokens=2)
+    assert sorted(error["input"] for error in records(tmp_path / "b.jsonl.errors.jsonl")) == [
+        "{'prompt': [nan]}",
+        "{'prompt': {1, 2}}",
+    ]
+
+
 def test_strict_ends_at_the_first_bad_row_and_the_job_goes_on_without_it(model, tmp_path):
     source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
     source.write_text("b\n" * 20 + "Z\n" + "c\n" * 20)

@@ -46,7 +46,8 @@ def print_report(report: Report, output: str, *, as_json: bool) -> None:
     else:
         speed = f" in {report.seconds:.1f} s, {report.tokens / max(report.seconds, 1e-9):.0f} tokens/s"
         new = f"{report.sequences} sequences written{speed}" if report.sequences else "nothing was left to do"
-        print(f"{output}: {report.rows} rows; {new}; seed {report.seed}")
+        seed = "" if report.seed is None else f"; seed {report.seed}"
+        print(f"{output}: {report.rows} rows; {new}{seed}")
     if report.failed:
         rows = "1 bad row is" if report.failed == 1 else f"{report.failed} bad rows are"
         print(f"decoding: {rows} in {output}.errors.jsonl", file=sys.stderr)
