@@ -93,8 +93,8 @@ def expected(tmp_path_factory):
     return {(r["id"], r["rank"]): r for r in map(json.loads, path.read_bytes().splitlines())}
 
 
-def traced(folder):
-    """A decoder that notes in which process, on which node, it runs."""
+def traced(folder, together=1):
+    """A decoder that notes in which process, on which node, it runs, and begins when that many do."""
 
     class Traced(Decoder):
         def __init__(self, **options):
@@ -103,16 +103,22 @@ def traced(folder):
             super().__init__(**options)
             (Path(folder) / str(os.getpid())).write_text(ray.get_runtime_context().get_node_id())
 
+        def __call__(self, batch):
+            end = time.monotonic() + 120
+            while len(list(Path(folder).iterdir())) < together and time.monotonic() < end:
+                time.sleep(0.05)
+            return super().__call__(batch)
+
     return Traced
 
 
 def decoded(ray, folder, blocks=8, actors=2, batch_size=16):
-    """The dataset's rows, decoded."""
+    """The dataset's rows, decoded by actors of which none begins before all have started."""
     rows = [{"id": row, "prompt": prompt} for row, prompt in enumerate(prompts())]
     dataset = ray.data.from_items(rows, override_num_blocks=blocks)
     options = {"model": "shakespeare", "strategy": Sample(), **OPTIONS}
     return dataset.map_batches(
-        traced(folder), fn_constructor_kwargs=options, concurrency=actors, batch_size=batch_size, num_cpus=1
+        traced(folder, actors), fn_constructor_kwargs=options, concurrency=actors, batch_size=batch_size, num_cpus=1
     )
 
 
@@ -218,5 +224,5 @@ def test_the_command_line_decodes_on_a_cluster(ray, cluster, expected, capsys, t
     )
     arguments = ["--temperature", "1", "--max-new-tokens", "60", "--seed", "9", "-n", "2", "--workers", "2", "--ray"]
     assert main(["batch", "shakespeare", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), *arguments]) == 0
-    assert "1 bad rows" in capsys.readouterr().err
+    assert "1 bad row is" in capsys.readouterr().err
     check([json.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()], expected)
