@@ -12,7 +12,7 @@ import numpy as np
 
 from decoding import jobs
 from decoding.api import score
-from decoding.cli.shared.job_options import add_job_options, job_options, print_report
+from decoding.cli.shared.job_options import add_job_options, job_options, print_report, stoppable
 from decoding.cli.shared.load_options import add_load_options, load_model
 from decoding.cli.shared.parser import Parser, rare
 from decoding.cli.shared.pictures import check_picture, write_picture
@@ -95,7 +95,9 @@ def run(args: argparse.Namespace) -> None:
 def _run_job(args: argparse.Namespace) -> None:
     if wrong := [flag for flag in ("--lines", "--sources", "--plot") if getattr(args, _name(flag))]:
         raise OptionError(f"{wrong[0]}: not with OUTPUT, whose rows are those of FILE; leave it out")
-    report = jobs.score(load_model(args), args.file, args.output, seed=args.seed, **job_options(args))
+    model = load_model(args)
+    with stoppable(args.output):
+        report = jobs.score(model, args.file, args.output, seed=args.seed, **job_options(args))
     print_report(report, args.output, as_json=args.json)
 
 

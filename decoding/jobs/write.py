@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -43,19 +45,27 @@ class LineFile:
     Every line is handed to the operating system as soon as it is made, so that a killed process leaves whole lines and
     at most one half; and it is synced to the disk every two seconds.
 
+    Args:
+        drop_empty: remove it when it is closed without a line.
+
     Raises:
         OptionError: it cannot be opened, or another process has it open.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, drop_empty: bool = False) -> None:
+        self.path, self._drop_empty = path, drop_empty
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
             raise OptionError(f"output {path}: cannot be opened: {error}") from error
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            os.close(self._file)
+            raise OptionError(f"output {path}: it is no file, but a pipe or a device, which cannot be read again")
         try:
             if fcntl is not None:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(self._file).st_nlink:  # removed by the process that had it
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         except OSError as error:
             os.close(self._file)
             raise OptionError(f"output {path}: another process writes it; wait for it, or stop it") from error
@@ -123,9 +133,18 @@ class LineFile:
             raise cannot_write(self.path, error) from error
         self._synced = time.monotonic()
 
+    def clear(self) -> None:
+        """Cut off all lines."""
+        os.ftruncate(self._file, 0)
+
     def close(self) -> None:
         """Close it; another process may open it then."""
+        drop = self._drop_empty and not self.size
+        if drop and fcntl is not None:  # first, or another process might open it in between
+            self.path.unlink(missing_ok=True)
         os.close(self._file)
+        if drop and fcntl is None:  # Windows removes no file that is open
+            self.path.unlink(missing_ok=True)
 
 
 def write_parquet(lines: Path, path: Path, columns: Mapping[str, Any], optional: Mapping[str, Any]) -> None:
@@ -165,8 +184,10 @@ def _occurring(lines: Path, names: Iterable[str]) -> list[str]:
 
 def cannot_write(path: Path, error: OSError) -> DecodeError:
     """Return the error of an output that cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return DecodeError(
-        f"output {path}: cannot be written: {error.strerror or error}; make room, and the same call goes on after the rows that are there"
+        f"output {path}: cannot be written: {error.strerror or error}; {'make room' if full else 'mend that'}, "
+        "and the same call goes on after the rows that are there"
     )
 
 

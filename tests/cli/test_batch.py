@@ -1,6 +1,12 @@
 """`decoding batch`, and `decoding score` with OUTPUT."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
 
 from decoding import Beam, Request, Sample, decode, jobs, load, score
 from decoding.cli.main import main
@@ -114,3 +120,19 @@ def test_options_of_score_are_checked_with_and_without_an_output(capsys, tmp_pat
         assert code == 1
         assert f"{flag[0]}: of the rows of OUTPUT" in err
     assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_job_that_is_told_to_stop_says_that_it_can_go_on(sent, status, tmp_path):
+    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("ROMEO:\n" * 20_000)
+    arguments = ["batch", "shakespeare", str(source), str(output), "--max-new-tokens", "20", "--batch-size", "2"]
+    job = subprocess.Popen([sys.executable, "-m", "decoding", *arguments], stderr=subprocess.PIPE, text=True)
+    while job.poll() is None and not (output.exists() and output.stat().st_size):
+        time.sleep(0.01)
+    job.send_signal(sent)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == status
+    assert err.strip() == f"decoding: {output}: stopped; the same command goes on after the rows that are there"
+    assert b"}\n" in output.read_bytes()
+    assert not (tmp_path / "out.jsonl.errors.jsonl").exists()

@@ -1,7 +1,9 @@
 """decoding.jobs.run: what its output has, that it goes on where it was, and what it refuses."""
 
+import contextlib
 import fcntl
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -183,6 +185,82 @@ def test_a_file_that_no_job_wrote_is_left_alone(model, tmp_path):
     with pytest.raises(OptionError, match="line 1 is not one that this job wrote"):
         jobs.run(model, source, output, Sample(), **OPTIONS)
     assert output.read_text().startswith("changed\n")
+
+
+def test_errors_that_another_job_left_take_no_row_away(model, tmp_path):
+    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("Z\nb\n")
+    jobs.run(model, source, output, **OPTIONS | {"num_return_sequences": 1})
+    output.unlink()
+    Path(f"{output}.manifest.json").unlink()
+    source.write_text("b\nb\n")
+    with pytest.raises(OptionError, match=r"out\.jsonl\.errors\.jsonl: it is there, and has no manifest"):
+        jobs.run(model, source, output, **OPTIONS | {"num_return_sequences": 1})
+    Path(f"{output}.errors.jsonl").unlink()
+    assert jobs.run(model, source, output, **OPTIONS | {"num_return_sequences": 1}).rows == 2
+
+
+@pytest.mark.parametrize("name", ["in.txt", "in.jsonl", "in.csv"])
+def test_an_input_that_changes_while_it_is_read_is_an_error(model, name, tmp_path):
+    source, output = tmp_path / name, tmp_path / "out.jsonl"
+    source.write_text({"in.txt": "b\n", "in.jsonl": '"b"\n', "in.csv": "prompt\nb\n"}[name] * 40)
+
+    whole = source.read_bytes()
+
+    def appends(history, logits):
+        source.write_bytes(whole + b"\n")
+
+    with pytest.raises(DecodeError, match="has changed while the job read it"):
+        jobs.run(model, source, output, processors=[appends], batch_size=2, **OPTIONS | {"num_return_sequences": 1})
+    with pytest.raises(OptionError, match=r"another job: input\.sha256"):
+        jobs.run(model, source, output, processors=[appends], **OPTIONS | {"num_return_sequences": 1})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "cannot be read"),
+        ("{}", "not one that a job wrote"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"job": {"form": 2, "version": "9.0"}}', r"its form is 2, of another version of rnn-decoding \('9.0'\)"),
+        ('{"job": {"form": 1}}', "not as the job wrote it"),
+        ({"finished": {"bytes": 1}}, "not as the job wrote it"),
+        ({"finished": 5}, "not as the job wrote it"),
+    ],
+)
+def test_a_manifest_that_is_damaged_or_of_the_future_is_named(model, content, message, tmp_path):
+    source, output = write_rows(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    jobs.run(model, source, output, Sample(), **OPTIONS)
+    manifest, before = Path(f"{output}.manifest.json"), output.read_bytes()
+    whole = json.loads(manifest.read_bytes())
+    manifest.write_text(content if isinstance(content, str) else json.dumps(whole | content))
+    with pytest.raises(OptionError, match=message):
+        jobs.run(model, source, output, Sample(), **OPTIONS)
+    assert output.read_bytes() == before
+
+
+def test_a_refused_job_leaves_no_file(model, tmp_path):
+    pytest.importorskip("pyarrow", reason=PYARROW)
+    source, output = write_rows(tmp_path / "in.jsonl"), tmp_path / "out.parquet"
+    jobs.run(model, source, output, Sample(), **OPTIONS)
+    before = sorted(tmp_path.iterdir())
+    for options in (OPTIONS, OPTIONS | {"seed": 6}):
+        with contextlib.suppress(OptionError):
+            jobs.run(model, source, output, Sample(), **options)
+        assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_output_that_is_a_pipe_is_refused(model, tmp_path):
+    os.mkfifo(tmp_path / "out.jsonl")
+    with pytest.raises(OptionError, match="it is no file"):
+        jobs.run(model, ["b"], tmp_path / "out.jsonl")
+
+
+def test_a_job_of_another_kind_without_a_seed_is_refused(model, tmp_path):
+    (tmp_path / "in.txt").write_text("b\n")
+    jobs.score(model, tmp_path / "in.txt", tmp_path / "out.jsonl")
+    with pytest.raises(OptionError, match="kind was 'score' and is 'batch'"):
+        jobs.run(model, tmp_path / "in.txt", tmp_path / "out.jsonl", Sample())
 
 
 def test_an_output_that_another_process_writes_is_refused(model, tmp_path):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -37,6 +41,25 @@ def job_options(args: argparse.Namespace) -> dict[str, Any]:
         "token_logprobs": args.token_logprobs,
         "progress": sys.stderr.isatty(),
     }
+
+
+@contextmanager
+def stoppable(output: str) -> Iterator[None]:
+    """Say after Ctrl-C and SIGTERM that the job can go on; the exit statuses are 130 and 143."""
+    in_main = threading.current_thread() is threading.main_thread()  # where alone signals are handled
+    before = signal.signal(signal.SIGTERM, _end) if in_main else None
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        print(f"decoding: {output}: stopped; the same command goes on after the rows that are there", file=sys.stderr)
+        raise
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def print_report(report: Report, output: str, *, as_json: bool) -> None:
