@@ -313,8 +313,8 @@ class ParquetInput(_TableInput):
         error_of_arrow = pyarrow_module("pyarrow", f"input {self.path}").ArrowException
         try:
             yield from self._file().iter_batches(_PARQUET_ROWS, columns=columns)
-        except error_of_arrow as error:  # its errors of reading are OSError
-            raise DecodeError(f"input {self.path}: cannot be read as Parquet any more: {error}") from error
+        except (OSError, error_of_arrow) as error:  # a page is damaged, say
+            raise DecodeError(f"input {self.path}: cannot be read as Parquet: {error}") from error
 
     def _columns(self) -> list[str]:
         names: list[str] = self._file().schema_arrow.names

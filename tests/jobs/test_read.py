@@ -159,7 +159,7 @@ def test_a_page_of_parquet_that_is_damaged_is_an_error(tmp_path):
     content = bytearray(path.read_bytes())
     content[2000:2100] = bytes(100)
     path.write_bytes(content)
-    with pytest.raises((DecodeError, OSError), match="a.parquet: cannot be read|decompress|[Dd]eflate|inflate"):
+    with pytest.raises(DecodeError, match=r"a\.parquet: cannot be read as Parquet"):
         rows(path)
 
 
