@@ -14,6 +14,8 @@ from decoding.errors import OptionError, check_flag
 from decoding.inputs.models import loaded
 from decoding.inputs.options import Options, check_names, make_call
 from decoding.inputs.own_requests import check_temperature, own_request
+from decoding.inputs.prompts import encode_prompts
+from decoding.inputs.requests import check_takes_prefix
 from decoding.inputs.sizes import check_memory
 from decoding.inputs.workers import choose_workers
 from decoding.jobs.decode import decode_rows, for_rows
@@ -109,6 +111,8 @@ class Batch(Stage):
             raise OptionError("return_state=True: the output of a job has no states; decode() returns them")
         if self._call.settings.return_member_logprobs:
             raise OptionError("return_member_logprobs=True: the output of a job has none; decode() returns them")
+        if prefix is not None:
+            _check_prefix(model, prefix)
         self._workers = choose_workers(
             model, self._call, workers, _MANY, processors=bool(self._call.settings.processors)
         )
@@ -162,6 +166,13 @@ class Batch(Stage):
             for row, found in decoded:
                 tokens = sum(len(h.token_logprobs) for h in found)
                 yield row, [record_of(h, token_logprobs=self._token_logprobs) for h in found], tokens
+
+
+def _check_prefix(model: Model, prefix: Any) -> None:
+    """Refuse what is not one prefix for all rows, before every row has that error."""
+    check_takes_prefix(model)
+    if len(encode_prompts(model, prefix, name="prefix")) != 1:
+        raise OptionError("prefix: found several; expected one for all rows: a row with another has it as a field")
 
 
 def record_of(hypothesis: Hypothesis, *, token_logprobs: bool) -> dict[str, Any]:

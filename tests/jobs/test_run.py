@@ -433,6 +433,13 @@ def test_an_encoder_reads_the_rows(tmp_path):
         np.testing.assert_allclose(record["attention"], h.attention, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("prefix", "message"), [("é", "not in the model's vocabulary"), (["2", "1"], "found several")])
+def test_a_wrong_prefix_is_named_before_the_first_row(prefix, message, tmp_path):
+    with pytest.raises(OptionError, match=message):
+        jobs.run("dates", ["3 May 1999"], tmp_path / "out.jsonl", prefix=prefix)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_parquet_has_the_rows_of_jsonl_and_is_there_only_when_it_is_whole(model, tmp_path):
     pq = pytest.importorskip("pyarrow.parquet", reason=PYARROW)
     source, options = write_rows(tmp_path / "in.jsonl"), OPTIONS | {"logprobs": 2, "token_logprobs": True}
@@ -523,6 +530,7 @@ def test_a_full_disk_is_an_error_after_which_the_job_goes_on(name, rows, limit, 
         ({"strategy": Sample([0.5, 0.7])}, "temperature=array"),
         ({"temprature": 1}, "no option 'temprature'"),
         ({"workers": 0}, "workers=0"),
+        ({"prefix": "b"}, "prefix: .* has no encoder"),
     ],
 )
 def test_a_wrong_argument_is_named_and_nothing_is_written(model, arguments, message, tmp_path, monkeypatch):

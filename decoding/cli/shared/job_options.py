@@ -68,7 +68,7 @@ def print_report(report: Report, output: str, *, as_json: bool) -> None:
         print(json.dumps({"output": output, **asdict(report)}))
     else:
         speed = f" in {report.seconds:.1f} s, {report.tokens / max(report.seconds, 1e-9):.0f} tokens/s"
-        new = f"{report.sequences} sequences written{speed}" if report.sequences else "nothing was left to do"
+        new = f"{report.sequences} sequences written{speed}" if report.sequences else "no new sequences"
         seed = "" if report.seed is None else f"; seed {report.seed}"
         print(f"{output}: {report.rows} rows; {new}{seed}")
     if report.failed:
