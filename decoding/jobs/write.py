@@ -21,6 +21,8 @@ except ImportError:  # Windows
 
 # Seconds after which what was written is forced to the disk: a power failure loses no more. A process that is killed loses no line.
 _SYNC = 2.0
+# Bytes of the lines that are a row group of Parquet: as Python objects they take about ten times that.
+_CHUNK = 2 << 20
 # A line of an output or of its errors begins with the id or the number of its row.
 _FIRST = re.compile(rb'\{"(?:id|row)": ("(?:[^"\\]|\\.)*"|-?\d+), ')
 # Separators at which some readers cut a line, and halves of surrogate pairs, which UTF-8 cannot have.
@@ -148,7 +150,7 @@ class LineFile:
 
 
 def write_parquet(lines: Path, path: Path, columns: Mapping[str, Any], optional: Mapping[str, Any]) -> None:
-    """Write the rows of a file of lines as Parquet, a few thousand at a time, and sync it.
+    """Write the rows of a file of lines as Parquet, a few MiB of lines at a time, and sync it.
 
     Args:
         columns: the types of those that all rows have, the id first.
@@ -160,13 +162,14 @@ def write_parquet(lines: Path, path: Path, columns: Mapping[str, Any], optional:
     schema = pa.schema([*columns.items(), *((name, optional[name]) for name in _occurring(lines, optional))])
     ids_are_texts = pa.types.is_string(schema.field("id").type)
     with pq.ParquetWriter(path, schema) as writer:
-        for chunk in _chunks(map(json.loads, _whole_lines(lines)), 4096):
-            for record in chunk:
+        for chunk in _chunks(_whole_lines(lines), _CHUNK):
+            records = [json.loads(line) for line in chunk]
+            for record in records:
                 if ids_are_texts:
                     record["id"] = str(record["id"])
                 if "top_logprobs" in record:
                     record["top_logprobs"] = [[(int(i), v) for i, v in step.items()] for step in record["top_logprobs"]]
-            writer.write_table(pa.Table.from_pylist(chunk, schema))
+            writer.write_table(pa.Table.from_pylist(records, schema))
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -191,13 +194,15 @@ def cannot_write(path: Path, error: OSError) -> DecodeError:
     )
 
 
-def _chunks(records: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    chunk = []
-    for record in records:
-        chunk.append(record)
-        if len(chunk) == size:
+def _chunks(lines: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
+    """Yield lines together that have at least this many bytes; the last may have fewer."""
+    chunk, found = [], 0
+    for line in lines:
+        chunk.append(line)
+        found += len(line)
+        if found >= size:
             yield chunk
-            chunk = []
+            chunk, found = [], 0
     if chunk:
         yield chunk
 
