@@ -202,6 +202,7 @@ class _Run:
                 self._rows, sequences, tokens = self._rows + 1, sequences + len(records), tokens + count
                 bar.set_postfix_str(f"{tokens / max(time.monotonic() - start, 1e-9):.0f} tokens/s", refresh=False)
                 bar.update(self._rows + self._failed - bar.n)
+            bar.update(self._rows + self._failed - bar.n)  # bad rows after the last good one
         self._lines.sync()
         self._errors.sync()
         return Report(self._rows, self._failed, sequences, tokens, time.monotonic() - start, seed)

@@ -141,11 +141,11 @@ class LineFile:
 
     def close(self) -> None:
         """Close it; another process may open it then."""
-        drop = self._drop_empty and not self.size
-        if drop and fcntl is not None:  # first, or another process might open it in between
+        drop, is_windows = self._drop_empty and not self.size, os.name == "nt"
+        if drop and not is_windows:  # first, or another process might open it in between
             self.path.unlink(missing_ok=True)
         os.close(self._file)
-        if drop and fcntl is None:  # Windows removes no file that is open
+        if drop and is_windows:  # which removes no file that is open
             self.path.unlink(missing_ok=True)
 
 

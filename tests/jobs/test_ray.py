@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from decoding import OptionError, Sample, jobs
+from decoding import Beam, Ensemble, OptionError, Sample, decode, jobs, load
 from decoding.cli.main import main
 from decoding.jobs.ray import Decoder
 from decoding.jobs.ray import run as run_on_ray
@@ -45,6 +45,34 @@ def test_the_ids_and_prompts_of_a_batch_may_be_numbers():
     table = decoder({"key": np.arange(2), "tokens": np.array([[1, 2], [3, 4]])})
     assert table.column("key").to_pylist() == [0, 1]
     assert table.schema.field("tokens").type == pa.list_(pa.int64())
+
+
+@pytest.mark.parametrize("ids", [[1, None, 2**63], [1.5, None, 1], ["a", None, 2], [None, None, None]], ids=str)
+def test_a_bad_id_is_a_bad_row_and_no_other(ids):
+    decoder = Decoder("shakespeare", max_new_tokens=3)
+    arrays = {"id": np.array(ids, dtype=object), "prompt": np.array(["a", "b", "c"], dtype=object)}
+    found = decoder(arrays).to_pylist()
+    assert [row["error"] is None for row in found] == [isinstance(id, str) or id in (1, 2) for id in ids]
+    assert [row["id"] for row in found if row["error"] is None] == [
+        str(id) if "a" in ids else id for id in ids if isinstance(id, str) or id in (1, 2)
+    ]
+
+
+def test_pandas_has_several_values_for_none():
+    pd = pytest.importorskip("pandas", reason="needs pandas, which Ray Data brings")
+    decoder = Decoder("shakespeare", max_new_tokens=3)
+    frame = pd.DataFrame({"id": ["a", "b"], "prompt": ["ROMEO:", None]})
+    expected = decoder(pa.table({"id": ["a", "b"], "prompt": ["ROMEO:", None]})).to_pylist()
+    assert expected[1]["error"] == "the prompt has no value"
+    for kind in ("object", "category", "string"):
+        assert decoder(frame.astype({"prompt": kind})).to_pylist() == expected
+    assert decoder(frame[:0]).num_rows == 0
+
+
+def test_a_decoder_makes_an_ensemble_in_each_actor():
+    decoder = Decoder(lambda: Ensemble([load("dates"), load("dates")]), Beam(2))
+    (row,) = decoder(pa.table({"id": [1], "prompt": ["3 May 1999"]})).to_pylist()
+    assert row["text"] == decode("dates", ["3 May 1999"], Beam(2))[0].text
 
 
 @pytest.mark.parametrize(
