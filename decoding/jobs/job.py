@@ -188,7 +188,6 @@ class _Run:
         lines.recover(lambda id: self._finished.add(row_key(id)), redo_last=True)
         self._errors.recover(lambda number: self._bad.add(row_key(number)), redo_last=False)
         self._rows, self._failed = len(self._finished), len(self._bad)
-        self._stopped: Exception | None = None
 
     def make(self, stage: Stage, source: Input, seed: int | None, total: int | None, progress: bool) -> Report:
         """Make the rows that are missing, and append them."""
@@ -259,11 +258,8 @@ def _readable(source: Input) -> Iterator[Row]:
 def _error_line(record: dict[str, Any]) -> bytes:
     try:
         return to_line(record)
-    except (
-        TypeError,
-        ValueError,
-        RecursionError,
-    ):  # what a caller gave from Python, or a number beyond those of JSON, such as 1e999
+    # What a caller gave from Python, or a number beyond those of floats, such as 1e999.
+    except (TypeError, ValueError, RecursionError):
         return to_line({**record, "input": shown(record["input"])})
 
 
