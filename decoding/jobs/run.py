@@ -200,6 +200,10 @@ def record_of(hypothesis: Hypothesis, *, token_logprobs: bool) -> dict[str, Any]
 def finite(value: Any) -> Any:
     """Return a number, or an array as a list, with None for what is not finite: JSON has no such numbers."""
     known = np.isfinite(value)
+    if not isinstance(value, np.ndarray):
+        return value if known else None
     if known.all():
-        return value.tolist() if isinstance(value, np.ndarray) else value
-    return np.where(known, value.astype(object), None).tolist() if isinstance(value, np.ndarray) else None
+        return value.tolist()
+    values = value.astype(object)
+    values[~known] = None
+    return values.tolist()
