@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from decoding.errors import ModelError
-from decoding.export.torch_networks import Sizes, flattened
+from decoding.export.torch_networks import AttentionOutput, Sizes, tensors_of
 from decoding.model.model import Model
 
 # Files of protobuf end at 2 GiB: larger weights go beside it.
@@ -112,13 +112,16 @@ def _wrapped(torch: Any, net: Any, chosen: Callable[[list[Any]], Any]) -> Any:
             self.net = net
 
         def forward(self, first: Any, *others: Any) -> Any:
-            return chosen(flattened(torch, self.net(first, *others)))
+            return chosen(tensors_of(torch, self.net(first, *others)))
 
     return Wrapped().eval()
 
 
-def flat_states(torch: Any, net: Any, states: int, nested: bool) -> Any:
-    """Return a module whose states are arguments and outputs of their own; a scripted network stays as it is."""
+def flat_states(torch: Any, net: Any, states: int, nested: bool, attention: AttentionOutput | None = None) -> Any:
+    """Return a module whose states are arguments and outputs of their own, and its attention [batch, source].
+
+    A scripted network stays as it is.
+    """
     if isinstance(net, torch.jit.ScriptModule):
         return net
 
@@ -129,6 +132,7 @@ def flat_states(torch: Any, net: Any, states: int, nested: bool) -> Any:
 
         def forward(self, tokens: Any, *others: Any) -> Any:
             own = (tuple(others[:states]),) if nested else others[:states]
-            return tuple(flattened(torch, self.net(tokens, *own, *others[states:])))
+            found = tensors_of(torch, self.net(tokens, *own, *others[states:]))
+            return tuple(found) if attention is None else attention.put_first(found)
 
     return FlatStates().eval()

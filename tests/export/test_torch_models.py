@@ -230,7 +230,7 @@ def test_an_encoder_and_its_decoder(tmp_path):
         (lambda: made(Loop), {"dynamo": False}, ModelError, r"write forward\(\) for one token.*torch_step\(\)"),
         (lambda: made(lambda: LM(bidirectional=True)), {"dynamo": False}, ModelError, "is bidirectional"),
         (lambda: nn.Sequential(nn.Embedding(V, H), nn.Flatten(0)).eval(), {}, ModelError, r"expected scores \[batch, time, vocabulary\]"),
-        (lambda: nn.LSTM(H, H).eval(), {}, ModelError, r"forward\(\) fails on int64 \[2, 5\]"),
+        (lambda: nn.LSTM(H, H).eval(), {}, ModelError, r"forward\(\) fails on tokens int64 \[2, 5\]"),
         (lambda: made(LM), {"vocab": ["a"]}, OptionError, "vocab: only 1 tokens"),
         (lambda: made(LM), {"vocab": VOCAB, "tokenizer": VOCAB}, OptionError, "vocab and tokenizer: give one"),
         (lambda: made(LM), {"eos_token_id": -1}, OptionError, "eos_token_id"),
