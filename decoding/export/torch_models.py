@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from decoding.errors import OptionError, whole_number
+from decoding.export.torch_checks import check_layers, check_rows, check_whole
 from decoding.export.torch_exporters import Ports, attempts_of, first_output, write
 from decoding.export.torch_networks import (
     COMPARED_SIZE,
@@ -20,7 +21,6 @@ from decoding.export.torch_networks import (
     checked_scores,
     count_of_ids,
     import_torch,
-    loop_advice,
     random_examples,
     scores_of,
 )
@@ -38,6 +38,12 @@ from decoding.export.written import (
 )
 from decoding.model.load import load
 from decoding.model.model import Model
+
+# What to do about a network that cannot be called as it is here.
+_CALLED = (
+    "it is given ids int64 [batch, time] of any size (one_hot=V for one-hot vectors, inputs= for what it reads beside them); "
+    "a network that takes its states is exported by torch_step()"
+)
 
 
 def torch_model(
@@ -86,14 +92,16 @@ def torch_model(
     inputs = inputs or {}
     others = random_examples(torch, net, inputs, EXAMPLE_ROWS, EXAMPLE_TOKENS)
     tokens = as_tokens(torch, net, np.zeros((EXAMPLE_ROWS, EXAMPLE_TOKENS), np.int64), one_hot)
-    vocab = checked_scores(torch, net, name, {"tokens": tokens, **others})
+    check_layers(torch, net, name)
+    vocab = checked_scores(torch, net, name, {"tokens": tokens, **others}, _CALLED)
     entries = said.metadata(vocab)
     ids = random_ids(one_hot or count_of_ids(torch, net, vocab))
     compared = {
         "tokens": as_tokens(torch, net, ids, one_hot),
         **random_examples(torch, net, inputs, ROWS, TOKENS, COMPARED_SIZE),
     }
-    expected = logprobs_of(name, scores_of(torch, net, name, compared))
+    expected = logprobs_of(name, scores_of(torch, net, name, compared, _CALLED))
+    check_whole(torch, net, name, {"tokens": tokens, **others}, compared)
     ports = Ports(("tokens", *inputs), ("logits",), (("batch", "time"), *inputs.values()))
 
     def attempt(dynamo: bool) -> Model:
@@ -103,7 +111,7 @@ def torch_model(
             check_same(name, load(file), ids, expected, given={key: compared[key].cpu().numpy() for key in inputs})
         return load(path)
 
-    return first_that_works(name, attempts_of(torch, net, dynamo, attempt), loop_advice(torch, net))
+    return first_that_works(name, attempts_of(torch, net, dynamo, attempt))
 
 
 def torch_step(
@@ -147,12 +155,15 @@ def torch_step(
     (net, name), inputs = checked_network(torch, net), inputs or {}
     if not states:
         raise OptionError("states={}: a step needs the sizes of its states; for a network that hides them use torch_model()")  # fmt: skip
+    check_layers(torch, net, name)
     step = step_of(torch, net, name, states, inputs, token)
     entries = said.metadata(step.vocab)
     ids = random_ids(count_of_ids(torch, net, step.vocab))
     given = random_examples(torch, net, inputs, ROWS, TOKENS, COMPARED_SIZE)
     scores, attention = step.loop(ids, initial or {}, list(given.values()))
     expected = logprobs_of(name, scores)
+    others = np.concatenate([ids[:-1, ::-1], ids[-1:]])
+    check_rows(torch, net, name, scores, step.loop(others, initial or {}, list(given.values()))[0])
 
     def attempt(dynamo: bool) -> Model:
         with beside(path) as file:
@@ -162,4 +173,4 @@ def torch_step(
             check_same(name, load(file), ids, expected, given=values, attention=attention)
         return load(path)
 
-    return first_that_works(name, attempts_of(torch, net, dynamo, attempt), "")
+    return first_that_works(name, attempts_of(torch, net, dynamo, attempt))

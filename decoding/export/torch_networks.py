@@ -19,11 +19,6 @@ EXAMPLE_ROWS, EXAMPLE_TOKENS, EXAMPLE_SIZE, COMPARED_SIZE = 2, 5, 6, 8
 
 Sizes = Sequence[int | str]
 
-_LOOP = (
-    ". Where forward() has a Python loop over the tokens, the exporter unrolls it for the example's number: write forward() for one "
-    "token, states in and out, and export that with torch_step(); or use nn.LSTM, nn.GRU or nn.RNN"
-)
-
 
 def import_torch() -> Any:
     """Return torch.
@@ -108,11 +103,11 @@ def check_sizes(name: str, dims: Any) -> None:
         raise OptionError(f'{name}: sizes {shown(dims)}: expected a list of numbers and names, "batch" among them, such as ("batch", 96)')  # fmt: skip
 
 
-def run_network(torch: Any, net: Any, name: str, arguments: Mapping[str, Any]) -> list[Any]:
+def run_network(torch: Any, net: Any, name: str, arguments: Mapping[str, Any], advice: str = "") -> list[Any]:
     """Return the tensors that a network returns for its arguments, without their nesting.
 
     Raises:
-        ModelError: it does not run.
+        ModelError: it does not run; the message ends with the advice.
     """
     try:
         with torch.no_grad():
@@ -121,7 +116,9 @@ def run_network(torch: Any, net: Any, name: str, arguments: Mapping[str, Any]) -
         shapes = ", ".join(
             f"{key} {str(a.dtype).removeprefix('torch.')} {list(a.shape)}" for key, a in arguments.items()
         )
-        raise ModelError(f"{name}: forward() fails on {shapes}: {type(error).__name__}: {error}") from error
+        raise ModelError(
+            f"{name}: forward() fails on {shapes}: {type(error).__name__}: {error}{f'; {advice}' if advice else ''}"
+        ) from error
 
 
 def tensors_of(torch: Any, values: Any) -> list[Any]:
@@ -177,7 +174,7 @@ def named_sizes(sizes: Mapping[str, Sizes], values: Sequence[Any]) -> set[int]:
     }
 
 
-def scores_of(torch: Any, net: Any, name: str, arguments: Mapping[str, Any]) -> Any:
+def scores_of(torch: Any, net: Any, name: str, arguments: Mapping[str, Any], advice: str = "") -> Any:
     """Return the scores [batch, time, V] of a network of whole sequences, as an array.
 
     Where it gives those after the last token alone, [batch, V], each prefix is run.
@@ -189,7 +186,7 @@ def scores_of(torch: Any, net: Any, name: str, arguments: Mapping[str, Any]) -> 
         ModelError: it does not run, or returns something else.
     """
     (key, tokens), *_ = arguments.items()
-    first, *_ = [*run_network(torch, net, name, arguments), None]
+    first, *_ = [*run_network(torch, net, name, arguments, advice), None]
     batch, time = tokens.shape[:2]
     if first is not None and first.is_floating_point():
         if first.dim() == 3 and tuple(first.shape[:2]) == (batch, time):
@@ -204,32 +201,37 @@ def scores_of(torch: Any, net: Any, name: str, arguments: Mapping[str, Any]) -> 
     )
 
 
-def checked_scores(torch: Any, net: Any, name: str, arguments: Mapping[str, Any]) -> int:
+def checked_scores(torch: Any, net: Any, name: str, arguments: Mapping[str, Any], advice: str) -> int:
     """Return the number of scores of a network, after a check that two runs give the same.
 
     Raises:
-        ModelError: they do not.
+        ModelError: they do not, or it does not run; then the message ends with the advice.
     """
-    one, two = (scores_of(torch, net, name, arguments) for _ in range(2))
+    one, two = (scores_of(torch, net, name, arguments, advice) for _ in range(2))
     check_equal(name, one, two)
     vocab: int = one.shape[-1]
     return vocab
 
 
 def check_equal(name: str, one: Any, two: Any) -> None:
-    if not np.allclose(one, two, rtol=1e-3, atol=1e-4, equal_nan=True):
+    """Check that two runs gave the same.
+
+    Raises:
+        ModelError: they did not.
+    """
+    if not same_scores(one, two):
         raise ModelError(
-            f"{name}: two runs on the same tokens give other scores: it draws random numbers (dropout that stays on in evaluation mode?), "
-            "or keeps something between calls; make forward() depend on its inputs alone"
+            f"{name}: two runs on the same tokens give other scores: it draws random numbers (F.dropout() without training=self.training?), "
+            "or keeps something between calls, such as self.hidden; make forward() depend on its inputs alone"
         )
+
+
+def same_scores(one: Any, two: Any) -> bool:
+    """Return whether scores are the same up to rounding."""
+    return np.allclose(one, two, rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
 def count_of_ids(torch: Any, net: Any, vocab: int) -> int:
     """Return below which number ids are: that of the smallest embedding, where it has fewer than there are scores."""
     tables = [m.num_embeddings for m in net.modules() if isinstance(m, torch.nn.Embedding)]
     return min([vocab, *(int(rows) for rows in tables if rows > 1)])
-
-
-def loop_advice(torch: Any, net: Any) -> str:
-    """Return what to do about a network without a recurrent layer: it has a loop of its own."""
-    return "" if any(isinstance(module, torch.nn.RNNBase) for module in net.modules()) else _LOOP

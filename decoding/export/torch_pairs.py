@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decoding.errors import ModelError, OptionError, whole_number
+from decoding.export.torch_checks import check_layers
 from decoding.export.torch_exporters import Ports, all_outputs, attempts_of, first_output, write
 from decoding.export.torch_networks import (
     EXAMPLE_ROWS,
@@ -24,7 +25,6 @@ from decoding.export.torch_networks import (
     count_of_ids,
     dtype_and_device,
     import_torch,
-    loop_advice,
     random_examples,
     run_network,
     scores_of,
@@ -106,6 +106,7 @@ def torch_pair(
     torch, said, encoder_said = import_torch(), Annotations.of(**annotations), Annotations.of(vocab=encoder_vocab)
     decoder, name = checked_network(torch, decoder)
     states, inputs = states or {}, inputs or {}
+    check_layers(torch, decoder, name)
     reader = _Reader(torch, *checked_network(torch, encoder), sources, whole_number("source_ids", source_ids, 0), outputs)  # fmt: skip
     _check_names(outputs, states, inputs)
     examples = reader.sources(EXAMPLE_SIZE)
@@ -131,8 +132,7 @@ def torch_pair(
             check_same(name, model, ids, expected, sources=reader.as_prompts(model, rows), attention=attention or None)
         return load(path)
 
-    advice = "" if states else loop_advice(torch, decoder)
-    return first_that_works(name, attempts_of(torch, decoder, dynamo, attempt, reader.net), advice)
+    return first_that_works(name, attempts_of(torch, decoder, dynamo, attempt, reader.net))
 
 
 def _check_names(outputs: Mapping[str, Sizes], states: Mapping[str, Sizes], inputs: Mapping[str, Sizes]) -> None:
@@ -321,7 +321,10 @@ def _step(
 
 def _whole(torch: Any, net: Any, name: str, given: Values, sizes: Mapping[str, Sizes]) -> _Decoder:
     tokens = as_tokens(torch, net, np.zeros((EXAMPLE_ROWS, EXAMPLE_TOKENS), np.int64), None)
-    vocab = checked_scores(torch, net, name, {"tokens": tokens, **given})
+    called = (
+        "it is given ids int64 [batch, time] and the encoder's outputs; a decoder that takes its states needs states="
+    )
+    vocab = checked_scores(torch, net, name, {"tokens": tokens, **given}, called)
     ports = Ports(("tokens", *sizes), ("logits",), (("batch", "time"), *sizes.values()))
 
     def run(ids: Ids, values: Values) -> tuple[npt.NDArray[Any], None]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decoding.errors import ModelError
-from decoding.export.torch_exporters import Ports, flat_states
+from decoding.export.torch_exporters import NESTINGS, Ports, flat_states
 from decoding.export.torch_networks import (
     EXAMPLE_ROWS,
     EXAMPLE_TOKENS,
@@ -28,6 +28,11 @@ from decoding.export.written import Ids
 
 # Ways to take one token of each row, in the order in which they are tried.
 _TOKENS: tuple[Sizes, ...] = (("batch",), ("batch", 1), (1, "batch"))
+# What to do about a network that cannot be called so.
+_CALLED = (
+    "it was given tokens [batch], [batch, 1] and [1, batch], and float32 states one by one, in a tuple and as pairs (h, c); "
+    "name all that it takes, in its order, with the sizes that it has; token= tries one shape of the tokens alone"
+)
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ def step_of(
     token: Sizes | None,
     given: Mapping[str, Any] | None = None,
 ) -> Step:
-    """Return the step of a network, called in the way that works: each shape of tokens, states flat or in a tuple.
+    """Return the step of a network, called in the way that works: each shape of tokens, states flat, in a tuple or in pairs.
 
     Args:
         given: an example of each of the inputs; default random ones.
@@ -128,7 +133,7 @@ def step_of(
     others = list((random_examples(torch, net, inputs, EXAMPLE_ROWS, 1) if given is None else given).values())
     failures: list[ModelError] = []
     for sizes in _TOKENS if token is None else [tuple(token)]:
-        for nested in (False, True):
+        for nested in NESTINGS if len(states) % 2 == 0 else NESTINGS[:2]:
             step = Step(torch, net, name, flat_states(torch, net, len(states), nested), sizes, states, inputs, others)
             try:
                 vocab, attention = _checked_step(step)
@@ -137,7 +142,8 @@ def step_of(
             else:
                 module = flat_states(torch, net, len(states), nested, attention)
                 return replace(step, module=module, vocab=vocab, attention=attention)
-    raise failures[0]
+    # Where states come in a tuple, those that were given one by one were too many: that is not the reason.
+    raise next((error for error in failures if "positional argument" not in str(error)), failures[0])
 
 
 def _checked_step(step: Step) -> tuple[int, AttentionOutput | None]:
@@ -148,7 +154,7 @@ def _checked_step(step: Step) -> tuple[int, AttentionOutput | None]:
     """
     arguments = step.example
     named = dict(zip(step.ports.inputs, arguments, strict=True))
-    one, two = (run_network(step.torch, step.module, step.name, named) for _ in range(2))
+    one, two = (run_network(step.torch, step.module, step.name, named, _CALLED) for _ in range(2))
     wanted = [tuple(value.shape) for value in arguments[1 : 1 + len(step.states)]]
     found = [tuple(value.shape) for value in one]
     batch, time = EXAMPLE_ROWS, tuple(arguments[0].shape)

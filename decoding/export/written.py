@@ -113,7 +113,8 @@ def beside(path: str | Path) -> Iterator[Path]:
         try:
             yield Path(folder) / target.name
         except (ModelError, OptionError) as error:
-            raise type(error)(str(error).replace(folder, str(target.parent))) from error
+            said = str(error).replace(str(Path(folder) / target.name), "the exported file")
+            raise type(error)(said.replace(folder, str(target.parent))) from error
         for made in Path(folder).iterdir():
             os.replace(made, target.parent / made.name)
 
@@ -188,16 +189,22 @@ def check_same(
                 raise ModelError(f"{name}: the exported file gives other attention than the network itself: {list(one.shape)} where it gives {list(other[: len(one)].shape)}")  # fmt: skip
 
 
-def first_that_works(name: str, attempts: Mapping[str, Callable[[], Model]], advice: str) -> Model:
+class ExporterError(ModelError):
+    """An exporter fails, by an error of its own."""
+
+
+def first_that_works(name: str, attempts: Mapping[str, Callable[[], Model]]) -> Model:
     """Return the result of the first attempt that raises no ModelError.
 
     Raises:
-        ModelError: none works; the message has the reason of each.
+        ModelError: none works. The message has the reason that the last written file gives, and where an exporter failed its reason.
     """
-    reasons = []
+    reasons, failures = [], []
     for by, attempt in attempts.items():
         try:
             return attempt()
+        except ExporterError as error:
+            failures.append(f"{by} fails: {error}")
         except ModelError as error:
-            reasons.append(f"by {by}: {str(error).removeprefix(f'{name}: ')}")
-    raise ModelError(f"{name}: cannot be exported. {'. '.join(reasons)}{advice}")
+            reasons.append(str(error).removeprefix(f"{name}: "))
+    raise ModelError(f"{name}: cannot be exported: {'. '.join([*reasons[-1:], *failures])}")
