@@ -85,7 +85,10 @@ def _check_branches(torch: Any, seen: Sequence[warnings.WarningMessage]) -> None
     Raises:
         ModelError: there is one.
     """
+    own = str(Path(torch.__file__).parent)
     for warning in seen:
+        if warning.filename.startswith(own):
+            continue
         line = linecache.getline(warning.filename, warning.lineno).strip()
         if issubclass(warning.category, torch.jit.TracerWarning) and _BRANCH.match(line):
             place = f"{Path(warning.filename).name}, line {warning.lineno}"
