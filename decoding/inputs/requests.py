@@ -158,9 +158,7 @@ def _starts(model: Model, prompts: Any, *, first: int = 0, single: bool = False,
 def _for_each(given: Sequence[Any], count: int, name: str, of: str) -> list[Any]:
     """Return what is given for each of `count` prompts or sequences; one stands for all."""
     if len(given) not in (1, count):
-        raise OptionError(
-            f"{name}: found {len(given)} of them; expected one for all {of}, or one for each of the {count}"
-        )
+        raise OptionError(f"{name}: found {len(given)}; expected one for all {of}, or one for each of the {count}")
     return list(given) if len(given) == count else list(given) * count
 
 
