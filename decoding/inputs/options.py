@@ -139,7 +139,10 @@ def _phrase(model: Model, phrase: str | Sequence[int]) -> tuple[int, ...]:
             raise OptionError(
                 f"MustContain(phrases={shown(phrase)}): {model.name} has no vocabulary; give ids, or load(..., tokenizer=...)"
             )
-        phrase = model.tokenizer.encode(phrase)
+        try:
+            phrase = model.tokenizer.encode(phrase)
+        except OptionError as error:
+            raise OptionError(f"MustContain(phrases={shown(phrase)}): {error}") from error
     ids: list[int] = checked_ids(model, phrase, "MustContain(phrases").tolist()
     return tuple(ids)
 

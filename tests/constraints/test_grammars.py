@@ -5,7 +5,20 @@ import sys
 
 import pytest
 
-from decoding import Choices, Grammar, JSONSchema, OptionError, Regex, Request, decode, load
+from decoding import (
+    Choices,
+    Engine,
+    Grammar,
+    JSONSchema,
+    OptionError,
+    Regex,
+    Request,
+    decode,
+    jobs,
+    load,
+    rollout,
+    stream,
+)
 from tests.helpers import build
 
 pytest.importorskip("llguidance", reason="llguidance is not installed (pip install '.[constraints]')")
@@ -28,6 +41,8 @@ def model():
         (lambda: Regex(r"(a)\1"), "backreferences are not supported"),
         (lambda: Regex(r"a\b"), "not supported"),
         (lambda: Regex(r"[^\s\S]"), "it matches no text at all"),
+        (lambda: Regex(""), "its only text is empty, and there is no EOS"),
+        (lambda: Choices([""]), "its only text is empty, and there is no EOS"),
         (lambda: Regex("é"), "its texts begin with 'é', and no token of the model's vocabulary does"),
         (lambda: Regex("[é-ö]x"), "its texts begin with the byte 0xC3, and no token"),
         (lambda: JSONSchema(3), r"JSONSchema\(schema=3\): expected a dict"),
@@ -42,11 +57,21 @@ def model():
         (lambda: Choices(["yes", 3]), "expected a string"),
     ],
 )
-def test_wrong_constraints_are_named_before_the_first_step(model, make, message):
-    with pytest.raises(OptionError, match=message):
-        decode(model, "a", processors=[make()])
-    with pytest.raises(OptionError, match=message):
-        decode(model, [Request("a", processors=[make()])])
+def test_wrong_constraints_are_named_before_the_first_step(model, tmp_path, make, message):
+    calls = [
+        lambda: decode(model, "a", processors=[make()]),
+        lambda: decode(model, [Request("a", processors=[make()])]),
+        lambda: next(stream(model, "a", processors=[make()])),
+        lambda: Engine(model, processors=[make()]),
+        lambda: jobs.run(model, ["a"], tmp_path / "out.jsonl", processors=[make()]),
+        lambda: rollout(model, "ab", lambda ids: ids[:, 0], n=1, processors=[make()]),
+    ]
+    for call in calls:
+        with pytest.raises(OptionError, match=message):
+            call()
+    assert not (tmp_path / "out.jsonl").exists()
+    with Engine(model) as engine, pytest.raises(OptionError, match=message):
+        engine.submit(Request("a", processors=[make()]))
 
 
 def test_a_model_without_vocabulary_is_refused():

@@ -9,7 +9,7 @@ import httpx2
 import openai
 import pytest
 
-from decoding import Beam, Ensemble, Greedy, Guidance, Request, Sample, decode
+from decoding import Beam, Ensemble, Greedy, Guidance, MustContain, Request, Sample, decode
 from decoding.processors import FrequencyPenalty, LogitBias, PresencePenalty, RepetitionPenalty
 from tests.serve.conftest import Settings, running
 
@@ -280,3 +280,11 @@ def test_ensembles_of_models_with_encoders(models):
             sent = {"model": name, "source": source, "max_tokens": 14, "temperature": 0}
             (choice,) = httpx2.post(f"{live.url}/v1/completions", json=sent).json()["choices"]
             assert choice["text"] == decode(model, [source])[0].text == "2026-11-21"
+
+
+def test_phrases_that_every_output_contains(client, models):
+    fields = {"num_beams": 4, "must_contain": {"phrases": ["sun", "a"], "ordered": True}}
+    (choice,) = ask(client, "shakespeare", "ROMEO:", max_tokens=12, extra=fields).choices
+    strategy = Beam(4, must_contain=MustContain(["sun", "a"], ordered=True))
+    assert choice.text == decode(models["shakespeare"], "ROMEO:", strategy, max_new_tokens=12)[0].text
+    assert "a" in choice.text[choice.text.index("sun") + 3 :]
