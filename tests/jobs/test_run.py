@@ -278,9 +278,9 @@ def test_a_row_has_options_of_its_own(model, tmp_path):
         {
             "id": 5,
             "prompt": "b",
-            "strategy": {"Beam": {"num_beams": 4, "must_contain": {"phrases": ["a", [3]], "ordered": True}}},
+            "strategy": {"Beam": {"num_beams": 4, "must_contain": {"phrases": ["b", [4]], "ordered": True}}},
         },
-        {"id": 6, "prompt": "b", "strategy": {"Beam": {"must_contain": ["a"]}}},
+        {"id": 6, "prompt": "b", "strategy": {"Beam": {"must_contain": ["b"]}}},
     ]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(one) + "\n" for one in given))
     jobs.run(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl", Sample(), max_new_tokens=9, seed=3)
@@ -290,8 +290,8 @@ def test_a_row_has_options_of_its_own(model, tmp_path):
         Request([2, 3], Greedy(), logprobs=1),
         Request("b", Beam(num_beams=2), num_return_sequences=2),
         Request(None, stop=["b"], eos_token_id=None, seed=jobs.row_seed(3, 4)),
-        Request("b", Beam(4, must_contain=MustContain(["a", [3]], ordered=True))),
-        Request("b", Beam(must_contain=MustContain(["a"]))),
+        Request("b", Beam(4, must_contain=MustContain(["b", [4]], ordered=True))),
+        Request("b", Beam(must_contain=MustContain(["b"]))),
     ]
     expected = decode(model, requests, Sample(), max_new_tokens=9)
     assert [record["tokens"] for record in found] == expected.tokens
@@ -308,7 +308,7 @@ def test_rows_with_prompts_by_member(model, tmp_path):
     requests = [Request(one["prompt"]) for one in given[:2]]
     assert [record["tokens"] for record in found] == decode(ensemble, requests, max_new_tokens=6).tokens
     (error,) = records(tmp_path / "out.jsonl.errors.jsonl")
-    assert (report.errors, "no member 'c'" in json.dumps(error)) == (1, True)
+    assert (report.failed, "no member 'c'" in json.dumps(error)) == (1, True)
     rows = [{"id": i, "sequence": found[i]["tokens"], "prompt": given[i]["prompt"]} for i in range(2)]
     jobs.score(ensemble, rows, tmp_path / "scores.jsonl", token_logprobs=True)
     for record in records(tmp_path / "scores.jsonl"):
