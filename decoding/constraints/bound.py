@@ -78,12 +78,8 @@ class BoundConstraint:
         may_end = not state.is_error() and state.is_accepting()
         goes_on = not (state.is_error() or state.is_stopped())
         bits = self.spelling.first_bits(mask[0], goes_on=goes_on)[None]
-        if not bits.any() and not (may_end and len(self.eos)):
+        if not bits.any() and not may_end:
             following, _ = self._following(b"")
-            if not following and may_end:
-                raise OptionError(
-                    f"{self.name}: its only text is empty, and there is no EOS that ends an output at once"
-                )
             if not following:
                 raise OptionError(f"{self.name}: it matches no text at all")
             raise OptionError(
@@ -133,5 +129,5 @@ def _named(byte: int) -> str:
 
 
 def shortened(error: str) -> str:
-    """Return llguidance's message without the state of its parser, the lines of the grammar."""
+    """Return llguidance's message without the state of its parser and the lines of the grammar."""
     return re.split(r"<state>|\n +\d+ \| ", error)[0].strip()

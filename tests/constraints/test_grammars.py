@@ -41,8 +41,6 @@ def model():
         (lambda: Regex(r"(a)\1"), "backreferences are not supported"),
         (lambda: Regex(r"a\b"), "not supported"),
         (lambda: Regex(r"[^\s\S]"), "it matches no text at all"),
-        (lambda: Regex(""), "its only text is empty, and there is no EOS"),
-        (lambda: Choices([""]), "its only text is empty, and there is no EOS"),
         (lambda: Regex("é"), "its texts begin with 'é', and no token of the model's vocabulary does"),
         (lambda: Regex("[é-ö]x"), "its texts begin with the byte 0xC3, and no token"),
         (lambda: JSONSchema(3), r"JSONSchema\(schema=3\): expected a dict"),
