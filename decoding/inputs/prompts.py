@@ -46,44 +46,31 @@ def prompts_by_member(
     Raises:
         OptionError: as `encode_prompts()`; or there is no such member, or members have different numbers of prompts.
     """
-    network = model._network
-    if not isinstance(prompts, Mapping) and not reads_apart(network):
-        given = [prompts] if single and prompts is not None else prompts
-        return [(ids, {}) for ids in encode_prompts(model, given, first=first, name=name)]
-    if not isinstance(network, EnsembleNetwork):
-        raise OptionError(
-            f"{name}: {model.name} is no ensemble, which would take a dict of prompts by its members; pass the prompts"
-        )
-    return _by_member(model, network, prompts, first, single, name)
+    return _of_network(model, model._network, prompts, first, single, name)
 
 
-def _by_member(
+def _of_network(
     model: Model, network: Network, prompts: Any, first: int, single: bool, name: str
 ) -> list[tuple[Ids, dict[str, Ids]]]:
+    """Return the prompts of a network; `model` is the whole that it is a member of, whose tokenizer and BOS hold for all."""
     by_name = isinstance(prompts, Mapping)
-    if not isinstance(network, EnsembleNetwork):
+    if not isinstance(network, EnsembleNetwork) or not (by_name or reads_apart(network)):
         if by_name:
             raise OptionError(
-                f"{name}: it is no ensemble, which would take a dict of prompts by its members; pass the prompts"
+                f"{name}: a dict of prompts is for the members of an ensemble, and {network.name} is none; pass the prompts"
             )
         given = [prompts] if single and prompts is not None else prompts
         return [(ids, {}) for ids in encode_prompts(model, given, first=first, name=name)]
     names = [member.name for member in network.members]
     if by_name and (unknown := [key for key in prompts if key not in names]):
-        raise OptionError(f"{name}: there is no member {shown(unknown[0])}; {model.name} has {', '.join(names)}")
+        raise OptionError(f"{name}: there is no member {shown(unknown[0])}; {network.name} has {', '.join(names)}")
     columns = {}
     for member in network.members:
         own = prompts.get(member.name) if by_name else prompts
         if member.prompt and (own is None or not by_name):
-            own = [list(member.prompt)]
-        columns[member.name] = _by_member(
-            model,
-            member.network,
-            own,
-            first,
-            single and own is not None,
-            f"{name}[{member.name!r}]" if by_name else name,
-        )
+            own = list(member.prompt)
+        called = f"{name}[{member.name!r}]" if by_name else name
+        columns[member.name] = _of_network(model, member.network, own, first, single, called)
     return _aligned(columns, name)
 
 

@@ -299,7 +299,7 @@ def test_what_guidance_tells_of_a_negative_prompt():
         ({"a": [[1], [2]], "b": [[1], [2], [3]]}, r"different numbers of prompts: \{'a': 2, 'b': 3\}"),
         ({"a": [[1]], "b": [[99]]}, r"prompts\['b'\]\[0\]: id 99 at position 0"),
         ({"a": [[1]]}, r"prompts\['b'\]\[0\] is empty and .* has no BOS"),
-        ({"a": [[1]], "b": {"x": [[1]]}}, r"prompts\['b'\]: it is no ensemble"),
+        ({"a": [[1]], "b": {"x": [[1]]}}, r"prompts\['b'\]: a dict of prompts is for the members of an ensemble"),
         ({"a": [[1]], "b": "text"}, r"prompts\['b'\]: .* has no vocabulary"),
     ],
 )
@@ -311,7 +311,7 @@ def test_wrong_prompts_by_member(models, prompts, message):
 
 
 def test_prompts_by_member_of_one_model(models):
-    with pytest.raises(OptionError, match="is no ensemble"):
+    with pytest.raises(OptionError, match="for the members of an ensemble"):
         decode(models["native"], {"a": [[1]]})
     with pytest.raises(OptionError, match="no ensemble with an encoder"):
         score(models["native"], [[1]], prefix=[[1]])
