@@ -86,11 +86,9 @@ def read_prompts(
     Raises:
         OptionError: a prompt, source or prefix is wrong; the message names it.
     """
+    if prefix is not None:
+        check_takes_prefix(model)
     if model._network.encoders is None:
-        if prefix is not None:
-            raise OptionError(
-                f"prefix: {model.name} has no encoder: it continues the prompts themselves; pass the tokens as prompts"
-            )
         starts = _starts(model, prompts, first=first, single=single)
         if prompts is None and context is not None:
             starts = starts * _entries(context)
@@ -98,6 +96,18 @@ def read_prompts(
     sources = encode_sources(model, prompts, first=first, single=single)
     starts = _for_each(_starts(model, prefix, name="prefix"), len(sources), "prefix", "prompts")
     return starts, sources
+
+
+def check_takes_prefix(model: Model) -> None:
+    """Refuse a prefix where there is no encoder.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if model._network.encoders is None:
+        raise OptionError(
+            f"prefix: {model.name} has no encoder: it continues the prompts themselves; pass the tokens as prompts"
+        )
 
 
 def read_sequences(
