@@ -199,7 +199,8 @@ class _Run:
             for row, records, count in made:
                 self._lines.append(b"".join(to_line({"id": row.id, **record}) for record in records))
                 self._rows, sequences, tokens = self._rows + 1, sequences + len(records), tokens + count
-                bar.set_postfix_str(f"{tokens / max(time.monotonic() - start, 1e-9):.0f} tokens/s", refresh=False)
+                speed = tokens / max(time.monotonic() - start, 1e-9)
+                bar.set_postfix_str(f"{sequences} sequences, {speed:.0f} tokens/s", refresh=False)
                 bar.update(self._rows + self._failed - bar.n)
             bar.update(self._rows + self._failed - bar.n)  # bad rows after the last good one
         self._lines.sync()
