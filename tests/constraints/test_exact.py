@@ -10,7 +10,7 @@ from scipy import stats
 
 from decoding import Regex, Sample, decode, score
 from scripts.run_pages import examples
-from tests.constraints.test_searches import SMALL, outputs, small
+from tests.helpers.languages import SMALL, outputs, small
 
 pytest.importorskip("llguidance", reason="llguidance is not installed (pip install '.[constraints]')")
 
