@@ -17,6 +17,8 @@ from decoding.errors import OptionError
 
 # Bits of masks up to which they are computed at once: handing them to a thread takes as long.
 _AT_ONCE = 1 << 11
+# Matchers from which on llguidance's threads take their tokens: below, one thread is as fast.
+_TOGETHER = 16
 
 
 class Matcher:
@@ -90,9 +92,9 @@ def begun(constraints: Iterable[BoundConstraint], ids: Iterable[int] = ()) -> Ma
 
 def must_end(matchers: Matchers) -> bool:
     """Return whether a hypothesis is whole and nothing may follow."""
+    if len(matchers) == 1:  # asked at each step of each row
+        return matchers[0].state.is_stopped() and matchers[0].may_end
     stopped = any(m.state.is_stopped() for m in matchers)
-    if not stopped and len(matchers) < 2:
-        return False
     return all(m.may_end for m in matchers) and (stopped or not _share_a_token(matchers))
 
 
@@ -135,6 +137,20 @@ class Masks:
         self._pairs: list[tuple[Any, int]] = []
         self._running: Future[None] | None = None
 
+    def consume(self, matchers: Iterable[Matcher], tokens: Iterable[int]) -> None:
+        """Let each of these go on by its token, which is allowed."""
+        pairs = []
+        for matcher, token in zip(matchers, tokens, strict=True):
+            if matcher.begins:
+                matcher.consume(token)
+            else:
+                pairs.append((matcher.state, token))
+        if len(pairs) < _TOGETHER:
+            for state, token in pairs:
+                state.consume_token(token)
+        else:
+            _threads(os.getpid())[1].consume_token_par(pairs)
+
     def begin(self, matchers: Iterable[Matcher]) -> None:
         """Begin to compute the masks of these hypotheses, which do not change until `of` was called."""
         self.wait()
@@ -154,14 +170,13 @@ class Masks:
             self._finish()
             return
         threads, executor = _threads(os.getpid())
-        self._running = threads.submit(_fill, executor, self._pairs, self._buffer)
+        self._running = threads.submit(self._fill, executor)
 
     def wait(self) -> None:
         """Wait until the masks are computed."""
         if self._running is not None:
             running, self._running = self._running, None
             running.result()
-            self._finish()
 
     def of(self, matchers: Sequence[Matcher]) -> Bits:
         """Return the masks of these hypotheses, uint32 [hypotheses, words]: bit t & 31 of word t >> 5 is set where token t is allowed."""
@@ -180,6 +195,11 @@ class Masks:
     def _has(self, matcher: Matcher) -> bool:
         """Return whether the newest masks have that of a hypothesis."""
         return 0 <= matcher.place < len(self._matchers) and self._matchers[matcher.place] is matcher
+
+    def _fill(self, executor: Any) -> None:
+        """Compute the masks, each in its row of the buffer."""
+        executor.unsafe_compute_mask_ptr(self._pairs, self._buffer.ctypes.data, 4 * self._buffer.shape[1], len(self._buffer))
+        self._finish()
 
     def _finish(self) -> None:
         """Make masks over the model's ids of llguidance's: with EOS where the text may end, and nothing where there is no way on."""
@@ -200,11 +220,6 @@ class Masks:
                 some = own[rows]
                 bound.with_ends(some, may_end[rows])
                 own[rows] = some
-
-
-def _fill(executor: Any, pairs: list[tuple[Any, int]], buffer: Bits) -> None:
-    """Compute masks, each into its row of the buffer."""
-    executor.unsafe_compute_mask_ptr(pairs, buffer.ctypes.data, 4 * buffer.shape[1], len(buffer))
 
 
 @cache

@@ -378,13 +378,17 @@ cdef class RowSampler:
     cdef _consume(self):
         """Go on in the grammars of the rows by the tokens just chosen; where there is no EOS, rows end that must end."""
         cdef int64_t slot, token
+        cdef list matchers = [], tokens = []
         for slot in self._constrained:
             token = self._tokens[slot]
             if not self._endings[slot].is_eos[token]:
-                matchers = self._matchers[slot]
-                for matcher in matchers:
-                    matcher.consume(token)
-                self._stops[slot] = not self._endings[slot].eos_count and must_end(matchers)
+                for matcher in self._matchers[slot]:
+                    matchers.append(matcher)
+                    tokens.append(token)
+        self._masks.consume(matchers, tokens)
+        for slot in self._constrained:
+            if not self._endings[slot].eos_count:
+                self._stops[slot] = must_end(self._matchers[slot])
 
     def _culprit(self, processors, slots):
         """Return the first of these rows for which processors that raised an error raise one by themselves."""
