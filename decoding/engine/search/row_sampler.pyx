@@ -13,7 +13,7 @@ import weakref
 
 import numpy as np
 
-from decoding.constraints import Masks, must_end
+from decoding.constraints import Masks, consume, must_end
 from decoding.engine.request import FinishedSequence
 from decoding.engine.search.stopping import FINISH_REASONS
 from decoding.errors import DecodeError, OptionError
@@ -385,7 +385,7 @@ cdef class RowSampler:
                 for matcher in self._matchers[slot]:
                     matchers.append(matcher)
                     tokens.append(token)
-        self._masks.consume(matchers, tokens)
+        consume(matchers, tokens)
         for slot in self._constrained:
             if not self._endings[slot].eos_count:
                 self._stops[slot] = must_end(self._matchers[slot])
