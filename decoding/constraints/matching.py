@@ -15,8 +15,10 @@ from decoding.constraints.bound import BoundConstraint, shortened
 from decoding.constraints.spelling import Bits, Spelling, llguidance
 from decoding.errors import OptionError
 
+Array = npt.NDArray[Any]
+
 # Bits of masks up to which they are computed at once: handing them to a thread takes as long.
-_AT_ONCE = 1 << 11
+_AT_ONCE = 1 << 12
 
 
 class Matcher:
@@ -177,6 +179,32 @@ class Masks:
             running, self._running = self._running, None
             running.result()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether masks are being computed."""
+        return self._running is not None
+
+    def forced(self, rows: Sequence[Matchers], most: int) -> list[Array]:
+        """Go on by the tokens of the next steps in which each of these hypotheses may take only one, and return them.
+
+        Args:
+            most: steps, at most.
+
+        Returns:
+            int64 [hypotheses] for each step. EOS is in none, and nothing follows a step after which one must end.
+        """
+        matchers, steps = [m for row in rows for m in row], list[Array]()
+        while len(steps) < most:
+            tokens = _only_tokens(self.of(matchers), rows)
+            if tokens is None:
+                break
+            steps.append(tokens)
+            consume(matchers, [token for row, token in zip(rows, tokens.tolist(), strict=True) for _ in row])
+            if any(must_end(row) for row in rows):
+                break
+            self.begin(matchers)
+        return steps
+
     def of(self, matchers: Sequence[Matcher]) -> Bits:
         """Return the masks of these hypotheses, uint32 [hypotheses, words]: bit t & 31 of word t >> 5 is set where token t is allowed."""
         self.wait()
@@ -219,6 +247,25 @@ class Masks:
                 some = own[rows]
                 bound.with_ends(some, may_end[rows])
                 own[rows] = some
+
+
+def _only_tokens(masks: Bits, rows: Sequence[Matchers]) -> Array | None:
+    """Return the token of each hypothesis that alone may follow; None where one may take several, none, or EOS.
+
+    Args:
+        masks: of all matchers, in order.
+    """
+    if np.count_nonzero(masks[0]) != 1:  # nearly always
+        return None
+    if len(masks) != len(rows):
+        starts = np.cumsum([0, *(len(row) for row in rows[:-1])])
+        masks = np.bitwise_and.reduceat(masks, starts)
+    places = masks.argmax(axis=1)
+    words = masks[np.arange(len(rows)), places]
+    if (np.count_nonzero(masks, axis=1) != 1).any() or (words & (words - np.uint32(1))).any():
+        return None
+    tokens: Array = 32 * places + np.frexp(words)[1] - 1
+    return None if any(token in row[0].bound.eos for row, token in zip(rows, tokens, strict=True)) else tokens
 
 
 @cache

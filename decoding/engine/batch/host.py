@@ -33,6 +33,7 @@ class HostBatch:
     def __init__(self, network: Network, capacity: int, context: ContextRows, attention: bool) -> None:
         c = self._contract = network.contract
         self._session, self._whole_session = network.step_session, network.read_session
+        self._reads_chunks = network.reads_chunks
         self.in_place = isinstance(self._session, NativeSession)
         self.keeps_before = False
         self.context = context
@@ -114,6 +115,24 @@ class HostBatch:
         feeds = c.feeds(ids_of_chunk(requests, start, count), start, self.context.of_chunk(requests, start, count))
         before = {s.input: value for s, value in zip(c.states, self.take(slots), strict=True)}
         return self._whole_session.run({**feeds, **before}, [s.output for s in c.states], only_fetched=True)
+
+    @property
+    def reads_runs(self) -> bool:
+        """Whether `read_run` can give the logits after each of several tokens."""
+        return self._reads_chunks and self._contract.logits.layout != "BV" and not self.context.moves
+
+    def read_run(self, ids: Array) -> Array:
+        """Read several tokens [size, time] of each row in one run, and return the logits [size, time, V] after each."""
+        c, n = self._contract, self.size
+        first = self._positions[0][:n] if self._positions else 0
+        own = self._views(self._side, n)
+        feeds = c.feeds(ids, first, self.context.rows(n)) | {s.input: value for s, value in zip(c.states, own, strict=True)}
+        logits, *after = self._whole_session.run(feeds, [c.logits.name, *(s.output for s in c.states)])
+        for mine, value in zip(own, after, strict=True):
+            mine[:] = value
+        for positions in self._positions:
+            positions[:n] += ids.shape[1]
+        return np.ascontiguousarray(c.logits.arrange(logits))
 
     def grow(self, count: int) -> None:
         """Add rows at the end, for `start` or `put` to fill."""

@@ -74,6 +74,7 @@ cdef class RowSampler:
     cdef bint _edit(self, int64_t size) except -1
     cdef _apply(self, tuple processors, list slots, object edited)
     cdef _consume(self)
+    cdef int64_t _ended(self, int64_t size) except -1
     cdef _group(self, int64_t size)
     cdef bint _hide_eos(self, float *source, int64_t size) noexcept nogil
     cdef void _restore_eos(self, float *source, int64_t size) noexcept nogil

@@ -209,16 +209,86 @@ cdef class RowSampler:
             self._record_top(size)
         if self._has_constraints:
             self._consume()
-        if self._looks_for_stops:
+            finished = self._ended(size)
+        elif self._looks_for_stops:
             finished = self.finish_or_stop(size)
-        elif self._has_constraints:
-            finished = self.finish(size)
         if finished:
             self._groups = None
-        if self._has_constraints:
-            self._masks.begin([m for slot in self.running(size).tolist() for m in self._matchers[slot]] if finished else self._followed)
         if self._teacher_ratio is not None:
             self._teach(size)
+        return finished
+
+    def forced(self, int64_t size, int64_t most):
+        """Return the tokens [steps, size] that constraints leave the running rows no choice about; None if there are none.
+
+        The matchers have taken them: `take_run` must follow. There are none where a step has more to do than to choose tokens,
+        and where the masks are still being computed, for many rows or large vocabularies.
+        """
+        cdef int64_t slot
+        if not self._has_constraints or self._masks.is_running or self._looks_for_stops or self._top \
+                or self._keeps_states or self._teacher_ratio is not None:
+            return None
+        if self._groups is None:
+            self._group(size)
+        for _, slots in self._groups:
+            if len((<RowRules> self._rules[slots[0]]).processors) != len(self._matchers[slots[0]]):
+                return None
+        for slot in self._constrained:
+            most = min(most, self._limits[slot] - self._lengths[slot])
+        steps = self._masks.forced([self._matchers[slot] for slot in self._constrained], most)
+        if not steps:
+            return None
+        run = np.zeros((len(steps), size), np.int64)
+        run[:, self._constrained] = steps
+        return run
+
+    def take_run(self, int64_t size, const int64_t[:, ::1] run, const float[:, :, ::1] logits):
+        """Record forced tokens [steps, size] of the running rows, and return how many rows finished by the last.
+
+        Args:
+            logits: [size, steps, V], the model's before each.
+
+        Raises:
+            DecodeError: a row's logits are NaN or infinite, or forbid its token.
+        """
+        cdef int64_t row, t, bad = 0, steps = run.shape[0], finished
+        cdef float[:, ::1] values = np.empty((size, steps), np.float32)
+        cdef int64_t[:, ::1] ids = np.ascontiguousarray(np.asarray(run).T)
+        cdef dec_status status
+        cdef dec_rows own = self._logits
+        self.failed, self._was_edited = None, True
+        for row in range(size):
+            if self._status[row] != RUNNING:
+                continue
+            own.data, own.rows = &logits[row, 0, 0], steps
+            status = c_token_logprobs(&own, &ids[row, 0], &values[row, 0], self._scratch, &bad)
+            for t in range(steps if status == DEC_OK else 0):
+                if values[row, t] == -INFINITY:
+                    status, bad = DEC_FORBIDDEN, t
+                    break
+            if status != DEC_OK:
+                for t in range(bad):
+                    self._history[self._lines[row] * self._max_new + self._lengths[row] + t] = ids[row, t]
+                self._lengths[row] += bad
+                raise self.error(status, row)
+        for t in range(steps):
+            for row in range(size):
+                self._tokens[row], self._logprobs[row] = ids[row, t], values[row, t]
+            self.record(size)
+        if self._groups is None:
+            self._group(size)
+        return self._ended(size)
+
+    cdef int64_t _ended(self, int64_t size) except -1:
+        """After the matchers have taken the newest tokens, end rows, return how many, and begin the masks of the others."""
+        cdef int64_t slot, finished
+        for slot in self._constrained:
+            if not self._endings[slot].eos_count:
+                self._stops[slot] = must_end(self._matchers[slot])
+        finished = self.finish_or_stop(size) if self._looks_for_stops else self.finish(size)
+        if finished:
+            self._groups = None
+        self._masks.begin([m for slot in self.running(size).tolist() for m in self._matchers[slot]] if finished else self._followed)
         return finished
 
     def draws(self):
@@ -376,7 +446,7 @@ cdef class RowSampler:
         apply_processors(processors, history, edited, masks)
 
     cdef _consume(self):
-        """Go on in the grammars of the rows by the tokens just chosen; where there is no EOS, rows end that must end."""
+        """Go on in the grammars of the rows by the tokens just chosen."""
         cdef int64_t slot, token
         cdef list matchers = [], tokens = []
         for slot in self._constrained:
@@ -386,9 +456,6 @@ cdef class RowSampler:
                     matchers.append(matcher)
                     tokens.append(token)
         consume(matchers, tokens)
-        for slot in self._constrained:
-            if not self._endings[slot].eos_count:
-                self._stops[slot] = must_end(self._matchers[slot])
 
     def _culprit(self, processors, slots):
         """Return the first of these rows for which processors that raised an error raise one by themselves."""
