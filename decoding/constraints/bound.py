@@ -23,6 +23,7 @@ class BoundConstraint:
         spelling: of the model's vocabulary.
         eos: the ids that end an output, which are allowed only where the text may end.
         first_bits: the mask of the first token.
+        own: the model's ids but EOS, id t as bit t.
 
     Raises:
         OptionError: the grammar is wrong or matches nothing, or no token can begin a text of it.
@@ -36,6 +37,7 @@ class BoundConstraint:
         if self._template.is_error():
             raise OptionError(f"{name}: {shortened(self._template.get_error())}")
         self.first_bits = self._first_bits()
+        self.own = (1 << spelling.vocab_size) - 1 - sum(1 << token for token in self.eos.tolist())
 
     def __repr__(self) -> str:
         return self.name

@@ -15,8 +15,6 @@ from decoding.constraints.bound import BoundConstraint, shortened
 from decoding.constraints.spelling import Bits, Spelling, llguidance
 from decoding.errors import OptionError
 
-Array = npt.NDArray[Any]
-
 # Bits of masks up to which they are computed at once: handing them to a thread takes as long.
 _AT_ONCE = 1 << 12
 
@@ -54,6 +52,19 @@ class Matcher:
         copy = Matcher(self.bound, self.state.deep_copy(), self.begins)
         copy.consume(token)
         return copy
+
+    def allowed(self) -> int:
+        """Return the tokens that may follow, token t as bit t; 0 where EOS may, too.
+
+        For one hypothesis at a time: an int is looked at in a tenth of the time of a small array.
+        """
+        bound = self.bound
+        if self.begins:
+            bits = int.from_bytes(bound.first_bits.tobytes(), "little")
+            return bits if bits & bound.own == bits else 0
+        bits = int.from_bytes(self.state.compute_bitmask(), "little")
+        may_end = bits >> bound.spelling.end & 1 and len(bound.eos)
+        return 0 if may_end else bits & bound.own
 
     @property
     def may_end(self) -> bool:
@@ -184,25 +195,30 @@ class Masks:
         """Whether masks are being computed."""
         return self._running is not None
 
-    def forced(self, rows: Sequence[Matchers], most: int) -> list[Array]:
+    def forced(self, rows: Sequence[Matchers], most: int) -> list[list[int]]:
         """Go on by the tokens of the next steps in which each of these hypotheses may take only one, and return them.
 
         Args:
             most: steps, at most.
 
         Returns:
-            int64 [hypotheses] for each step. EOS is in none, and nothing follows a step after which one must end.
+            A token of each hypothesis, for each step. EOS is in none, and nothing follows a step after which one must end.
         """
-        matchers, steps = [m for row in rows for m in row], list[Array]()
+        steps = list[list[int]]()
         while len(steps) < most:
-            tokens = _only_tokens(self.of(matchers), rows)
-            if tokens is None:
-                break
+            tokens = []
+            for row in rows:
+                allowed = row[0].allowed()
+                for matcher in row[1:]:
+                    allowed &= matcher.allowed()
+                if not allowed or allowed & (allowed - 1):
+                    return steps
+                tokens.append(allowed.bit_length() - 1)
             steps.append(tokens)
-            consume(matchers, [token for row, token in zip(rows, tokens.tolist(), strict=True) for _ in row])
+            for row, token in zip(rows, tokens, strict=True):
+                consume(row, [token] * len(row))
             if any(must_end(row) for row in rows):
                 break
-            self.begin(matchers)
         return steps
 
     def of(self, matchers: Sequence[Matcher]) -> Bits:
@@ -247,25 +263,6 @@ class Masks:
                 some = own[rows]
                 bound.with_ends(some, may_end[rows])
                 own[rows] = some
-
-
-def _only_tokens(masks: Bits, rows: Sequence[Matchers]) -> Array | None:
-    """Return the token of each hypothesis that alone may follow; None where one may take several, none, or EOS.
-
-    Args:
-        masks: of all matchers, in order.
-    """
-    if np.count_nonzero(masks[0]) != 1:  # nearly always
-        return None
-    if len(masks) != len(rows):
-        starts = np.cumsum([0, *(len(row) for row in rows[:-1])])
-        masks = np.bitwise_and.reduceat(masks, starts)
-    places = masks.argmax(axis=1)
-    words = masks[np.arange(len(rows)), places]
-    if (np.count_nonzero(masks, axis=1) != 1).any() or (words & (words - np.uint32(1))).any():
-        return None
-    tokens: Array = 32 * places + np.frexp(words)[1] - 1
-    return None if any(token in row[0].bound.eos for row, token in zip(rows, tokens, strict=True)) else tokens
 
 
 @cache

@@ -230,8 +230,8 @@ cdef class RowSampler:
             return None
         if self._groups is None:
             self._group(size)
-        for _, slots in self._groups:
-            if len((<RowRules> self._rules[slots[0]]).processors) != len(self._matchers[slots[0]]):
+        for processors, slots in self._groups:
+            if not processors or len(processors) != len(self._matchers[slots[0]]):
                 return None
         for slot in self._constrained:
             most = min(most, self._limits[slot] - self._lengths[slot])

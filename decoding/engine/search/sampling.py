@@ -171,7 +171,7 @@ class SamplingSearch:
     def _read_forced(self) -> Callable[[int], int] | None:
         """Let the network read the next tokens in one run, where constraints force them on all rows; return what records them."""
         batch = self._batch
-        if not (isinstance(batch, HostBatch) and batch.reads_runs) or batch.attention is not None:
+        if self._has_extras or not isinstance(batch, HostBatch):
             return None
         run = self._sampler.forced(batch.size, min(LONGEST_CHUNK, self._network.contract.longest_run or LONGEST_CHUNK))
         if run is None:
