@@ -87,7 +87,9 @@ def assert_equal(found, expected, *, exact):
 
 words = st.text("abc ", min_size=1, max_size=12)
 choices = st.lists(words, min_size=1, max_size=3).map(Choices)
-patterns = st.tuples(words, st.sampled_from(["", "[ab]{1,3}", "(c|ab)*"]), words).map(lambda parts: Regex("".join(parts)))
+patterns = st.tuples(words, st.sampled_from(["", "[ab]{1,3}", "(c|ab)*"]), words).map(
+    lambda parts: Regex("".join(parts))
+)
 constraints = choices | patterns
 
 
@@ -107,7 +109,9 @@ def test_everything_is_as_if_each_token_had_been_chosen(kind, languages, strateg
     ]
 
     def job():
-        return decode(MODELS[kind], requests, max_new_tokens=limit, eos_token_id=eos, batch_size=batch_size, workers=1, **more)
+        return decode(
+            MODELS[kind], requests, max_new_tokens=limit, eos_token_id=eos, batch_size=batch_size, workers=1, **more
+        )
 
     found, expected = job(), stepped(job)
     assert_equal(found, expected, exact=kind != "onnxruntime")
@@ -135,7 +139,9 @@ def test_all_of_several_constraints_force(one, other, seed):
         assert_equal(found, expected, exact=True)
 
 
-@pytest.mark.parametrize("constraint", [JSONSchema(SCHEMA), Choices([LONG]), Grammar(f'start: "{LONG}" /[0-9]/')], ids=repr)
+@pytest.mark.parametrize(
+    "constraint", [JSONSchema(SCHEMA), Choices([LONG]), Grammar(f'start: "{LONG}" /[0-9]/')], ids=repr
+)
 def test_long_runs_are_read_and_scored(letters, constraint, runs):
     found = decode(letters, ["x", "y"], Sample(), processors=[constraint], max_new_tokens=80, seed=1)
     assert max(runs) >= 15 > RUN
@@ -185,7 +191,9 @@ def test_an_engine_reads_runs_too(letters, runs):
     with Engine(letters) as engine:
         found = engine.submit(Request("x", processors=[JSONSchema(SCHEMA)], max_new_tokens=80, seed=4)).result()
     assert runs
-    expected = stepped(lambda: decode(letters, [Request("x", processors=[JSONSchema(SCHEMA)], max_new_tokens=80, seed=4)]))
+    expected = stepped(
+        lambda: decode(letters, [Request("x", processors=[JSONSchema(SCHEMA)], max_new_tokens=80, seed=4)])
+    )
     assert_equal(found, expected, exact=False)
 
 
