@@ -117,10 +117,11 @@ class EngineRequest:
     def ends_at_once(self) -> bool:
         """Whether its constraints leave only the empty output, and there is no EOS to choose: it ends before the first step.
 
-        Where the state after it is wanted, the prompt would have to be read: such a request fails at its first step.
+        Where the state after it is wanted, the prompt would have to be read, and phrases are not in it: such requests fail at
+        their first step.
         """
-        constraints = self.settings.constraints
-        if not constraints or self.settings.eos or self.settings.return_state:
+        constraints, settings = self.settings.constraints, self.settings
+        if not constraints or settings.eos or settings.return_state or settings.phrases:
             return False
         if self.written:
             return must_end(self.matchers())
@@ -315,6 +316,7 @@ class RequestQueue:
             return list(itertools.islice(self._rows, count))
 
     def _that_run(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """Yield the rows that do not end at once."""
         for row in rows:
             if row[1].ends_at_once:
                 self.ended.append(empty_output(row))

@@ -93,7 +93,7 @@ patterns = st.tuples(words, st.sampled_from(["", "[ab]{1,3}", "(c|ab)*"]), words
 constraints = choices | patterns
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     kind=st.sampled_from(list(MODELS)),
     languages=st.lists(st.none() | constraints, min_size=1, max_size=4),
@@ -119,7 +119,12 @@ def test_everything_is_as_if_each_token_had_been_chosen(kind, languages, strateg
         assert repr(mine.top_logprobs) == repr(other.top_logprobs) or kind == "onnxruntime"
         if mine.state is not None:
             for name, value in mine.state.items():
-                np.testing.assert_allclose(value, other.state[name], atol=1e-5)
+                same = (
+                    np.allclose(value, other.state[name], atol=1e-5)
+                    if value.dtype.kind == "f"
+                    else (value == other.state[name]).all()
+                )
+                assert same, name
 
 
 @settings(max_examples=15, deadline=None)
@@ -195,6 +200,17 @@ def test_an_engine_reads_runs_too(letters, runs):
         lambda: decode(letters, [Request("x", processors=[JSONSchema(SCHEMA)], max_new_tokens=80, seed=4)])
     )
     assert_equal(found, expected, exact=False)
+
+
+def test_a_cancelled_request_leaves_the_engine_well(letters):
+    """At the next step no row runs."""
+    endless = Regex("[a-z]{1,60} and so on and so on")
+    with Engine(letters) as engine:
+        for _ in range(20):
+            ticket = engine.submit(Request("x", processors=[endless], max_new_tokens=500))
+            next(iter(ticket))
+            ticket.cancel()
+        assert engine.submit(Request("x", processors=[Choices([LONG])])).result()[0].text == LONG
 
 
 @pytest.mark.parametrize("where", ["decode", "engine"])

@@ -17,6 +17,7 @@ from decoding import (
     Greedy,
     JSONSchema,
     LogitBias,
+    MustContain,
     OptionError,
     Regex,
     RepetitionPenalty,
@@ -364,7 +365,7 @@ def test_several_outputs_and_streams_of_only_the_empty_text():
         range(5)
     )
     np.testing.assert_allclose(score(model, ["ab" + found[0].text])[0], score(model, ["ab"])[0])
-    with pytest.raises(
-        DecodeError, match="or the end, but there is no EOS"
-    ):  # the vocabulary, not the language, has no more
+    with pytest.raises(DecodeError):  # as it has no phrase
+        decode(model, ["a"], Beam(2, must_contain=MustContain(["a"])), processors=[Regex("")])
+    with pytest.raises(DecodeError, match="or the end, but there is no EOS"):  # it is the vocabulary that has no more
         decode(model, ["a"], processors=[Regex("(é)?")])

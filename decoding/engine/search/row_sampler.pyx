@@ -225,6 +225,7 @@ cdef class RowSampler:
         and where the masks are still being computed, for many rows or large vocabularies.
         """
         cdef int64_t slot
+        # Those flags are of all rows so far, as in `needs_python`.
         if not self._has_constraints or self._masks.is_running or self._looks_for_stops or self._top \
                 or self._keeps_states or self._teacher_ratio is not None:
             return None
@@ -233,6 +234,8 @@ cdef class RowSampler:
         for processors, slots in self._groups:
             if not processors or len(processors) != len(self._matchers[slots[0]]):
                 return None
+        if not self._constrained:  # all rows were cancelled
+            return None
         for slot in self._constrained:
             most = min(most, self._limits[slot] - self._lengths[slot])
         steps = self._masks.forced([self._matchers[slot] for slot in self._constrained], most)
@@ -251,7 +254,7 @@ cdef class RowSampler:
         Raises:
             DecodeError: a row's logits are NaN or infinite, or forbid its token.
         """
-        cdef int64_t row, t, bad = 0, steps = run.shape[0], finished
+        cdef int64_t row, t, bad = 0, steps = run.shape[0]
         cdef float[:, ::1] values = np.empty((size, steps), np.float32)
         cdef int64_t[:, ::1] ids = np.ascontiguousarray(np.asarray(run).T)
         cdef dec_status status
