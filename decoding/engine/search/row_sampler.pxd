@@ -32,7 +32,7 @@ cdef class RowSampler:
     cdef list _matchers  # of each row, one for each of its constraints
     cdef object _masks
     cdef list _groups, _constrained, _followed  # of the running rows: by processors; with constraints; their matchers
-    cdef bint _has_constraints
+    cdef readonly bint has_constraints
     cdef float *_eos_logits
     cdef uint8_t *_stops
     cdef uint8_t *_status

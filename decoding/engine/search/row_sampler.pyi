@@ -20,6 +20,7 @@ class RowSampler:
     requests: list[EngineRequest]
     failed: int | None
     needs_python: bool
+    has_constraints: bool
     def __init__(
         self,
         logits: _Floats,

@@ -59,6 +59,7 @@ cdef class RowSampler:
         drawn: the tokens are drawn already, on a device.
 
     Attributes:
+        has_constraints: whether rows have had constraints.
         failed: the slot for which `advance` raised its last error: whose logits it could not use, or whose processors did.
     """
 
@@ -89,7 +90,7 @@ cdef class RowSampler:
         self._teacher_ratio, self._teacher_logprobs = teacher_ratio, None
         self._attention = self._edited = None
         self._tokenizer, self._vocab_size, self._drawn = tokenizer, vocab_size, drawn
-        self._looks_for_stops = self._has_processors = self._keeps_states = self._was_edited = self._has_constraints = False
+        self._looks_for_stops = self._has_processors = self._keeps_states = self._was_edited = self.has_constraints = False
         self._matchers, self._masks, self._groups, self._constrained, self._followed = [()] * capacity, Masks(), None, [], []
 
         logprobs = np.zeros(capacity, np.float32)
@@ -177,7 +178,7 @@ cdef class RowSampler:
             self._plain[slot] = rules.is_plain
             self._endings[slot] = rules.stopping.ending
             self.requests[slot], self._rules[slot], self._matchers[slot] = request, rules, request.matchers()
-            self._has_constraints = self._has_constraints or bool(self._matchers[slot])
+            self.has_constraints = self.has_constraints or bool(self._matchers[slot])
         self._groups = None
 
     @property
@@ -201,13 +202,13 @@ cdef class RowSampler:
             status = self.choose(source, size, &bad)
             if status == DEC_OK:
                 self.record(size)
-                if not (self._looks_for_stops or self._has_constraints):
+                if not (self._looks_for_stops or self.has_constraints):
                     finished = self.finish(size)
         if status != DEC_OK:
             raise self.error(status, bad)
         if self._top:
             self._record_top(size)
-        if self._has_constraints:
+        if self.has_constraints:
             self._consume()
             finished = self._ended(size)
         elif self._looks_for_stops:
@@ -226,7 +227,7 @@ cdef class RowSampler:
         """
         cdef int64_t slot
         # Those flags are of all rows so far, as in `needs_python`.
-        if not self._has_constraints or self._masks.is_running or self._looks_for_stops or self._top \
+        if self._masks.is_running or self._looks_for_stops or self._top \
                 or self._keeps_states or self._teacher_ratio is not None:
             return None
         if self._groups is None:

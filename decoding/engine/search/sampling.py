@@ -151,7 +151,9 @@ class SamplingSearch:
                 if self._is_live and isinstance(native.error, DecodeError):
                     finished += self._without_failed(native.take_error(), native.choose_again)
             else:
-                choose = None if prefill or step_by_step() else self._read_forced()
+                choose = None
+                if sampler.has_constraints and not (prefill or step_by_step()):
+                    choose = self._read_forced()
                 if choose is None:
                     step()
                     choose = advance
