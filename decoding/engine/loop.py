@@ -35,6 +35,7 @@ def decode_requests(
                 yield from run_search(_in_its_share(network), call, queue, rows)
         else:
             yield from _in_threads(network, call, queue, rows, workers)
+        yield from queue.ended
 
 
 def queue_requests(network: Network, call: Call, requests: Iterable[EngineRequest], rows: int) -> RequestQueue:

@@ -16,7 +16,15 @@ from typing import Protocol
 from decoding.engine.encode import encoded, limited_rows, with_latents_of
 from decoding.engine.flags import Flag
 from decoding.engine.forks import using
-from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, Row, RunningOutput
+from decoding.engine.request import (
+    Call,
+    EngineRequest,
+    FailedRequest,
+    FinishedSequence,
+    Row,
+    RunningOutput,
+    empty_output,
+)
 from decoding.engine.search.mixed import MixedSearch
 from decoding.engine.search.prefixes import with_prefixes_read
 from decoding.engine.workers import wait_for
@@ -120,7 +128,14 @@ class LiveSearch:
             turn += 1
         else:
             self.has_room = False
-        return self._completed(rows)
+        return self._that_run(self._completed(rows))
+
+    def _that_run(self, rows: list[Row]) -> list[Row]:
+        """Return the rows that do not end at once; the others have finished."""
+        for row in rows:
+            if row[1].ends_at_once:
+                self._finished(empty_output(row))
+        return [row for row in rows if not row[1].ends_at_once]
 
     def _take_new(self) -> None:
         """Let the request that came first be the next one that gets a row."""
