@@ -20,16 +20,11 @@ _WORTH_A_THREAD = 4 << 20
 class Together:
     """Runs one step of each member: the first in the caller's thread, the others in threads of their own where that is faster.
 
-    What comes out is the same: the steps share nothing, and all of them end before `run` returns. Threads are used for members that
-    use one core each, where there are cores and steps are large enough.
+    What comes out is the same: the steps share nothing, and all of them end before `run` returns.
     """
 
     def __init__(self, network: EnsembleNetwork, steps: Sequence[Job]) -> None:
-        self._steps = list(steps)
-        members = [member.network for member in network.members]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        may = network.in_threads and cores > 1 and all(_uses_one_core(each) for each in members)
-        self._products = min(each.weight_bytes // 4 for each in members) if may and len(members) > 1 else 0
+        self._network, self._steps = network, list(steps)
         self._helpers: list[_Helper] = []
 
     def run(self, rows: int) -> None:
@@ -38,7 +33,7 @@ class Together:
         Raises:
             Whatever a step raises; of several errors that of the first.
         """
-        if self._products * rows < _WORTH_A_THREAD:
+        if not worth_threads(self._network, rows):
             for step in self._steps:
                 step()
             return
@@ -55,6 +50,15 @@ class Together:
             error = helper.wait(error)
         if error is not None:
             raise error
+
+
+def worth_threads(network: EnsembleNetwork, rows: int) -> bool:
+    """Return whether a step of this many rows is faster with a thread for each member: they use one core each, there are more, and their steps are large."""
+    members = [member.network for member in network.members]
+    if len(members) < 2 or not network.in_threads or not all(_uses_one_core(each) for each in members):
+        return False
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores > 1 and min(each.weight_bytes // 4 for each in members) * rows >= _WORTH_A_THREAD
 
 
 class _Helper:
