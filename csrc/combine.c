@@ -16,26 +16,26 @@ static float no_distribution(dec_status status, float nothing) {
 }
 
 static void add_logprobs(const float *x, int64_t n, float weight, int add, dec_work *work, float *out) {
-    const float c = dec_scale_of(1.0f);
-    dec_active->scan(x, n, c, &work->scan);
+    dec_active->scan(x, n, dec_scale_of(1.0f), &work->scan);
     const dec_status status = dec_row_status(&work->scan, work->scan.sum);
-    if (status)
-        fill(work->values, n, no_distribution(status, -INFINITY));
-    else
-        dec_active->affine(x, n, work->scan.max, (float)(c * DEC_LN2), (float)-log(work->scan.sum),
-                           work->values);
-    dec_active->weigh(work->values, n, weight, add, out);
+    if (!status) {
+        dec_active->weigh(x, n, work->scan.max, (float)-log(work->scan.sum), weight, add, out);
+        return;
+    }
+    fill(work->values, n, no_distribution(status, -INFINITY));
+    dec_active->weigh(work->values, n, 0.0f, 0.0f, weight, add, out);
 }
 
-static void add_probs(const float *x, int64_t n, double weight, int add, dec_work *work, float *out) {
-    const float max = dec_active->max(x, n);
+/* Writes exponentials; gives their sum, by which they are to be divided. */
+static double exponentials(const float *x, int64_t n, float *out) {
+    dec_scan scan = {.max = dec_active->max(x, n)};
     const double sum =
-        dec_active->exponentials(x, n, max == -INFINITY ? 0.0f : max, dec_scale_of(1.0f), work->values);
-    work->scan.max = max;
-    const dec_status status = dec_row_status(&work->scan, sum);
-    if (status)
-        fill(work->values, n, no_distribution(status, 0.0f));
-    dec_active->weigh(work->values, n, (float)(status ? weight : weight / sum), add, out);
+        dec_active->exponentials(x, n, scan.max == -INFINITY ? 0.0f : scan.max, dec_scale_of(1.0f), out);
+    const dec_status status = dec_row_status(&scan, sum);
+    if (!status)
+        return sum;
+    fill(out, n, no_distribution(status, 0.0f));
+    return 1.0;
 }
 
 static float log_add(float a, float b) {
@@ -69,8 +69,8 @@ static void mend_small(const dec_rows *members, const double *weights, double to
     }
 }
 
-static void combine_row(dec_combination how, const dec_rows *members, const double *weights, double total,
-                        int64_t count, int64_t row, dec_work *work, float *out) {
+static void sum_row(dec_combination how, const dec_rows *members, const double *weights, int64_t count,
+                    int64_t row, dec_work *work, float *out) {
     const int64_t n = members->width;
     int add = 0;
     for (int64_t m = 0; m < count; m++) {
@@ -78,14 +78,33 @@ static void combine_row(dec_combination how, const dec_rows *members, const doub
         if (weights[m] == 0.0)
             continue;
         if (how == DEC_SUM_LOGITS)
-            dec_active->weigh(x, n, (float)weights[m], add, out);
-        else if (how == DEC_SUM_LOGPROBS)
-            add_logprobs(x, n, (float)weights[m], add, work, out);
+            dec_active->weigh(x, n, 0.0f, 0.0f, (float)weights[m], add, out);
         else
-            add_probs(x, n, weights[m] / total, add, work, out);
+            add_logprobs(x, n, (float)weights[m], add, work, out);
         add = 1;
     }
-    if (how == DEC_MEAN_PROBS && dec_active->logarithms(out, n, out) < SMALL)
+}
+
+/* The exponentials of the first member stay as they are until the second's join them. */
+static void mean_row(const dec_rows *members, const double *weights, double total, int64_t count, int64_t row,
+                     dec_work *work, float *out) {
+    const int64_t n = members->width;
+    int64_t last = count - 1;
+    while (last > 0 && weights[last] == 0.0)
+        last--;
+    float factor = 0.0f, least = 0.0f;
+    for (int64_t m = 0, first = 1; m <= last; m++) {
+        if (weights[m] == 0.0)
+            continue;
+        float *own = first ? out : work->values;
+        const double sum = exponentials(members[m].data + row * members[m].stride, n, own);
+        const float scale = (float)(weights[m] / total / sum);
+        if (!first || m == last)
+            least = dec_active->mix(own, scale, out, first ? 0.0f : factor, n, m == last, out);
+        factor = first && m < last ? scale : 1.0f;
+        first = 0;
+    }
+    if (least < SMALL)
         mend_small(members, weights, total, count, row, work, out);
 }
 
@@ -96,6 +115,11 @@ void dec_combine(dec_combination how, const dec_rows *members, const double *wei
     double total = 0.0;
     for (int64_t m = 0; m < count; m++)
         total += weights[m];
-    for (int64_t row = 0; row < members->rows; row++)
-        combine_row(how, members, weights, total, count, row, &work, out + row * out_stride);
+    for (int64_t row = 0; row < members->rows; row++) {
+        float *to = out + row * out_stride;
+        if (how == DEC_MEAN_PROBS)
+            mean_row(members, weights, total, count, row, &work, to);
+        else
+            sum_row(how, members, weights, count, row, &work, to);
+    }
 }

@@ -51,11 +51,12 @@ typedef struct dec_isa {
     /* out = (p / max) ** exponent; gives the sum */
     double (*powers)(const float *p, int64_t n, float max, float exponent, float *out);
     void (*affine)(const float *x, int64_t n, float shift, float scale, float offset, float *out);
-    /* out = x * weight, or out += it (two roundings). An infinity as product: under a negative weight -inf of x < 0, else
-     * NaN. */
-    void (*weigh)(const float *x, int64_t n, float weight, int add, float *out);
-    /* natural logarithms of x >= FLT_MIN, of smaller x >= 0 something from -89 to -87; gives the least */
-    float (*logarithms)(const float *x, int64_t n, float *out);
+    /* out = v, or out += v, of v = weight * ((x - shift) + offset), each operation rounded. An infinite v under a negative
+     * weight is -inf where it is positive, else NaN. */
+    void (*weigh)(const float *x, int64_t n, float shift, float offset, float weight, int add, float *out);
+    /* out = a x + b y >= 0, or the natural logarithm of it where it is at least FLT_MIN, else something from -89 to -87;
+     * gives the least. x and y may be out. */
+    float (*mix)(const float *x, float a, const float *y, float b, int64_t n, int logarithms, float *out);
     /* block sums [ceil(n / DEC_BLOCK)]; *least is the smallest value */
     double (*sum_blocks)(const float *w, int64_t n, double *sums, float *least);
     /* the first index whose running sum passes target; the last positive one if none does */

@@ -244,25 +244,26 @@ static inline float least_lane(vf v) {
     return lane[0];
 }
 
-static inline vf weighed(vf x, vf weight, int below_zero) {
-    vf product = vmul(x, weight);
+/* weight * ((x - shift) + offset); an infinite product under a negative weight is -inf where it is positive, else NaN. */
+static inline vf weighed(vf x, vf shift, vf offset, vf weight, int below_zero) {
+    vf product = vmul(vadd(vsub(x, shift), offset), weight);
     if (!below_zero)
         return product;
-    /* -inf of x < 0, NaN of x > 0 */
     product = vchoose_less(product, vsplat(-FLT_MAX), vsplat(NAN), product);
     return vchoose_less(vsplat(FLT_MAX), product, vsplat(-INFINITY), product);
 }
 
-static void row_weigh(const float *x, int64_t n, float weight, int add, float *out) {
-    const vf vweight = vsplat(weight);
+static void row_weigh(const float *x, int64_t n, float shift, float offset, float weight, int add,
+                      float *out) {
+    const vf vshift = vsplat(shift), voffset = vsplat(offset), vweight = vsplat(weight);
     const int below_zero = weight < 0.0f;
     int64_t i = 0;
     for (; i + DEC_LANES <= n; i += DEC_LANES) {
-        vf v = weighed(vload(x + i), vweight, below_zero);
+        vf v = weighed(vload(x + i), vshift, voffset, vweight, below_zero);
         vstore(out + i, add ? vadd(vload(out + i), v) : v);
     }
     if (i < n) {
-        vf v = weighed(vload_tail(x + i, n - i, 0.0f), vweight, below_zero);
+        vf v = weighed(vload_tail(x + i, n - i, 0.0f), vshift, voffset, vweight, below_zero);
         vstore_tail(out + i, add ? vadd(vload_tail(out + i, n - i, 0.0f), v) : v, n - i);
     }
 }
@@ -275,16 +276,20 @@ static inline vf vlog(vf x) {
     return vchoose_less(x, vsplat(INFINITY), vfma(power, vsplat((float)DEC_LN2), vlog_near_1(own)), x);
 }
 
-static float row_logarithms(const float *x, int64_t n, float *out) {
+static float row_mix(const float *x, float a, const float *y, float b, int64_t n, int logarithms,
+                     float *out) {
+    const vf va = vsplat(a), vb = vsplat(b);
     vf low = vsplat(INFINITY);
     int64_t i = 0;
     for (; i + DEC_LANES <= n; i += DEC_LANES) {
-        vf v = vlog(vload(x + i));
+        vf v = vfma(vload(x + i), va, vmul(vload(y + i), vb));
+        v = logarithms ? vlog(v) : v;
         low = vchoose_less(v, low, v, low);
         vstore(out + i, v);
     }
     if (i < n) {
-        vf v = vlog(vload_tail(x + i, n - i, INFINITY));
+        vf v = vfma(vload_tail(x + i, n - i, INFINITY), va, vmul(vload_tail(y + i, n - i, INFINITY), vb));
+        v = logarithms ? vlog(v) : v;
         low = vchoose_less(v, low, v, low);
         vstore_tail(out + i, v, n - i);
     }
@@ -396,7 +401,7 @@ static int64_t row_compact(const float *key, int64_t n, float lo, float hi, void
 #define DEC_TABLE(isa_name) {                                                                               \
     .name = isa_name, .scan = row_scan, .scan_block = row_scan_block, .scan_both = row_scan_both, .scan_max = row_scan_max, .max = row_max, \
     .find = row_find, .exponentials = row_exponentials, .powers = row_powers, .affine = row_affine,          \
-    .weigh = row_weigh, .logarithms = row_logarithms,                                                       \
+    .weigh = row_weigh, .mix = row_mix,                                                       \
     .sum_blocks = row_sum_blocks, .pick = row_pick, .collect = row_collect, .split = row_split,              \
     .compact = row_compact}
 /* clang-format on */

@@ -69,7 +69,9 @@ def temper(probs: ArrayLike, temperature: float) -> Floats:
 
 def combine(logits: Sequence[ArrayLike], weights: Sequence[float], how: str) -> Floats:
     """Scores [rows, V] of several models together, from the logits of each."""
-    counted = [(np.asarray(values, np.float64), weight) for values, weight in zip(logits, weights, strict=True) if weight]
+    counted = [
+        (np.asarray(values, np.float64), weight) for values, weight in zip(logits, weights, strict=True) if weight
+    ]
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         if how == "probs":
             total = sum(weights)

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoding import OptionError, kernels
+from decoding.kernels import reference
 from tests.helpers.ensembles import combined, log_softmax
+from tests.helpers.kernels import in_every_instruction_set
 
 
 def run(how, logits, weights):
@@ -29,6 +31,7 @@ def members(draw, *, least):
     return logits, weights
 
 
+@settings(deadline=None)
 @given(members(least=-1.5))
 def test_sums_of_log_probabilities_are_those_of_numpy(given_members):
     logits, weights = given_members
@@ -37,9 +40,11 @@ def test_sums_of_log_probabilities_are_those_of_numpy(given_members):
     found = run("logprobs", logits, weights)
     np.testing.assert_array_equal(found == -np.inf, expected == -np.inf)
     np.testing.assert_allclose(found, expected, atol=scale)
+    np.testing.assert_allclose(reference.combine(logits, weights, "logprobs"), expected, atol=scale)
     np.testing.assert_allclose(log_softmax(run("logits", logits, weights)), log_softmax(expected), atol=scale)
 
 
+@settings(deadline=None)
 @given(members(least=0.0))
 def test_means_of_probabilities_are_those_of_numpy(given_members):
     logits, weights = given_members
@@ -47,6 +52,7 @@ def test_means_of_probabilities_are_those_of_numpy(given_members):
     parts = [log_softmax(x) + np.log(w / total) for x, w in zip(logits, weights, strict=True) if w]
     expected = np.logaddexp.reduce(parts, axis=0)
     found = run("probs", logits, weights)
+    np.testing.assert_allclose(reference.combine(logits, weights, "probs"), expected, atol=1e-9)
     np.testing.assert_allclose(found, expected, atol=1e-5 * (1 + np.abs(expected[np.isfinite(expected)]).max()))
 
 
@@ -90,6 +96,26 @@ def test_an_impossible_token_is_no_reason_to_prefer_it():
 
 def test_probabilities_too_small_for_float32_keep_their_logarithm():
     first, second = np.array([[0, -200, -300]], np.float32), np.array([[0, -150, -400]], np.float32)
-    np.testing.assert_allclose(
-        run("probs", [first, second], [1.0, 1.0])[0, 1:], [-150.693147, -300.693147], rtol=1e-6
+    np.testing.assert_allclose(run("probs", [first, second], [1.0, 1.0])[0, 1:], [-150.693147, -300.693147], rtol=1e-6)
+
+
+def test_arrays_that_do_not_fit_are_refused():
+    row, out = np.zeros((2, 5), np.float32), np.zeros((2, 5), np.float32)
+    for logits, weights in (
+        ([row], [1, 1]),
+        ([], []),
+        ([row, row[:1]], [1, 1]),
+        ([row, row.astype(np.float64)], [1, 1]),
+        ([row[:, ::2]], [1]),
+    ):
+        with pytest.raises(OptionError, match="expected as many, and arrays like out"):
+            kernels.combine(logits, weights, "logits", out)
+
+
+def test_every_instruction_set_gives_the_same_sums():
+    """A product and a sum are rounded each by themselves, and so are the sums of exponentials."""
+    printed = in_every_instruction_set(
+        "import numpy as np; from decoding import kernels; x = np.random.default_rng(0).normal(0, 5, (2, 3, 700)).astype(np.float32);"
+        "out = np.zeros((3, 700), np.float32); kernels.combine(list(x), [1, -0.3], 'logits', out); print(out.tobytes().hex(), end='')"
     )
+    assert len(set(printed.values())) == 1

@@ -57,6 +57,8 @@ cdef class EnsembleRun(NativeRun):
         self.tokens, self.logits = <int64_t *>cnp.PyArray_DATA(tokens), <float *>cnp.PyArray_DATA(logits)
         self.weights, self.how, self.threads = <const double *>cnp.PyArray_DATA(each), _COMBINATIONS[how], threads
         for i, member in enumerate(members):
+            if member.rows != self.rows or member.time != 1 or member.logits == NULL:
+                raise ValueError(f"member {i}: {member.rows} rows of {member.time} tokens: expected {self.rows} rows of 1 token, and their logits")
             self.members[i] = member_run(<void *>member, self.size, DEC_OK, 0)
             self.member_logits[i] = dec_rows(member.logits, self.rows, self.width, self.width)
             self.size += (member.size + 63) // 64 * 64
