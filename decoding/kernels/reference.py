@@ -75,7 +75,10 @@ def combine(logits: Sequence[ArrayLike], weights: Sequence[float], how: str) -> 
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         if how == "probs":
             total = sum(weights)
-            return np.logaddexp.reduce([_distribution(values) + np.log(weight / total) for values, weight in counted])
+            mean: Floats = np.logaddexp.reduce(
+                [_distribution(values) + np.log(weight / total) for values, weight in counted]
+            )
+            return mean
         parts = [values if how == "logits" else _distribution(values) for values, _ in counted]
         forbidden = np.any([values == -np.inf for values in parts], axis=0)
         scores = sum(weight * values for values, (_, weight) in zip(parts, counted, strict=True))

@@ -55,7 +55,7 @@ class EnsembleBatch:
         self.context = MemberContexts(batches)
         self._network, self._together = network, Together(network, [batch.step for batch in batches])
         self._native = [batch for batch in batches if isinstance(batch, HostBatch | EnsembleBatch) and batch.in_place]
-        self.in_place = len(self._native) == len(batches)
+        self.in_place: bool = len(self._native) == len(batches)
         self._runs: dict[tuple[Binding | NativeRun, ...], EnsembleRun] = {}
 
     @property
