@@ -7,7 +7,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from decoding import Beam, DecodeError, Ensemble, Greedy, Guidance, ModelError, Sample, TopN, decode, load
+from decoding import (
+    Beam,
+    DecodeError,
+    Engine,
+    Ensemble,
+    Greedy,
+    Guidance,
+    ModelError,
+    Request,
+    Sample,
+    TopN,
+    decode,
+    load,
+)
 from decoding.engine.batch import ensemble, together
 from decoding.engine.batch.ensemble import EnsembleBatch
 from decoding.engine.batch.ensemble_run import EnsembleRun
@@ -114,6 +127,22 @@ def test_states_after_outputs_are_those_of_the_members(models, monkeypatch, stra
         assert own.keys() == expected.keys()
         for name, value in expected.items():
             np.testing.assert_array_equal(own[name], value)
+
+
+def test_conversations_side_by_side_know_their_states(models):
+    """A row that has finished keeps the states of all members, while the others go on in the same native call."""
+    both = Ensemble([models[37, "LSTM", None], models[37, "GRU", "int8"]])
+    texts = [[i, 2] for i in range(12)]
+    with Engine(both, Sample(), max_new_tokens=60, eos_token_id=[3, 7]) as engine:
+        for turn in range(6):
+            tickets = [engine.submit(Request(text, seed=turn)) for text in texts]
+            for text, ticket in zip(texts, tickets, strict=True):
+                found = ticket.result(60)[0].tokens
+                same = Request(text, Sample(), seed=turn)
+                assert decode(both, same, max_new_tokens=60, eos_token_id=[3, 7])[0].tokens == found
+                text += [*found, turn]
+        assert max(map(len, texts)) > 60
+        assert len(engine._known._states) > 12
 
 
 def test_threads_change_nothing(models, monkeypatch):
