@@ -13,7 +13,7 @@ from decoding._types import StepInputs
 from decoding.engine.batch.ensemble_run import EnsembleRun
 from decoding.engine.batch.host import HostBatch
 from decoding.engine.batch.protocol import Batch, States
-from decoding.engine.batch.together import Together, worth_threads
+from decoding.engine.batch.together import Together, rows_worth_threads
 from decoding.engine.latents import Latents
 from decoding.engine.request import Call, EngineRequest
 from decoding.kernels import NativeRun
@@ -53,7 +53,8 @@ class EnsembleBatch:
         shape = (capacity, network.vocab_size)
         self.logits = np.zeros(shape, np.float32)
         self.context = MemberContexts(batches)
-        self._network, self._together = network, Together(network, [batch.step for batch in batches])
+        self._together = Together(network, [batch.step for batch in batches])
+        self._worth_threads = rows_worth_threads(network)
         self._native = [batch for batch in batches if isinstance(batch, HostBatch | EnsembleBatch) and batch.in_place]
         self.in_place: bool = len(self._native) == len(batches)
         self._runs: dict[tuple[Binding | NativeRun, ...], EnsembleRun] = {}
@@ -146,7 +147,7 @@ class EnsembleBatch:
             if len(self._runs) > 2 * self.capacity:  # some are over buffers that are no more
                 self._runs.clear()
             n = self.size
-            threads = len(runs) if worth_threads(self._network, n) else 1
+            threads = len(runs) if n >= self._worth_threads else 1
             found = EnsembleRun(runs, self._weights, self._how, self.tokens[:n], self.logits[:n], threads=threads)
             self._runs[runs] = found
         return found

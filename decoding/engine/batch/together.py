@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import weakref
@@ -24,7 +25,7 @@ class Together:
     """
 
     def __init__(self, network: EnsembleNetwork, steps: Sequence[Job]) -> None:
-        self._network, self._steps = network, list(steps)
+        self._steps, self._worth_threads = list(steps), rows_worth_threads(network)
         self._helpers: list[_Helper] = []
 
     def run(self, rows: int) -> None:
@@ -33,7 +34,7 @@ class Together:
         Raises:
             Whatever a step raises; of several errors that of the first.
         """
-        if not worth_threads(self._network, rows):
+        if rows < self._worth_threads:
             for step in self._steps:
                 step()
             return
@@ -52,13 +53,13 @@ class Together:
             raise error
 
 
-def worth_threads(network: EnsembleNetwork, rows: int) -> bool:
-    """Return whether a step of this many rows is faster with a thread for each member: they use one core each, there are more, and their steps are large."""
+def rows_worth_threads(network: EnsembleNetwork) -> float:
+    """Return from how many rows on a step is faster with a thread for each member; infinity where members use more cores than one, or there are no more."""
     members = [member.network for member in network.members]
-    if len(members) < 2 or not network.in_threads or not all(_uses_one_core(each) for each in members):
-        return False
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores > 1 and min(each.weight_bytes // 4 for each in members) * rows >= _WORTH_A_THREAD
+    if min(len(members), cores) < 2 or not network.in_threads or not all(_uses_one_core(each) for each in members):
+        return math.inf
+    return _WORTH_A_THREAD / max(1, min(each.weight_bytes // 4 for each in members))
 
 
 class _Helper:
