@@ -53,8 +53,8 @@ class EnsembleBatch:
         shape = (capacity, network.vocab_size)
         self.logits = np.zeros(shape, np.float32)
         self.context = MemberContexts(batches)
-        self._together = Together(network, [batch.step for batch in batches])
         self._worth_threads = rows_worth_threads(network)
+        self._together = Together([batch.step for batch in batches], self._worth_threads)
         self._native = [batch for batch in batches if isinstance(batch, HostBatch | EnsembleBatch) and batch.in_place]
         self.in_place: bool = len(self._native) == len(batches)
         self._runs: dict[tuple[Binding | NativeRun, ...], EnsembleRun] = {}

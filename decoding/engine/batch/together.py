@@ -22,10 +22,13 @@ class Together:
     """Runs one step of each member: the first in the caller's thread, the others in threads of their own where that is faster.
 
     What comes out is the same: the steps share nothing, and all of them end before `run` returns.
+
+    Args:
+        worth_threads: rows from which on threads are faster.
     """
 
-    def __init__(self, network: EnsembleNetwork, steps: Sequence[Job]) -> None:
-        self._steps, self._worth_threads = list(steps), rows_worth_threads(network)
+    def __init__(self, steps: Sequence[Job], worth_threads: float) -> None:
+        self._steps, self._worth_threads = list(steps), worth_threads
         self._helpers: list[_Helper] = []
 
     def run(self, rows: int) -> None:
