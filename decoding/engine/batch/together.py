@@ -14,8 +14,8 @@ from decoding.model.network import Network
 
 Job = Callable[[], None]
 
-# Products of a step (rows times weights) from which on a thread is worth waking: about 100 microseconds of one core.
-_WORTH_A_THREAD = 4 << 20
+# Products of a member's step (rows times weights) from which on a thread is worth starting: about 100 microseconds of one core.
+_WORTH_A_THREAD = 8 << 20
 
 
 class Together:
