@@ -412,7 +412,7 @@ class Engine:
         index = next(self._numbers)
         own = request if isinstance(request, Request) else Request(request)
         made = replace(own_request(self._model, self._call, own, None, index), first=index * _OUTPUTS)
-        if self._known is not None and not made.states and not made.source:
+        if self._known is not None and not (made.states or made.source or made.prefixes):
             made = self._known.extended(made)
         return Ticket(self, own, made)
 

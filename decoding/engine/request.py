@@ -88,6 +88,8 @@ class EngineRequest:
         written: how many of the last ids constraints count as the beginning of the output.
         sequence: the sequence whose latents these are; None where the model has no latents, so that all sequences of
             the prompt read the same.
+        prefixes: ids that members of an ensemble read in place of the first `start` ids, by their names: "lm", or "pair.lm" for a member of a member.
+        prefixes_read: whether the `states` already include these, but for their last ids.
     """
 
     index: int
@@ -108,6 +110,14 @@ class EngineRequest:
     max_new_tokens: int | None = None
     written: int = 0
     sequence: int | None = None
+    prefixes: Mapping[str, Array] = field(default_factory=dict)
+    start: int = 0
+    prefixes_read: bool = False
+
+    @property
+    def longest(self) -> int:
+        """The number of ids of the member that reads most; of all ids, where all read the same."""
+        return len(self.ids) - self.start + max([self.start, *map(len, self.prefixes.values())])
 
     def matchers(self) -> Matchers:
         """Return where a new output is in the grammars of its constraints."""

@@ -45,6 +45,21 @@ def test_every_strategy_runs(capsys, how):
     assert out.count("JULIET:") == (3 if "--n" in how else 1)
 
 
+def test_regex(capsys):
+    pytest.importorskip("llguidance", reason="llguidance is not installed (pip install '.[constraints]')")
+    for pattern, expected in ((r"\d{4}-\d\d-\d\d", "2026-05-03\n"), (r"2027-\d\d-\d\d", "2027-05-03\n")):
+        for how in ("--greedy", "--num-beams=4"):
+            assert run(capsys, "generate", "dates", "3 mai 2026", "--regex", pattern, how)[:2] == (0, expected)
+    for pattern, says in (
+        (r"(a)\1", "backreferences are not supported"),
+        ("(", "unclosed group"),
+        ("[a-z]+", "no token of the model's vocabulary"),
+    ):
+        code, out, err = run(capsys, "generate", "dates", "3 mai 2026", "--regex", pattern)
+        assert (code, out) == (1, "")
+        assert says in err
+
+
 def test_ids_for_a_model_without_a_vocabulary(capsys, tmp_path):
     path = tmp_path / "m.onnx"
     path.write_bytes(build.recurrent().SerializeToString())

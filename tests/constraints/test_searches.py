@@ -31,6 +31,7 @@ from decoding import (
     stream,
 )
 from tests.helpers import build
+from tests.helpers.languages import SMALL, outputs, small
 
 pytest.importorskip("llguidance", reason="llguidance is not installed (pip install '.[constraints]')")
 
@@ -41,7 +42,6 @@ SCHEMA = {
     "properties": {"a": {"type": "integer"}, "b": {"enum": ["x", "yy"]}},
     "required": ["a", "b"],
 }
-SMALL = ["a", "b", "c", "ab", "<e>"]  # two tokenizations of "ab"; the last is EOS
 STRATEGIES = [
     Greedy(),
     Sample(),
@@ -56,18 +56,6 @@ STRATEGIES = [
 def model(request):
     net = build.recurrent("LSTM", vocab=len(LETTERS), hidden=8, seed=1, scale=2.0)
     return load(net, tokenizer=LETTERS, executor=request.param)
-
-
-def small(seed, **options):
-    return load(build.recurrent("GRU", vocab=len(SMALL), hidden=4, seed=seed, scale=2.0), tokenizer=SMALL, **options)
-
-
-def outputs(language, longest):
-    """Every sequence of tokens whose text the expression matches, without EOS."""
-    for length in range(longest + 1):
-        for ids in itertools.product(range(4), repeat=length):
-            if re.fullmatch(language, "".join(SMALL[i] for i in ids)):
-                yield ids
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: f"{type(s).__name__}-{getattr(s, 'num_beam_groups', 1)}")

@@ -18,7 +18,7 @@ from decoding.engine.latents import Latents
 from decoding.engine.request import Call, EngineRequest
 from decoding.kernels import NativeRun
 from decoding.model.contract.io import AuxiliaryInput
-from decoding.model.ensembles.network import EnsembleNetwork, Member
+from decoding.model.ensembles.network import EnsembleNetwork, Member, under
 from decoding.model.graph.types import Array
 from decoding.model.runtime.session import Binding
 from decoding.processors import History
@@ -53,6 +53,8 @@ class EnsembleBatch:
         shape = (capacity, network.vocab_size)
         self.logits = np.zeros(shape, np.float32)
         self.context = MemberContexts(batches)
+        # Rows whose members feed ids of their own in the next step: the last of their prompts.
+        self._feeds_own = np.zeros(capacity, bool)
         self._worth_threads = rows_worth_threads(network)
         self._together = Together([batch.step for batch in batches], self._worth_threads)
         self._native = [batch for batch in batches if isinstance(batch, HostBatch | EnsembleBatch) and batch.in_place]
@@ -89,7 +91,7 @@ class EnsembleBatch:
     def start(self, slots: Array, requests: Sequence[EngineRequest], read: Array) -> None:
         """Start these requests at `slots`, from their initial states, which come after `read` ids."""
         for member, batch in zip(self._members, self._batches, strict=True):
-            batch.start(slots, [part(member, request) for request in requests], read)
+            batch.start(slots, [part(member, request) for request in requests], _read_by(member, requests, read))
         self._feed(slots, requests, read)
 
     def take(self, slots: Array) -> list[States]:
@@ -107,7 +109,8 @@ class EnsembleBatch:
     def put(self, slots: Array, states: Sequence[States], index: Array, requests: Sequence[EngineRequest], read: Array) -> None:  # fmt: skip
         """Start requests at `slots` from the rows `index` of `states`, which come after `read` ids."""
         for member, batch, own in zip(self._members, self._batches, states, strict=True):
-            batch.put(slots, own, index, [part(member, request) for request in requests], read)
+            parts = [part(member, request) for request in requests]
+            batch.put(slots, own, index, parts, _read_by(member, requests, read))
         self._feed(slots, requests, read)
 
     def step(self) -> None:
@@ -119,7 +122,8 @@ class EnsembleBatch:
             return
         n = self.size
         for batch in self._batches:
-            batch.tokens[:n] = self.tokens[:n]
+            np.copyto(batch.tokens[:n], self.tokens[:n], where=~self._feeds_own[:n])
+        self._feeds_own[:n] = False
         self._together.run(n)
         kernels.combine([batch.logits[:n] for batch in self._batches], self._weights, self._how, self.logits[:n])
 
@@ -147,8 +151,10 @@ class EnsembleBatch:
             if len(self._runs) > 2 * self.capacity:  # some are over buffers that are no more
                 self._runs.clear()
             n = self.size
-            threads = len(runs) if n >= self._worth_threads else 1
-            found = EnsembleRun(runs, self._weights, self._how, self.tokens[:n], self.logits[:n], threads=threads)
+            found = EnsembleRun(
+                runs, self._weights, self._how, self.tokens[:n], self._feeds_own[:n], self.logits[:n],
+                threads=len(runs) if n >= self._worth_threads else 1,
+            )  # fmt: skip
             self._runs[runs] = found
         return found
 
@@ -161,17 +167,20 @@ class EnsembleBatch:
         """Go on with the rows at `slots`, in that order; a slot may be named more than once."""
         for batch in self._batches:
             batch.keep(slots)
-        self.tokens[: len(slots)] = self.tokens[slots]
+        for array in (self.tokens, self._feeds_own):
+            array[: len(slots)] = array[slots]
 
     def _read_chunk(self, slots: Array, requests: Sequence[EngineRequest], start: Array, count: int) -> list[States]:
         found = []
         for member, batch in zip(self._members, self._batches, strict=True):
             assert batch.read_chunk is not None
-            found.append(batch.read_chunk(slots, [part(member, request) for request in requests], start, count))
+            parts = [part(member, request) for request in requests]
+            found.append(batch.read_chunk(slots, parts, _read_by(member, requests, start), count))
         return found
 
     def _feed(self, slots: Array, requests: Sequence[EngineRequest], read: Array) -> None:
         self.tokens[slots] = [request.ids[at] for request, at in zip(requests, read, strict=True)]
+        self._feeds_own[slots] = [at < r.start and bool(r.prefixes) for r, at in zip(requests, read, strict=True)]
 
 
 class MemberContexts:
@@ -238,5 +247,29 @@ def member_call(call: Call, member: Member) -> Call:
 
 
 def part(member: Member, request: EngineRequest) -> EngineRequest:
-    """Return the request as one member of the ensemble reads it: with its own contexts and states."""
-    return replace(request, context=member.read(request.context), states=member.states(request.states))
+    """Return the request as one member of the ensemble reads it: with its own prompt, contexts and states."""
+    own = replace(request, context=member.read(request.context), states=member.states(request.states))
+    if not request.prefixes:
+        return own
+    longer = _longer(member, request)
+    return replace(
+        own,
+        ids=np.concatenate(
+            [request.prefixes.get(member.name, request.ids[: request.start]), request.ids[request.start :]]
+        ),
+        read=request.read + longer if request.prefixes_read else 0,
+        start=request.start + longer,
+        prefixes=under(member.name, request.prefixes),
+    )
+
+
+def _longer(member: Member, request: EngineRequest) -> int:
+    """Return how many ids more a member reads than the request has."""
+    own = request.prefixes.get(member.name)
+    return 0 if own is None else len(own) - request.start
+
+
+def _read_by(member: Member, requests: Sequence[EngineRequest], read: Array) -> Array:
+    """Return how many ids a member has read where `read` of the requests' ids are."""
+    by_member: Array = read + np.array([_longer(member, request) for request in requests])
+    return by_member

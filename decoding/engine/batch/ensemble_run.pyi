@@ -14,6 +14,7 @@ class EnsembleRun(NativeRun):
         weights: Sequence[float],
         how: Literal["logits", "logprobs", "probs"],
         tokens: NDArray[np.int64],
+        feeds_own: NDArray[np.bool_],
         logits: NDArray[Any],
         *,
         threads: int,

@@ -1,9 +1,9 @@
 """A native step of several networks whose logits are combined."""
 
 cimport numpy as cnp
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memset
 
 from decoding.kernels._library cimport (
     DEC_MEAN_PROBS, DEC_OK, DEC_SUM_LOGITS, DEC_SUM_LOGPROBS, c_combine, c_split_rows, dec_combination, dec_rows, dec_status,
@@ -32,29 +32,32 @@ cdef class EnsembleRun(NativeRun):
         members: of each the run of its step, over the same number of rows.
         weights, how: as `kernels.combine` takes them.
         tokens: int64 [rows], contiguous; logits: float32 [rows, V], contiguous. They stay where they are.
+        feeds_own: bool [rows], contiguous: rows whose members read in the next step the tokens of their own runs; that step clears it.
         threads: that take the members' steps, if there are as many members.
     """
 
     cdef member_run *members
     cdef char *memory  # that the running step works in
     cdef int64_t count, width, failed
+    cdef uint8_t *feeds_own
     cdef dec_rows *member_logits
     cdef const double *weights
     cdef dec_combination how
     cdef int threads
     cdef tuple keep
 
-    def __cinit__(self, members, weights, how, cnp.ndarray tokens, cnp.ndarray logits, *, int threads):
+    def __cinit__(self, members, weights, how, cnp.ndarray tokens, cnp.ndarray feeds_own, cnp.ndarray logits, *, int threads):
         cdef cnp.ndarray each = np.array(weights, np.float64)
         cdef NativeRun member
         cdef int64_t i = 0
-        self.keep = (tuple(members), each, tokens, logits)
+        self.keep = (tuple(members), each, tokens, feeds_own, logits)
         self.count, self.rows, self.width, self.time, self.part = len(members), logits.shape[0], logits.shape[1], 1, 1
         self.members = <member_run *>calloc(self.count, sizeof(member_run))
         self.member_logits = <dec_rows *>calloc(self.count, sizeof(dec_rows))
         if self.members == NULL or self.member_logits == NULL:
             raise MemoryError("the runs of an ensemble")
         self.tokens, self.logits = <int64_t *>cnp.PyArray_DATA(tokens), <float *>cnp.PyArray_DATA(logits)
+        self.feeds_own = <uint8_t *>cnp.PyArray_DATA(feeds_own)
         self.weights, self.how, self.threads = <const double *>cnp.PyArray_DATA(each), _COMBINATIONS[how], threads
         for i, member in enumerate(members):
             if member.rows != self.rows or member.time != 1 or member.logits == NULL:
@@ -78,6 +81,7 @@ cdef class EnsembleRun(NativeRun):
         cdef int64_t i
         self.memory = memory
         c_split_rows(step_members, <void *>self, self.count, self.threads)
+        memset(self.feeds_own, 0, self.rows)
         for i in range(self.count):
             if self.members[i].status != DEC_OK:
                 self.failed, bad[0] = i, self.members[i].bad
@@ -108,14 +112,20 @@ cdef void step_members(void *ensemble, int worker, int64_t begin, int64_t end) n
     cdef member_run *member
     for i in range(begin, end):
         member = &(<EnsembleRun> ensemble).members[i]
-        member.status = step(
-            <NativeRun> member.run, (<EnsembleRun> ensemble).tokens, (<EnsembleRun> ensemble).memory + member.memory, &member.bad
-        )
+        feed(<NativeRun> member.run, <EnsembleRun> ensemble)
+        member.status = step(<NativeRun> member.run, (<EnsembleRun> ensemble).memory + member.memory, &member.bad)
 
 
-cdef dec_status step(NativeRun run, const int64_t *tokens, char *memory, int64_t *bad) noexcept nogil:
-    """Take a step of one member with these tokens, and write its logits."""
-    memcpy(run.tokens, tokens, run.rows * sizeof(int64_t))
+cdef void feed(NativeRun run, EnsembleRun ensemble) noexcept nogil:
+    """Give a member the tokens of the ensemble, but in the rows where it has its own."""
+    cdef int64_t row
+    for row in range(run.rows):
+        if not ensemble.feeds_own[row]:
+            run.tokens[row] = ensemble.tokens[row]
+
+
+cdef dec_status step(NativeRun run, char *memory, int64_t *bad) noexcept nogil:
+    """Take a step of one member, and write its logits."""
     cdef dec_status status = run.read(memory, 0, 1, bad)
     if status == DEC_OK:
         run.project(memory, 0, 1)

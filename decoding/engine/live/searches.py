@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -18,6 +18,7 @@ from decoding.engine.flags import Flag
 from decoding.engine.forks import using
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, Row, RunningOutput
 from decoding.engine.search.mixed import MixedSearch
+from decoding.engine.search.prefixes import with_prefixes_read
 from decoding.engine.workers import wait_for
 from decoding.errors import OptionError
 from decoding.model.network import Network
@@ -130,22 +131,25 @@ class LiveSearch:
             self._left()
 
     def _completed(self, rows: list[Row]) -> list[Row]:
-        """Return rows with latents and encoded sources; one whose source cannot be encoded fails."""
+        """Return rows with latents, encoded sources and prompts of members' own read; one that cannot be completed fails."""
         rows = list(with_latents_of(self._call.latents, rows, self._network.contract))
         todo = {r.key: r for _, r in rows}
         try:
-            done = dict(zip(todo, encoded(self._network, list(todo.values())), strict=True))
+            done = dict(zip(todo, self._complete(list(todo.values())), strict=True))
         except Exception:
             done = {}
             for key, request in todo.items():
                 try:
-                    (done[key],) = encoded(self._network, [request])
+                    (done[key],) = self._complete([request])
                 except Exception as error:
                     self._fail(request, error)
         if self._call.latents is None:
             for taken in self._taken:  # its other outputs read the same
                 taken.request = done.get(taken.request.key, taken.request)
         return self._limited([(sequence, done[r.key]) for sequence, r in rows if r.key in done])
+
+    def _complete(self, requests: Sequence[EngineRequest]) -> list[EngineRequest]:
+        return with_prefixes_read(self._network, self._call, encoded(self._network, requests))
 
     def _limited(self, rows: list[Row]) -> list[Row]:
         """Return the rows, each ending with the last token that the model takes; one whose prompt is too long fails."""

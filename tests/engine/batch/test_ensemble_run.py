@@ -190,7 +190,7 @@ def test_equals_its_twins(cells, rows, how, threads, seed):
     pairs = [states(rng, arrays, rows) for arrays, _ in made]
     given_weights = [1.0, 0.3, 2.0][: len(cells)]
     own, tokens, logits = members(made, pairs, rows), np.zeros(rows, np.int64), np.zeros((rows, 9), np.float32)
-    step = EnsembleRun(own, given_weights, how, tokens, logits, threads=threads)
+    step = EnsembleRun(own, given_weights, how, tokens, np.zeros(rows, bool), logits, threads=threads)
     each = [([h.copy() for h, _ in p], [None if c is None else c.copy() for _, c in p]) for p in pairs]
     for _ in range(3):
         tokens[:] = rng.integers(0, 11, rows)
@@ -208,7 +208,7 @@ def test_a_token_that_one_member_cannot_read_is_refused():
     arrays, twin = made[1]
     made[1] = replace(arrays, vocabulary=7, embedding=arrays.embedding[:7]), twin
     own, tokens = members(made, [states(rng, a, 2) for a, _ in made], 2), np.array([3, 8])
-    step = EnsembleRun(own, [1, 1], "logits", tokens, np.zeros((2, 9), np.float32), threads=1)
+    step = EnsembleRun(own, [1, 1], "logits", tokens, np.zeros(2, bool), np.zeros((2, 9), np.float32), threads=1)
     with pytest.raises(ModelError, match="row 1 has a token that lies outside the embedding; expected 0 <= token < 7"):
         step.run()
 
