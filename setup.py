@@ -69,6 +69,7 @@ setup(
             extension("decoding.kernels._library", *sorted(glob("csrc/*.c"))),
             # These call the C library through decoding.kernels._library, which alone links csrc/.
             *(extension(f"decoding.kernels.{topic}") for topic in TOPICS),
+            extension("decoding.engine.batch.ensemble_run"),
             extension("decoding.engine.flags"),
             extension("decoding.engine.search.native_beams"),
             extension("decoding.engine.search.native_steps"),

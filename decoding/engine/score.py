@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
 from decoding import kernels
 from decoding.engine.batch.batch import failed_step, make_batch
-from decoding.engine.batch.combine import mixed_logprobs, weighted_logits
 from decoding.engine.batch.contexts import initial_states, step_contexts
 from decoding.engine.batch.ensemble import member_call, part
 from decoding.engine.encode import alike, encoded, tokens_taken
@@ -115,7 +115,7 @@ class _MemberReaders:
 
     def __init__(self, network: EnsembleNetwork, call: Call, requests: Sequence[EngineRequest]) -> None:
         self._weights = [member.weight for member in network.members]
-        self._mixes = network.combine == "probs"
+        self._how: Literal["logits", "probs"] = "probs" if network.combine == "probs" else "logits"
         self._readers = [
             _reader(member.network, member_call(call, member), [part(member, request) for request in requests])
             for member in network.members
@@ -124,11 +124,8 @@ class _MemberReaders:
     def read(self, live: int, start: int, end: int) -> Array:
         """Return the scores as `_Reader.read` returns logits."""
         logits = [reader.read(live, start, end) for reader in self._readers]
-        out, scratch = np.empty_like(logits[0]), [np.empty_like(logits[0]) for _ in range(1 + self._mixes)]
-        if self._mixes:
-            mixed_logprobs(logits, self._weights, out, scratch)
-        else:
-            weighted_logits(logits, self._weights, out, scratch[0])
+        out: Array = np.empty_like(logits[0])
+        kernels.combine(logits, self._weights, self._how, out)
         return out
 
 

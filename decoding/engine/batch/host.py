@@ -56,13 +56,17 @@ class HostBatch:
     def step(self) -> None:
         """Run the network once: `tokens` and the states in, `logits` and the next states out."""
         run = self.bound()
+        self.copy_before()
+        run.run()
+        self.moved(1)
+
+    def copy_before(self) -> None:
+        """Keep the states before a step in place, where they are wanted."""
         if self.in_place and self.keeps_before:
             for now, before in zip(
                 self._views(self._side, self.size), self._views(self._side ^ 1, self.size), strict=True
             ):
                 before[:] = now
-        run.run()
-        self.moved(1)
 
     def bound(self) -> Binding | NativeRun:
         """Return the run of the next step over these rows."""

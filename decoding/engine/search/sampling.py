@@ -183,7 +183,7 @@ class SamplingSearch:
 
     def _native_steps(self, call: Call) -> NativeSteps | None:
         """Return what takes whole steps without Python; None where there is no native step, or each needs some Python."""
-        if self._has_extras or not (isinstance(self._batch, HostBatch) and self._batch.in_place):
+        if self._has_extras or not (isinstance(self._batch, HostBatch | EnsembleBatch) and self._batch.in_place):
             return None
         stopped, step_by_step = self._queue.stopped, self._queue.step_by_step
         keeps_states = call.remember is not None
