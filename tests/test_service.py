@@ -206,6 +206,22 @@ def test_close_drains_or_cancels(model):
     assert not [t for t in threading.enumerate() if t.name == "decoding"]
 
 
+def test_a_request_that_comes_while_the_engine_is_closed_is_refused(model, monkeypatch):
+    """Another thread closes it after `submit()` saw it open; the ticket would wait for ever."""
+    engine = Engine(model, **OPTIONS)
+    made = engine._ticket
+
+    def slowly(request):
+        ticket = made(request)
+        engine.close()
+        return ticket
+
+    monkeypatch.setattr(engine, "_ticket", slowly)
+    with pytest.raises(DecodeError, match="the engine is closed"):
+        engine.submit([1])
+    assert (engine.statistics().queued, engine.statistics().running) == (0, 0)
+
+
 def test_many_outputs_do_not_keep_others_waiting(model):
     with Engine(model, Sample(), batch_size=4, max_new_tokens=40, eos_token_id=None) as engine:
         slow = Request([1], num_return_sequences=64, processors=[lambda history, logits: time.sleep(0.001)])

@@ -86,6 +86,31 @@ def test_close_and_with_stop_the_call_and_its_threads(model, workers):
     assert list(events) == []
 
 
+def test_a_prompt_that_comes_while_the_caller_looks_for_more_is_decoded(model, monkeypatch):
+    """The last prompt is read between two looks of the caller: at what is missing, and at whether all is read."""
+    looked = threading.Event()
+
+    class Missing(dict):
+        def __bool__(self):
+            some = len(self) > 0
+            looked.set()
+            if not some:
+                time.sleep(0.2)  # the last prompt comes, and all is read
+            return some
+
+    class Results(iterable._Results):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self._missing = Missing()
+
+    def prompts():
+        looked.wait(0.5)
+        yield [1, 2]
+
+    monkeypatch.setattr(iterable, "_Results", Results)
+    assert len(list(decode_iter(model, prompts(), **options()))) == 1
+
+
 def test_a_value_error_of_the_prompts_stays_itself(model):
     def prompts():
         yield [1]

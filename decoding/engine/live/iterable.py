@@ -98,7 +98,7 @@ class _Results:
 
     def results(self, network: Network, searches: LiveSearches) -> Generator[FinishedSequence | FailedRequest]:
         """Yield what has finished or failed, until all requests have ended."""
-        while self._missing or not self._read:
+        while not self._read or self._missing:  # in this order: what is read last is missing before `_read` says so
             if threading.current_thread() is self.reader:
                 raise DecodeError(
                     "decode_iter(): next() was called by the iterable of prompts, which would wait for itself; take results only "

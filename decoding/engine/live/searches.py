@@ -229,7 +229,9 @@ class LiveSearch:
     def _wait(self) -> None:
         """Wait until somebody wakes this thread."""
         self.is_idle = True
-        if not self._waiting and self._notices.empty() and not self.stopped.is_set():
+        # copy() takes the deque's lock, as append() does and bool() does not: without the GIL, on a processor that reorders, a
+        # request might come unseen while who adds it does not see that this thread is idle.
+        if not self._waiting.copy() and self._notices.empty() and not self.stopped.is_set():
             self._wakes.get()
         self.is_idle = False
 
