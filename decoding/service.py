@@ -291,8 +291,7 @@ class Engine:
             DecodeError: the engine is closed, or this is a forked child, which has none of its threads.
         """
         self._check_process()
-        if self._closed:
-            raise self._is_closed()
+        self._check_open()
         try:
             self._permits.get_nowait()
         except Empty:
@@ -305,9 +304,11 @@ class Engine:
             self._left()
             raise
         self._tickets[ticket._made.index] = ticket
-        if self._closed:  # meanwhile, by another thread, which may not have seen the ticket
+        try:
+            self._check_open()  # again: another thread may have closed it without seeing the ticket
+        except DecodeError:
             ticket.cancel()
-            raise self._is_closed()
+            raise
         self._searches.put(ticket._made)
         return ticket
 
@@ -429,8 +430,9 @@ class Engine:
         with self._counting:
             self._counts.update(more)
 
-    def _is_closed(self) -> DecodeError:
-        return DecodeError("Engine.submit(): the engine is closed; make a new one")
+    def _check_open(self) -> None:
+        if self._closed:
+            raise DecodeError("Engine.submit(): the engine is closed; make a new one")
 
     def _left(self) -> None:
         """A request waits no longer."""

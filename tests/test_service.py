@@ -28,6 +28,9 @@ from tests.helpers import build
 from tests.helpers.seq2seq import AdditiveModel
 
 OPTIONS = {"max_new_tokens": 12, "eos_token_id": 3}
+pytestmark = pytest.mark.thread_unsafe(
+    reason="waits a time for threads of its own, which take longer beside three others"
+)
 
 
 @pytest.fixture(scope="module")

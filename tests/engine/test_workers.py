@@ -20,6 +20,8 @@ from decoding.engine.workers import wait_for
 from scripts import interrupts
 from tests.helpers.build import recurrent
 
+pytestmark = pytest.mark.thread_unsafe(reason="counts the process's threads, or stops them")
+
 
 @pytest.fixture(scope="module")
 def model():
