@@ -15,8 +15,6 @@ STRATEGIES = [
 ]  # fmt: skip
 VOCABULARIES = [3, 37, 600]
 
-pytestmark = pytest.mark.thread_unsafe(reason="replaces a method of a class for a while")
-
 
 @pytest.fixture(scope="module")
 def models():
