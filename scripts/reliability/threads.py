@@ -3,7 +3,8 @@
     python scripts/reliability/threads.py --long
 
 Each round loads fresh models, so that all threads come together where something is made once, and gives every thread the same calls in
-an order of its own: `decode()` with every strategy, `stream()`, `decode_iter()`, `score()`, and an `Engine` that all threads share.
+an order of its own: `decode()` with every strategy and with a constraint, `stream()`, `decode_iter()`, `score()`, and an `Engine` that
+all threads share.
 A batch has the same rows in every round, as the last bits of onnxruntime's logits depend on their number. A free-threaded CPython
 shows most.
 """
@@ -44,7 +45,7 @@ def calls_of(model: Any, prompts: list[Any], extra: dict[str, Any]) -> Calls:
     strategies = {
         "greedy": (d.Greedy(), {}),
         "sample": (d.Sample(top_k=9, top_p=0.95), {"seed": 7}),
-        "top_n": (d.TopN(4), {"seed": 7, "processors": [d.RepetitionPenalty(1.3)]}),
+        "top_n": (d.TopN(4), {"seed": 7, "processors": [d.RepetitionPenalty(1.3)], "stop": [[5], [1, 9]]}),
         "beam": (d.Beam(num_beams=3), {"num_return_sequences": 2}),
         "distinct": (d.Sample(replacement=False), {"seed": 7, "num_return_sequences": 2}),
     }
@@ -99,6 +100,12 @@ def every_call() -> Iterator[tuple[Calls, Any]]:
         sources = [[3, 4, 5, 1], [2, 3], [6, 1, 4]]
         calls["encoder, beam"] = lambda: bits(
             d.decode(encoded, sources, d.Beam(num_beams=2), prefix=[1], max_new_tokens=5)
+        )
+        letters = {"decoding.vocab": [chr(97 + i) for i in range(26)], "decoding.eos": 1}
+        spelled = d.load(build.recurrent(vocab=26, metadata=letters), threads=1)
+        words = d.Regex("[c-k]{2,6}")
+        calls["constraint"] = lambda: bits(
+            d.decode(spelled, ["ab", "c"], d.Sample(), seed=3, processors=[words], max_new_tokens=8)
         )
         yield calls, engine
 
