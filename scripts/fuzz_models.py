@@ -172,6 +172,10 @@ def main() -> int:
             load_case(kind, seed, number)
             return "loaded"
 
+        from decoding import load
+
+        # What this imports takes seconds on a busy machine, and is no case's.
+        used(load(structure.seeds()[0], threads=1))
         pool.be_child(range(*options.child), case)
         return 0
     if options.only is not None:

@@ -36,6 +36,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = str(ROOT / "decoding")
 SECONDS = 10
+STARTING = 120  # a child imports first
 MEMORY = 3 << 30  # a damaged shape may ask for all there is
 _WATCHES = re.compile(r'limits.py", line \d+ in call\n')
 _FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
@@ -135,7 +136,7 @@ def _signal(code: int | None) -> str:
 def _listen(child: subprocess.Popen[bytes], result: Result) -> int:
     """Count what the child reports, one line a case, until it ends or is silent for too long."""
     assert child.stdout is not None
-    done, patience, rest = 0, SECONDS + 20, b""  # importing takes a while too
+    done, patience, rest = 0, STARTING, b""
     while select.select([child.stdout], [], [], patience)[0]:
         if not (read := os.read(child.stdout.fileno(), 65536)):
             child.wait()
