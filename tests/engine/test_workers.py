@@ -180,14 +180,20 @@ def test_an_interrupt_while_prompts_block_ends_the_call_at_once():
     assert run(code)[:2] == (0, "True 2")  # the thread that reads is in the iterable, where nothing can end it
 
 
-def test_an_interrupt_while_threads_start_leaves_none():
-    code = """
+@pytest.mark.parametrize("inside", ["pass", "threading.Lock().release()"], ids=["between lines", "in a condition"])
+def test_an_interrupt_while_threads_start_leaves_none(inside):
+    """`threading.Condition` makes "release unlocked lock" of one that comes between two of its lines."""
+    code = f"""
+        inside = {inside!r}
         start, started = threading.Thread.start, []
         def interrupted(thread):
             start(thread)
             started.append(thread)
             if len(started) == 2:
-                raise KeyboardInterrupt
+                try:
+                    raise KeyboardInterrupt
+                finally:
+                    exec(inside)
         threading.Thread.start = interrupted
         try:
             next(decoding.decode_iter(model, itertools.repeat([1]), max_new_tokens=5, batch_size=2, workers=4))

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from decoding.engine.flags import Flag
 from decoding.engine.live.searches import LiveSearches
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RunningOutput
-from decoding.engine.workers import wait_for
+from decoding.engine.workers import start_thread, wait_for
 from decoding.errors import DecodeError
 from decoding.model.network import Network
 
@@ -49,7 +49,7 @@ def decode_each(
     results.reader = reader
     try:
         searches.start()
-        reader.start()
+        start_thread(reader)
         yield from results.results(network, searches)
     finally:
         results.leave()

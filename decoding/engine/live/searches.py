@@ -18,7 +18,7 @@ from decoding.engine.flags import Flag
 from decoding.engine.forks import using
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, Row, RunningOutput
 from decoding.engine.search.mixed import MixedSearch
-from decoding.engine.workers import wait_for
+from decoding.engine.workers import start_thread, wait_for
 from decoding.errors import OptionError
 from decoding.model.network import Network
 
@@ -259,7 +259,7 @@ class LiveSearches:
         """Start the threads."""
         _LIVE.add(self)
         for thread in self._threads:
-            thread.start()
+            start_thread(thread)
 
     @property
     def forked(self) -> bool:
