@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from decoding import jobs
-from decoding.cli.shared.job_options import add_job_options, job_options, print_report
+from decoding.cli.shared.job_options import add_job_options, job_options, print_report, stoppable
 from decoding.cli.shared.load_options import add_load_options, load_arguments, load_model
 from decoding.cli.shared.parser import Parser, rare
 from decoding.cli.shared.prompts import read_prefix
@@ -72,10 +72,11 @@ def run(args: argparse.Namespace) -> None:
     model, strategy = load_model(args), strategy_of(args)
     options: dict[str, Any] = {**job_options(args), **decode_options(args, model), "num": args.num}
     options["prefix"] = read_prefix(model, args.prefix)
-    if args.ray is None:
-        report = jobs.run(model, args.input, args.output, strategy, workers=args.workers, **options)
-    else:
-        ray = import_module("decoding.jobs.ray")
-        where = {"address": args.ray or None, "actors": args.workers, "load_options": load_arguments(args)}
-        report = ray.run(args.model, args.input, args.output, strategy, **where, **options)
+    with stoppable(args.output):
+        if args.ray is None:
+            report = jobs.run(model, args.input, args.output, strategy, workers=args.workers, **options)
+        else:
+            ray = import_module("decoding.jobs.ray")
+            where = {"address": args.ray or None, "actors": args.workers, "load_options": load_arguments(args)}
+            report = ray.run(args.model, args.input, args.output, strategy, **where, **options)
     print_report(report, args.output, as_json=args.json)

@@ -12,9 +12,9 @@ import numpy as np
 
 from decoding import jobs
 from decoding.api import score
-from decoding.cli.shared.job_options import add_job_options, job_options, print_report
+from decoding.cli.shared.job_options import add_job_options, job_options, print_report, stoppable
 from decoding.cli.shared.load_options import add_load_options, load_model
-from decoding.cli.shared.parser import Parser
+from decoding.cli.shared.parser import Parser, rare
 from decoding.cli.shared.pictures import check_picture, write_picture
 from decoding.cli.shared.prompts import read_sequences, read_sources
 from decoding.errors import OptionError
@@ -44,6 +44,7 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
         help="a .jsonl or .parquet file: FILE (text, .jsonl, .csv, .parquet) is then read row by row",
     )
     add_job_options(parser.add_argument_group("rows of OUTPUT"))
+    rare(parser.add_argument("--seed", type=int, metavar="N", help="key of latents, where the model draws some"))
     parser.add_argument("--lines", action="store_true", help="score every line by itself")
     parser.add_argument(
         "--sources", metavar="FILE", help="with an encoder: what it reads, a line for each line of FILE"
@@ -61,11 +62,16 @@ def run(args: argparse.Namespace) -> None:
     if args.output is not None:
         _run_job(args)
         return
+    if wrong := [
+        flag for flag in ("--column", "--id-column", "--strict", "--token-logprobs") if getattr(args, _name(flag))
+    ]:
+        raise OptionError(f"{wrong[0]}: of the rows of OUTPUT; give OUTPUT too, or leave it out")
     model = load_model(args)
     texts, sequences = read_sequences(model, args.file, "FILE", lines=args.lines or args.sources is not None)
     sources = read_sources(model, args.sources, len(texts), f"FILE {args.file}")
     plot = None if args.plot is None else check_picture(args.plot)
-    scores = score(model, cast(Any, sequences), prompts=sources) if any(sequences) else []
+    options = {"prompts": sources, "seed": args.seed, "batch_size": args.batch_size}
+    scores = score(model, cast(Any, sequences), **options) if any(sequences) else []
     logprobs = [float(np.nansum(values, dtype=np.float64)) for values in scores]
     counts = [int(np.isfinite(values).sum()) for values in scores]
     if not sum(counts):
@@ -87,10 +93,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _run_job(args: argparse.Namespace) -> None:
-    if wrong := [flag for flag in ("--lines", "--sources", "--plot") if getattr(args, flag[2:])]:
+    if wrong := [flag for flag in ("--lines", "--sources", "--plot") if getattr(args, _name(flag))]:
         raise OptionError(f"{wrong[0]}: not with OUTPUT, whose rows are those of FILE; leave it out")
-    report = jobs.score(load_model(args), args.file, args.output, **job_options(args))
+    model = load_model(args)
+    with stoppable(args.output):
+        report = jobs.score(model, args.file, args.output, seed=args.seed, **job_options(args))
     print_report(report, args.output, as_json=args.json)
+
+
+def _name(flag: str) -> str:
+    """Return the name that argparse gives the value of a flag."""
+    return flag[2:].replace("-", "_")
 
 
 def _facts(text: str, values: Any, logprob: float, count: int) -> dict[str, Any]:

@@ -61,11 +61,9 @@ def read_prompts(
     Raises:
         OptionError: a prompt, source or prefix is wrong; the message names it.
     """
+    if prefix is not None:
+        check_takes_prefix(model)
     if model._network.encoders is None:
-        if prefix is not None:
-            raise OptionError(
-                f"prefix: {model.name} has no encoder: it continues the prompts themselves; pass the tokens as prompts"
-            )
         ids = encode_prompts(model, [prompts] if single and prompts is not None else prompts, first=first)
         if prompts is None and context is not None:
             ids = ids * _entries(context)
@@ -77,6 +75,18 @@ def read_prompts(
             f"prefix: found {len(ids)} of them; expected one for all prompts, or one for each of the {len(sources)}"
         )
     return ids if len(ids) == len(sources) else ids * len(sources), sources
+
+
+def check_takes_prefix(model: Model) -> None:
+    """Refuse a prefix where there is no encoder.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if model._network.encoders is None:
+        raise OptionError(
+            f"prefix: {model.name} has no encoder: it continues the prompts themselves; pass the tokens as prompts"
+        )
 
 
 def read_sequences(model: Model, sequences: Any, prompts: Any, use: str) -> tuple[list[Ids], Sequence[Source]]:

@@ -81,6 +81,14 @@ def _by_member(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def source_length(model: Model, source: Mapping[str, Any]) -> int:
+    """Return how many ids a source has, as `encode_sources()` returns it: in an ensemble, the most that a member reads."""
+    if isinstance(model, Ensemble):
+        readers = model._readers()
+        return max((source_length(readers[name], own) for name, own in _by_member(source).items()), default=0)
+    return sum(len(v) for v in source.values() if isinstance(v, np.ndarray) and v.ndim == 1 and v.dtype.kind == "i")
+
+
 def source_tokens(model: Model, prompts: Any) -> list[str] | None:
     """Return the tokens of the first source, as texts; None where no encoder reads one sequence of ids that have texts."""
     encoders = model._network.encoders

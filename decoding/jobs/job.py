@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from decoding.arguments import seed_of
-from decoding.errors import OptionError, shown
+from decoding.errors import DecodeError, OptionError, shown
 from decoding.jobs.keys import KeySet, row_key
 from decoding.jobs.manifest import check_same_job, read_manifest, replace_file, write_manifest
 from decoding.jobs.read import Input, Row, cannot_read, pyarrow_module
@@ -34,7 +34,7 @@ class Report:
         failed: rows that are in the file of errors instead.
         sequences: sequences that this run wrote; `tokens`: their new tokens, or those that were scored.
         seconds: that this run took, after the model was loaded.
-        seed: the key of the draws.
+        seed: the key of the draws; None where a job draws nothing.
     """
 
     rows: int
@@ -42,13 +42,17 @@ class Report:
     sequences: int
     tokens: int
     seconds: float
-    seed: int
+    seed: int | None
 
 
 class Stage:
-    """What a job does with its rows: `batch` decodes them, `score` scores them."""
+    """What a job does with its rows: `batch` decodes them, `score` scores them.
 
-    kind: str
+    Attributes:
+        draws: whether results may depend on a seed.
+    """
+
+    draws = True
 
     def describe(self) -> Mapping[str, Any]:
         """Return what tells this job from another, beside its input and its seed."""
@@ -92,6 +96,13 @@ class Output:
         finished = (manifest or {}).get("finished")
         return finished is not None and self.path.is_file() and self.path.stat().st_size == finished["bytes"]
 
+    def without_manifest(self) -> Path | None:
+        """Return a file of rows or errors that no job of this name can go on with; None where all are missing or empty."""
+        for path in (self.path, self.lines, self.errors):
+            if path.exists() and path.stat().st_size:
+                return path
+        return None
+
     def close(self, stage: Stage, *, numbered: bool) -> int:
         """Put the rows in their place, and return the size of the output.
 
@@ -105,16 +116,15 @@ class Output:
                 write_parquet(self.lines, made, {**always, **base}, optional)
                 replace_file(made, self.path)
             except OSError as error:
-                made.unlink(missing_ok=True)
                 raise cannot_write(self.path, error) from error
+            finally:
+                made.unlink(missing_ok=True)
         return self.path.stat().st_size
 
-    def tidy(self) -> None:
-        """Remove what a finished job needs no more."""
+    def release(self, lines: LineFile) -> None:
+        """Let go of the rows that are in their place."""
         if self.is_parquet:
-            self.lines.unlink()
-        if self.errors.exists() and not self.errors.stat().st_size:
-            self.errors.unlink()
+            lines.clear()
 
     def _beside(self, suffix: str) -> Path:
         return self.path.with_name(self.path.name + suffix)
@@ -135,33 +145,33 @@ def run_job(
     except OSError as error:
         raise OptionError(f"input: cannot be read: {error}") from error
     with ExitStack() as opened:
-        lines = LineFile(files.lines)
+        lines = LineFile(files.lines, drop_empty=files.is_parquet)
         opened.callback(lines.close)
         manifest = read_manifest(files.manifest)
-        if manifest is None and (lines.size or (files.is_parquet and files.path.exists())):
+        if manifest is None and (found := files.without_manifest()):
             raise OptionError(
-                f"output {files.path}: it is there, and has no manifest ({files.manifest.name}) of a job; choose another name, or remove it"
+                f"output {found}: it is there, and has no manifest ({files.manifest.name}) of a job; choose another name, or remove it"
             )
-        seed = seed_of(seed) if manifest is None or seed is not None else int(manifest["job"]["seed"])
-        job = {**stage.describe(), "input": source.describe(), "seed": seed}
+        key = _key_of_draws(stage, seed, manifest)
+        job = {**stage.describe(), "input": source.describe(), "seed": key}
         if manifest is not None:
             check_same_job(files.manifest, manifest["job"], job)
         if manifest is not None and files.is_finished(manifest):
-            files.tidy()
-            return _finished_report(manifest, seed)
+            files.release(lines)
+            return _finished_report(manifest, key)
         try:
             write_manifest(files.manifest, {"job": job})
         except OSError as error:
             raise cannot_write(files.manifest, error) from error
         run = _Run(files, lines, opened, strict=strict)
-        report = run.make(stage, source, seed, total, progress)
+        report = run.make(stage, source, key, total, progress)
         try:
             size = files.close(stage, numbered=run.numbered)
             finished = {"bytes": size, "rows": report.rows, "failed": report.failed}
             write_manifest(files.manifest, {"job": job, "finished": finished})
         except OSError as error:
             raise cannot_write(files.manifest, error) from error
-        files.tidy()
+        files.release(lines)
     return report
 
 
@@ -171,27 +181,28 @@ class _Run:
     def __init__(self, files: Output, lines: LineFile, opened: ExitStack, *, strict: bool) -> None:
         self.numbered = True  # whether every id is the number of its row
         self._lines, self._strict = lines, strict
-        self._errors = LineFile(files.errors)
+        self._errors = LineFile(files.errors, drop_empty=True)
         opened.callback(self._errors.close)
         self._lock = threading.Lock()  # of the errors, which two threads may tell
         self._finished, self._seen, self._bad = KeySet(), KeySet(), KeySet()
         lines.recover(lambda id: self._finished.add(row_key(id)), redo_last=True)
         self._errors.recover(lambda number: self._bad.add(row_key(number)), redo_last=False)
         self._rows, self._failed = len(self._finished), len(self._bad)
-        self._stopped: Exception | None = None
 
-    def make(self, stage: Stage, source: Input, seed: int, total: int | None, progress: bool) -> Report:
+    def make(self, stage: Stage, source: Input, seed: int | None, total: int | None, progress: bool) -> Report:
         """Make the rows that are missing, and append them."""
         sequences, tokens, start = 0, 0, time.monotonic()
         with (
             tqdm(total=total, initial=self._rows + self._failed, unit="row", disable=not progress) as bar,
-            closing(stage.run(self._todo(source), seed, self._fail)) as made,
+            closing(stage.run(self._todo(source), seed or 0, self._fail)) as made,
         ):
             for row, records, count in made:
                 self._lines.append(b"".join(to_line({"id": row.id, **record}) for record in records))
                 self._rows, sequences, tokens = self._rows + 1, sequences + len(records), tokens + count
-                bar.set_postfix_str(f"{tokens / max(time.monotonic() - start, 1e-9):.0f} tokens/s", refresh=False)
+                speed = tokens / max(time.monotonic() - start, 1e-9)
+                bar.set_postfix_str(f"{sequences} sequences, {speed:.0f} tokens/s", refresh=False)
                 bar.update(self._rows + self._failed - bar.n)
+            bar.update(self._rows + self._failed - bar.n)  # bad rows after the last good one
         self._lines.sync()
         self._errors.sync()
         return Report(self._rows, self._failed, sequences, tokens, time.monotonic() - start, seed)
@@ -236,17 +247,30 @@ class _Run:
 def _readable(source: Input) -> Iterator[Row]:
     try:
         yield from source.rows()
+        changed = source.has_changed()
     except OSError as error:
         raise cannot_read("of the job", error) from error
+    if changed:
+        raise DecodeError(
+            "input: it has changed while the job read it, so that rows of the output may be of either; remove the output with its manifest"
+        )
 
 
 def _error_line(record: dict[str, Any]) -> bytes:
     try:
         return to_line(record)
-    except (TypeError, ValueError):  # what a caller gave from Python
+    # What a caller gave from Python, or a number beyond those of floats, such as 1e999.
+    except (TypeError, ValueError, RecursionError):
         return to_line({**record, "input": shown(record["input"])})
 
 
-def _finished_report(manifest: Mapping[str, Any], seed: int) -> Report:
+def _key_of_draws(stage: Stage, seed: int | None, manifest: Mapping[str, Any] | None) -> int | None:
+    """Return the seed of a job: the caller's, else that of its earlier runs, else a new one; None where nothing is drawn."""
+    if not stage.draws:
+        return None
+    return seed_of(seed if seed is not None or manifest is None else manifest["job"]["seed"])
+
+
+def _finished_report(manifest: Mapping[str, Any], seed: int | None) -> Report:
     finished = manifest["finished"]
     return Report(finished["rows"], finished["failed"], 0, 0, 0.0, seed)

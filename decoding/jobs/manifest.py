@@ -17,8 +17,9 @@ from decoding.model.ensembles.ensemble import Ensemble
 from decoding.model.model import Model
 from decoding.tokenizers import Tokenizer, tokenizer_metadata
 
-# Of the manifest's own form.
+# Of the manifest's own form, and the facts of a job in it.
 _FORM = 1
+_FACTS = {"form", "version", "kind", "model", "options", "input", "seed"}
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
@@ -31,11 +32,25 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OptionError(f"manifest {path}: cannot be read: {error}; {_ANOTHER}") from error
-    if not isinstance(found, dict) or not isinstance(found.get("job"), dict):
+    job = found.get("job") if isinstance(found, dict) else None
+    if not isinstance(job, dict) or "form" not in job:
         raise OptionError(f"manifest {path}: it is not one that a job wrote; {_ANOTHER}")
-    return found
+    if job["form"] != _FORM:
+        raise OptionError(
+            f"manifest {path}: its form is {shown(job['form'])}, of another version of rnn-decoding ({shown(job.get('version'))}); {_ANOTHER}"
+        )
+    if job.keys() != _FACTS or not _is_finish(found.get("finished")):
+        raise OptionError(f"manifest {path}: it is not as the job wrote it; {_ANOTHER}")
+    return dict(found)
+
+
+def _is_finish(value: Any) -> bool:
+    """Return whether a manifest says so of a finished job, or says nothing as it has not finished."""
+    return value is None or (
+        isinstance(value, dict) and all(isinstance(value.get(name), int) for name in ("bytes", "rows", "failed"))
+    )
 
 
 def write_manifest(path: Path, content: Mapping[str, Any]) -> None:

@@ -39,7 +39,8 @@ class Decoder:
     decoded, in which case the others are null.
 
     Args:
-        model: what `load()` takes: a path that every node has, the name of a shipped model, or a file's bytes.
+        model: what `load()` takes: a path that every node has, the name of a shipped model, or a file's bytes; or a function
+            that returns a model, such as ``lambda: Ensemble([load("/shared/a.onnx"), load("/shared/b.onnx")])``, without `load_options`.
         strategy, options: as in `decode()`; a `seed` is needed where something is drawn.
         column: the dataset's column of prompts: texts or ids.
         id_column: its column of ids, which no two rows share.
@@ -73,7 +74,7 @@ class Decoder:
         check_names("Decoder", options)
         check_flag("token_logprobs", token_logprobs)
         self._column, self._id_column = column, id_column
-        own = load(model, **{"threads": 1, **(load_options or {})})
+        own = loaded(model() if callable(model) else load(model, **{"threads": 1, **(load_options or {})}))
         self._pyarrow = pyarrow_module("pyarrow", "Decoder")
         self._stage = Batch(own, strategy, prefix, token_logprobs, workers, **options)
         if options.get("seed") is None and (isinstance(strategy, Sample | TopN) or own.latents):
@@ -99,15 +100,17 @@ class Decoder:
             )
         }
         lines = [
-            {"id": ids[number], **record, "error": errors.get(number)}
-            for number in range(len(rows))
-            for record in found.get(number, [{}])
+            {"id": row.id, **record, "error": errors.get(row.number)}
+            for row in rows
+            for record in found.get(row.number, [{}])
         ]
-        return self._table(lines, numbers=all(isinstance(id, int) for id in ids))
+        return self._table(lines, numbers=not any(isinstance(row.id, str) for row in rows))
 
     def _table(self, lines: list[dict[str, Any]], *, numbers: bool) -> Any:
         pa = self._pyarrow
         for line in lines:
+            if not numbers and line["id"] is not None:
+                line["id"] = str(line["id"])
             if "top_logprobs" in line:
                 line["top_logprobs"] = [[(int(i), v) for i, v in step.items()] for step in line["top_logprobs"]]
         id_type = pa.int64() if numbers else pa.string()
@@ -351,13 +354,20 @@ def _values(batch: Any, name: str) -> list[Any]:
         raise OptionError(
             f"column {name!r}: the dataset has {', '.join(map(repr, names))}; pass column= and id_column="
         )
-    values: list[Any] = batch.column(name).to_pylist() if hasattr(batch, "column_names") else batch[name].tolist()
-    return values
+    if hasattr(batch, "column_names"):
+        return list(batch.column(name).to_pylist())
+    column = batch[name]
+    if hasattr(column, "notna"):  # pandas, which has several values for none
+        column = column.astype(object).where(column.notna(), None)
+    return list(column.tolist())
 
 
 def _row(number: int, prompt: Any, id: Any) -> Row:
-    if prompt is None:
-        return Row(number, id, None, "the prompt has no value")
+    """Return the row of a prompt: a bad one without a prompt, or with an id that no column of int64 or texts has."""
     if isinstance(id, bool) or not isinstance(id, str | int):
         return Row(number, None, prompt, f"id {shown(id)}: expected a string or a whole number")
+    if isinstance(id, int) and not -(2**63) <= id < 2**63:
+        return Row(number, None, prompt, f"id {id}: expected a whole number of 64 bits with a sign, or a string")
+    if prompt is None:
+        return Row(number, id, None, "the prompt has no value")
     return Row(number, id, prompt)

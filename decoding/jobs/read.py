@@ -48,6 +48,9 @@ class Input(Protocol):
     def rows(self) -> Iterator[Row]:
         """Yield every row, good or bad."""
 
+    def has_changed(self) -> bool:
+        """Return whether it is seen to be another than when `scan()` read it."""
+
     @property
     def only_text(self) -> bool:
         """Whether it can hold nothing but texts, so that ids are written as words."""
@@ -115,6 +118,10 @@ class NumberedInput:
         """Yield every row."""
         return (Row(number, number, None) for number in range(self._count))
 
+    def has_changed(self) -> bool:
+        """Return False."""
+        return False
+
 
 class IterableInput:
     """What a caller has in Python: prompts, `Request` objects, and dicts of their fields that may have an id."""
@@ -136,6 +143,10 @@ class IterableInput:
         """Yield every row."""
         return (row_of(number, value) for number, value in enumerate(self._requests))
 
+    def has_changed(self) -> bool:
+        """Return False: it cannot be seen."""
+        return False
+
 
 class _FileInput:
     """A file, with the hash of its contents."""
@@ -145,6 +156,7 @@ class _FileInput:
 
     def __init__(self, path: Path) -> None:
         self.path, self._hash = path, ""
+        self._state: tuple[int, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """Return its kind and the hash of its contents: it may be moved while a job waits, not changed."""
@@ -152,12 +164,21 @@ class _FileInput:
 
     def scan(self) -> int | None:
         """Read it once."""
+        self._state = self._state_now()
         digest = hashlib.sha256()
         with self.path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
         self._hash = digest.hexdigest()
         return None
+
+    def has_changed(self) -> bool:
+        """Return whether the file was written to, or another was put in its place, since `scan()` began."""
+        return self._state_now() != self._state
+
+    def _state_now(self) -> tuple[int, ...]:
+        found = self.path.stat()
+        return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 class TextInput(_FileInput):
@@ -196,7 +217,7 @@ class JSONLInput(_FileInput):
             if not line.strip():
                 continue
             try:
-                value = json.loads(line)
+                value = json.loads(line.decode(), parse_constant=_no_constant)
             except (ValueError, RecursionError) as error:
                 yield Row(number, None, _as_text(line), f"not JSON: {error}")
                 continue
@@ -282,11 +303,18 @@ class ParquetInput(_TableInput):
     def rows(self) -> Iterator[Row]:
         """Yield every row."""
         number, wanted = 0, [name for name in (self._column, self._id_column) if name is not None]
-        for batch in self._file().iter_batches(_PARQUET_ROWS, columns=wanted):
+        for batch in self._batches(wanted):
             ids = batch.column(self._id_column).to_pylist() if self._id_column else [None] * len(batch)
             for value, id in zip(batch.column(self._column).to_pylist(), ids, strict=True):
                 yield self._row(number, value, id)
                 number += 1
+
+    def _batches(self, columns: list[str]) -> Iterator[Any]:
+        error_of_arrow = pyarrow_module("pyarrow", f"input {self.path}").ArrowException
+        try:
+            yield from self._file().iter_batches(_PARQUET_ROWS, columns=columns)
+        except (OSError, error_of_arrow) as error:  # a page is damaged, say
+            raise DecodeError(f"input {self.path}: cannot be read as Parquet: {error}") from error
 
     def _columns(self) -> list[str]:
         names: list[str] = self._file().schema_arrow.names
@@ -339,6 +367,11 @@ def _lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         for number, line in enumerate(file):
             yield (line.removeprefix(_BOM) if number == 0 else line).removesuffix(b"\n").removesuffix(b"\r")
+
+
+def _no_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python's parser takes, and writes."""
+    raise ValueError(f"it has {name}; write null where there is no number")
 
 
 def _as_text(line: bytes) -> str:

@@ -80,7 +80,7 @@ def _fields(model: Model, value: Any, only_text: bool) -> dict[str, Any]:
         found["strategy"] = strategy_of(found["strategy"])
     for name in ("context", "latents"):
         if found.get(name) is not None:
-            found[name] = _arrays(name, found[name])
+            found[name] = arrays_of(name, found[name])
     return found
 
 
@@ -109,8 +109,12 @@ def strategy_of(value: Any) -> Strategy:
     return made
 
 
-def _arrays(name: str, value: Any) -> Any:
-    """Return lists as arrays."""
+def arrays_of(name: str, value: Any) -> Any:
+    """Return the lists of a field as arrays.
+
+    Raises:
+        OptionError: they are none.
+    """
     try:
         if isinstance(value, Mapping):
             return {key: np.asarray(own) for key, own in value.items()}

@@ -14,6 +14,8 @@ from decoding.errors import OptionError, check_flag
 from decoding.inputs.models import loaded
 from decoding.inputs.options import Options, check_names, make_call
 from decoding.inputs.own_requests import check_temperature, own_request
+from decoding.inputs.prompts import encode_prompts
+from decoding.inputs.requests import check_takes_prefix
 from decoding.inputs.sizes import check_memory
 from decoding.inputs.workers import choose_workers
 from decoding.jobs.decode import decode_rows, for_rows
@@ -109,6 +111,8 @@ class Batch(Stage):
             raise OptionError("return_state=True: the output of a job has no states; decode() returns them")
         if self._call.settings.return_member_logprobs:
             raise OptionError("return_member_logprobs=True: the output of a job has none; decode() returns them")
+        if prefix is not None:
+            _check_prefix(model, prefix)
         self._workers = choose_workers(
             model, self._call, workers, _MANY, processors=bool(self._call.settings.processors)
         )
@@ -164,6 +168,13 @@ class Batch(Stage):
                 yield row, [record_of(h, token_logprobs=self._token_logprobs) for h in found], tokens
 
 
+def _check_prefix(model: Model, prefix: Any) -> None:
+    """Refuse what is not one prefix for all rows, before every row has that error."""
+    check_takes_prefix(model)
+    if len(encode_prompts(model, prefix, name="prefix")) != 1:
+        raise OptionError("prefix: found several; expected one for all rows: a row with another has it as a field")
+
+
 def record_of(hypothesis: Hypothesis, *, token_logprobs: bool) -> dict[str, Any]:
     """Return a hypothesis as an output has it, without an id; numbers that are not finite are null."""
     record: dict[str, Any] = {
@@ -182,12 +193,17 @@ def record_of(hypothesis: Hypothesis, *, token_logprobs: bool) -> dict[str, Any]
             dict(zip(map(str, step), finite(own), strict=True)) for step, own in zip(ids.tolist(), values, strict=True)
         ]
     if hypothesis.attention is not None:
-        record["attention"] = hypothesis.attention.tolist()
+        record["attention"] = finite(hypothesis.attention)
     return record
 
 
 def finite(value: Any) -> Any:
     """Return a number, or an array as a list, with None for what is not finite: JSON has no such numbers."""
-    if np.isfinite(value).all():
-        return value.tolist() if isinstance(value, np.ndarray) else value
-    return [finite(one) for one in value.tolist()] if isinstance(value, np.ndarray) else None
+    known = np.isfinite(value)
+    if not isinstance(value, np.ndarray):
+        return value if known else None
+    if known.all():
+        return value.tolist()
+    values = value.astype(object)
+    values[~known] = None
+    return values.tolist()

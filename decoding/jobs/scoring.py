@@ -23,7 +23,7 @@ from decoding.jobs.job import Records, Report, Stage, run_job
 from decoding.jobs.keys import row_seed
 from decoding.jobs.manifest import describe_job
 from decoding.jobs.read import Row, open_input
-from decoding.jobs.rows import prompt_of
+from decoding.jobs.rows import arrays_of, prompt_of
 from decoding.jobs.run import finite
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
@@ -78,6 +78,7 @@ class Scoring(Stage):
     def __init__(self, model: Model, token_logprobs: bool, batch_size: int | None, *, only_text: bool) -> None:
         self._model, self._token_logprobs, self._only_text = model, token_logprobs, only_text
         self._call = make_call(model, Greedy(), batch_size=batch_size)
+        self.draws = bool(model.latents)
 
     def describe(self) -> Mapping[str, Any]:
         """Return what tells this job from another."""
@@ -105,23 +106,25 @@ class Scoring(Stage):
         """Yield the rows with the log-probabilities of their tokens."""
         read = self._read(rows, seed, failed)
         while chunk := list(itertools.islice(read, _AHEAD * self._call.batch_size)):
-            requests = [replace(request, index=index) for index, (_, request) in enumerate(chunk)]
-            try:
-                scores = self._score(requests)
-            except DecodingError:  # of one of them: each by itself
-                scores = self._each(chunk, failed)
-            for index, (row, _) in enumerate(chunk):
-                if index in scores:
-                    yield row, scores[index]
+            yield from self._chunk(chunk, failed)
 
-    def _each(self, chunk: Sequence[tuple[Row, EngineRequest]], failed: Callable[[Row, str], None]) -> dict[int, Array]:
-        scores = {}
-        for index, (row, request) in enumerate(chunk):
-            try:
-                scores[index] = self._score([replace(request, index=0)])[0]
-            except DecodingError as error:
-                failed(row, str(error).replace("prompts[0]", "prompt"))
-        return scores
+    def _chunk(
+        self, chunk: Sequence[tuple[Row, EngineRequest]], failed: Callable[[Row, str], None]
+    ) -> Iterator[tuple[Row, Array]]:
+        """Yield rows with their scores; where one of them fails, each half by itself."""
+        requests = [replace(request, index=index) for index, (_, request) in enumerate(chunk)]
+        try:
+            scores = self._score(requests)
+        except DecodingError as error:
+            if len(chunk) == 1:
+                failed(chunk[0][0], str(error).replace("prompts[0]", "prompt"))
+                return
+            half = len(chunk) // 2
+            yield from self._chunk(chunk[:half], failed)
+            yield from self._chunk(chunk[half:], failed)
+            return
+        for index, (row, _) in enumerate(chunk):
+            yield row, scores[index]
 
     def _score(self, requests: list[EngineRequest]) -> dict[int, Array]:
         call, own = with_latents(self._model, self._call, requests, None)
@@ -160,27 +163,23 @@ def _request(model: Model, call: Call, row: Row, seed: int, *, only_text: bool) 
     if len(ids) != 1:
         raise OptionError(f"sequence: found {len(ids)} sequences; a row has one")
     bos = bos_ids(model)
-    context = _alone(fields.get("context"))
+    context = _alone(fields, "context")
     (request,) = make_requests(model, call, [np.concatenate([bos, ids[0]])], sources, context)
-    _, (request,) = with_latents(model, call, [request], _alone(fields.get("latents")))
+    _, (request,) = with_latents(model, call, [request], _alone(fields, "latents"))
     assert row.id is not None
     return replace(request, seed=row_seed(seed, row.id), own_stream=0)
 
 
-def _alone(values: Any) -> Any:
-    """Return what is given for one sequence as what is given for a list of one."""
-    if values is None:
-        return None
-    if isinstance(values, Mapping):
-        return {name: [np.asarray(value)] for name, value in values.items()}
-    return [np.asarray(values)]
+def _alone(fields: Mapping[str, Any], name: str) -> Any:
+    """Return the arrays of a field as what is given for a list of one."""
+    return _one_of(None if fields.get(name) is None else arrays_of(name, fields[name]))
 
 
-def _one_of(prompt: Any) -> Any:
-    """Return one source as a list of sources."""
-    if prompt is None:
+def _one_of(value: Any) -> Any:
+    """Return what one sequence has as what is given for a list of one."""
+    if value is None:
         return None
-    return {name: [value] for name, value in prompt.items()} if isinstance(prompt, Mapping) else [prompt]
+    return {name: [own] for name, own in value.items()} if isinstance(value, Mapping) else [value]
 
 
 def _record(values: Array) -> dict[str, Any]:

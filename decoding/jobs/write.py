@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +21,8 @@ except ImportError:  # Windows
 
 # Seconds after which what was written is forced to the disk: a power failure loses no more. A process that is killed loses no line.
 _SYNC = 2.0
+# Bytes of the lines that are a row group of Parquet: as Python objects they take about ten times that.
+_CHUNK = 2 << 20
 # A line of an output or of its errors begins with the id or the number of its row.
 _FIRST = re.compile(rb'\{"(?:id|row)": ("(?:[^"\\]|\\.)*"|-?\d+), ')
 # Separators at which some readers cut a line, and halves of surrogate pairs, which UTF-8 cannot have.
@@ -26,10 +30,14 @@ _ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
 
 def to_line(record: Mapping[str, Any]) -> bytes:
-    """Return a record as a line of JSON in UTF-8, which has no other separator of lines than its end."""
-    text = json.dumps(record, ensure_ascii=False)
+    """Return a record as a line of JSON in UTF-8, which has no other separator of lines than its end.
+
+    Raises:
+        TypeError, ValueError: a value cannot be written as JSON; infinities and what is not a number cannot.
+    """
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     if _ESCAPED.search(text):
-        text = json.dumps(record)
+        text = json.dumps(record, allow_nan=False)
     return text.encode() + b"\n"
 
 
@@ -39,19 +47,27 @@ class LineFile:
     Every line is handed to the operating system as soon as it is made, so that a killed process leaves whole lines and
     at most one half; and it is synced to the disk every two seconds.
 
+    Args:
+        drop_empty: remove it when it is closed without a line.
+
     Raises:
         OptionError: it cannot be opened, or another process has it open.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, drop_empty: bool = False) -> None:
+        self.path, self._drop_empty = path, drop_empty
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
             raise OptionError(f"output {path}: cannot be opened: {error}") from error
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            os.close(self._file)
+            raise OptionError(f"output {path}: it is no file, but a pipe or a device, which cannot be read again")
         try:
             if fcntl is not None:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(self._file).st_nlink:  # removed by the process that had it
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         except OSError as error:
             os.close(self._file)
             raise OptionError(f"output {path}: another process writes it; wait for it, or stop it") from error
@@ -119,13 +135,22 @@ class LineFile:
             raise cannot_write(self.path, error) from error
         self._synced = time.monotonic()
 
+    def clear(self) -> None:
+        """Cut off all lines."""
+        os.ftruncate(self._file, 0)
+
     def close(self) -> None:
         """Close it; another process may open it then."""
+        drop, is_windows = self._drop_empty and not self.size, os.name == "nt"
+        if drop and not is_windows:  # first, or another process might open it in between
+            self.path.unlink(missing_ok=True)
         os.close(self._file)
+        if drop and is_windows:  # which removes no file that is open
+            self.path.unlink(missing_ok=True)
 
 
 def write_parquet(lines: Path, path: Path, columns: Mapping[str, Any], optional: Mapping[str, Any]) -> None:
-    """Write the rows of a file of lines as Parquet, a few thousand at a time, and sync it.
+    """Write the rows of a file of lines as Parquet, a few MiB of lines at a time, and sync it.
 
     Args:
         columns: the types of those that all rows have, the id first.
@@ -137,13 +162,14 @@ def write_parquet(lines: Path, path: Path, columns: Mapping[str, Any], optional:
     schema = pa.schema([*columns.items(), *((name, optional[name]) for name in _occurring(lines, optional))])
     ids_are_texts = pa.types.is_string(schema.field("id").type)
     with pq.ParquetWriter(path, schema) as writer:
-        for chunk in _chunks(map(json.loads, _whole_lines(lines)), 4096):
-            for record in chunk:
+        for chunk in _chunks(_whole_lines(lines), _CHUNK):
+            records = [json.loads(line) for line in chunk]
+            for record in records:
                 if ids_are_texts:
                     record["id"] = str(record["id"])
                 if "top_logprobs" in record:
                     record["top_logprobs"] = [[(int(i), v) for i, v in step.items()] for step in record["top_logprobs"]]
-            writer.write_table(pa.Table.from_pylist(chunk, schema))
+            writer.write_table(pa.Table.from_pylist(records, schema))
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -161,18 +187,22 @@ def _occurring(lines: Path, names: Iterable[str]) -> list[str]:
 
 def cannot_write(path: Path, error: OSError) -> DecodeError:
     """Return the error of an output that cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return DecodeError(
-        f"output {path}: cannot be written: {error.strerror or error}; make room, and the same call goes on after the rows that are there"
+        f"output {path}: cannot be written: {error.strerror or error}; {'make room' if full else 'mend that'}, "
+        "and the same call goes on after the rows that are there"
     )
 
 
-def _chunks(records: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    chunk = []
-    for record in records:
-        chunk.append(record)
-        if len(chunk) == size:
+def _chunks(lines: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
+    """Yield lines together that have at least this many bytes; the last may have fewer."""
+    chunk, found = [], 0
+    for line in lines:
+        chunk.append(line)
+        found += len(line)
+        if found >= size:
             yield chunk
-            chunk = []
+            chunk, found = [], 0
     if chunk:
         yield chunk
 

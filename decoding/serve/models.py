@@ -14,7 +14,7 @@ import numpy as np
 
 from decoding.errors import OptionError
 from decoding.inputs.prompts import encode_prompts
-from decoding.inputs.sources import encode_sources
+from decoding.inputs.sources import encode_sources, source_length
 from decoding.model.load import load
 from decoding.model.model import Model
 from decoding.serve.errors import ApiError, wrong
@@ -177,8 +177,7 @@ class Served:
             values = encode_sources(self.model, source, single=True)[0]
         except (OptionError, ValueError) as error:
             raise ApiError(400, f"source: {error}", param="source") from error
-        ids = [v for v in values.values() if isinstance(v, np.ndarray) and v.ndim == 1 and v.dtype.kind == "i"]
-        length = sum(map(len, ids))
+        length = source_length(self.model, values)
         self._check_length("source", length)
         return values, length
 

@@ -1,6 +1,12 @@
 """`decoding batch`, and `decoding score` with OUTPUT."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
 
 from decoding import Beam, Request, Sample, decode, jobs, load, score
 from decoding.cli.main import main
@@ -91,3 +97,42 @@ def test_score_writes_a_file(capsys, tmp_path):
     code, _, err = run(capsys, "score", "shakespeare", source, output, "--lines")
     assert code == 1
     assert "--lines: not with OUTPUT" in err
+
+
+def test_score_names_no_seed_where_nothing_is_drawn(capsys, tmp_path):
+    (tmp_path / "in.txt").write_text("To be\n")
+    arguments = ["score", "shakespeare", tmp_path / "in.txt", tmp_path / "out.jsonl"]
+    for given in ([], ["--seed", "3"]):
+        code, out, _ = run(capsys, *arguments, *given)
+        assert code == 0
+        assert "; seed" not in out
+    assert json.loads(run(capsys, *arguments, "--json")[1])["seed"] is None
+
+
+def test_options_of_score_are_checked_with_and_without_an_output(capsys, tmp_path):
+    (tmp_path / "in.txt").write_text("To be\n")
+    for output in ([], [tmp_path / "out.jsonl"]):
+        code, _, err = run(capsys, "score", "shakespeare", tmp_path / "in.txt", *output, "--batch-size", "0")
+        assert code == 1
+        assert "batch_size=0" in err
+    for flag in (["--strict"], ["--column", "x"], ["--id-column", "x"], ["--token-logprobs"]):
+        code, _, err = run(capsys, "score", "shakespeare", tmp_path / "in.txt", *flag)
+        assert code == 1
+        assert f"{flag[0]}: of the rows of OUTPUT" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_job_that_is_told_to_stop_says_that_it_can_go_on(sent, status, tmp_path):
+    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("ROMEO:\n" * 20_000)
+    arguments = ["batch", "shakespeare", str(source), str(output), "--max-new-tokens", "20", "--batch-size", "2"]
+    job = subprocess.Popen([sys.executable, "-m", "decoding", *arguments], stderr=subprocess.PIPE, text=True)
+    while job.poll() is None and not (output.exists() and output.stat().st_size):
+        time.sleep(0.01)
+    job.send_signal(sent)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == status
+    assert err.strip() == f"decoding: {output}: stopped; the same command goes on after the rows that are there"
+    assert b"}\n" in output.read_bytes()
+    assert not (tmp_path / "out.jsonl.errors.jsonl").exists()

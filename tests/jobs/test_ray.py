@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from decoding import OptionError, Sample, jobs
+from decoding import Beam, Ensemble, OptionError, Sample, decode, jobs, load
 from decoding.cli.main import main
 from decoding.jobs.ray import Decoder
 from decoding.jobs.ray import run as run_on_ray
@@ -45,6 +45,34 @@ def test_the_ids_and_prompts_of_a_batch_may_be_numbers():
     table = decoder({"key": np.arange(2), "tokens": np.array([[1, 2], [3, 4]])})
     assert table.column("key").to_pylist() == [0, 1]
     assert table.schema.field("tokens").type == pa.list_(pa.int64())
+
+
+@pytest.mark.parametrize("ids", [[1, None, 2**63], [1.5, None, 1], ["a", None, 2], [None, None, None]], ids=str)
+def test_a_bad_id_is_a_bad_row_and_no_other(ids):
+    decoder = Decoder("shakespeare", max_new_tokens=3)
+    arrays = {"id": np.array(ids, dtype=object), "prompt": np.array(["a", "b", "c"], dtype=object)}
+    found = decoder(arrays).to_pylist()
+    assert [row["error"] is None for row in found] == [isinstance(id, str) or id in (1, 2) for id in ids]
+    assert [row["id"] for row in found if row["error"] is None] == [
+        str(id) if "a" in ids else id for id in ids if isinstance(id, str) or id in (1, 2)
+    ]
+
+
+def test_pandas_has_several_values_for_none():
+    pd = pytest.importorskip("pandas", reason="needs pandas, which Ray Data brings")
+    decoder = Decoder("shakespeare", max_new_tokens=3)
+    frame = pd.DataFrame({"id": ["a", "b"], "prompt": ["ROMEO:", None]})
+    expected = decoder(pa.table({"id": ["a", "b"], "prompt": ["ROMEO:", None]})).to_pylist()
+    assert expected[1]["error"] == "the prompt has no value"
+    for kind in ("object", "category", "string"):
+        assert decoder(frame.astype({"prompt": kind})).to_pylist() == expected
+    assert decoder(frame[:0]).num_rows == 0
+
+
+def test_a_decoder_makes_an_ensemble_in_each_actor():
+    decoder = Decoder(lambda: Ensemble([load("dates"), load("dates")]), Beam(2))
+    (row,) = decoder(pa.table({"id": [1], "prompt": ["3 May 1999"]})).to_pylist()
+    assert row["text"] == decode("dates", ["3 May 1999"], Beam(2))[0].text
 
 
 @pytest.mark.parametrize(
@@ -93,8 +121,8 @@ def expected(tmp_path_factory):
     return {(r["id"], r["rank"]): r for r in map(json.loads, path.read_bytes().splitlines())}
 
 
-def traced(folder):
-    """A decoder that notes in which process, on which node, it runs."""
+def traced(folder, together=1):
+    """A decoder that notes in which process, on which node, it runs, and begins when that many do."""
 
     class Traced(Decoder):
         def __init__(self, **options):
@@ -103,16 +131,22 @@ def traced(folder):
             super().__init__(**options)
             (Path(folder) / str(os.getpid())).write_text(ray.get_runtime_context().get_node_id())
 
+        def __call__(self, batch):
+            end = time.monotonic() + 120
+            while len(list(Path(folder).iterdir())) < together and time.monotonic() < end:
+                time.sleep(0.05)
+            return super().__call__(batch)
+
     return Traced
 
 
 def decoded(ray, folder, blocks=8, actors=2, batch_size=16):
-    """The dataset's rows, decoded."""
+    """The dataset's rows, decoded by actors of which none begins before all have started."""
     rows = [{"id": row, "prompt": prompt} for row, prompt in enumerate(prompts())]
     dataset = ray.data.from_items(rows, override_num_blocks=blocks)
     options = {"model": "shakespeare", "strategy": Sample(), **OPTIONS}
     return dataset.map_batches(
-        traced(folder), fn_constructor_kwargs=options, concurrency=actors, batch_size=batch_size, num_cpus=1
+        traced(folder, actors), fn_constructor_kwargs=options, concurrency=actors, batch_size=batch_size, num_cpus=1
     )
 
 
@@ -218,5 +252,5 @@ def test_the_command_line_decodes_on_a_cluster(ray, cluster, expected, capsys, t
     )
     arguments = ["--temperature", "1", "--max-new-tokens", "60", "--seed", "9", "-n", "2", "--workers", "2", "--ray"]
     assert main(["batch", "shakespeare", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), *arguments]) == 0
-    assert "1 bad rows" in capsys.readouterr().err
+    assert "1 bad row is" in capsys.readouterr().err
     check([json.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()], expected)

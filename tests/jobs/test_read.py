@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoding import OptionError, Request
+from decoding import DecodeError, OptionError, Request
 from decoding.jobs.read import open_input
 
 PYARROW = "needs pyarrow: pip install 'rnn-decoding[parquet]'"
@@ -149,6 +149,25 @@ def test_parquet_has_texts_and_ids(tmp_path):
     (tmp_path / "d.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(OptionError, match="cannot be read as Parquet"):
         rows(tmp_path / "d.parquet")
+
+
+def test_a_page_of_parquet_that_is_damaged_is_an_error(tmp_path):
+    pa = pytest.importorskip("pyarrow", reason=PYARROW)
+    pq = pytest.importorskip("pyarrow.parquet", reason=PYARROW)
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"prompt": [str(i) * 9 for i in range(5000)]}), path, compression="gzip")
+    content = bytearray(path.read_bytes())
+    content[2000:2100] = bytes(100)
+    path.write_bytes(content)
+    with pytest.raises(DecodeError, match=r"a\.parquet: cannot be read as Parquet"):
+        rows(path)
+
+
+def test_lines_of_jsonl_are_utf_8_and_no_other(tmp_path):
+    found = rows(tmp_path / "a.jsonl", "[3]\n".encode("utf-16"))
+    assert not good(found)
+    found = rows(tmp_path / "b.jsonl", b'"\xed\xa0\x80"\n"fine"\n')
+    assert good(found) == [(1, "fine")]
 
 
 def test_an_iterable_has_prompts_requests_and_dicts():

@@ -1,7 +1,9 @@
 """decoding.jobs.run: what its output has, that it goes on where it was, and what it refuses."""
 
+import contextlib
 import fcntl
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -185,6 +187,82 @@ def test_a_file_that_no_job_wrote_is_left_alone(model, tmp_path):
     assert output.read_text().startswith("changed\n")
 
 
+def test_errors_that_another_job_left_take_no_row_away(model, tmp_path):
+    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("Z\nb\n")
+    jobs.run(model, source, output, **OPTIONS | {"num_return_sequences": 1})
+    output.unlink()
+    Path(f"{output}.manifest.json").unlink()
+    source.write_text("b\nb\n")
+    with pytest.raises(OptionError, match=r"out\.jsonl\.errors\.jsonl: it is there, and has no manifest"):
+        jobs.run(model, source, output, **OPTIONS | {"num_return_sequences": 1})
+    Path(f"{output}.errors.jsonl").unlink()
+    assert jobs.run(model, source, output, **OPTIONS | {"num_return_sequences": 1}).rows == 2
+
+
+@pytest.mark.parametrize("name", ["in.txt", "in.jsonl", "in.csv"])
+def test_an_input_that_changes_while_it_is_read_is_an_error(model, name, tmp_path):
+    source, output = tmp_path / name, tmp_path / "out.jsonl"
+    source.write_text({"in.txt": "b\n", "in.jsonl": '"b"\n', "in.csv": "prompt\nb\n"}[name] * 40)
+
+    whole = source.read_bytes()
+
+    def appends(history, logits):
+        source.write_bytes(whole + b"\n")
+
+    with pytest.raises(DecodeError, match="has changed while the job read it"):
+        jobs.run(model, source, output, processors=[appends], batch_size=2, **OPTIONS | {"num_return_sequences": 1})
+    with pytest.raises(OptionError, match=r"another job: input\.sha256"):
+        jobs.run(model, source, output, processors=[appends], **OPTIONS | {"num_return_sequences": 1})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "cannot be read"),
+        ("{}", "not one that a job wrote"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"job": {"form": 2, "version": "9.0"}}', r"its form is 2, of another version of rnn-decoding \('9.0'\)"),
+        ('{"job": {"form": 1}}', "not as the job wrote it"),
+        ({"finished": {"bytes": 1}}, "not as the job wrote it"),
+        ({"finished": 5}, "not as the job wrote it"),
+    ],
+)
+def test_a_manifest_that_is_damaged_or_of_the_future_is_named(model, content, message, tmp_path):
+    source, output = write_rows(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    jobs.run(model, source, output, Sample(), **OPTIONS)
+    manifest, before = Path(f"{output}.manifest.json"), output.read_bytes()
+    whole = json.loads(manifest.read_bytes())
+    manifest.write_text(content if isinstance(content, str) else json.dumps(whole | content))
+    with pytest.raises(OptionError, match=message):
+        jobs.run(model, source, output, Sample(), **OPTIONS)
+    assert output.read_bytes() == before
+
+
+def test_a_refused_job_leaves_no_file(model, tmp_path):
+    pytest.importorskip("pyarrow", reason=PYARROW)
+    source, output = write_rows(tmp_path / "in.jsonl"), tmp_path / "out.parquet"
+    jobs.run(model, source, output, Sample(), **OPTIONS)
+    before = sorted(tmp_path.iterdir())
+    for options in (OPTIONS, OPTIONS | {"seed": 6}):
+        with contextlib.suppress(OptionError):
+            jobs.run(model, source, output, Sample(), **options)
+        assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_output_that_is_a_pipe_is_refused(model, tmp_path):
+    os.mkfifo(tmp_path / "out.jsonl")
+    with pytest.raises(OptionError, match="it is no file"):
+        jobs.run(model, ["b"], tmp_path / "out.jsonl")
+
+
+def test_a_job_of_another_kind_without_a_seed_is_refused(model, tmp_path):
+    (tmp_path / "in.txt").write_text("b\n")
+    jobs.score(model, tmp_path / "in.txt", tmp_path / "out.jsonl")
+    with pytest.raises(OptionError, match="kind was 'score' and is 'batch'"):
+        jobs.run(model, tmp_path / "in.txt", tmp_path / "out.jsonl", Sample())
+
+
 def test_an_output_that_another_process_writes_is_refused(model, tmp_path):
     source, output = write_rows(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
     with output.open("ab") as held:
@@ -224,6 +302,28 @@ def test_bad_rows_are_among_the_errors_once_and_end_no_other(model, tmp_path):
     errors.write_bytes(errors.read_bytes()[:-400])
     jobs.run(model, source, output, max_new_tokens=5)
     assert [lines(output), lines(errors)] == whole
+
+
+def test_errors_are_json_whatever_the_row_has(model, tmp_path):
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"id": "a", "prompt": [1e999]}\n{"id": "b", "prompt": [NaN]}\n"c"\n')
+    assert jobs.run(model, source, output, max_new_tokens=2).failed == 2
+
+    def no_constant(name):
+        raise AssertionError(name)
+
+    first, second = (
+        json.loads(line, parse_constant=no_constant)
+        for line in Path(f"{output}.errors.jsonl").read_bytes().splitlines()
+    )
+    assert (first["id"], first["input"]) == ("a", "{'prompt': [inf]}")
+    assert "not JSON: it has NaN" in second["reason"]
+    assert second["input"] == '{"id": "b", "prompt": [NaN]}'
+    jobs.run(model, [{"prompt": [float("nan")]}, {"prompt": {1, 2}}], tmp_path / "b.jsonl", max_new_tokens=2)
+    assert sorted(error["input"] for error in records(tmp_path / "b.jsonl.errors.jsonl")) == [
+        "{'prompt': [nan]}",
+        "{'prompt': {1, 2}}",
+    ]
 
 
 def test_strict_ends_at_the_first_bad_row_and_the_job_goes_on_without_it(model, tmp_path):
@@ -333,6 +433,13 @@ def test_an_encoder_reads_the_rows(tmp_path):
         np.testing.assert_allclose(record["attention"], h.attention, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("prefix", "message"), [("é", "not in the model's vocabulary"), (["2", "1"], "found several")])
+def test_a_wrong_prefix_is_named_before_the_first_row(prefix, message, tmp_path):
+    with pytest.raises(OptionError, match=message):
+        jobs.run("dates", ["3 May 1999"], tmp_path / "out.jsonl", prefix=prefix)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_parquet_has_the_rows_of_jsonl_and_is_there_only_when_it_is_whole(model, tmp_path):
     pq = pytest.importorskip("pyarrow.parquet", reason=PYARROW)
     source, options = write_rows(tmp_path / "in.jsonl"), OPTIONS | {"logprobs": 2, "token_logprobs": True}
@@ -423,6 +530,7 @@ def test_a_full_disk_is_an_error_after_which_the_job_goes_on(name, rows, limit, 
         ({"strategy": Sample([0.5, 0.7])}, "temperature=array"),
         ({"temprature": 1}, "no option 'temprature'"),
         ({"workers": 0}, "workers=0"),
+        ({"prefix": "b"}, "prefix: .* has no encoder"),
     ],
 )
 def test_a_wrong_argument_is_named_and_nothing_is_written(model, arguments, message, tmp_path, monkeypatch):

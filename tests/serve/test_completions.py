@@ -278,5 +278,9 @@ def test_ensembles_of_models_with_encoders(models):
     with running(own) as live:
         for name, model in own.items():
             sent = {"model": name, "source": source, "max_tokens": 14, "temperature": 0}
-            (choice,) = httpx2.post(f"{live.url}/v1/completions", json=sent).json()["choices"]
+            answer = httpx2.post(f"{live.url}/v1/completions", json=sent).json()
+            (choice,) = answer["choices"]
             assert choice["text"] == decode(model, [source])[0].text == "2026-11-21"
+            assert (
+                answer["usage"]["prompt_tokens"] == len(source) + 1
+            )  # and its EOS; once, though several members read it

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -39,14 +43,34 @@ def job_options(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def stoppable(output: str) -> Iterator[None]:
+    """Say after Ctrl-C and SIGTERM that the job can go on; the exit statuses are 130 and 143."""
+    in_main = threading.current_thread() is threading.main_thread()  # where alone signals are handled
+    before = signal.signal(signal.SIGTERM, _end) if in_main else None
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        print(f"decoding: {output}: stopped; the same command goes on after the rows that are there", file=sys.stderr)
+        raise
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
+
+
 def print_report(report: Report, output: str, *, as_json: bool) -> None:
     """Print what a job did; where its bad rows are goes to standard error."""
     if as_json:
         print(json.dumps({"output": output, **asdict(report)}))
     else:
         speed = f" in {report.seconds:.1f} s, {report.tokens / max(report.seconds, 1e-9):.0f} tokens/s"
-        new = f"{report.sequences} sequences written{speed}" if report.sequences else "nothing was left to do"
-        print(f"{output}: {report.rows} rows; {new}; seed {report.seed}")
+        new = f"{report.sequences} sequences written{speed}" if report.sequences else "no new sequences"
+        seed = "" if report.seed is None else f"; seed {report.seed}"
+        print(f"{output}: {report.rows} rows; {new}{seed}")
     if report.failed:
         rows = "1 bad row is" if report.failed == 1 else f"{report.failed} bad rows are"
         print(f"decoding: {rows} in {output}.errors.jsonl", file=sys.stderr)
