@@ -20,6 +20,7 @@ if sys.byteorder != "little" or struct.calcsize("P") != 8:
 TOPICS = ("_arguments", "_beam", "_draw", "_native", "_processors", "_random", "_softmax", "_top_k")
 
 if sys.platform == "win32":
+    # Visual Studio 2022 or later: earlier ones contract a * b + c by default, and have no flag against it.
     FLAGS = ["/O2", "/std:c11"]
 else:
     # -ffp-contract=off: the portable kernels give the same bits with every compiler.

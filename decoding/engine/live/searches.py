@@ -27,7 +27,7 @@ from decoding.engine.request import (
 )
 from decoding.engine.search.mixed import MixedSearch
 from decoding.engine.search.prefixes import with_prefixes_read
-from decoding.engine.workers import wait_for
+from decoding.engine.workers import start_thread, wait_for
 from decoding.errors import OptionError
 from decoding.model.network import Network
 
@@ -248,7 +248,9 @@ class LiveSearch:
     def _wait(self) -> None:
         """Wait until somebody wakes this thread."""
         self.is_idle = True
-        if not self._waiting and self._notices.empty() and not self.stopped.is_set():
+        # copy() takes the deque's lock, as append() does and bool() does not: without the GIL, on a processor that reorders, a
+        # request might come unseen while who adds it does not see that this thread is idle.
+        if not self._waiting.copy() and self._notices.empty() and not self.stopped.is_set():
             self._wakes.get()
         self.is_idle = False
 
@@ -276,7 +278,7 @@ class LiveSearches:
         """Start the threads."""
         _LIVE.add(self)
         for thread in self._threads:
-            thread.start()
+            start_thread(thread)
 
     @property
     def forked(self) -> bool:

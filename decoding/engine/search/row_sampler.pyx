@@ -313,7 +313,7 @@ cdef class RowSampler:
         lines, last = self._lines_array[rows], self.lengths[rows] - 1
         reasons = [FINISH_REASONS[status] for status in self.status[rows]]
         requests = [self.requests[row] for row in rows]
-        tops = [None if (top := self.top(row)) is None else (top[0][-1], top[1][-1]) for row in rows] if self._top else [None] * len(rows)
+        tops = [self._newest_top(row) for row in rows] if self._top else [None] * len(rows)
         return zip(requests, self.sequences[rows].tolist(), self._history_array[lines, last].tolist(),
                    self._history_logprobs_array[lines, last].tolist(), reasons, tops)
 
@@ -342,6 +342,14 @@ cdef class RowSampler:
             return None
         line, length = self._lines_array[slot], self.lengths[slot]
         return self._top_ids[line, :length, : rules.top], self._top_values[line, :length, : rules.top]
+
+    def _newest_top(self, int64_t slot):
+        """Return ids and log-probabilities [k] of the best tokens at the last step of the row there; None where not asked for."""
+        top = self.top(slot)
+        if top is None:
+            return None
+        last = len(top[0]) - 1
+        return top[0][last], top[1][last]
 
     def ended_by_eos(self, int64_t slot):
         """Return whether EOS ended the row there."""
