@@ -20,6 +20,7 @@ if sys.byteorder != "little" or struct.calcsize("P") != 8:
 TOPICS = ("_arguments", "_beam", "_draw", "_native", "_processors", "_random", "_softmax", "_top_k")
 
 if sys.platform == "win32":
+    # Visual Studio 2022 or later: earlier ones contract a * b + c by default, and have no flag against it.
     FLAGS = ["/O2", "/std:c11"]
 else:
     # -ffp-contract=off: the portable kernels give the same bits with every compiler.
@@ -69,6 +70,7 @@ setup(
             extension("decoding.kernels._library", *sorted(glob("csrc/*.c"))),
             # These call the C library through decoding.kernels._library, which alone links csrc/.
             *(extension(f"decoding.kernels.{topic}") for topic in TOPICS),
+            extension("decoding.engine.batch.ensemble_run"),
             extension("decoding.engine.flags"),
             extension("decoding.engine.search.native_beams"),
             extension("decoding.engine.search.native_steps"),

@@ -26,6 +26,12 @@ NETWORKS = {
     "LSTM 3x512, vocabulary 64, batch 128": (512, 3, 64, 128, 20),
     "LSTM 1x32, vocabulary 5000, batch 64": (32, 1, 5000, 64, 60),
 }
+# The strategy, and how members are combined.
+WAYS = {
+    "Sample()": (Sample(), "logprobs"),
+    'Sample(), combine="probs"': (Sample(), "probs"),
+    "Beam(4)": (Beam(4), "logprobs"),
+}
 
 
 # -- ensembles ----------------------------------------------------------------------------------------------------
@@ -67,10 +73,13 @@ def guidance_times(rounds=5):
     )
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if "batch 1" not in name.split(", ")[-1:]])
-def test_an_ensemble_costs_little_more_than_its_members(name):
-    """The aim of issue 19: at most 1.1 times their sum. Steps of some microseconds are dearer: see the page."""
-    found = ensemble_times(name, Sample())
+@pytest.mark.parametrize(("strategy", "combine"), WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_ensemble_costs_little_more_than_its_members(name, strategy, combine):
+    """The aim of issue 19: at most 1.1 times their sum. One case misses it: see the page."""
+    if combine == "probs" and "vocabulary 5000" in name:
+        pytest.xfail("an exponential more and a logarithm for each token, which 32 units do not hide")
+    found = ensemble_times(name, strategy, combine=combine)
     assert found["ensemble"] <= 1.1 * found["members"]
 
 
@@ -78,11 +87,7 @@ def report():
     """Print the table."""
     print("| network | strategy | members, added up | ensemble | ratio |\n| --- | --- | ---: | ---: | ---: |")
     for name in NETWORKS:
-        for shown, strategy, combine in (
-            ("Sample()", Sample(), "logprobs"),
-            ('Sample(), "probs"', Sample(), "probs"),
-            ("Beam(4)", Beam(4), "logprobs"),
-        ):
+        for shown, (strategy, combine) in WAYS.items():
             tokens = NETWORKS[name][4]
             found = ensemble_times(name, strategy, combine=combine)
             each = {key: f"{1e6 * value / tokens:,.0f} us" for key, value in found.items()}

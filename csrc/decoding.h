@@ -139,6 +139,24 @@ size_t dec_beam_scratch_size(int64_t beams, int64_t num_beams, int64_t width);
 dec_status dec_beam_prune(const dec_rows *logits, const dec_beam *beam, const float *beam_scores,
                           float *scores, int64_t *parents, int64_t *tokens, void *scratch, int64_t *bad);
 
+/* How several models choose a token together; a token that a model of any weight but 0 forbids (-inf) is forbidden in a
+ * sum of logarithms, also under a negative weight: no ratio to a probability of 0 is a preference. */
+typedef enum dec_combination {
+    DEC_SUM_LOGITS,   /* sum of weight * logit: up to a number for each row, what DEC_SUM_LOGPROBS gives */
+    DEC_SUM_LOGPROBS, /* sum of weight * log-probability */
+    DEC_MEAN_PROBS    /* logarithm of the weighted mean of probabilities; no weight is negative */
+} dec_combination;
+
+/* out [rows, width] from the logits of `count` models, all [rows, width], each with its weight; not all weights are 0, and a
+ * model of weight 0 is not looked at. A row in which a model has a NaN or a +inf gets a NaN (or a +inf) for that token at
+ * least: whoever chooses from it reports it. */
+void dec_combine(dec_combination how, const dec_rows *members, const double *weights, int64_t count,
+                 float *out, int64_t out_stride, void *scratch);
+
+/* Runs job on [0, rows) in `threads` parts, which end before it returns; part i gets worker number i. */
+void dec_split_rows(void (*job)(void *context, int worker, int64_t begin, int64_t end), void *context,
+                    int64_t rows, int threads);
+
 /* out[o, i, :] = in[o, index[i], :] over [outer, in_rows, row_bytes] of any type; no overlap of in and out.
  */
 dec_status dec_gather_rows(const void *in, void *out, const int64_t *index, int64_t outer, int64_t in_rows,

@@ -51,6 +51,12 @@ typedef struct dec_isa {
     /* out = (p / max) ** exponent; gives the sum */
     double (*powers)(const float *p, int64_t n, float max, float exponent, float *out);
     void (*affine)(const float *x, int64_t n, float shift, float scale, float offset, float *out);
+    /* out = v, or out += v, of v = weight * ((x - shift) + offset), each operation rounded. An infinite v under a negative
+     * weight is -inf where it is positive, else NaN. */
+    void (*weigh)(const float *x, int64_t n, float shift, float offset, float weight, int add, float *out);
+    /* out = a x + b y >= 0, or the natural logarithm of it where it is at least FLT_MIN, else something from -89 to -87;
+     * gives the least. x and y may be out. */
+    float (*mix)(const float *x, float a, const float *y, float b, int64_t n, int logarithms, float *out);
     /* block sums [ceil(n / DEC_BLOCK)]; *least is the smallest value */
     double (*sum_blocks)(const float *w, int64_t n, double *sums, float *least);
     /* the first index whose running sum passes target; the last positive one if none does */
@@ -154,9 +160,5 @@ int64_t dec_locate(const double *cumulative, int64_t blocks, double target);
 int64_t dec_draw_block(const dec_scan *scan, int64_t blocks, float c, double u, double *cumulative,
                        double *within);
 int64_t dec_draw_within(const float *x, int64_t length, float ref, float c, double within);
-
-/* threads.c: runs job on [0, rows) in `threads` parts; part i gets worker number i */
-void dec_split_rows(void (*job)(void *context, int worker, int64_t begin, int64_t end), void *context,
-                    int64_t rows, int threads);
 
 #endif

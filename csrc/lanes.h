@@ -27,21 +27,9 @@ static inline vf vexp2(vf y) {
     return vscale2(p, y);
 }
 
-/* log2(x / (mantissa * 2 ** exponent)) of x >= 0, -inf at 0; 1 <= mantissa < 2. The quotient itself is never formed:
- * it may underflow where its power does not, and a denormal one has few bits. Denormal x are scaled up first. */
-static inline vf vlog2_ratio(vf x, vf mantissa, vf exponent) {
-    vf tiny = vsplat(FLT_MIN), zero = vsplat(0.0f);
-    vf up = vchoose_less(x, tiny, vmul(x, vsplat(16777216.0f)), x);
-    vf own, power = vsub(vsplit_exponent(up, &own), exponent);
-    power = vsub(power, vchoose_less(x, tiny, vsplat(24.0f), zero));
-    vf ratio = vdiv(own, mantissa); /* in (1/2, 2) */
-    /* to [sqrt(1/2), sqrt(2)), where the series below is good (coefficients: Moshier's Cephes, logf) */
-    vf root2 = vsplat(1.41421356f), half_root2 = vsplat(0.70710678f);
-    power = vadd(power, vchoose_less(ratio, root2, zero, vsplat(1.0f)));
-    ratio = vchoose_less(ratio, root2, ratio, vmul(ratio, vsplat(0.5f)));
-    power = vsub(power, vchoose_less(ratio, half_root2, vsplat(1.0f), zero));
-    ratio = vchoose_less(ratio, half_root2, vadd(ratio, ratio), ratio);
-    vf t = vsub(ratio, vsplat(1.0f));
+/* Natural logarithm of x in [sqrt(1/2), sqrt(2)) (coefficients: Moshier's Cephes, logf). */
+static inline vf vlog_near_1(vf x) {
+    vf t = vsub(x, vsplat(1.0f));
     vf p = vsplat(7.0376836292e-2f);
     p = vfma(p, t, vsplat(-1.1514610310e-1f));
     p = vfma(p, t, vsplat(1.1676998740e-1f));
@@ -52,7 +40,24 @@ static inline vf vlog2_ratio(vf x, vf mantissa, vf exponent) {
     p = vfma(p, t, vsplat(-2.4999993993e-1f));
     p = vfma(p, t, vsplat(3.3333331174e-1f));
     vf t2 = vmul(t, t);
-    vf log = vadd(vfma(t2, vsplat(-0.5f), vmul(vmul(t2, t), p)), t);
+    return vadd(vfma(t2, vsplat(-0.5f), vmul(vmul(t2, t), p)), t);
+}
+
+/* log2(x / (mantissa * 2 ** exponent)) of x >= 0, -inf at 0; 1 <= mantissa < 2. The quotient itself is never formed:
+ * it may underflow where its power does not, and a denormal one has few bits. Denormal x are scaled up first. */
+static inline vf vlog2_ratio(vf x, vf mantissa, vf exponent) {
+    vf tiny = vsplat(FLT_MIN), zero = vsplat(0.0f);
+    vf up = vchoose_less(x, tiny, vmul(x, vsplat(16777216.0f)), x);
+    vf own, power = vsub(vsplit_exponent(up, &own), exponent);
+    power = vsub(power, vchoose_less(x, tiny, vsplat(24.0f), zero));
+    vf ratio = vdiv(own, mantissa); /* in (1/2, 2) */
+    /* to [sqrt(1/2), sqrt(2)) */
+    vf root2 = vsplat(1.41421356f), half_root2 = vsplat(0.70710678f);
+    power = vadd(power, vchoose_less(ratio, root2, zero, vsplat(1.0f)));
+    ratio = vchoose_less(ratio, root2, ratio, vmul(ratio, vsplat(0.5f)));
+    power = vsub(power, vchoose_less(ratio, half_root2, vsplat(1.0f), zero));
+    ratio = vchoose_less(ratio, half_root2, vadd(ratio, ratio), ratio);
+    vf log = vlog_near_1(ratio);
     return vchoose_less(zero, x, vfma(log, vsplat((float)DEC_LOG2E), power), vsplat(-INFINITY));
 }
 
@@ -231,6 +236,66 @@ static void row_affine(const float *x, int64_t n, float shift, float scale, floa
         vstore_tail(out + i, vfma(vsub(vload_tail(x + i, n - i, 0.0f), vshift), vscale, voffset), n - i);
 }
 
+static inline float least_lane(vf v) {
+    float lane[DEC_LANES];
+    vstore(lane, v);
+    for (int i = 1; i < DEC_LANES; i++)
+        lane[0] = lane[i] < lane[0] ? lane[i] : lane[0];
+    return lane[0];
+}
+
+/* weight * ((x - shift) + offset); an infinite product under a negative weight is -inf where it is positive, else NaN. */
+static inline vf weighed(vf x, vf shift, vf offset, vf weight, int below_zero) {
+    vf product = vmul(vadd(vsub(x, shift), offset), weight);
+    if (!below_zero)
+        return product;
+    product = vchoose_less(product, vsplat(-FLT_MAX), vsplat(NAN), product);
+    return vchoose_less(vsplat(FLT_MAX), product, vsplat(-INFINITY), product);
+}
+
+static void row_weigh(const float *x, int64_t n, float shift, float offset, float weight, int add,
+                      float *out) {
+    const vf vshift = vsplat(shift), voffset = vsplat(offset), vweight = vsplat(weight);
+    const int below_zero = weight < 0.0f;
+    int64_t i = 0;
+    for (; i + DEC_LANES <= n; i += DEC_LANES) {
+        vf v = weighed(vload(x + i), vshift, voffset, vweight, below_zero);
+        vstore(out + i, add ? vadd(vload(out + i), v) : v);
+    }
+    if (i < n) {
+        vf v = weighed(vload_tail(x + i, n - i, 0.0f), vshift, voffset, vweight, below_zero);
+        vstore_tail(out + i, add ? vadd(vload_tail(out + i, n - i, 0.0f), v) : v, n - i);
+    }
+}
+
+/* Natural logarithm of x >= FLT_MIN, of smaller ones something from -89 to -87; NaN and +inf stay. */
+static inline vf vlog(vf x) {
+    vf own, power = vsplit_exponent(x, &own), root2 = vsplat(1.41421356f);
+    power = vadd(power, vchoose_less(own, root2, vsplat(0.0f), vsplat(1.0f)));
+    own = vchoose_less(own, root2, own, vmul(own, vsplat(0.5f)));
+    return vchoose_less(x, vsplat(INFINITY), vfma(power, vsplat((float)DEC_LN2), vlog_near_1(own)), x);
+}
+
+static float row_mix(const float *x, float a, const float *y, float b, int64_t n, int logarithms,
+                     float *out) {
+    const vf va = vsplat(a), vb = vsplat(b);
+    vf low = vsplat(INFINITY);
+    int64_t i = 0;
+    for (; i + DEC_LANES <= n; i += DEC_LANES) {
+        vf v = vfma(vload(x + i), va, vmul(vload(y + i), vb));
+        v = logarithms ? vlog(v) : v;
+        low = vchoose_less(v, low, v, low);
+        vstore(out + i, v);
+    }
+    if (i < n) {
+        vf v = vfma(vload_tail(x + i, n - i, INFINITY), va, vmul(vload_tail(y + i, n - i, INFINITY), vb));
+        v = logarithms ? vlog(v) : v;
+        low = vchoose_less(v, low, v, low);
+        vstore_tail(out + i, v, n - i);
+    }
+    return least_lane(low);
+}
+
 static double row_sum_blocks(const float *w, int64_t n, double *sums, float *least) {
     double total = 0.0;
     vf low = vsplat(INFINITY);
@@ -244,11 +309,7 @@ static double row_sum_blocks(const float *w, int64_t n, double *sums, float *lea
         }
         total += sums[b] = hsum(sum);
     }
-    float lane[DEC_LANES];
-    vstore(lane, low);
-    *least = lane[0];
-    for (int i = 1; i < DEC_LANES; i++)
-        *least = lane[i] < *least ? lane[i] : *least;
+    *least = least_lane(low);
     return total;
 }
 
@@ -340,6 +401,7 @@ static int64_t row_compact(const float *key, int64_t n, float lo, float hi, void
 #define DEC_TABLE(isa_name) {                                                                               \
     .name = isa_name, .scan = row_scan, .scan_block = row_scan_block, .scan_both = row_scan_both, .scan_max = row_scan_max, .max = row_max, \
     .find = row_find, .exponentials = row_exponentials, .powers = row_powers, .affine = row_affine,          \
+    .weigh = row_weigh, .mix = row_mix,                                                       \
     .sum_blocks = row_sum_blocks, .pick = row_pick, .collect = row_collect, .split = row_split,              \
     .compact = row_compact}
 /* clang-format on */

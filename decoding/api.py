@@ -36,7 +36,6 @@ from decoding.inputs.own_requests import (
     with_own_options,
 )
 from decoding.inputs.requests import (
-    bos_ids,
     check_completions,
     make_episodes,
     make_requests,
@@ -91,6 +90,7 @@ def decode(
             one value for each prompt}``. Where an encoder reads the turns of a conversation, a source is a list of
             turns. Sources of unequal length are padded and masked; where padding would change the answer, they run apart.
             A list may also hold `Request` objects, each with options of its own, among the prompts.
+            For an `Ensemble` a dict by its members gives each of them prompts (or sources) of its own.
         strategy: `Greedy()`, `Sample(...)`, `TopN(n)` or `Beam(...)`.
         max_new_tokens: longest output in tokens, EOS included; default the model's own, else 256. Outputs end earlier, also
             with the reason "length", where the graph takes no longer sequences: `Model.describe()` says so.
@@ -103,7 +103,7 @@ def decode(
             seed, the number of its sequence (prompt index * num_return_sequences + output index), its step and the logits:
             not on `batch_size` or `workers`, nor on the order in which sequences run.
         prefix: with an encoder, the decoder's own first tokens: one string or id sequence for all prompts, or a list with one
-            for each; default BOS.
+            for each; default BOS. For an `Ensemble` a dict by its members gives each of them one of its own.
         context: the values of the model's contexts, one for each prompt and the same at every step: ``{input name: array
             [prompts, ...]}``, or the array alone where there is one context; a list of arrays where they differ in length.
             A step context has a value for each token, [prompts, tokens, ...]: token t of a sequence, counted from the first
@@ -244,6 +244,7 @@ def score(
     sequences: Prompts,
     *,
     prompts: Sources = None,
+    prefix: Prompts = None,
     context: Context = None,
     latents: Latents = None,
     seed: int | None = None,
@@ -255,7 +256,9 @@ def score(
     Args:
         model: as in `decode()`.
         sequences: strings or ids, in any form that `decode()` takes as prompts.
-        prompts: with an encoder, the source of each sequence, or one for all of them.
+        prompts: with an encoder, the source of each sequence, or one for all of them. With an `Ensemble` without encoders, the
+            prompts that the sequences come after, as in `decode()`, by member or not; they are not scored.
+        prefix: with an `Ensemble` that has encoders, the decoder's tokens that the sequences come after, as in `decode()`.
         context, latents: as in `decode()`, one entry for each sequence; latents that are not given are drawn by `seed`. A step
             context needs a value for each token but the last.
         seed: key of those draws, as in `decode()`.
@@ -278,15 +281,18 @@ def score(
         raise OptionError(
             "sequences: score() has no Request, as there is nothing to decode; pass their prompts instead"
         )
-    ids, sources = read_sequences(model, sequences, prompts, "score")
-    bos = bos_ids(model)
-    requests = make_requests(model, call, [np.concatenate([bos, own]) for own in ids], sources, context)
+    ids, starts, sources = read_sequences(model, sequences, prompts, prefix, "score")
+    requests = make_requests(model, call, starts, sources, context, ids)
     call, requests = with_latents(model, call, requests, latents)
     requests = [r for _, r in with_latents_of(call.latents, enumerate(requests), model._network.contract)]
-    with using(model._network), token_bar(sum(len(r.ids) - 1 for r in requests), progress) as bar:
+    with (
+        using(model._network),
+        token_bar(sum(len(r.ids) - (r.start if r.prefixes else 1) for r in requests), progress) as bar,
+    ):
         scores = score_sequences(model._network, call, requests, bar.update)
-    first = np.array([] if len(bos) else [np.nan], np.float32)  # nothing comes before a first token without BOS
-    return [np.concatenate([first, scores[i]]) for i in range(len(ids))]
+    # Nothing comes before a first token without BOS; and a prompt that comes before is not scored.
+    padded = [np.concatenate([np.array([np.nan], np.float32), scores[i]]) for i in range(len(ids))]
+    return [values[len(values) - len(own) :] for values, own in zip(padded, ids, strict=True)]
 
 
 def rollout(
@@ -301,6 +307,7 @@ def rollout(
     eos_token_id: int | Sequence[int] | FromModel | None = "model",
     pad_token_id: int | None = None,
     prompts: Sources = None,
+    prefix: Prompts = None,
     context: Context = None,
     latents: Latents = None,
     processors: Processors = (),
@@ -329,7 +336,7 @@ def rollout(
         strategy: how completions are drawn: `Sample(...)`, `TopN(n)`, or `Greedy()` with n=1.
         eos_token_id: as in `decode()`.
         pad_token_id: fills the reward's rows after their EOS; default the model's, else its first EOS, else 0.
-        prompts: with an encoder, the source of each sequence, or one for all of them.
+        prompts, prefix: as in `score()`.
         context, latents: as in `decode()`, one entry for each sequence; latents that are not given are drawn by `seed`.
         processors: as in `decode()`; the prefix of a completion counts as its prompt, but constraints go on with its text.
         batch_size: completions that run together, in each worker; default at most 128.
@@ -348,7 +355,7 @@ def rollout(
     """
     model = loaded(model)
     check_flag("progress", progress)
-    ids, sources = read_sequences(model, sequences_of(sequences), prompts, "complete")
+    ids, starts, sources = read_sequences(model, sequences_of(sequences), prompts, prefix, "complete")
     call = make_call(
         model,
         strategy,
@@ -363,7 +370,7 @@ def rollout(
             f"rollout: {model.name} draws latents at every step, and those of the given sequences are not known; "
             "decode() continues prompts"
         )
-    requests = with_own_options(model, call, make_requests(model, call, ids, sources, context), sequences)
+    requests = with_own_options(model, call, make_requests(model, call, starts, sources, context, ids), sequences)
     own, requests = with_latents(model, call, requests, latents)
     # All completions of a sequence share its latents.
     requests = [r for _, r in with_latents_of(own.latents, enumerate(requests), model._network.contract)]
@@ -386,8 +393,8 @@ def _requests(
         requests = mixed_requests(model, call, prompts, prefix, context, latents)
         attention = any(r.settings.return_attention for r in requests)
         return replace(call, mixed=True, attention=attention, latents=_latents(model)), requests
-    ids, sources = read_prompts(model, prompts, prefix, context)
-    return with_latents(model, call, make_requests(model, call, ids, sources, context), latents)
+    starts, sources = read_prompts(model, prompts, prefix, context)
+    return with_latents(model, call, make_requests(model, call, starts, sources, context), latents)
 
 
 def _latents(model: Model) -> DrawnLatents | None:

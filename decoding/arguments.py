@@ -1,4 +1,4 @@
-"""Checks of arguments that every part of the package shares: values by input name, numbers, seeds.
+"""Checks of arguments that every part of the package shares: values by input name, numbers, ids, seeds.
 
 `Model.run()` and `decoding.inputs` both use them, so this module is below the models in the order of imports.
 """
@@ -52,6 +52,30 @@ def numbers(name: str, value: Any, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         return np.asarray(value).astype(dtype)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise OptionError(f"{name}: expected {np.dtype(dtype)} numbers: {error}") from error
+
+
+def ids_below(vocab_size: int, ids: Any, name: str) -> npt.NDArray[np.int64]:
+    """Return one sequence of ids as int64, each within the vocabulary.
+
+    Raises:
+        OptionError: it is no such sequence; `name` is the sequence in the message.
+    """
+    if isinstance(ids, str):
+        raise OptionError(f"{name}: strings and ids together; pass all as strings or all as ids")
+    try:
+        array = np.asarray(ids)
+    except ValueError as error:
+        raise OptionError(f"{name}: not one sequence of ids: {error}") from error
+    if array.size == 0:
+        return np.zeros(0, np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise OptionError(f"{name}: {array.dtype} of shape {list(array.shape)}; expected whole-number ids of shape [T]")
+    if array.min() < 0 or array.max() >= vocab_size:
+        position = int(((array < 0) | (array >= vocab_size)).argmax())
+        raise OptionError(
+            f"{name}: id {array[position]} at position {position} is out of range; the model's ids go from 0 to {vocab_size - 1}"
+        )
+    return array.astype(np.int64)
 
 
 def seed_of(seed: int | None) -> int:

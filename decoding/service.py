@@ -180,7 +180,7 @@ class Ticket:
             self._finished.append(sequence)
             if self._events is not None:
                 self._tell_rest(sequence)
-        return len(self._finished) == sequence.siblings
+            return len(self._finished) == sequence.siblings
 
     def _tell_rest(self, sequence: FinishedSequence) -> None:
         tokens = sequence.tokens.tolist() + ([] if sequence.eos is None else [sequence.eos])
@@ -277,7 +277,7 @@ class Engine:
         self._numbers = itertools.count()
         self._tickets: dict[int, Ticket] = {}
         self._closed = False
-        self._counts = Counter[str]()
+        self._counts, self._counting = Counter[str](), threading.Lock()
         self._start, self._slots = time.monotonic(), call.batch_size * workers
         self._searches = LiveSearches(self._model._network, self._call, call.batch_size, workers, self, self._left)
         self._searches.start()
@@ -291,8 +291,7 @@ class Engine:
             DecodeError: the engine is closed, or this is a forked child, which has none of its threads.
         """
         self._check_process()
-        if self._closed:
-            raise DecodeError("Engine.submit(): the engine is closed; make a new one")
+        self._check_open()
         try:
             self._permits.get_nowait()
         except Empty:
@@ -305,6 +304,11 @@ class Engine:
             self._left()
             raise
         self._tickets[ticket._made.index] = ticket
+        try:
+            self._check_open()  # again: another thread may have closed it without seeing the ticket
+        except DecodeError:
+            ticket.cancel()
+            raise
         self._searches.put(ticket._made)
         return ticket
 
@@ -391,15 +395,14 @@ class Engine:
             return
         self._tickets.pop(sequence.request.index, None)
         decoded = Decoded(hypotheses(self._model._network, self._call, ticket._finished, 0))
-        self._counts["finished"] += 1
-        self._counts["tokens"] += sum(len(f.logprobs) for f in ticket._finished)
+        self._count(finished=1, tokens=sum(len(f.logprobs) for f in ticket._finished))
         ticket._end(decoded, None)
 
     def failed(self, request: EngineRequest, error: Exception) -> None:
         """End a request with an error; called by the threads."""
         ticket = self._tickets.pop(request.index, None)
         if ticket is not None and ticket._end(None, error):
-            self._counts["failed"] += 1
+            self._count(failed=1)
 
     def chosen(self, output: RunningOutput) -> None:
         """Tell those who iterate a ticket; called by the threads."""
@@ -412,15 +415,24 @@ class Engine:
         index = next(self._numbers)
         own = request if isinstance(request, Request) else Request(request)
         made = replace(own_request(self._model, self._call, own, None, index), first=index * _OUTPUTS)
-        if self._known is not None and not made.states and not made.source:
+        if self._known is not None and not (made.states or made.source or made.prefixes):
             made = self._known.extended(made)
         return Ticket(self, own, made)
 
     def _cancelled(self, ticket: Ticket) -> None:
         """Free the rows of a ticket that has ended before its time."""
         if self._tickets.pop(ticket._made.index, None) is not None:
-            self._counts["cancelled"] += 1
+            self._count(cancelled=1)
             self._searches.cancel(ticket._made)
+
+    def _count(self, **more: int) -> None:
+        """Add to the counts, which several threads do."""
+        with self._counting:
+            self._counts.update(more)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise DecodeError("Engine.submit(): the engine is closed; make a new one")
 
     def _left(self) -> None:
         """A request waits no longer."""

@@ -120,6 +120,20 @@ class MustContain:
         object.__setattr__(self, "phrases", tuple(own))
         check_flag("MustContain(ordered", self.ordered, close=")")
 
+    @classmethod
+    def of_json(cls, value: Any) -> MustContain:
+        """Return what JSON says: a list of phrases, or an object with the fields of `MustContain`.
+
+        Raises:
+            OptionError: a field is unknown or wrong, or the phrases are missing.
+        """
+        given = value if isinstance(value, dict) else {"phrases": value}
+        if "phrases" not in given or given.keys() - {"phrases", "ordered"}:
+            raise OptionError(
+                f"must_contain={shown(value)}: expected a list of phrases, or an object with phrases and ordered"
+            )
+        return cls(**given)
+
 
 @dataclass(frozen=True)
 class Beam:

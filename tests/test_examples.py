@@ -17,6 +17,7 @@ NAMES = [
     "chat_history",
     "constrained_json",
     "constrained_tang",
+    "dates_fusion",
     "encoder_decoder",
     "latent_generator",
     "pixel_digits",
@@ -36,7 +37,7 @@ def test_no_example_is_forgotten():
 @pytest.mark.examples
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_reaches_its_figure(name, tmp_path):
-    for package in ("torch", "onnxscript", "sklearn", "PIL", "transformers", "llguidance"):
+    for package in ("torch", "onnxscript", "sklearn", "PIL", "transformers", "llguidance", "babel"):
         pytest.importorskip(package, reason=f"{package} is not installed (pip install '.[examples]')")
     if name == "ray_serve":
         pytest.importorskip("ray.serve", reason="ray is not installed (pip install '.[ray]' 'ray[serve]')")

@@ -119,6 +119,12 @@ def test_the_c_library_knows_nothing_of_python(path):
     assert [name for name in included if re.search("python|numpy|cython", name, re.I)] == []
 
 
+@pytest.mark.parametrize("path", [path for path in FILES if path.suffix != ".py"], ids=module_name)
+def test_cython_modules_count_from_the_beginning(path):
+    """They are compiled without wraparound: x[-1] reads before a list, and NumPy 2.5 refuses it."""
+    assert re.findall(r"\[-\w+\]", path.read_text(encoding="utf-8")) == []
+
+
 @pytest.mark.parametrize("path", USERS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_benchmarks_and_scripts_import_from_the_package_exists(path):
     """They need torch or much time, so that no other test would see a name that has moved."""

@@ -28,6 +28,9 @@ from tests.helpers import build
 from tests.helpers.seq2seq import AdditiveModel
 
 OPTIONS = {"max_new_tokens": 12, "eos_token_id": 3}
+pytestmark = pytest.mark.thread_unsafe(
+    reason="waits a time for threads of its own, which take longer beside three others"
+)
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +207,22 @@ def test_close_drains_or_cancels(model):
         with pytest.raises(Cancelled, match="the engine was closed"):
             ticket.result(0)
     assert not [t for t in threading.enumerate() if t.name == "decoding"]
+
+
+def test_a_request_that_comes_while_the_engine_is_closed_is_refused(model, monkeypatch):
+    """Another thread closes it after `submit()` saw it open; the ticket would wait for ever."""
+    engine = Engine(model, **OPTIONS)
+    made = engine._ticket
+
+    def slowly(request):
+        ticket = made(request)
+        engine.close()
+        return ticket
+
+    monkeypatch.setattr(engine, "_ticket", slowly)
+    with pytest.raises(DecodeError, match="the engine is closed"):
+        engine.submit([1])
+    assert (engine.statistics().queued, engine.statistics().running) == (0, 0)
 
 
 def test_many_outputs_do_not_keep_others_waiting(model):

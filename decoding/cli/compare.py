@@ -170,7 +170,7 @@ def _pieces(
 
     Of each the number of its sequence and of the first token that it predicts, its ids, and its source.
     """
-    read, _ = ids_of_sequences(model, sequences, sources, "compare")
+    read, _, _ = ids_of_sequences(model, sequences, sources, None, "compare")
     bos = bos_ids(model)
     longest = PIECE if model._network.encoders is None else max(map(len, read), default=1)
     pieces = []

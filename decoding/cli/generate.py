@@ -14,7 +14,7 @@ from decoding.cli.models import DEFAULT_MODEL, SHIPPED, is_model
 from decoding.cli.shared.load_options import add_load_options, load_model
 from decoding.cli.shared.parser import Parser, rare
 from decoding.cli.shared.pictures import check_picture, write_picture
-from decoding.cli.shared.prompts import read_prefix, read_prompt, read_text
+from decoding.cli.shared.prompts import read_arrays, read_prefix, read_prompt, read_text
 from decoding.cli.shared.strategy_options import (
     add_decode_options,
     add_strategy_options,
@@ -46,10 +46,15 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
         "model", metavar="MODEL", nargs="?", help="an ONNX file, its folder, or a shipped model (default: shakespeare)"
     )
     group.add_argument(
-        "prompt", metavar="PROMPT", nargs="?", help="text (or ids) to continue; with an encoder, what it reads"
+        "prompt",
+        metavar="PROMPT",
+        nargs="?",
+        help="text (or ids) to continue; what an encoder reads: text, ids, or an array in FILE.npy",
     )
     group.add_argument("--file", metavar="FILE", help="prompts from a file, one a line; - reads standard input")
     rare(group.add_argument("--prefix", metavar="TEXT", help="the decoder's first tokens, where an encoder reads PROMPT"))  # fmt: skip
+    rare(group.add_argument("--context", metavar="FILE", help="what the network reads beside the tokens, [prompts, ...]: an .npy file, or an .npz file by input"))  # fmt: skip
+    rare(group.add_argument("--latents", metavar="FILE", help="noise in place of drawn noise, [outputs, ...]: a file as of --context"))  # fmt: skip
     output = add_decode_options(parser)
     output.add_argument("--json", action="store_true", help="print a JSON object a line for each output")
     rare(output.add_argument("--plot", metavar="FILE", help="draw the attention, the beams or the tokens' probabilities, too (.png, .svg, .pdf)"))  # fmt: skip
@@ -63,7 +68,8 @@ def run(args: argparse.Namespace) -> None:
     strategy = strategy_of(args)
     prompts = _prompts(args)
     model = load_model(args)
-    options = {**decode_options(args, model), "prefix": read_prefix(model, args.prefix)}
+    given = {name: read_arrays(file, f"--{name}") for name in ("context", "latents") if (file := getattr(args, name))}
+    options = {**decode_options(args, model), **given, "prefix": read_prefix(model, args.prefix)}
     sources: Any = [read_prompt(model, prompt) for prompt in prompts]
     if len(sources) == 1:
         (sources,) = sources

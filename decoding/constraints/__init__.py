@@ -6,7 +6,7 @@ of its hypotheses, and `Masks` computes which tokens they allow while the networ
 
 from decoding.constraints.bound import BoundConstraint
 from decoding.constraints.grammars import Choices, Constraint, Grammar, JSONSchema, Regex
-from decoding.constraints.matching import Masks, Matchers, begun, must_end, must_end_with, why_stuck
+from decoding.constraints.matching import Masks, Matchers, begun, consume, must_end, must_end_with, why_stuck
 from decoding.constraints.spelling import spelling_of
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Matchers",
     "Regex",
     "begun",
+    "consume",
     "must_end",
     "must_end_with",
     "spelling_of",

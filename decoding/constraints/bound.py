@@ -23,6 +23,8 @@ class BoundConstraint:
         spelling: of the model's vocabulary.
         eos: the ids that end an output, which are allowed only where the text may end.
         first_bits: the mask of the first token.
+        own: the model's ids but EOS, id t as bit t.
+        may_be_empty: whether the empty text is one of it; `must_be_empty`: whether it has no other.
 
     Raises:
         OptionError: the grammar is wrong or matches nothing, or no token can begin a text of it.
@@ -36,6 +38,7 @@ class BoundConstraint:
         if self._template.is_error():
             raise OptionError(f"{name}: {shortened(self._template.get_error())}")
         self.first_bits = self._first_bits()
+        self.own = (1 << spelling.vocab_size) - 1 - sum(1 << token for token in self.eos.tolist())
 
     def __repr__(self) -> str:
         return self.name
@@ -78,8 +81,9 @@ class BoundConstraint:
         may_end = not state.is_error() and state.is_accepting()
         goes_on = not (state.is_error() or state.is_stopped())
         bits = self.spelling.first_bits(mask[0], goes_on=goes_on)[None]
+        following = "" if bits.any() else self._following(b"")[0]
+        self.may_be_empty, self.must_be_empty = may_end, may_end and not (bits.any() or following)
         if not bits.any() and not may_end:
-            following, _ = self._following(b"")
             if not following:
                 raise OptionError(f"{self.name}: it matches no text at all")
             raise OptionError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -34,17 +34,20 @@ def with_latents_of(latents: Latents | None, rows: Iterable[Row], contract: Cont
         yield sequence, replace(request, sequence=sequence, context=context, latents=values)
 
 
-def encoded_rows(network: Network, rows: Iterator[Row], size: int) -> Iterator[Row]:
-    """Yield the rows with their sources encoded, each source once however many rows it has.
+def completed_rows(
+    complete: Callable[[Sequence[EngineRequest]], list[EngineRequest]], rows: Iterator[Row], size: int
+) -> Iterator[Row]:
+    """Yield the rows with their requests completed, each request once however many rows it has.
 
     Args:
-        size: rows that run together; that many sources, and at most `_AHEAD`, are encoded together.
+        complete: encodes the sources of requests, say.
+        size: rows that run together; that many requests, and at most `_AHEAD`, are completed together.
     """
     last: list[EngineRequest] = []  # the rows of a request may lie on both sides of the end of a chunk
     while chunk := list(itertools.islice(rows, min(size, _AHEAD))):
         done = {r.key: r for r in last}
         new = list({r.key: r for _, r in chunk if r.key not in done}.values())
-        done |= {r.key: r for r in encoded(network, new)}
+        done |= {r.key: r for r in complete(new)}
         last = [done[chunk[-1][1].key]]
         yield from ((sequence, done[r.key]) for sequence, r in chunk)
 
@@ -83,9 +86,9 @@ def limited_rows(contract: Contract, rows: Iterator[Row]) -> Iterator[Row]:
         OptionError: a prompt is longer than that.
     """
     for sequence, request in rows:
-        most = tokens_taken(contract, request, len(request.ids))
+        most = tokens_taken(contract, request, request.longest)
         if most is not None:
-            new = most - len(request.ids) + 1
+            new = most - request.longest + 1
             own = request.max_new_tokens
             request = replace(request, max_new_tokens=new if own is None else min(own, new))
         yield sequence, request

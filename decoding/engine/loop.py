@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import cast
 
-from decoding.engine.encode import alike, encoded_rows, limited_rows, with_latents_of
+from decoding.engine.encode import alike, completed_rows, encoded, limited_rows, with_latents_of
 from decoding.engine.forks import is_shared, using
 from decoding.engine.request import Call, EngineRequest, FinishedSequence, RequestQueue, Row, RowSource
 from decoding.engine.search.mixed import MixedSearch, Search, make_search
+from decoding.engine.search.prefixes import with_prefixes_read
 from decoding.engine.workers import Workers
+from decoding.model.ensembles.network import EnsembleNetwork
 from decoding.model.network import Network
 
 # Bytes of weights from which the weights are read from memory at every step, whoever runs it: measured in docs/benchmarks/decode.md.
@@ -33,16 +35,20 @@ def decode_requests(
                 yield from run_search(_in_its_share(network), call, queue, rows)
         else:
             yield from _in_threads(network, call, queue, rows, workers)
+        yield from queue.ended
 
 
 def queue_requests(network: Network, call: Call, requests: Iterable[EngineRequest], rows: int) -> RequestQueue:
-    """Return the queue of these requests; as a request is taken, its latents are drawn, its source is encoded and its length limited."""
+    """Return the queue of these requests; as a request is taken, its latents are drawn, its source is encoded, prompts of members' own are read, and its length is limited."""
 
     def prepare(given: Iterator[Row]) -> Iterator[Row]:
         given = with_latents_of(call.latents, given, network.contract)
-        if network.encoders is not None:
-            given = encoded_rows(network, given, rows)
+        if network.encoders is not None or isinstance(network, EnsembleNetwork):
+            given = completed_rows(complete, given, rows)
         return limited_rows(network.contract, given)
+
+    def complete(given: Sequence[EngineRequest]) -> list[EngineRequest]:
+        return with_prefixes_read(network, call, encoded(network, given))
 
     return RequestQueue(requests, prepare)
 

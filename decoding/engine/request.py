@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from decoding.constraints import BoundConstraint, Matchers, begun, why_stuck
+from decoding.constraints import BoundConstraint, Matchers, begun, must_end, why_stuck
 from decoding.engine.flags import Flag
 from decoding.engine.latents import Latents
 from decoding.model.graph.types import Array
@@ -88,6 +88,8 @@ class EngineRequest:
         written: how many of the last ids constraints count as the beginning of the output.
         sequence: the sequence whose latents these are; None where the model has no latents, so that all sequences of
             the prompt read the same.
+        prefixes: ids that members of an ensemble read in place of the first `start` ids, by their names: "lm", or "pair.lm" for a member of a member.
+        prefixes_read: whether the `states` already include these, but for their last ids.
     """
 
     index: int
@@ -108,10 +110,32 @@ class EngineRequest:
     max_new_tokens: int | None = None
     written: int = 0
     sequence: int | None = None
+    prefixes: Mapping[str, Array] = field(default_factory=dict)
+    start: int = 0
+    prefixes_read: bool = False
+
+    @property
+    def longest(self) -> int:
+        """The number of ids of the member that reads most; of all ids, where all read the same."""
+        return len(self.ids) - self.start + max([self.start, *map(len, self.prefixes.values())])
 
     def matchers(self) -> Matchers:
         """Return where a new output is in the grammars of its constraints."""
         return begun(self.settings.constraints, self.ids[len(self.ids) - self.written :].tolist())
+
+    @property
+    def ends_at_once(self) -> bool:
+        """Whether its constraints leave only the empty output, and there is no EOS to choose: it ends before the first step.
+
+        Where the state after it is wanted, the prompt would have to be read, and phrases are not in it: such requests fail at
+        their first step.
+        """
+        constraints, settings = self.settings.constraints, self.settings
+        if not constraints or settings.eos or settings.return_state or settings.phrases:
+            return False
+        if self.written:
+            return must_end(self.matchers())
+        return all(c.may_be_empty for c in constraints) and any(c.must_be_empty for c in constraints)
 
     @property
     def stream(self) -> int:
@@ -211,6 +235,24 @@ class FinishedSequence:
     state: Mapping[str, Array] | None = None
 
 
+def empty_output(row: Row) -> FinishedSequence:
+    """Return the output of a row whose request ends at once."""
+    sequence, request = row
+    nothing, top = np.zeros(0, np.int64), request.settings.top_logprobs
+    return FinishedSequence(
+        request=request,
+        sequence=sequence,
+        tokens=nothing,
+        logprobs=nothing.astype(np.float32),
+        logprob=0.0,
+        finish_reason="stop",
+        score=0.0,
+        siblings=request.settings.searches_per_request,
+        top=(np.zeros((0, top), np.int64), np.zeros((0, top), np.float32)) if top else None,
+        attention=np.zeros((0, 0), np.float32) if request.settings.return_attention else None,
+    )
+
+
 # Of a row that runs: its request, its sequence, its new tokens and their log-probabilities so far, and, where asked for, ids
 # and log-probabilities [length, k] of the best tokens at each step; all are views.
 RunningOutput = tuple[EngineRequest, int, Array, Array, tuple[Array, Array] | None]
@@ -263,20 +305,30 @@ class RequestQueue:
     Attributes:
         prepare: completes rows as they are taken, so as late as possible: it encodes their sources.
         stopped, step_by_step: as in `RowSource`.
+        ended: the outputs of rows that ended at once, which no search gets.
     """
 
     requests: Iterable[EngineRequest]
     prepare: Callable[[Iterator[Row]], Iterator[Row]] = iter
     stopped: Flag = field(init=False, default_factory=Flag)
     step_by_step: Flag = field(init=False, default_factory=Flag)
+    ended: list[FinishedSequence] = field(init=False, default_factory=list)
     _rows: Iterator[Row] = field(init=False)
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         rows = ((r.first + n, r) for r in self.requests for n in range(r.settings.searches_per_request))
-        self._rows = self.prepare(rows)
+        self._rows = self._that_run(self.prepare(rows))
 
     def take(self, count: int) -> list[Row]:
         """Return the next `count` rows, or those that are left."""
         with self._lock:
             return list(itertools.islice(self._rows, count))
+
+    def _that_run(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """Yield the rows that do not end at once."""
+        for row in rows:
+            if row[1].ends_at_once:
+                self.ended.append(empty_output(row))
+            else:
+                yield row

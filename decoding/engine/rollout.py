@@ -33,15 +33,15 @@ class Episodes:
     """Given sequences, as whole episodes of a policy.
 
     Attributes:
-        requests: each has the ids of a sequence up to its end, after the `bos` tokens that come before it.
-        bos: how many ids of each request come before the sequence.
+        requests: each has the ids of a sequence up to its end, after what comes before it.
+        starts: how many ids of each request come before the sequence: its BOS, or its prompt.
         length: T, of the values.
         longest: new tokens of a completion; None lets it go on to `length`.
         pad: fills rows after their ends.
     """
 
     requests: Sequence[EngineRequest]
-    bos: int
+    starts: Sequence[int]
     length: int
     longest: int | None
     pad: int
@@ -53,7 +53,7 @@ class Episodes:
 
     def own(self, row: int) -> Array:
         """Return the sequence itself."""
-        return self.requests[row].ids[self.bos :]
+        return self.requests[row].ids[self.starts[row] :]
 
     def waves(self, contract: Contract) -> Iterator[Wave]:
         """Yield every prefix that can be completed."""
@@ -139,12 +139,11 @@ def prefixes(network: Network, episodes: Episodes, waves: Iterable[Wave], output
             rows, read = wave.rows, 0
             own = encoded(network, [episodes.requests[row] for row in rows])
             states = initial_states(c, own)
-        at = episodes.bos + wave.end
-        while keeps_states and read < at:
+        while keeps_states and read < episodes.starts[rows[0]] + wave.end:  # the same for all rows of one model
             states, read = _read(network, own, read, states), read + 1
         for slot in wave.slots:
             before = {s.input: value.take(slot, s.batch_axis) for s, value in zip(c.states, states, strict=True)}
-            number = next(numbers)
+            number, at = next(numbers), episodes.starts[rows[slot]] + wave.end
             yield replace(
                 own[slot],
                 index=number,

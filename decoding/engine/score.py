@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
 from decoding import kernels
 from decoding.engine.batch.batch import failed_step, make_batch
-from decoding.engine.batch.combine import mixed_logprobs, weighted_logits
 from decoding.engine.batch.contexts import initial_states, step_contexts
 from decoding.engine.batch.ensemble import member_call, part
 from decoding.engine.encode import alike, encoded, tokens_taken
 from decoding.engine.request import Call, EngineRequest, FinishedSequence
+from decoding.engine.search.prefixes import with_prefixes_read
 from decoding.errors import ModelError
 from decoding.model.contract.pad import pad_together
 from decoding.model.ensembles.network import EnsembleNetwork
@@ -37,7 +38,9 @@ _LARGE_STEP = 1 << 18
 def score_sequences(
     network: Network, call: Call, sequences: Sequence[EngineRequest], advance: Callable[[int], object]
 ) -> dict[int, Array]:
-    """Return by index float32 log-probabilities of every token of a sequence but the first (or those that its states have read), given those before it.
+    """Return by index float32 log-probabilities of every token of a sequence after its `start`, given those before it.
+
+    A first id, before which there is nothing, has none; nor has one that the states of its request have read.
 
     Args:
         advance: is told after each run how many more tokens have their scores.
@@ -46,22 +49,27 @@ def score_sequences(
     c = network.contract
     takes_runs = _takes_runs(network)
     for group in alike(network.contract, sequences, len(sequences)):
-        order = sorted(group, key=lambda r: r.read - len(r.ids))
+        order = sorted(group, key=lambda r: _begin(r) - len(r.ids))
         for start in range(0, len(order), call.batch_size):
-            own = encoded(network, order[start : start + call.batch_size])
+            own = with_prefixes_read(network, call, encoded(network, order[start : start + call.batch_size]))
             for request in own:
-                tokens_taken(c, request, len(request.ids) - 1)
+                tokens_taken(c, request, request.longest - 1)
             by_runs = (
                 takes_runs
-                and not any(r.read for r in own)
+                and not any(r.read or r.prefixes for r in own)
                 and (network.on_device or len(own) * c.logits.vocab_size < _LARGE_STEP)
             )
             try:
                 values = (_by_runs if by_runs else _by_steps)(network, call, own, advance)
             except ModelError as error:
                 raise failed_step(network, error, History([r.ids for r in own], [r.ids[:0] for r in own])) from error
-            scores |= {r.index: value for r, value in zip(own, values, strict=True)}
+            scores |= {r.index: v[max(0, len(v) - len(r.ids) + r.start) :] for r, v in zip(own, values, strict=True)}
     return scores
+
+
+def _begin(request: EngineRequest) -> int:
+    """Return how many ids come before the first that is scored, less one."""
+    return max(request.read, request.start - 1) if request.prefixes else request.read
 
 
 def member_logprobs(network: EnsembleNetwork, call: Call, finished: Sequence[FinishedSequence]) -> list[Array]:
@@ -107,7 +115,7 @@ class _MemberReaders:
 
     def __init__(self, network: EnsembleNetwork, call: Call, requests: Sequence[EngineRequest]) -> None:
         self._weights = [member.weight for member in network.members]
-        self._mixes = network.combine == "probs"
+        self._how: Literal["logits", "probs"] = "probs" if network.combine == "probs" else "logits"
         self._readers = [
             _reader(member.network, member_call(call, member), [part(member, request) for request in requests])
             for member in network.members
@@ -116,11 +124,8 @@ class _MemberReaders:
     def read(self, live: int, start: int, end: int) -> Array:
         """Return the scores as `_Reader.read` returns logits."""
         logits = [reader.read(live, start, end) for reader in self._readers]
-        out, scratch = np.empty_like(logits[0]), [np.empty_like(logits[0]) for _ in range(1 + self._mixes)]
-        if self._mixes:
-            mixed_logprobs(logits, self._weights, out, scratch)
-        else:
-            weighted_logits(logits, self._weights, out, scratch[0])
+        out: Array = np.empty_like(logits[0])
+        kernels.combine(logits, self._weights, self._how, out)
         return out
 
 
@@ -179,8 +184,9 @@ def _by_steps(
     for row, request in zip(ids, requests, strict=True):
         row[: len(request.ids) - request.read] = request.ids[request.read :]
     c = network.contract
-    # Sequences with contexts, latents or initial states of their own have no beginning in common.
-    own = c.contexts or c.latents or c.row_inputs or call.latents is not None or any(r.states for r in requests)
+    # Sequences with contexts, latents, initial states or ids read before have no beginning in common.
+    own = c.contexts or c.latents or c.row_inputs or call.latents is not None
+    own = own or any(r.states or r.read or r.prefixes for r in requests)
     apart = np.arange(len(requests)) if own else np.zeros(len(requests), np.int64)
     first, row = _distinct(apart, ids[:, 0])
     batch = make_batch(network, len(requests), call, reduce=False)

@@ -5,6 +5,7 @@ appears at its path only if all of that went well. PyTorch needs ``pip install '
 """
 
 from decoding.export.keras_models import keras_model
-from decoding.export.torch_models import torch_model, torch_pair, torch_step
+from decoding.export.torch_models import torch_model, torch_step
+from decoding.export.torch_pairs import torch_pair
 
 __all__ = ["keras_model", "torch_model", "torch_pair", "torch_step"]

@@ -33,25 +33,40 @@ def next_logprobs(
             if len(output) < len(rows[request]):
                 rows[request][len(output)] = values
 
+    _decode_given(model, ids, sources, processors=[note], context=context, latents=latents)
+    return [log_softmax(values.astype(np.float64)) for values in rows]
+
+
+def attention_weights(
+    model: Model, ids: Sequence[npt.NDArray[np.int64]], sources: Any = None, *, context: Any = None
+) -> list[npt.NDArray[np.float32]]:
+    """Return the weights over the source with which each token but the first was chosen, [tokens - 1, source] for each sequence.
+
+    Args:
+        ids, sources, context: as `next_logprobs()` takes them.
+    """
+    found = _decode_given(model, ids, sources, context=context, return_attention=True)
+    return [hypothesis.attention for hypothesis in found]
+
+
+def _decode_given(model: Model, ids: Sequence[npt.NDArray[np.int64]], sources: Any, **options: Any) -> Any:
+    """Decode so that every token is that of given sequences."""
     start: list[Any] = [row[:1] for row in ids]
     prompts: dict[str, Any] = (
         {"prompts": start} if model._network.encoders is None else {"prompts": sources, "prefix": start}
     )
-    decode(
+    return decode(
         model,
         strategy=Greedy(),
-        processors=[note],
         teacher=[row[1:].tolist() for row in ids],
         teacher_ratio=1.0,
-        max_new_tokens=max(map(len, rows)),
+        max_new_tokens=max(map(len, ids)) - 1,
         eos_token_id=None,
         seed=0,  # both models draw the same latents
         workers=1,
-        context=context,
-        latents=latents,
         **prompts,
+        **options,
     )
-    return [log_softmax(values.astype(np.float64)) for values in rows]
 
 
 def log_softmax(logits: Logprobs) -> Logprobs:

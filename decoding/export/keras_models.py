@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import warnings
 from collections.abc import Mapping, Sequence
@@ -27,13 +28,14 @@ def keras_model(model: Any, path: str | Path, **annotations: Any) -> Model:
 
     Its first input takes the tokens: ids ``keras.Input((None,), dtype="int32")``, or one-hot ``keras.Input((None, V))``. Its first
     output gives logits or probabilities, [batch, time, V] or of the last token alone, [batch, V]. Where it has as many more outputs as more
-    inputs, these are states, as in Keras' decoder of sequences (`return_state=True`); other inputs are contexts.
+    inputs, these are states, as in Keras' decoder of sequences (`return_state=True`); other inputs are contexts. A subclassed model is
+    called on ids [batch, time], and the first of its outputs counts.
 
     On TensorFlow (``KERAS_BACKEND=tensorflow``, with tf2onnx) layers of recurrent cells are exported as loops. On torch Keras traces them for a
     fixed number of tokens, so that only a step with states as inputs and outputs, ``keras.Input((1,))``, can be decoded.
 
     Args:
-        model: a functional or `Sequential` model; not stateful.
+        model: a functional, `Sequential` or subclassed model; not stateful.
         path: the file to write; it appears only if everything went well.
         annotations: what the file says of itself: `vocab` (or `tokenizer`), `bos_token_id`, `eos_token_id`, `pad_token_id`,
             `max_new_tokens` and `roles`, as `load()` takes them.
@@ -50,9 +52,9 @@ def keras_model(model: Any, path: str | Path, **annotations: Any) -> Model:
         model = decoding.export.keras_model(keras_lm, "char_rnn.onnx", vocab=vocabulary)
     """
     keras, said = _keras(), Annotations.of(**annotations)
-    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
-        raise OptionError(f"model={shown(model)}: expected a functional or Sequential keras.Model whose inputs are known; call it once on tokens first")  # fmt: skip
-    name = model.name
+    if not isinstance(model, keras.Model):
+        raise OptionError(f"model={shown(model)}: expected a keras.Model")
+    name, model = model.name, _functional(keras, model)
     _check(keras, model)
     network = _Network(keras, model)
     one, two = (network.scores(random_ids(2)) for _ in range(2))
@@ -142,6 +144,30 @@ def _keras() -> Any:
         return import_module("keras")
     except ImportError as error:
         raise OptionError("decoding.export.keras_model needs Keras 3; pip install keras tensorflow tf2onnx") from error
+
+
+def _functional(keras: Any, model: Any) -> Any:
+    """Return a model whose inputs are known: itself, or a functional model over one that was subclassed, which is given ids.
+
+    Raises:
+        OptionError: it cannot be called on ids alone.
+    """
+    if getattr(model, "inputs", None):
+        return model
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    try:
+        outputs = keras.tree.flatten(model(tokens, training=False) if _takes_training(model) else model(tokens))
+    except Exception as error:  # of the caller's own code
+        first = str(error).splitlines()[:1] or [""]
+        raise OptionError(
+            f"{model.name}: its call() fails on ids [batch, time] alone: {type(error).__name__}: {first[0][:200]}; make a functional model of its layers, "
+            "keras.Model(inputs, outputs)"
+        ) from error
+    return keras.Model(tokens, outputs[0], name=model.name)
+
+
+def _takes_training(model: Any) -> bool:
+    return "training" in inspect.signature(model.call).parameters
 
 
 def _check(keras: Any, model: Any) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import linecache
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from decoding.errors import ModelError
-from decoding.export.torch_networks import Sizes, flattened
+from decoding.errors import ModelError, shown
+from decoding.export.torch_networks import AttentionOutput, Sizes, tensors_of
+from decoding.export.written import ExporterError
 from decoding.model.model import Model
 
+# A branch on values, rather than on sizes, which the tracer warns of as well.
+_BRANCH = re.compile(r"(if|elif|while) .*\.(sum|any|all|max|min|mean|norm|item)\(")
 # Files of protobuf end at 2 GiB: larger weights go beside it.
 _LARGEST = 1_500_000_000
 
@@ -51,7 +56,8 @@ def write(torch: Any, module: Any, arguments: Sequence[Any], ports: Ports, file:
     """Export a module to a file.
 
     Raises:
-        ModelError: the exporter fails; the message is the first line of its own.
+        ExporterError: the exporter fails; the message is the first line of its own.
+        ModelError: it wrote one branch of two.
     """
     size = sum(p.numel() * p.element_size() for p in module.parameters())
     options: dict[str, Any] = {"input_names": list(ports.inputs), "output_names": list(ports.outputs)}
@@ -63,13 +69,30 @@ def write(torch: Any, module: Any, arguments: Sequence[Any], ports: Ports, file:
     else:
         options |= {"dynamic_axes": dict(zip(ports.inputs, ports.dynamic, strict=True)), "dynamo": False}
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), _quiet() as seen:
             # Torch leaves marks on the tensors that it has seen.
             torch.onnx.export(module, tuple(a.clone() for a in arguments), str(file), **options)
     except Exception as error:  # the exporters raise errors of many kinds
         cause = error.__cause__ or error  # the newer exporter wraps the reason in advice of its own
         lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [""]
-        raise ModelError(f"it fails: {type(cause).__name__}: {lines[0][:300]}") from error
+        raise ExporterError(f"{type(cause).__name__}: {lines[0][:200]}") from error
+    _check_branches(torch, seen)
+
+
+def _check_branches(torch: Any, seen: Sequence[warnings.WarningMessage]) -> None:
+    """Check that the tracer met no branch that values decide: it writes the one that the example took.
+
+    Raises:
+        ModelError: there is one.
+    """
+    own = str(Path(torch.__file__).parent)
+    for warning in seen:
+        if warning.filename.startswith(own):
+            continue
+        line = linecache.getline(warning.filename, warning.lineno).strip()
+        if issubclass(warning.category, torch.jit.TracerWarning) and _BRANCH.match(line):
+            place = f"{Path(warning.filename).name}, line {warning.lineno}"
+            raise ModelError(f"{place}: {shown(line)} decides by values, and the exporter would write the branch of the example alone; compute both and choose by torch.where()")  # fmt: skip
 
 
 def _takes_many(module: Any) -> bool:
@@ -78,14 +101,14 @@ def _takes_many(module: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the exporters print and warn of from the caller: what matters is checked afterwards."""
+def _quiet() -> Iterator[list[warnings.WarningMessage]]:
+    """Keep what the exporters print and warn of from the caller, and give the warnings: what matters is checked afterwards."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # fmt: skip
-            warnings.simplefilter("ignore")
-            yield
+        with warnings.catch_warnings(record=True) as seen, contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # fmt: skip
+            warnings.simplefilter("always")
+            yield seen
     finally:
         logging.disable(before)
 
@@ -112,13 +135,20 @@ def _wrapped(torch: Any, net: Any, chosen: Callable[[list[Any]], Any]) -> Any:
             self.net = net
 
         def forward(self, first: Any, *others: Any) -> Any:
-            return chosen(flattened(torch, self.net(first, *others)))
+            return chosen(tensors_of(torch, self.net(first, *others)))
 
     return Wrapped().eval()
 
 
-def flat_states(torch: Any, net: Any, states: int, nested: bool) -> Any:
-    """Return a module whose states are arguments and outputs of their own; a scripted network stays as it is."""
+# How a step takes its states: one by one, as one tuple, or as a list of pairs (h, c), one for each cell.
+NESTINGS = ("flat", "tuple", "pairs")
+
+
+def flat_states(torch: Any, net: Any, states: int, nested: str, attention: AttentionOutput | None = None) -> Any:
+    """Return a module whose states are arguments and outputs of their own, and its attention [batch, source].
+
+    A scripted network stays as it is.
+    """
     if isinstance(net, torch.jit.ScriptModule):
         return net
 
@@ -128,7 +158,12 @@ def flat_states(torch: Any, net: Any, states: int, nested: bool) -> Any:
             self.net = net
 
         def forward(self, tokens: Any, *others: Any) -> Any:
-            own = (tuple(others[:states]),) if nested else others[:states]
-            return tuple(flattened(torch, self.net(tokens, *own, *others[states:])))
+            own: Sequence[Any] = others[:states]
+            if nested == "tuple":
+                own = (own,)
+            elif nested == "pairs":
+                own = ([(own[i], own[i + 1]) for i in range(0, states, 2)],)
+            found = tensors_of(torch, self.net(tokens, *own, *others[states:]))
+            return tuple(found) if attention is None else attention.put_first(found)
 
     return FlatStates().eval()

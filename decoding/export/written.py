@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decoding.errors import ModelError, OptionError, shown, whole_number
-from decoding.export.distributions import log_softmax, next_logprobs
+from decoding.export.distributions import attention_weights, log_softmax, next_logprobs
 from decoding.model.graph.metadata import write_metadata
 from decoding.model.model import Model
 from decoding.model.roles.text import special_id_metadata
@@ -113,7 +113,8 @@ def beside(path: str | Path) -> Iterator[Path]:
         try:
             yield Path(folder) / target.name
         except (ModelError, OptionError) as error:
-            raise type(error)(str(error).replace(folder, str(target.parent))) from error
+            said = str(error).replace(str(Path(folder) / target.name), "the exported file")
+            raise type(error)(said.replace(folder, str(target.parent))) from error
         for made in Path(folder).iterdir():
             os.replace(made, target.parent / made.name)
 
@@ -152,20 +153,25 @@ def check_same(
     *,
     sources: Any = None,
     given: Mapping[str, Any] | None = None,
+    attention: Sequence[npt.NDArray[Any]] | npt.NDArray[Any] | None = None,
 ) -> None:
-    """Check that a model's next-token distributions are those of the network.
+    """Check that a model's next-token distributions, and its attention, are those of the network.
 
     Args:
         name: of the network, for messages.
         ids: [rows, tokens] that the network read; `expected`: its log-probabilities [rows, tokens, V] after each of them.
         sources: with an encoder, what it reads, as `decode()` takes it; `given`: the values of contexts and latents by name.
+        attention: the network's weights over the source [tokens, source] for each row.
 
     Raises:
         ModelError: they are not; the message says how far, and after how many tokens.
     """
     drawn = {aux.name for aux in model.latents}
     context, latents = ({k: v for k, v in (given or {}).items() if (k in drawn) is one} for one in (False, True))
-    found = np.stack(next_logprobs(model, [*ids], sources, context=context or None, latents=latents or None))
+    try:
+        found = np.stack(next_logprobs(model, [*ids], sources, context=context or None, latents=latents or None))
+    except OptionError as error:
+        raise ModelError(f"{name}: the exported file does not take all that the network takes: {error}") from error
     truth = expected[:, : found.shape[1]]
     finite = np.isfinite(truth) & np.isfinite(found)
     off = np.abs(np.subtract(found, truth, out=np.zeros_like(truth), where=finite))
@@ -176,18 +182,29 @@ def check_same(
             f"{name}: the exported file gives other scores than the network itself, from token {first} on, by up to {off.max():.3g}; "
             "the exporter lost something of it: a size or number of steps that was fixed by the example, or what the network keeps between calls"
         )
+    if attention is not None:
+        weights = attention_weights(model, [*ids], sources, context=context or None)
+        for one, other in zip(weights, attention, strict=True):
+            if one.shape[1:] != other.shape[1:] or not np.allclose(one, other[: len(one)], atol=TOLERANCE):
+                raise ModelError(f"{name}: the exported file gives other attention than the network itself: {list(one.shape)} where it gives {list(other[: len(one)].shape)}")  # fmt: skip
 
 
-def first_that_works(name: str, attempts: Mapping[str, Callable[[], Model]], advice: str) -> Model:
+class ExporterError(ModelError):
+    """An exporter fails, by an error of its own."""
+
+
+def first_that_works(name: str, attempts: Mapping[str, Callable[[], Model]]) -> Model:
     """Return the result of the first attempt that raises no ModelError.
 
     Raises:
-        ModelError: none works; the message has the reason of each.
+        ModelError: none works. The message has the reason that the last written file gives, and where an exporter failed its reason.
     """
-    reasons = []
+    reasons, failures = [], []
     for by, attempt in attempts.items():
         try:
             return attempt()
+        except ExporterError as error:
+            failures.append(f"{by} fails: {error}")
         except ModelError as error:
-            reasons.append(f"by {by}: {str(error).removeprefix(f'{name}: ')}")
-    raise ModelError(f"{name}: cannot be exported. {'. '.join(reasons)}{advice}")
+            reasons.append(str(error).removeprefix(f"{name}: "))
+    raise ModelError(f"{name}: cannot be exported: {'. '.join([*reasons[-1:], *failures])}")

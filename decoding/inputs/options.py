@@ -139,7 +139,10 @@ def _phrase(model: Model, phrase: str | Sequence[int]) -> tuple[int, ...]:
             raise OptionError(
                 f"MustContain(phrases={shown(phrase)}): {model.name} has no vocabulary; give ids, or load(..., tokenizer=...)"
             )
-        phrase = model.tokenizer.encode(phrase)
+        try:
+            phrase = model.tokenizer.encode(phrase)
+        except OptionError as error:
+            raise OptionError(f"MustContain(phrases={shown(phrase)}): {error}") from error
     ids: list[int] = checked_ids(model, phrase, "MustContain(phrases").tolist()
     return tuple(ids)
 
@@ -188,6 +191,12 @@ def _check_attention(model: Model, settings: Settings) -> None:
     covers = isinstance(settings.strategy, Beam) and settings.strategy.coverage_penalty != 0
     if (settings.return_attention or covers) and model._network.contract.attention is None:
         option = "return_attention=True" if settings.return_attention else "Beam(coverage_penalty=...)"
+        if isinstance(model, Ensemble):
+            members = ", ".join(name for name, m in model.members.items() if m._network.contract.attention is not None)
+            raise OptionError(
+                f"{option}: {model.name} has no attention of its own: each member that attends ({members or 'none'}) weighs its own source. "
+                "decode() with that member alone, the output as teacher= and teacher_ratio=1, returns its weights"
+            )
         raise OptionError(
             f"{option}: {model.name} has no attention output; export the weights [batch, source] as an output, and pass "
             "roles={'attention': name} to load() if its name does not say so"

@@ -11,13 +11,13 @@ import numpy as np
 from decoding._types import Ids
 from decoding.arguments import seed_of
 from decoding.engine.request import Call, EngineRequest
-from decoding.engine.search.states import CONTEXT, FINGERPRINT, IDS
+from decoding.engine.search.states import CONTEXT, FINGERPRINT, IDS, PREFIX, START
 from decoding.errors import OptionError, shown
 from decoding.inputs.contexts import check_contexts
 from decoding.inputs.latents import given_latents
 from decoding.inputs.options import own_settings
 from decoding.inputs.prompts import checked_ids, encode_prompts
-from decoding.inputs.requests import read_prompts, temperatures
+from decoding.inputs.requests import check_apart, read_prompts, temperatures
 from decoding.model.contract.io import State
 from decoding.model.graph.types import Array
 from decoding.model.model import Model
@@ -166,12 +166,15 @@ def _own_request(
     prefix = prefix if own.prefix is None else own.prefix
     if own.state is not None:
         return _after_state(model, made, own, prefix)
-    (ids,), (source,) = read_prompts(model, own.prompt, prefix, first=index, single=True)
+    (start,), (source,) = read_prompts(model, own.prompt, prefix, first=index, single=True)
+    check_apart(model, call, [start])
     context = own.context if own.context is not None else common.get("context")
     given = check_contexts(model, _alone(context), call.step_inputs, 1)
     return replace(
         made,
-        ids=ids,
+        ids=start.ids,
+        start=len(start.ids),
+        prefixes=start.prefixes,
         source=source,
         context={name: values[0] for name, values in given.contexts.items()},
         states={name: values[0] for name, values in given.states.items()},
@@ -203,6 +206,9 @@ def _after_state(model: Model, made: EngineRequest, own: Request, prefix: Any) -
         made,
         ids=np.concatenate([ids, new]),
         read=len(ids) - 1,
+        prefixes={name.removeprefix(PREFIX): value for name, value in arrays.items() if name.startswith(PREFIX)},
+        start=int(arrays[START]) if START in arrays else 0,
+        prefixes_read=True,
         encoded=True,
         context=context,
         states={s.input: arrays[s.input] for s in model._network.contract.states},
@@ -247,7 +253,12 @@ def _checked_state(model: Model, state: Any) -> dict[str, Array]:
             raise OptionError(f"state[{name!r}] has shape {found}: expected {sizes}")
     if not arrays[IDS].size:
         raise OptionError(f"state[{IDS!r}] is empty: expected the ids of prompt and output")
-    arrays[IDS] = checked_ids(model, arrays[IDS], f"state[{IDS!r}]")
+    ids = {name: value for name, value in arrays.items() if name == IDS or name.startswith(PREFIX)}
+    arrays |= {name: checked_ids(model, value, f"state[{name!r}]") for name, value in ids.items()}
+    if len(ids) > 1 and not (START in arrays and arrays[START].shape == () and 0 < arrays[START] <= len(arrays[IDS])):
+        raise OptionError(
+            f"state[{START!r}]: expected a number from 1 to {len(arrays[IDS])}, of the ids that are a prompt"
+        )
     return arrays
 
 
@@ -283,7 +294,9 @@ def _entries(name: str, value: Any, count: int) -> list[Any] | None:
     if isinstance(value, Mapping):
         columns = {key: _entries(f"{name}[{key!r}]", values, count) or [] for key, values in value.items()}
         return [{key: values[i] for key, values in columns.items()} for i in range(count)]
-    if name == "prefix" and (isinstance(value, str) or (np.ndim(value) == 1 and not isinstance(value[0], str))):
+    if name.startswith("prefix") and (
+        isinstance(value, str) or (np.ndim(value) == 1 and not isinstance(value[0], str))
+    ):
         return [value] * count
     if not hasattr(value, "__len__") or len(value) != count:
         found = len(value) if hasattr(value, "__len__") else type(value).__name__

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from decoding._types import Ids
-from decoding.errors import OptionError
+from decoding.arguments import ids_below
+from decoding.errors import OptionError, shown
+from decoding.model.ensembles.network import EnsembleNetwork, reads_apart
 from decoding.model.model import Model
+from decoding.model.network import Network
 
 
 def encode_prompts(model: Model, prompts: Any, *, bos: bool = True, first: int = 0, name: str = "prompts") -> list[Ids]:
@@ -28,6 +31,65 @@ def encode_prompts(model: Model, prompts: Any, *, bos: bool = True, first: int =
     return [
         _not_empty(model, ids, f"{name}[{i}]") for i, ids in enumerate(_each(model, prompts, bos, first, name), first)
     ]
+
+
+def prompts_by_member(
+    model: Model, prompts: Any, *, first: int = 0, single: bool = False, name: str = "prompts"
+) -> list[tuple[Ids, dict[str, Ids]]]:
+    """Return the ids of each prompt, and those of the members of an ensemble that read others, by their names.
+
+    Args:
+        prompts: for all members; or a dict by their names, in which a member that is left out reads BOS, or the prompt that is
+            its own. One prompt of a member stands for all.
+        single: `prompts` is one prompt.
+
+    Raises:
+        OptionError: as `encode_prompts()`; or there is no such member, or members have different numbers of prompts.
+    """
+    return _of_network(model, model._network, prompts, first, single, name)
+
+
+def _of_network(
+    model: Model, network: Network, prompts: Any, first: int, single: bool, name: str
+) -> list[tuple[Ids, dict[str, Ids]]]:
+    """Return the prompts of a network; `model` is the whole that it is a member of, whose tokenizer and BOS hold for all."""
+    by_name = isinstance(prompts, Mapping)
+    if not isinstance(network, EnsembleNetwork) or not (by_name or reads_apart(network)):
+        if by_name:
+            raise OptionError(
+                f"{name}: a dict of prompts is for the members of an ensemble, and {network.name} is none; pass the prompts"
+            )
+        given = [prompts] if single and prompts is not None else prompts
+        return [(ids, {}) for ids in encode_prompts(model, given, first=first, name=name)]
+    names = [member.name for member in network.members]
+    if by_name and (unknown := [key for key in prompts if key not in names]):
+        raise OptionError(f"{name}: there is no member {shown(unknown[0])}; {network.name} has {', '.join(names)}")
+    columns = {}
+    for member in network.members:
+        own = prompts.get(member.name) if by_name else prompts
+        if member.prompt and (own is None or not by_name):
+            own = list(member.prompt)
+        called = f"{name}[{member.name!r}]" if by_name else name
+        columns[member.name] = _of_network(model, member.network, own, first, single, called)
+    return _aligned(columns, name)
+
+
+def _aligned(
+    columns: Mapping[str, Sequence[tuple[Ids, dict[str, Ids]]]], name: str
+) -> list[tuple[Ids, dict[str, Ids]]]:
+    """Return for each prompt the ids of the first member, and those of the others that differ."""
+    counts = {member: len(column) for member, column in columns.items()}
+    count = max(counts.values())
+    if set(counts.values()) - {1, count}:
+        raise OptionError(f"{name}: the members have different numbers of prompts: {counts}")
+    found = []
+    for row in range(count):
+        own = {member: column[row % len(column)] for member, column in columns.items()}
+        ids = next(iter(own.values()))[0]
+        others = {member: mine for member, (mine, _) in own.items() if not np.array_equal(mine, ids)}
+        inner = {f"{member}.{key}": its for member, (_, more) in own.items() for key, its in more.items()}
+        found.append((ids, others | inner))
+    return found
 
 
 def _each(model: Model, prompts: Any, bos: bool, first: int, name: str) -> list[Ids]:
@@ -83,22 +145,7 @@ def checked_ids(model: Model, ids: Any, name: str) -> Ids:
     Raises:
         OptionError: it is no such sequence; `name` is the sequence in the message.
     """
-    if isinstance(ids, str):
-        raise OptionError(f"{name}: strings and ids together; pass all as strings or all as ids")
-    try:
-        array = np.asarray(ids)
-    except ValueError as error:
-        raise OptionError(f"{name}: not one sequence of ids: {error}") from error
-    if array.size == 0:
-        return np.zeros(0, np.int64)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise OptionError(f"{name}: {array.dtype} of shape {list(array.shape)}; expected whole-number ids of shape [T]")
-    if array.min() < 0 or array.max() >= model.vocab_size:
-        position = int(((array < 0) | (array >= model.vocab_size)).argmax())
-        raise OptionError(
-            f"{name}: id {array[position]} at position {position} is out of range; the model's ids go from 0 to {model.vocab_size - 1}"
-        )
-    return array.astype(np.int64)
+    return ids_below(model.vocab_size, ids, name)
 
 
 def _not_empty(model: Model, ids: Ids, name: str) -> Ids:

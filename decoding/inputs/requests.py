@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,28 +13,53 @@ from decoding.engine.request import Call, EngineRequest, Settings
 from decoding.engine.rollout import Episodes
 from decoding.errors import OptionError, finite_number, shown, whole_number
 from decoding.inputs.contexts import check_contexts
-from decoding.inputs.prompts import checked_ids, encode_prompts
+from decoding.inputs.prompts import checked_ids, encode_prompts, prompts_by_member
 from decoding.inputs.sources import encode_sources
+from decoding.model.ensembles.ensemble import Ensemble
+from decoding.model.ensembles.network import reads_apart
 from decoding.model.model import Model
 from decoding.strategies import Greedy, Sample, Strategy
 
 Source = Mapping[str, Any]
 
 
+class Start(NamedTuple):
+    """What a request begins with.
+
+    Attributes:
+        ids: of its prompt.
+        prefixes: what members of an ensemble read in its place, see `EngineRequest`.
+    """
+
+    ids: Ids
+    prefixes: Mapping[str, Ids] = {}
+
+
 def make_requests(
-    model: Model, call: Call, ids: Sequence[Ids], sources: Sequence[Source], context: Any
+    model: Model,
+    call: Call,
+    starts: Sequence[Start],
+    sources: Sequence[Source],
+    context: Any,
+    sequences: Sequence[Ids] | None = None,
 ) -> list[EngineRequest]:
     """Return a request for each prompt, with its own context, initial states and temperature.
 
+    Args:
+        sequences: ids that are given after each prompt.
+
     Raises:
-        OptionError: contexts or temperatures do not fit the prompts.
+        OptionError: contexts or temperatures do not fit the prompts; or an option does not go with prompts of members' own.
     """
-    given = check_contexts(model, context, call.step_inputs, len(ids))
-    each = temperatures(call.settings.strategy, len(ids))
+    given = check_contexts(model, context, call.step_inputs, len(starts))
+    each = temperatures(call.settings.strategy, len(starts))
+    check_apart(model, call, starts)
     return [
         EngineRequest(
             index=i,
-            ids=ids[i],
+            ids=start.ids if sequences is None else np.concatenate([start.ids, sequences[i]]),
+            start=len(start.ids),
+            prefixes=start.prefixes,
             settings=call.settings,
             seed=call.seed,
             first=i * call.settings.outputs,
@@ -43,13 +68,13 @@ def make_requests(
             states={name: values[i] for name, values in given.states.items()},
             source=sources[i],
         )
-        for i in range(len(ids))
+        for i, start in enumerate(starts)
     ]
 
 
 def read_prompts(
     model: Model, prompts: Any, prefix: Any, context: Any = None, *, first: int = 0, single: bool = False
-) -> tuple[list[Ids], Sequence[Source]]:
+) -> tuple[list[Start], Sequence[Source]]:
     """Return the ids that each prompt starts from, and what its encoder reads: nothing without an encoder.
 
     Args:
@@ -64,17 +89,13 @@ def read_prompts(
     if prefix is not None:
         check_takes_prefix(model)
     if model._network.encoders is None:
-        ids = encode_prompts(model, [prompts] if single and prompts is not None else prompts, first=first)
+        starts = _starts(model, prompts, first=first, single=single)
         if prompts is None and context is not None:
-            ids = ids * _entries(context)
-        return ids, [{}] * len(ids)
+            starts = starts * _entries(context)
+        return starts, [{}] * len(starts)
     sources = encode_sources(model, prompts, first=first, single=single)
-    ids = encode_prompts(model, prefix, name="prefix")
-    if len(ids) not in (1, len(sources)):
-        raise OptionError(
-            f"prefix: found {len(ids)} of them; expected one for all prompts, or one for each of the {len(sources)}"
-        )
-    return ids if len(ids) == len(sources) else ids * len(sources), sources
+    starts = _for_each(_starts(model, prefix, name="prefix"), len(sources), "prefix", "prompts")
+    return starts, sources
 
 
 def check_takes_prefix(model: Model) -> None:
@@ -89,31 +110,66 @@ def check_takes_prefix(model: Model) -> None:
         )
 
 
-def read_sequences(model: Model, sequences: Any, prompts: Any, use: str) -> tuple[list[Ids], Sequence[Source]]:
-    """Return the ids of given sequences, without BOS, and the source of each.
+def read_sequences(
+    model: Model, sequences: Any, prompts: Any, prefix: Any, use: str
+) -> tuple[list[Ids], list[Start], Sequence[Source]]:
+    """Return the ids of given sequences, without BOS, what comes before each, and its source.
 
     Args:
-        prompts: with an encoder, the source of each sequence, or one for all.
+        prompts: with an encoder, the source of each sequence, or one for all; of an ensemble without one, what comes before each.
+        prefix: of an ensemble with an encoder, what comes before each. Default: BOS.
         use: what the sequences are for, in messages.
 
     Raises:
-        OptionError: a sequence or a source is wrong, or there are too few sources or too many.
+        OptionError: a sequence, a prompt or a source is wrong, or there are too few of them or too many.
     """
     if sequences is None:
         raise OptionError(f"sequences is None: there is nothing to {use}; pass strings or ids")
     ids = encode_prompts(model, sequences, bos=False, name="sequences")
-    if model._network.encoders is None:
-        if prompts is not None:
-            raise OptionError(
-                f"prompts: {model.name} has no encoder to read them; pass the whole sequences as sequences"
-            )
-        return ids, [{}] * len(ids)
-    sources = encode_sources(model, prompts)
-    if len(sources) not in (1, len(ids)):
+    together, encodes = isinstance(model, Ensemble), model._network.encoders is not None
+    if prefix is not None and not (together and encodes):
         raise OptionError(
-            f"prompts: found {len(sources)} sources; expected one for all, or one for each of the {len(ids)} sequences"
+            f"prefix: {model.name} is no ensemble with an encoder; what comes before the sequences is a part of them, or prompts of an ensemble"
         )
-    return ids, sources if len(sources) == len(ids) else sources * len(ids)
+    if not encodes and prompts is not None and not together:
+        raise OptionError(f"prompts: {model.name} has no encoder to read them; pass the whole sequences as sequences")
+    before, called = (prefix, "prefix") if encodes else (prompts, "prompts")
+    starts = [Start(bos_ids(model))]
+    if together and (before is not None or reads_apart(model._network)):
+        starts = _starts(model, before, name=called)
+    sources = encode_sources(model, prompts) if encodes else [{}]
+    starts = _for_each(starts, len(ids), called, "sequences")
+    return ids, starts, _for_each(sources, len(ids), "prompts", "sequences")
+
+
+def check_apart(model: Model, call: Call, starts: Sequence[Start]) -> None:
+    """Refuse prompts of members' own where something counts the tokens of all members alike.
+
+    Raises:
+        OptionError: there are some, and `step_inputs`, or latents that are drawn at every step.
+    """
+    if not any(start.prefixes for start in starts):
+        return
+    if call.step_inputs is not None:
+        raise OptionError(
+            f"step_inputs: {model.name} has members with prompts of their own, which have no history in common; leave it out"
+        )
+    if any(aux.draw.every == "step" for aux in model.latents):
+        raise OptionError(
+            f"prompts: {model.name} draws latents at every token, so that its members must read the same prompt"
+        )
+
+
+def _starts(model: Model, prompts: Any, *, first: int = 0, single: bool = False, name: str = "prompts") -> list[Start]:
+    found = prompts_by_member(model, prompts, first=first, single=single, name=name)
+    return [Start(ids, prefixes) for ids, prefixes in found]
+
+
+def _for_each(given: Sequence[Any], count: int, name: str, of: str) -> list[Any]:
+    """Return what is given for each of `count` prompts or sequences; one stands for all."""
+    if len(given) not in (1, count):
+        raise OptionError(f"{name}: found {len(given)}; expected one for all {of}, or one for each of the {count}")
+    return list(given) if len(given) == count else list(given) * count
 
 
 def bos_ids(model: Model) -> Ids:
@@ -171,23 +227,22 @@ def check_completions(settings: Settings, n: Any) -> int:
 def make_episodes(
     model: Model, settings: Settings, requests: Sequence[EngineRequest], longest: int | None, pad_token_id: Any
 ) -> Episodes:
-    """Return the sequences to complete: each up to its first EOS, after the model's BOS.
+    """Return the sequences to complete: each up to its first EOS, after what comes before it.
 
     Args:
-        requests: the whole sequences.
+        requests: the whole sequences, after their BOS or their prompts.
         longest: new tokens of a completion; None for as far as the longest sequence goes.
 
     Raises:
         OptionError: `pad_token_id` is no whole number.
     """
-    bos = bos_ids(model)
-    ends = [np.flatnonzero(np.isin(r.ids, settings.eos))[:1] for r in requests]
-    whole = [r.ids if not len(end) else r.ids[: end[0] + 1] for r, end in zip(requests, ends, strict=True)]
-    cut = [replace(r, ids=np.concatenate([bos, ids])) for r, ids in zip(requests, whole, strict=True)]
+    ends = [np.flatnonzero(np.isin(r.ids[r.start :], settings.eos))[:1] + r.start for r in requests]
+    cut = [r if not len(end) else replace(r, ids=r.ids[: end[0] + 1]) for r, end in zip(requests, ends, strict=True)]
     if pad_token_id is None:
         pad_token_id = next((i for i in (model.pad_token_id, *settings.eos) if i is not None), 0)
     pad = whole_number("pad_token_id", pad_token_id, -(2**63), below=2**63)
-    return Episodes(cut, len(bos), max(len(r.ids) for r in requests), longest, pad)
+    length = max(len(r.ids) - r.start for r in requests)
+    return Episodes(cut, [r.start for r in requests], length, longest, pad)
 
 
 def temperatures(strategy: Strategy, prompts: int) -> list[float]:

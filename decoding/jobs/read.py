@@ -343,12 +343,14 @@ def pyarrow_module(name: str, what: str) -> Any:
     """Return a module of pyarrow.
 
     Raises:
-        OptionError: it is not installed.
+        OptionError: it is not installed, or does not suit what is.
     """
     try:
         return import_module(name)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise OptionError(f"{what}: Parquet needs pyarrow; pip install 'rnn-decoding[parquet]'") from error
+    except ImportError as error:  # pyarrow says no to an old NumPy so
+        raise OptionError(f"{what}: Parquet needs pyarrow, which cannot be imported: {error}") from error
 
 
 def _with_id(number: int, id: Any, value: Any, found: Any = None) -> Row:

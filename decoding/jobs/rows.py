@@ -15,7 +15,7 @@ from decoding.jobs.read import Row
 from decoding.model.ensembles.ensemble import Ensemble
 from decoding.model.model import Model
 from decoding.requests import Request
-from decoding.strategies import Beam, Greedy, Sample, Strategy, TopN
+from decoding.strategies import Beam, Greedy, MustContain, Sample, Strategy, TopN
 
 _STRATEGIES = {kind.__name__: kind for kind in (Greedy, Sample, TopN, Beam)}
 # Fields of a request that hold Python objects, or ask for what no file of results has.
@@ -102,8 +102,11 @@ def strategy_of(value: Any) -> Strategy:
     known = [field.name for field in fields(kind)]
     if unknown := [option for option in options if option not in known]:
         raise OptionError(f"strategy={name}({unknown[0]}): no such field; it has {', '.join(known) or 'none'}")
+    own = dict(options)
+    if own.get("must_contain") is not None and not isinstance(own["must_contain"], MustContain):
+        own["must_contain"] = MustContain.of_json(own["must_contain"])
     try:
-        made: Strategy = kind(**options)
+        made: Strategy = kind(**own)
     except TypeError as error:  # one that it needs is missing
         raise OptionError(f"strategy={name}: {error}") from error
     return made

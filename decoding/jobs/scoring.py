@@ -18,7 +18,7 @@ from decoding.errors import DecodingError, OptionError, check_flag
 from decoding.inputs.latents import with_latents
 from decoding.inputs.models import loaded
 from decoding.inputs.options import make_call
-from decoding.inputs.requests import bos_ids, make_requests, read_sequences
+from decoding.inputs.requests import make_requests, read_sequences
 from decoding.jobs.job import Records, Report, Stage, run_job
 from decoding.jobs.keys import row_seed
 from decoding.jobs.manifest import describe_job
@@ -31,7 +31,7 @@ from decoding.strategies import Greedy
 
 # Batches that are read ahead and sorted by length, so that rows that run together are about as long.
 _AHEAD = 8
-_FIELDS = ("sequence", "prompt", "context", "latents")
+_FIELDS = ("sequence", "prompt", "prefix", "context", "latents")
 
 
 def score(
@@ -52,7 +52,8 @@ def score(
     Args:
         model: as in `run()`.
         sequences: an input as in `run()`, whose rows are sequences: texts or ids. With an encoder, JSONL or an iterable of
-            ``{"sequence": ..., "prompt": the source}``, which may have ``context`` and ``latents`` too.
+            ``{"sequence": ..., "prompt": the source}``, which may have ``context`` and ``latents`` too; of an ensemble, ``prompt`` and
+            ``prefix`` are as in `score()`.
         output: as in `run()`. Each row has its id; scored_tokens, how many have a score; logprob, the sum of their log-probabilities (natural
             logarithm); perplexity, exp(-logprob / scored_tokens), null without tokens; and where asked for token_logprobs, one for each
             token, null for the first without a BOS.
@@ -93,16 +94,16 @@ class Scoring(Stage):
         self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]
     ) -> Generator[tuple[Row, Records, int]]:
         """Yield each row with its record."""
-        for row, values in self._scored(rows, seed, failed):
+        for row, request, values in self._scored(rows, seed, failed):
             record = _record(values)
             if self._token_logprobs:
-                first = [] if len(bos_ids(self._model)) else [None]  # nothing comes before a first token without BOS
+                first = [] if request.start else [None]  # nothing comes before a first token without BOS
                 record["token_logprobs"] = [*first, *finite(values)]
             yield row, [record], record["scored_tokens"]
 
     def _scored(
         self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]
-    ) -> Iterator[tuple[Row, Array]]:
+    ) -> Iterator[tuple[Row, EngineRequest, Array]]:
         """Yield the rows with the log-probabilities of their tokens."""
         read = self._read(rows, seed, failed)
         while chunk := list(itertools.islice(read, _AHEAD * self._call.batch_size)):
@@ -110,7 +111,7 @@ class Scoring(Stage):
 
     def _chunk(
         self, chunk: Sequence[tuple[Row, EngineRequest]], failed: Callable[[Row, str], None]
-    ) -> Iterator[tuple[Row, Array]]:
+    ) -> Iterator[tuple[Row, EngineRequest, Array]]:
         """Yield rows with their scores; where one of them fails, each half by itself."""
         requests = [replace(request, index=index) for index, (_, request) in enumerate(chunk)]
         try:
@@ -123,8 +124,8 @@ class Scoring(Stage):
             yield from self._chunk(chunk[:half], failed)
             yield from self._chunk(chunk[half:], failed)
             return
-        for index, (row, _) in enumerate(chunk):
-            yield row, scores[index]
+        for index, (row, request) in enumerate(chunk):
+            yield row, request, scores[index]
 
     def _score(self, requests: list[EngineRequest]) -> dict[int, Array]:
         call, own = with_latents(self._model, self._call, requests, None)
@@ -158,13 +159,12 @@ def _request(model: Model, call: Call, row: Row, seed: int, *, only_text: bool) 
     sequence = prompt_of(model, fields.get("sequence")) if only_text else fields.get("sequence")
     if isinstance(sequence, Sequence | np.ndarray) and not len(sequence):
         raise OptionError("sequence: it is empty: there is nothing to score")
-    prompt = fields.get("prompt")
-    ids, sources = read_sequences(model, sequence, _one_of(prompt), "score")
+    prompt, prefix = _one_of(fields.get("prompt")), _one_of(fields.get("prefix"))
+    ids, starts, sources = read_sequences(model, sequence, prompt, prefix, "score")
     if len(ids) != 1:
         raise OptionError(f"sequence: found {len(ids)} sequences; a row has one")
-    bos = bos_ids(model)
     context = _alone(fields, "context")
-    (request,) = make_requests(model, call, [np.concatenate([bos, ids[0]])], sources, context)
+    (request,) = make_requests(model, call, starts, sources, context, ids)
     _, (request,) = with_latents(model, call, [request], _alone(fields, "latents"))
     assert row.id is not None
     return replace(request, seed=row_seed(seed, row.id), own_stream=0)

@@ -28,7 +28,7 @@ from decoding.kernels._processors import (
     suppress_tokens,
 )
 from decoding.kernels._random import normal, philox, uniform
-from decoding.kernels._softmax import log_softmax, softmax, temper
+from decoding.kernels._softmax import combine, log_softmax, softmax, temper
 from decoding.kernels._top_k import token_logprobs, top_k, top_logprobs
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "allow_bits",
     "allow_tokens",
     "beam_prune",
+    "combine",
     "draw",
     "frequency_penalty",
     "gather_rows",

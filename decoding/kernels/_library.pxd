@@ -54,6 +54,11 @@ cdef extern from "decoding.h":
         int64_t eos_count
         int logits_are_logprobs
 
+    ctypedef enum dec_combination:
+        DEC_SUM_LOGITS
+        DEC_SUM_LOGPROBS
+        DEC_MEAN_PROBS
+
     ctypedef struct dec_history:
         const int64_t *ids
         const int64_t *start
@@ -100,6 +105,10 @@ cdef size_t beam_scratch_size(int64_t beams, int64_t num_beams, int64_t width) n
 cdef dec_status c_beam_prune(const dec_rows *logits, const dec_beam *beam, const float *beam_scores,
                              float *scores, int64_t *parents, int64_t *tokens, void *scratch,
                              int64_t *bad) noexcept nogil
+cdef void c_combine(dec_combination how, const dec_rows *members, const double *weights, int64_t count, float *out,
+                    int64_t out_stride, void *scratch) noexcept nogil
+cdef void c_split_rows(void (*job)(void *, int, int64_t, int64_t) noexcept nogil, void *context, int64_t rows,
+                       int threads) noexcept nogil
 cdef dec_status c_gather_rows(const void *source, void *out, const int64_t *index, int64_t outer,
                               int64_t in_rows, int64_t out_rows, size_t row_bytes,
                               int64_t *bad) noexcept nogil

@@ -29,6 +29,8 @@ cdef extern from "decoding.h":
     dec_status dec_token_logprobs(...) noexcept nogil
     size_t dec_beam_scratch_size(...) noexcept nogil
     dec_status dec_beam_prune(...) noexcept nogil
+    void dec_combine(...) noexcept nogil
+    void dec_split_rows(...) noexcept nogil
     dec_status dec_gather_rows(...) noexcept nogil
     dec_status dec_repetition_penalty(...) noexcept nogil
     dec_status dec_presence_frequency_penalty(...) noexcept nogil
@@ -124,6 +126,16 @@ cdef dec_status c_beam_prune(const dec_rows *logits, const dec_beam *beam, const
                              float *scores, int64_t *parents, int64_t *tokens, void *scratch,
                              int64_t *bad) noexcept nogil:
     return dec_beam_prune(logits, beam, beam_scores, scores, parents, tokens, scratch, bad)
+
+
+cdef void c_combine(dec_combination how, const dec_rows *members, const double *weights, int64_t count, float *out,
+                    int64_t out_stride, void *scratch) noexcept nogil:
+    dec_combine(how, members, weights, count, out, out_stride, scratch)
+
+
+cdef void c_split_rows(void (*job)(void *, int, int64_t, int64_t) noexcept nogil, void *context, int64_t rows,
+                       int threads) noexcept nogil:
+    dec_split_rows(job, context, rows, threads)
 
 
 cdef dec_status c_gather_rows(const void *source, void *out, const int64_t *index, int64_t outer,

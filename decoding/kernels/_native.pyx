@@ -194,16 +194,92 @@ cdef class NativeNetwork:
             logits: float32 [time, rows, outputs], or None where they are not wanted.
             contexts: float32 [rows, n] for each context.
         """
-        return NativeRun(self, tokens, states, logits, contexts)
+        return NetworkRun(self, tokens, states, logits, contexts)
 
 
 cdef class NativeRun:
-    """A run over arrays that it keeps alive; one thread at a time."""
+    """A step, or a chunk of tokens, over arrays that stay where they are; one thread at a time.
+
+    Its steps are those of one network (`NetworkRun`), or of several whose logits are combined (`EnsembleRun`).
+    """
+
+    def run(self):
+        """Read the tokens: the states are updated in place, and the logits written.
+
+        Raises:
+            ModelError: a token lies outside the vocabulary.
+        """
+        cdef Scratch scratch = self.borrow()
+        cdef dec_status status = DEC_OK
+        cdef int64_t start = 0, time, bad = 0
+        with nogil:
+            self.add_contexts(scratch.memory)
+            while start < self.time and status == DEC_OK:
+                time = min(self.part, self.time - start)
+                status = self.read(scratch.memory, start, time, &bad)
+                if status == DEC_OK and self.logits != NULL:
+                    self.project(scratch.memory, start, time)
+                start += time
+        self.give_back(scratch)
+        if status != DEC_OK:
+            raise self.refused(bad)
+
+    cdef Scratch borrow(self):
+        """Return memory for a run. Threads share a pool, which keeps no more of it than they need."""
+        cdef Scratch scratch
+        try:
+            scratch = self.pool.pop()
+        except IndexError:  # not asked before: without the GIL another thread may take the last one in between
+            scratch = Scratch()
+        scratch.reserve(self.size)
+        scratch.begin()
+        return scratch
+
+    cdef void give_back(self, Scratch scratch):
+        self.pool.append(scratch)
+
+    # Without the GIL, all in the memory of one `borrow`. A kind of run defines each of these for itself.
+
+    cdef void add_contexts(self, char *memory) noexcept nogil:
+        """Compute what the contexts add to the first layer's gates, for the rows whose contexts changed since the last run."""
+
+    cdef dec_status read(self, char *memory, int64_t start, int64_t time, int64_t *bad) noexcept nogil:
+        """Run the layers over the tokens [start, start + time)."""
+        return DEC_OK
+
+    cdef void project(self, char *memory, int64_t start, int64_t time) noexcept nogil:
+        """Write the logits of the tokens that were read last."""
+
+    cdef bint fuses(self) noexcept nogil:
+        """Return whether `choose` is as fast as `project` and a choice after it."""
+        return False
+
+    cdef dec_status choose(self, char *memory, const dec_stream *stream, const float *temperature, int64_t *tokens,
+                           float *logprobs, int64_t *bad) noexcept nogil:
+        """Choose a token of each row after the one that was read last, without writing the logits; only where it `fuses`.
+
+        Args:
+            stream: of the draws; NULL takes the most probable token.
+        """
+        return DEC_OK
+
+    cdef void move_rows(self, char *memory, const int64_t *rows) noexcept nogil:
+        """Give each row the states of `rows[row]`."""
+
+    cdef void copy_row(self, NativeRun to, int64_t row) noexcept nogil:
+        """Copy the states of a row to those that another run, of the same networks and number of rows, is over."""
+
+    cdef object refused(self, int64_t row):
+        """Return the error of a row whose token a network cannot read."""
+
+
+cdef class NetworkRun(NativeRun):
+    """Runs of one network over arrays that it keeps alive."""
 
     def __cinit__(self, NativeNetwork network, tokens, states, logits, contexts):
         cdef int64_t i, count = network.network.layer_count, longest = 0, wide = 0
         cdef size_t most
-        self.network = network
+        self.network, self.pool = network, network.pool
         self.keep = (tokens, states, logits, contexts)
         self.rows, self.time = tokens.shape
         self.states = <dec_state *>calloc(count, sizeof(dec_state))
@@ -211,7 +287,7 @@ cdef class NativeRun:
         if self.states == NULL or self.contexts == NULL:
             raise MemoryError("a run")
         self._check(tokens, np.int64, (self.rows, self.time), True)
-        self.tokens = <const int64_t *>cnp.PyArray_DATA(tokens)
+        self.tokens = <int64_t *>cnp.PyArray_DATA(tokens)
         if logits is not None:
             self._check(logits, np.float32, (self.time, self.rows, network.output.outputs), True)
             self.logits = <float *>cnp.PyArray_DATA(logits)
@@ -267,43 +343,7 @@ cdef class NativeRun:
             to.c, to.c_stride = <float *>cnp.PyArray_DATA(c), c.strides[0] // 4
         return 0
 
-    def run(self):
-        """Read the tokens: the states are updated in place, and the logits written.
-
-        Raises:
-            ModelError: a token lies outside the vocabulary.
-        """
-        cdef Scratch scratch = self.borrow()
-        cdef dec_status status = DEC_OK
-        cdef int64_t start = 0, time, bad = 0
-        with nogil:
-            self.add_contexts(scratch)
-            while start < self.time and status == DEC_OK:
-                time = min(self.part, self.time - start)
-                status = self.read(scratch, start, time, &bad)
-                if status == DEC_OK and self.logits != NULL:
-                    self.project(scratch, start, time)
-                start += time
-        self.give_back(scratch)
-        if status != DEC_OK:
-            raise self.refused(bad)
-
-    cdef Scratch borrow(self):
-        """Return memory for a run. Threads share a network, which keeps no more of it than they need."""
-        cdef Scratch scratch
-        try:
-            scratch = self.network.pool.pop()
-        except IndexError:  # not asked before: without the GIL another thread may take the last one in between
-            scratch = Scratch()
-        scratch.reserve(self.size)
-        scratch.begin()
-        return scratch
-
-    cdef void give_back(self, Scratch scratch):
-        self.network.pool.append(scratch)
-
-    cdef void add_contexts(self, Scratch scratch) noexcept nogil:
-        """Compute what the contexts add to the first layer's gates, for the rows whose contexts changed since the last run."""
+    cdef void add_contexts(self, char *memory) noexcept nogil:
         cdef int64_t i, start = 0, end
         cdef const dec_linear *linear
         if self.network.context_count == 0:
@@ -317,7 +357,7 @@ cdef class NativeRun:
                     linear = &self.network.contexts[i]
                     c_linear_product(linear, self.contexts[i] + start * linear.inputs, linear.inputs, end - start,
                                      self.context + start * self.network.gates, self.network.gates, i > 0,
-                                     self._work(scratch))
+                                     self._work(memory))
             start = end + 1
         self.computed = True
 
@@ -336,43 +376,34 @@ cdef class NativeRun:
             kept += self.rows * n
         return other
 
-    cdef dec_status read(self, Scratch scratch, int64_t start, int64_t time, int64_t *bad) noexcept nogil:
-        """Run the layers over the tokens [start, start + time)."""
+    cdef dec_status read(self, char *memory, int64_t start, int64_t time, int64_t *bad) noexcept nogil:
         cdef dec_feed feed
         feed.rows, feed.time, feed.vectors, feed.lengths = self.rows, time, NULL, NULL
         feed.tokens, feed.token_stride = self.tokens + start, self.time
         feed.context = self.context
         feed.context_stride = self.network.gates
-        return c_network_read(&self.network.network, &feed, self.states, self._top(scratch), self._work(scratch), bad)
+        return c_network_read(&self.network.network, &feed, self.states, self._top(memory), self._work(memory), bad)
 
-    cdef void project(self, Scratch scratch, int64_t start, int64_t time) noexcept nogil:
-        """Write the logits of the tokens that were read last."""
+    cdef void project(self, char *memory, int64_t start, int64_t time) noexcept nogil:
         cdef int64_t outputs = self.network.output.outputs
-        c_linear_product(self.network.output, self._top(scratch), self.network.width, self.rows * time,
-                         self.logits + start * self.rows * outputs, outputs, 0, self._work(scratch))
+        c_linear_product(self.network.output, self._top(memory), self.network.width, self.rows * time,
+                         self.logits + start * self.rows * outputs, outputs, 0, self._work(memory))
 
-    cdef dec_status choose(self, Scratch scratch, const dec_stream *stream, const float *temperature, int64_t *tokens,
+    cdef dec_status choose(self, char *memory, const dec_stream *stream, const float *temperature, int64_t *tokens,
                            float *logprobs, int64_t *bad) noexcept nogil:
-        """Choose a token of each row after the one that was read last, without writing the logits.
-
-        Args:
-            stream: of the draws; NULL takes the most probable token.
-        """
         cdef int64_t width = self.network.width
         if stream == NULL:
-            return c_linear_greedy(self.network.output, self._top(scratch), width, self.rows, tokens, logprobs,
-                                   self._work(scratch), bad)
-        return c_linear_draw(self.network.output, self._top(scratch), width, self.rows, stream, temperature, tokens, logprobs,
-                             self._work(scratch), bad)
+            return c_linear_greedy(self.network.output, self._top(memory), width, self.rows, tokens, logprobs,
+                                   self._work(memory), bad)
+        return c_linear_draw(self.network.output, self._top(memory), width, self.rows, stream, temperature, tokens, logprobs,
+                             self._work(memory), bad)
 
     cdef bint fuses(self) noexcept nogil:
-        """Return whether `choose` is as fast as `project` and a choice after it."""
         return self.network.output.outputs <= FUSED
 
-    cdef void move_rows(self, Scratch scratch, const int64_t *rows) noexcept nogil:
-        """Give each row the states of `rows[row]`."""
+    cdef void move_rows(self, char *memory, const int64_t *rows) noexcept nogil:
         cdef int64_t i
-        cdef float *aside = <float *>self._work(scratch)
+        cdef float *aside = <float *>self._work(memory)
         for i in range(self.network.network.layer_count):
             if self.states[i].h != NULL:
                 self._move(self.states[i].h, self.states[i].h_stride, self._width(i), rows, aside)
@@ -380,12 +411,11 @@ cdef class NativeRun:
                 self._move(self.states[i].c, self.states[i].c_stride, self.network.layers[i].hidden, rows, aside)
 
     cdef void copy_row(self, NativeRun to, int64_t row) noexcept nogil:
-        """Copy the states of a row to those that another run of the same network and number of rows is over."""
         cdef int64_t i
         cdef dec_state *own
         cdef dec_state *other
         for i in range(self.network.network.layer_count):
-            own, other = &self.states[i], &to.states[i]
+            own, other = &self.states[i], &(<NetworkRun> to).states[i]
             if own.h != NULL:
                 memcpy(other.h + row * other.h_stride, own.h + row * own.h_stride, self._width(i) * sizeof(float))
             if own.c != NULL:
@@ -407,14 +437,13 @@ cdef class NativeRun:
                 memcpy(state + r * stride, aside + r * hidden, hidden * sizeof(float))
 
     cdef object refused(self, int64_t row):
-        """Return the error of a row whose token the network cannot read."""
         return ModelError(f"{self.network.name}: the step failed: row {row} has a token that lies outside the embedding; "
                           f"expected 0 <= token < {self.network.network.vocabulary}")  # fmt: skip
 
     # The parts of the memory: what the output product takes [time, rows, width], and the rest.
 
-    cdef float *_top(self, Scratch scratch) noexcept nogil:
-        return <float *>((<size_t>scratch.memory + 63) // 64 * 64)
+    cdef float *_top(self, char *memory) noexcept nogil:
+        return <float *>((<size_t>memory + 63) // 64 * 64)
 
-    cdef void *_work(self, Scratch scratch) noexcept nogil:
-        return <char *>self._top(scratch) + self.scratch_at
+    cdef void *_work(self, char *memory) noexcept nogil:
+        return <char *>self._top(memory) + self.scratch_at

@@ -1,4 +1,4 @@
-"""Softmax over whole rows."""
+"""Softmax over whole rows, and the scores of several models together."""
 
 cimport numpy as cnp
 from libc.stdlib cimport free
@@ -8,7 +8,8 @@ from decoding.kernels._arguments cimport (
     as_float32, check_temperature, check_width, is_plain, lend, raise_status, read_number, read_rows, shape_of, to_float,
 )
 from decoding.kernels._library cimport (
-    DEC_OK, c_log_softmax, c_softmax, c_temper, dec_rows, dec_status, scratch_size,
+    DEC_MEAN_PROBS, DEC_OK, DEC_SUM_LOGITS, DEC_SUM_LOGPROBS, c_combine, c_log_softmax, c_softmax, c_temper, dec_combination,
+    dec_rows, dec_status, scratch_size,
 )
 
 import numpy as np
@@ -109,3 +110,43 @@ def temper(probs, temperature, out=None):
         DecodeError: a row with NaN, infinity, a negative number, or nothing but zeros.
     """
     return _whole_rows(TEMPER, probs, "probs", temperature, out)
+
+
+# As `combine` names them.
+COMBINATIONS = {"logits": DEC_SUM_LOGITS, "logprobs": DEC_SUM_LOGPROBS, "probs": DEC_MEAN_PROBS}
+
+
+def combine(logits, weights, how, out):
+    """Write the scores of an ensemble, row by row.
+
+    A token that a model of any weight but 0 forbids (-inf) is forbidden in a sum of logarithms, also under a negative weight: no
+    ratio to a probability of 0 is a preference. Wrong rows raise nothing, as rows that no request has any more may be among them:
+    where a model's logits have a NaN or +inf, the scores have one too.
+
+    Args:
+        logits: of each model, C-contiguous float32 [rows, V].
+        weights: of each model, not all 0; for "probs" none below 0.
+        how: "logprobs": the weighted sum of log-probabilities; "logits": that up to a number for each row, in less time; "probs": the
+            logarithm of the weighted mean of probabilities.
+        out: C-contiguous float32 [rows, V], none of `logits`.
+    """
+    cdef dec_combination combination = COMBINATIONS[how]
+    cdef int64_t count = len(logits), m
+    cdef cnp.ndarray own = np.array(weights, np.float64), rows = np.empty((count, sizeof(dec_rows)), np.uint8)
+    cdef dec_rows *members = <dec_rows *>cnp.PyArray_DATA(rows)
+    cdef const double *each = <const double *>cnp.PyArray_DATA(own)
+    if not count or len(own) != count or not all(is_like(values, out) for values in (*logits, out)):
+        raise OptionError(f"combine: {count} logits and {len(weights)} weights: expected as many, and arrays like out, float32 [rows, V]")
+    for m in range(count):
+        members[m] = dec_rows(<const float *>cnp.PyArray_DATA(logits[m]), out.shape[0], out.shape[1], out.shape[1])
+    cdef float *to = <float *>cnp.PyArray_DATA(out)
+    cdef void *scratch = lend(scratch_size(members.width))
+    with nogil:
+        c_combine(combination, members, each, count, to, members.width, scratch)
+        free(scratch)
+
+
+cdef bint is_like(object array, object out):
+    """Return whether an array has the shape of the other, and is C-contiguous float32 [rows, V]."""
+    return (isinstance(array, np.ndarray) and array.dtype == np.float32 and array.ndim == 2 and array.shape == out.shape
+            and array.flags.c_contiguous and array.flags.behaved)

@@ -67,6 +67,30 @@ def temper(probs: ArrayLike, temperature: float) -> Floats:
     return result
 
 
+def combine(logits: Sequence[ArrayLike], weights: Sequence[float], how: str) -> Floats:
+    """Scores [rows, V] of several models together, from the logits of each."""
+    counted = [
+        (np.asarray(values, np.float64), weight) for values, weight in zip(logits, weights, strict=True) if weight
+    ]
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        if how == "probs":
+            total = sum(weights)
+            mean: Floats = np.logaddexp.reduce(
+                [_distribution(values) + np.log(weight / total) for values, weight in counted]
+            )
+            return mean
+        parts = [values if how == "logits" else _distribution(values) for values, _ in counted]
+        forbidden = np.any([values == -np.inf for values in parts], axis=0)
+        scores = sum(weight * values for values, (_, weight) in zip(parts, counted, strict=True))
+    wrong = np.any([np.isnan(values) | (values == np.inf) for values in parts], axis=0)
+    return np.where(wrong, np.nan, np.where(forbidden, -np.inf, scores))
+
+
+def _distribution(logits: Floats) -> Floats:
+    """Log-probabilities; a row that forbids every token stays so, and one with a NaN or +inf is all NaN."""
+    return np.where((logits == -np.inf).all(axis=-1, keepdims=True), logits, log_softmax(logits))
+
+
 # ---- filters: weights [V] in, weights [V] out with zeros for what may not be drawn ---------------
 
 

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from decoding.engine.beam_trace import BeamTrace
+from decoding.errors import DecodingError
 from decoding.inputs.sources import source_tokens
 from decoding.processors import LogitBias
 from decoding.requests import Request
@@ -108,7 +109,10 @@ class Completions:
 
     async def _whole(self, job: Job) -> tuple[bytes, int]:
         """Return the answer with all outputs, and how many tokens these have."""
-        found = [await ticket.wait() for ticket in job.tickets]
+        try:
+            found = [await ticket.wait() for ticket in job.tickets]
+        except DecodingError as error:
+            raise api_error(error) from error
         return await in_thread(_answer, job, found)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from decoding.errors import Cancelled, DecodingError, ModelError, OptionError, QueueFull
+from decoding.errors import Cancelled, DecodeError, DecodingError, ModelError, OptionError, QueueFull
 
 _LOG = logging.getLogger("decoding.serve")
 
@@ -22,6 +22,7 @@ _FIELDS = {
     "state": "session",
     "return_state": "session",
     "strategy": "temperature",
+    "phrases": "must_contain",
 }
 # "request 3: Sample(top_k=-1): ..." or "prompts[0]: ...": the option that a message is about.
 _OPTION = re.compile(r"(?:request \d+: )?(?:\w+\()?([a-z_]+)[=:\[ ]")
@@ -89,6 +90,8 @@ def api_error(error: BaseException, param: str | None = None) -> ApiError:
         return closing()
     if isinstance(error, OptionError):
         return ApiError(400, str(error), param=_param(str(error)) or param)
+    if isinstance(error, DecodeError) and "phrases of MustContain" in str(error):  # which the client chose
+        return ApiError(400, str(error), param="must_contain")
     if isinstance(error, ModelError | DecodingError):
         return ApiError(500, str(error), code="decoding_failed")
     _LOG.error("a request has failed by an error of the server", exc_info=error)
@@ -102,4 +105,4 @@ def _param(message: str) -> str | None:
     if option in _FIELDS:
         return _FIELDS[option]
     return option if option in ("prompt", "source", "stop", "seed", "temperature", "top_k", "top_p", "min_p",
-                                "typical_p", "num_beams", "length_penalty", "logprobs", "return_attention") else None  # fmt: skip
+                                "typical_p", "num_beams", "length_penalty", "must_contain", "logprobs", "return_attention") else None  # fmt: skip

@@ -13,10 +13,11 @@ from decoding.errors import OptionError, finite_number, shown
 from decoding.processors import FrequencyPenalty, LogitBias, PresencePenalty, Processor, RepetitionPenalty
 from decoding.serve.errors import ApiError, api_error, wrong
 from decoding.serve.gate import Limits
-from decoding.strategies import Beam, Greedy, Sample, Strategy
+from decoding.strategies import Beam, Greedy, MustContain, Sample, Strategy
 
 # More than OpenAI's 5 and 4.
 _MOST_LOGPROBS, _MOST_STOPS = 20, 16
+_MOST_PHRASES = 16
 _LONGEST_NAME = 256
 
 Prompt = str | list[int] | None
@@ -249,10 +250,12 @@ def _strategy(fields: Fields, limits: Limits) -> Strategy:
         penalty = fields.number("length_penalty", 1.0, -1000, 1000)
         for name in sampling:
             fields.take(name)
-        return Beam(num_beams=beams, length_penalty=penalty)
-    if fields.take("num_beams") is None and fields.has("length_penalty"):
-        raise wrong("length_penalty", "it is for beam search; pass num_beams too, or leave it out")
-    fields.take("length_penalty")
+        return Beam(num_beams=beams, length_penalty=penalty, must_contain=_must_contain(fields))
+    fields.take("num_beams")
+    for name in ("length_penalty", "must_contain"):
+        if fields.has(name):
+            raise wrong(name, "it is for beam search; pass num_beams too, or leave it out")
+        fields.take(name)
     temperature = fields.number("temperature", 1.0, 0, math.inf)
     filters: dict[str, Any] = {
         "top_k": fields.whole("top_k", 0, 0, 2**31 - 1),
@@ -262,6 +265,20 @@ def _strategy(fields: Fields, limits: Limits) -> Strategy:
     }
     chosen = Sample(temperature=temperature or 1.0, **filters)
     return chosen if temperature else Greedy()
+
+
+def _must_contain(fields: Fields) -> MustContain | None:
+    """Return the phrases that every output contains."""
+    value = fields.take("must_contain")
+    if value is None:
+        return None
+    try:
+        found = MustContain.of_json(value)
+    except OptionError as error:
+        raise api_error(error, "must_contain") from error
+    if len(found.phrases) > _MOST_PHRASES:
+        raise wrong("must_contain", f"found {len(found.phrases)} phrases; expected at most {_MOST_PHRASES}")
+    return found
 
 
 def _stop(fields: Fields) -> tuple[str | tuple[int, ...], ...]:

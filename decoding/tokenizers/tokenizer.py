@@ -58,8 +58,14 @@ class Vocabulary:
         while position < len(text):
             match = self._pattern.match(text, position)
             if match is None:
+                words = text[position].isspace() and not any(map(str.isspace, "".join(self.tokens)))
+                advice = (
+                    "for tokens that are words between spaces, pass a tokenizer that splits there (docs/text.md)"
+                    if words
+                    else "leave it out or replace it"
+                )
                 raise OptionError(f"the text {_shorten(text)!r} has {text[position]!r} at position {position}, which is not in the model's "
-                                  f"vocabulary of {len(self.tokens)} tokens; leave it out or replace it")  # fmt: skip
+                                  f"vocabulary of {len(self.tokens)} tokens; {advice}")  # fmt: skip
             ids.append(self._ids[match.group()])
             position = match.end()
         return ids

@@ -1,6 +1,7 @@
 /* Every kernel in every instruction set that the processor has, on the same inputs, at widths around every
  * block boundary. Answers are compared with plain float64 loops and between instruction sets. */
 #include "check.h"
+#include <float.h>
 
 static const int64_t WIDTHS[] = {1,   2,   15,  16,  17,  31,   32,   33,   255,   256,   257,
                                  271, 272, 511, 512, 513, 1000, 4095, 4097, 50257, 128256};
@@ -238,6 +239,79 @@ static void check_bad_rows(int64_t width, void *scratch) {
     free(out);
 }
 
+/* The maximum is subtracted from x, not added to the logarithm, so that great logits lose nothing. */
+static double naive_logprob(const float *x, int64_t width, int64_t i) {
+    double max = -INFINITY, sum = 0.0;
+    for (int64_t j = 0; j < width; j++)
+        max = x[j] > max ? x[j] : max;
+    for (int64_t j = 0; j < width; j++)
+        sum += exp(x[j] - max);
+    return x[i] - max - log(sum);
+}
+
+/* The score of token i, by plain loops. */
+static double naive_score(dec_combination how, const dec_rows *members, const double *weights, int64_t count,
+                          int64_t row, int64_t i) {
+    double score = 0.0, total = 0.0;
+    int forbidden = 0;
+    for (int64_t m = 0; m < count; m++)
+        total += weights[m];
+    for (int64_t m = 0; m < count; m++) {
+        const float *x = members[m].data + row * members[m].stride;
+        if (weights[m] == 0.0)
+            continue;
+        const double logprob = naive_logprob(x, members[m].width, i);
+        forbidden |= x[i] == -INFINITY;
+        if (how == DEC_MEAN_PROBS)
+            score += x[i] == -INFINITY ? 0.0 : weights[m] / total * exp(logprob);
+        else if (x[i] > -INFINITY)
+            score += weights[m] * (how == DEC_SUM_LOGITS ? x[i] : logprob);
+    }
+    return how == DEC_MEAN_PROBS ? log(score) : forbidden ? -INFINITY : score;
+}
+
+static void check_combine(const float *x, int64_t width, void *scratch) {
+    enum { MEMBERS = 4, LEFT_OUT = 2 };
+    const double weights[][MEMBERS] = {{1.0, 0.3, 0.0, 0.5}, {0.0, 0.0, 0.0, 2.0}, {2.0, -0.7, 0.0, -0.3}};
+    float *logits[MEMBERS];
+    dec_rows members[MEMBERS];
+    for (int m = 0; m < MEMBERS; m++) {
+        logits[m] = take((size_t)(ROWS * width) * sizeof **logits);
+        for (int64_t i = 0; i < ROWS * width; i++)
+            logits[m][i] = m == LEFT_OUT ? NAN : m == 0 ? x[i % width] : 3.0f * gaussian(i, (uint64_t)m);
+        members[m] = (dec_rows){logits[m], ROWS, width, width};
+    }
+    float *out = take((size_t)(ROWS * width) * sizeof *out);
+    for (int w = 0; w < 3; w++)
+        for (int how = DEC_SUM_LOGITS; how <= (w < 2 ? DEC_MEAN_PROBS : DEC_SUM_LOGPROBS); how++) {
+            dec_combine((dec_combination)how, members, weights[w], MEMBERS, out, width, scratch);
+            for (int64_t i = 0; i < ROWS * width; i += 1 + i / 40) {
+                const double score =
+                    naive_score((dec_combination)how, members, weights[w], MEMBERS, i / width, i % width);
+                const int same = score < -1e30 || score > 1e30 || score < -600.0
+                                     ? out[i] < -500.0f || score > 1e30
+                                     : close_to(out[i], score, 2e-5);
+                CHECK(same, "combine %d, weights %d, width %lld at %lld: %g, not %g", how, w,
+                      (long long)width, (long long)i, out[i], score);
+            }
+        }
+    /* the second row is wrong: the first is as it was */
+    const float wrong[] = {NAN, INFINITY, -INFINITY};
+    for (int k = 0; k < 3; k++)
+        for (int how = DEC_SUM_LOGITS; how <= DEC_MEAN_PROBS; how++) {
+            for (int64_t i = width; i < 2 * width; i++)
+                logits[1][i] = k < 2 && i > width ? 0.0f : wrong[k];
+            dec_combine((dec_combination)how, members, weights[0], MEMBERS, out, width, scratch);
+            CHECK(k == 2 || !(out[width] <= FLT_MAX), "combine %d hides a wrong logit: %g", how, out[width]);
+            CHECK(k < 2 || how == DEC_MEAN_PROBS || out[width] == -INFINITY, "combine %d: all is forbidden",
+                  how);
+            CHECK(!isnan(out[0]), "combine %d: a wrong row changes another", how);
+        }
+    for (int m = 0; m < MEMBERS; m++)
+        free(logits[m]);
+    free(out);
+}
+
 static void check_processors(void) {
     float x[] = {1, -1, 2, 3, -2, 5};
     int32_t counts[6] = {0};
@@ -283,6 +357,8 @@ static void run_isa(record *now) {
             check_draws(&same_twice, scratch, now);
             check_samples(&same_twice, scratch, now);
             check_beam(x, width, now);
+            if (width < 5000)
+                check_combine(x, width, scratch);
             const int64_t ks[] = {1, width < 5 ? width : 5, (width + 1) / 2, width};
             for (int i = 0; i < 4; i++)
                 if (ks[i] < 1000)

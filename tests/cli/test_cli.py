@@ -45,6 +45,21 @@ def test_every_strategy_runs(capsys, how):
     assert out.count("JULIET:") == (3 if "--n" in how else 1)
 
 
+def test_regex(capsys):
+    pytest.importorskip("llguidance", reason="llguidance is not installed (pip install '.[constraints]')")
+    for pattern, expected in ((r"\d{4}-\d\d-\d\d", "2026-05-03\n"), (r"2027-\d\d-\d\d", "2027-05-03\n")):
+        for how in ("--greedy", "--num-beams=4"):
+            assert run(capsys, "generate", "dates", "3 mai 2026", "--regex", pattern, how)[:2] == (0, expected)
+    for pattern, says in (
+        (r"(a)\1", "backreferences are not supported"),
+        ("(", "unclosed group"),
+        ("[a-z]+", "no token of the model's vocabulary"),
+    ):
+        code, out, err = run(capsys, "generate", "dates", "3 mai 2026", "--regex", pattern)
+        assert (code, out) == (1, "")
+        assert says in err
+
+
 def test_ids_for_a_model_without_a_vocabulary(capsys, tmp_path):
     path = tmp_path / "m.onnx"
     path.write_bytes(build.recurrent().SerializeToString())
@@ -305,6 +320,40 @@ def test_a_source_is_read_and_not_printed(capsys, tmp_path):
     assert code == 1
     assert "PROMPT" in err
     assert "has an encoder; give a source" in err
+
+
+def test_arrays_are_sources_contexts_and_latents(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    caption, vector, latent = (
+        f"tests/models/{name}.onnx"
+        for name in ("seq2seq/caption", "contexts/legacy_window_vector", "torch_dynamo_gru_latent")
+    )
+    model = load(caption, bos_token_id=0)
+    ((name, (_, aux)),) = model._network.encoders.sources.items()
+    image = rng.normal(size=[size or 8 for size in aux.sizes]).astype(np.float32)
+    np.save(tmp_path / "image.npy", image)
+    np.savez(tmp_path / "image.npz", **{name: image[None]})
+    expected = decode(model, image[None], max_new_tokens=5, eos_token_id=None)[0].tokens
+    how = ["--greedy", "--ignore-eos", "--max-new-tokens", "5", "--json"]
+    for file in ("image.npy", "image.npz"):
+        assert (
+            json.loads(run(capsys, "generate", caption, str(tmp_path / file), "--bos", "0", *how)[1])["tokens"]
+            == expected
+        )
+    for path, option, kind in ((vector, "context", "context"), (latent, "latents", "latent")):
+        model = load(path)
+        aux = next(one for one in model._network.contract.all_auxiliary_inputs if one.kind == kind)
+        values = rng.normal(size=[1, *(size or 8 for size in aux.sizes)]).astype(np.float32)
+        np.savez(tmp_path / "v.npz", **{aux.name: values})
+        expected = decode(model, [1, 2], max_new_tokens=5, eos_token_id=None, **{option: {aux.name: values}})[0].tokens
+        got = run(capsys, "generate", path, "1 2", f"--{option}", str(tmp_path / "v.npz"), *how)[1]
+        assert json.loads(got)["tokens"] == expected
+    (tmp_path / "bad.npy").write_bytes(b"no array")
+    for wrong in (["--context", "none.npy"], ["--context", str(tmp_path / "bad.npy")]):
+        code, _, err = run(capsys, "generate", vector, "1 2", *wrong)
+        assert code == 1
+        assert "--context" in err
+        assert "cannot be read" in err
 
 
 def test_the_picture_of_an_attention_names_what_was_read(capsys, tmp_path, monkeypatch):

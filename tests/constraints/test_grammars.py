@@ -5,7 +5,20 @@ import sys
 
 import pytest
 
-from decoding import Choices, Grammar, JSONSchema, OptionError, Regex, Request, decode, load
+from decoding import (
+    Choices,
+    Engine,
+    Grammar,
+    JSONSchema,
+    OptionError,
+    Regex,
+    Request,
+    decode,
+    jobs,
+    load,
+    rollout,
+    stream,
+)
 from tests.helpers import build
 
 pytest.importorskip("llguidance", reason="llguidance is not installed (pip install '.[constraints]')")
@@ -42,11 +55,21 @@ def model():
         (lambda: Choices(["yes", 3]), "expected a string"),
     ],
 )
-def test_wrong_constraints_are_named_before_the_first_step(model, make, message):
-    with pytest.raises(OptionError, match=message):
-        decode(model, "a", processors=[make()])
-    with pytest.raises(OptionError, match=message):
-        decode(model, [Request("a", processors=[make()])])
+def test_wrong_constraints_are_named_before_the_first_step(model, tmp_path, make, message):
+    calls = [
+        lambda: decode(model, "a", processors=[make()]),
+        lambda: decode(model, [Request("a", processors=[make()])]),
+        lambda: next(stream(model, "a", processors=[make()])),
+        lambda: Engine(model, processors=[make()]),
+        lambda: jobs.run(model, ["a"], tmp_path / "out.jsonl", processors=[make()]),
+        lambda: rollout(model, "ab", lambda ids: ids[:, 0], n=1, processors=[make()]),
+    ]
+    for call in calls:
+        with pytest.raises(OptionError, match=message):
+            call()
+    assert not (tmp_path / "out.jsonl").exists()
+    with Engine(model) as engine, pytest.raises(OptionError, match=message):
+        engine.submit(Request("a", processors=[make()]))
 
 
 def test_a_model_without_vocabulary_is_refused():

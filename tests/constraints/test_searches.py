@@ -17,6 +17,7 @@ from decoding import (
     Greedy,
     JSONSchema,
     LogitBias,
+    MustContain,
     OptionError,
     Regex,
     RepetitionPenalty,
@@ -31,6 +32,7 @@ from decoding import (
     stream,
 )
 from tests.helpers import build
+from tests.helpers.languages import SMALL, outputs, small
 
 pytest.importorskip("llguidance", reason="llguidance is not installed (pip install '.[constraints]')")
 
@@ -41,7 +43,6 @@ SCHEMA = {
     "properties": {"a": {"type": "integer"}, "b": {"enum": ["x", "yy"]}},
     "required": ["a", "b"],
 }
-SMALL = ["a", "b", "c", "ab", "<e>"]  # two tokenizations of "ab"; the last is EOS
 STRATEGIES = [
     Greedy(),
     Sample(),
@@ -56,18 +57,6 @@ STRATEGIES = [
 def model(request):
     net = build.recurrent("LSTM", vocab=len(LETTERS), hidden=8, seed=1, scale=2.0)
     return load(net, tokenizer=LETTERS, executor=request.param)
-
-
-def small(seed, **options):
-    return load(build.recurrent("GRU", vocab=len(SMALL), hidden=4, seed=seed, scale=2.0), tokenizer=SMALL, **options)
-
-
-def outputs(language, longest):
-    """Every sequence of tokens whose text the expression matches, without EOS."""
-    for length in range(longest + 1):
-        for ids in itertools.product(range(4), repeat=length):
-            if re.fullmatch(language, "".join(SMALL[i] for i in ids)):
-                yield ids
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: f"{type(s).__name__}-{getattr(s, 'num_beam_groups', 1)}")
@@ -330,3 +319,41 @@ def test_an_output_ends_where_its_constraints_agree_on_no_further_token(strategy
     (found,) = decode(model, [[1]], strategy, processors=constraints, max_new_tokens=6, seed=1, eos_token_id=None)
     assert found.finish_reason == "stop"
     assert found.text in texts or len(found.text) in texts
+
+
+@pytest.mark.parametrize("constraints", [[Regex("")], [Choices([""])], [Regex("a*"), Regex("b{0}")]], ids=repr)
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: f"{type(s).__name__}-{getattr(s, 'num_beam_groups', 1)}")
+def test_where_only_the_empty_text_obeys_an_output_ends_at_once(constraints, strategy):
+    model = small(1)
+    found = decode(model, ["a", "ab", "c"], strategy, processors=constraints)
+    assert [(h.text, h.tokens, h.finish_reason, h.logprob) for h in found] == [("", [], "stop", 0.0)] * 3
+    request = Request(
+        "a",
+        strategy,
+        processors=constraints,
+        logprobs=2 if isinstance(strategy, Sample) and strategy.replacement else None,
+    )
+    other = Request("b", strategy, max_new_tokens=2)
+    mixed = decode(model, [request, other, request], strategy, batch_size=1, max_new_tokens=2)
+    assert [len(h.tokens) for h in mixed] == [0, 2, 0]
+    with Engine(model, batch_size=1) as engine:
+        tickets = [engine.submit(r) for r in (request, request, other, request)]
+        assert [len(t.result()[0].tokens) for t in tickets] == [0, 0, 2, 0]
+        assert list(engine.submit(request)) == []
+    ended = decode(model, ["a"], strategy, processors=constraints, eos_token_id=4)[0]
+    assert (ended.text, ended.finish_reason) == ("", "eos")  # which the model chooses, with its log-probability
+
+
+def test_several_outputs_and_streams_of_only_the_empty_text():
+    model = small(1)
+    found = decode(model, ["a", "b"], Sample(), num_return_sequences=3, processors=[Regex("")], workers=2)
+    assert [(h.prompt_index, h.rank, h.text) for h in found] == [(p, r, "") for p in (0, 1) for r in range(3)]
+    assert list(stream(model, ["a", "b"], processors=[Regex("")])) == []
+    assert {h.prompt_index for h in decode_iter(model, iter(["a"] * 5), batch_size=2, processors=[Regex("")])} == set(
+        range(5)
+    )
+    np.testing.assert_allclose(score(model, ["ab" + found[0].text])[0], score(model, ["ab"])[0])
+    with pytest.raises(DecodeError):  # as it has no phrase
+        decode(model, ["a"], Beam(2, must_contain=MustContain(["a"])), processors=[Regex("")])
+    with pytest.raises(DecodeError, match="or the end, but there is no EOS"):  # it is the vocabulary that has no more
+        decode(model, ["a"], processors=[Regex("(é)?")])

@@ -20,6 +20,8 @@ from decoding.engine.workers import wait_for
 from scripts import interrupts
 from tests.helpers.build import recurrent
 
+pytestmark = pytest.mark.thread_unsafe(reason="counts the process's threads, or stops them")
+
 
 @pytest.fixture(scope="module")
 def model():
@@ -84,6 +86,31 @@ def test_close_and_with_stop_the_call_and_its_threads(model, workers):
     with stream(model, [[1]], max_new_tokens=3, eos_token_id=None) as events:
         next(events)
     assert list(events) == []
+
+
+def test_a_prompt_that_comes_while_the_caller_looks_for_more_is_decoded(model, monkeypatch):
+    """The last prompt is read between two looks of the caller: at what is missing, and at whether all is read."""
+    looked = threading.Event()
+
+    class Missing(dict):
+        def __bool__(self):
+            some = len(self) > 0
+            looked.set()
+            if not some:
+                time.sleep(0.2)  # the last prompt comes, and all is read
+            return some
+
+    class Results(iterable._Results):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self._missing = Missing()
+
+    def prompts():
+        looked.wait(0.5)
+        yield [1, 2]
+
+    monkeypatch.setattr(iterable, "_Results", Results)
+    assert len(list(decode_iter(model, prompts(), **options()))) == 1
 
 
 def test_a_value_error_of_the_prompts_stays_itself(model):
@@ -153,14 +180,20 @@ def test_an_interrupt_while_prompts_block_ends_the_call_at_once():
     assert run(code)[:2] == (0, "True 2")  # the thread that reads is in the iterable, where nothing can end it
 
 
-def test_an_interrupt_while_threads_start_leaves_none():
-    code = """
+@pytest.mark.parametrize("inside", ["pass", "threading.Lock().release()"], ids=["between lines", "in a condition"])
+def test_an_interrupt_while_threads_start_leaves_none(inside):
+    """`threading.Condition` makes "release unlocked lock" of one that comes between two of its lines."""
+    code = f"""
+        inside = {inside!r}
         start, started = threading.Thread.start, []
         def interrupted(thread):
             start(thread)
             started.append(thread)
             if len(started) == 2:
-                raise KeyboardInterrupt
+                try:
+                    raise KeyboardInterrupt
+                finally:
+                    exec(inside)
         threading.Thread.start = interrupted
         try:
             next(decoding.decode_iter(model, itertools.repeat([1]), max_new_tokens=5, batch_size=2, workers=4))

@@ -23,6 +23,24 @@ def step():
     return keras.Model([tokens, state], [keras.layers.Dense(V)(y), after])
 
 
+class Subclassed(keras.Model):
+    """As TensorFlow's tutorial "Text generation with an RNN" writes it."""
+
+    def __init__(self, needs=None):
+        super().__init__()
+        self.needs = needs
+        self.embedding = keras.layers.Embedding(V, H)
+        self.gru = keras.layers.GRU(H, return_sequences=True, return_state=True)
+        self.dense = keras.layers.Dense(V)
+
+    def call(self, inputs, states=None, return_state=False, training=False):
+        x, states = self.gru(self.embedding(inputs, training=training), initial_state=states, training=training)
+        x = self.dense(x, training=training)
+        if self.needs is not None:
+            raise ValueError("it needs more")
+        return (x, states) if return_state else x
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_step_with_its_state(tmp_path):
     keras.utils.set_random_seed(0)
@@ -39,7 +57,12 @@ def test_a_step_with_its_state(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow exports loops over time")
 def test_whole_sequences_on_tensorflow(tmp_path):
-    assert export.keras_model(language_model(), tmp_path / "m.onnx").executor == "native"
+    for net in (language_model(), Subclassed()):
+        model = export.keras_model(net, tmp_path / "m.onnx")
+        assert model.executor == "native"
+        ids = np.random.default_rng(0).integers(0, V, 12)
+        scores = keras.ops.convert_to_numpy(keras.ops.log_softmax(net(ids[None])))[0]
+        np.testing.assert_allclose(score(model, ids.tolist())[0][1:], scores[np.arange(11), ids[1:]], atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -53,8 +76,8 @@ def test_whole_sequences_on_torch_are_refused_with_advice(tmp_path):
 def test_wrong_models_are_named(tmp_path):
     path = tmp_path / "m.onnx"
     for model, message in (
-        (7, "model=7: expected a functional or Sequential"),
-        (keras.Sequential([keras.layers.Embedding(V, H)]), "call it once on tokens first"),
+        (7, "model=7: expected a keras.Model"),
+        (Subclassed(needs="more"), r"its call\(\) fails on ids \[batch, time\] alone"),
         (language_model(5), r"its first input .* is \[None, 5\]"),
         (language_model(1, stateful=True), "is stateful"),
     ):

@@ -17,10 +17,11 @@ VOCAB = [chr(97 + i) for i in range(V)]
 
 
 class LM(nn.Module):
-    def __init__(self, cell="LSTM", layers=1, final=None, output="first", bidirectional=False, tie=False, dropout=0.0):
+    def __init__(self, cell="LSTM", layers=1, final=None, output="first", tie=False, dropout=0.0, **options):
         super().__init__()
+        bidirectional = options.get("bidirectional", False)
         self.embedding = nn.Embedding(V, H)
-        self.rnn = getattr(nn, cell)(H, H, layers, batch_first=True, bidirectional=bidirectional, dropout=dropout)
+        self.rnn = getattr(nn, cell)(H, H, layers, dropout=dropout, **{"batch_first": True, **options})
         self.norm = nn.LayerNorm(H * (1 + bidirectional))
         self.head = nn.Linear(H * (1 + bidirectional), V, bias=not tie)
         if tie:
@@ -76,6 +77,22 @@ class Cells(nn.Module):
         return self.head(h), h, c
 
 
+class Pairs(nn.Module):
+    """Cells whose states are a list of pairs."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(V, H), nn.Linear(H, V)
+        self.cells = nn.ModuleList([nn.LSTMCell(H, H) for _ in range(2)])
+
+    def forward(self, tokens, states):
+        x, after = self.embedding(tokens), []
+        for cell, state in zip(self.cells, states, strict=True):
+            x, c = cell(x, state)
+            after.append((x, c))
+        return self.head(x), after
+
+
 class Tuple(nn.Module):
     def __init__(self):
         super().__init__()
@@ -97,6 +114,22 @@ class Remembers(LM):
     def forward(self, tokens):
         self.calls += 1.0
         return super().forward(tokens) + torch.arange(V) * self.calls
+
+
+class Branches(LM):
+    def forward(self, tokens):
+        y = super().forward(tokens)
+        if y.sum() > 0:
+            y = y * 2
+        return y
+
+
+class Packed(LM):
+    def forward(self, tokens):
+        lengths = (tokens != 0).sum(1).clamp(min=1)
+        x = nn.utils.rnn.pack_padded_sequence(self.embedding(tokens), lengths, batch_first=True, enforce_sorted=False)
+        y, _ = nn.utils.rnn.pad_packed_sequence(self.rnn(x)[0], batch_first=True, total_length=tokens.shape[1])
+        return self.head(y)
 
 
 class Encoder(nn.Module):
@@ -172,6 +205,7 @@ def test_networks_of_many_kinds(network, options, tmp_path):
         (Cells, {"h": ("batch", H), "c": ("batch", H)}, {}),
         (Cells, {"h": ("batch", H), "c": ("batch", H)}, {"initial": {"h": np.linspace(-1, 1, H)}}),
         (Tuple, {"h": (2, "batch", H), "c": (2, "batch", H)}, {}),
+        (Pairs, {f"{s}{i}": ("batch", H) for i in range(2) for s in "hc"}, {}),
         (Tuple, {"h": (2, "batch", H), "c": (2, "batch", H)}, {"token": ("batch", "time")}),
     ],
 )
@@ -184,8 +218,14 @@ def test_steps_equal_the_loop_over_the_network(network, states, options, tmp_pat
         values[list(states).index(name)] = torch.tensor(value, dtype=torch.float32)[None]
     expected = []
     for token in ids:
-        out = net(torch.tensor([token]), *values) if network is Cells else net(torch.tensor([[token]]), tuple(values))
-        scores, values = (out[0], out[1:]) if network is Cells else (out[0][:, 0], out[1])
+        if network is Pairs:
+            scores, after = net(torch.tensor([token]), [tuple(values[:2]), tuple(values[2:])])
+            values = [value for pair in after for value in pair]
+        elif network is Cells:
+            scores, *values = net(torch.tensor([token]), *values)
+        else:
+            scores, values = net(torch.tensor([[token]]), tuple(values))
+            scores = scores[:, 0]
         expected.append(logprobs(scores)[0])
     found = score(model, ids.tolist())[0][1:]
     np.testing.assert_allclose(found, np.array(expected)[np.arange(11), ids[1:]], atol=1e-4)
@@ -229,8 +269,13 @@ def test_an_encoder_and_its_decoder(tmp_path):
         (lambda: made(Remembers), {}, ModelError, "or keeps something between calls"),
         (lambda: made(Loop), {"dynamo": False}, ModelError, r"write forward\(\) for one token.*torch_step\(\)"),
         (lambda: made(lambda: LM(bidirectional=True)), {"dynamo": False}, ModelError, "is bidirectional"),
+        (lambda: made(lambda: LM(proj_size=4)), {}, ModelError, r"rnn \(LSTM\) has proj_size=4, which torch's exporters do not write"),
+        (lambda: made(lambda: LM(batch_first=False)), {}, ModelError, r"a row's scores change with the other rows: rnn \(LSTM\) has batch_first=False"),
+        (lambda: made(Packed), {}, ModelError, "its scores of a token change with the tokens after it.*packed sequences"),
+        (lambda: made(Branches), {"dynamo": False}, ModelError, r"'if y.sum\(\) > 0:' decides by values.*torch.where"),
+        (lambda: made(Tuple), {}, ModelError, "a network that takes its states is exported by torch_step"),
         (lambda: nn.Sequential(nn.Embedding(V, H), nn.Flatten(0)).eval(), {}, ModelError, r"expected scores \[batch, time, vocabulary\]"),
-        (lambda: nn.LSTM(H, H).eval(), {}, ModelError, r"forward\(\) fails on int64 \[2, 5\]"),
+        (lambda: nn.LSTM(H, H).eval(), {}, ModelError, r"forward\(\) fails on tokens int64 \[2, 5\]"),
         (lambda: made(LM), {"vocab": ["a"]}, OptionError, "vocab: only 1 tokens"),
         (lambda: made(LM), {"vocab": VOCAB, "tokenizer": VOCAB}, OptionError, "vocab and tokenizer: give one"),
         (lambda: made(LM), {"eos_token_id": -1}, OptionError, "eos_token_id"),

@@ -1,5 +1,8 @@
 """Models with a native step, and all that a call gives of them."""
 
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
 from decoding import decode, load
 from tests.helpers import build
 
@@ -22,3 +25,27 @@ def outputs(model, prompts, strategy, **options):
         (h.prompt_index, h.rank, h.ids.tolist(), h.logprob, h.token_logprobs.tobytes(), h.score, h.finish_reason)
         for h in found
     ]
+
+
+def context_model(rng):
+    """Embedding and a context side by side, a GRU, a linear layer; ids [batch, 1]."""
+
+    def weight(name, *shape):
+        return numpy_helper.from_array(rng.uniform(-1, 1, shape).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("Gather", ["table", "tokens"], ["embedded"]),
+        helper.make_node("Unsqueeze", ["context", "one"], ["beside"]),
+        helper.make_node("Concat", ["embedded", "beside"], ["both"], axis=2),
+        helper.make_node("Transpose", ["both"], ["x"], perm=[1, 0, 2]),
+        helper.make_node("GRU", ["x", "W", "R", "", "", "h0"], ["y", "h1"], hidden_size=6),
+        helper.make_node("Squeeze", ["y", "one"], ["y3"]),
+        helper.make_node("Transpose", ["y3"], ["y_rows"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["y_rows", "O"], ["logits"]),
+    ]
+    initializers = [weight("table", 9, 4), weight("W", 1, 18, 7), weight("R", 1, 18, 6), weight("O", 6, 9),
+                    numpy_helper.from_array(np.array([1]), "one")]  # fmt: skip
+    ports = [("tokens", TensorProto.INT64, ["batch", 1]), ("context", TensorProto.FLOAT, ["batch", 3]), ("h0", TensorProto.FLOAT, [1, "batch", 6])]  # fmt: skip
+    outs = [("logits", TensorProto.FLOAT, ["batch", 1, 9]), ("h1", TensorProto.FLOAT, [1, "batch", 6])]
+    graph = helper.make_graph(nodes, "context", [helper.make_tensor_value_info(*p) for p in ports], [helper.make_tensor_value_info(*p) for p in outs], initializers)  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

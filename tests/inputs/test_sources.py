@@ -150,7 +150,7 @@ def test_wrong_sources(arguments, message):
     [
         (
             {"prefix": [[1], [2], [3]]},
-            r"prefix: found 3 of them; expected one for all prompts, or one for each of the 2",
+            r"prefix: found 3; expected one for all prompts, or one for each of the 2",
         ),
         ({"prefix": [99]}, r"prefix: id 99 at position 0 is out of range"),
         (
@@ -175,5 +175,7 @@ def test_a_model_without_encoder_has_no_prefix_and_no_sources():
 
 
 def test_scores_want_as_many_sources_as_sequences():
-    with pytest.raises(OptionError, match=r"prompts: found 2 sources; expected one for all, or one for each of the 3"):
+    with pytest.raises(
+        OptionError, match=r"prompts: found 2; expected one for all sequences, or one for each of the 3"
+    ):
         score(loaded(ADDITIVE), [[1, 2]] * 3, prompts=[[1], [2]])

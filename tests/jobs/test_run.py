@@ -20,6 +20,7 @@ from decoding import (
     Greedy,
     Guidance,
     LogitBias,
+    MustContain,
     OptionError,
     RepetitionPenalty,
     Request,
@@ -374,6 +375,12 @@ def test_a_row_has_options_of_its_own(model, tmp_path):
         {"id": 2, "prompt": [2, 3], "strategy": "Greedy", "logprobs": 1},
         {"id": 3, "prompt": "b", "strategy": {"Beam": {"num_beams": 2}}, "num_return_sequences": 2},
         {"id": 4, "stop": ["b"], "eos_token_id": None},
+        {
+            "id": 5,
+            "prompt": "b",
+            "strategy": {"Beam": {"num_beams": 4, "must_contain": {"phrases": ["b", [4]], "ordered": True}}},
+        },
+        {"id": 6, "prompt": "b", "strategy": {"Beam": {"must_contain": ["b"]}}},
     ]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(one) + "\n" for one in given))
     jobs.run(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl", Sample(), max_new_tokens=9, seed=3)
@@ -383,10 +390,33 @@ def test_a_row_has_options_of_its_own(model, tmp_path):
         Request([2, 3], Greedy(), logprobs=1),
         Request("b", Beam(num_beams=2), num_return_sequences=2),
         Request(None, stop=["b"], eos_token_id=None, seed=jobs.row_seed(3, 4)),
+        Request("b", Beam(4, must_contain=MustContain(["b", [4]], ordered=True))),
+        Request("b", Beam(must_contain=MustContain(["b"]))),
     ]
     expected = decode(model, requests, Sample(), max_new_tokens=9)
     assert [record["tokens"] for record in found] == expected.tokens
     assert "top_logprobs" in found[1]
+
+
+def test_rows_with_prompts_by_member(model, tmp_path):
+    other = load(build.recurrent(seed=5, metadata={"decoding.vocab": VOCABULARY, "decoding.bos": 0, "decoding.eos": 1}))
+    ensemble = Ensemble({"a": model, "b": other})
+    given = [{"prompt": {"a": "b", "b": [2, 3]}}, {"prompt": {"b": "ab"}}, {"prompt": {"c": "b"}}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(one) + "\n" for one in given))
+    report = jobs.run(ensemble, tmp_path / "in.jsonl", tmp_path / "out.jsonl", max_new_tokens=6)
+    found = sorted(records(tmp_path / "out.jsonl"), key=lambda record: record["id"])
+    requests = [Request(one["prompt"]) for one in given[:2]]
+    assert [record["tokens"] for record in found] == decode(ensemble, requests, max_new_tokens=6).tokens
+    (error,) = records(tmp_path / "out.jsonl.errors.jsonl")
+    assert (report.failed, "no member 'c'" in json.dumps(error)) == (1, True)
+    rows = [{"id": i, "sequence": found[i]["tokens"], "prompt": given[i]["prompt"]} for i in range(2)]
+    jobs.score(ensemble, rows, tmp_path / "scores.jsonl", token_logprobs=True)
+    for record in records(tmp_path / "scores.jsonl"):
+        row = rows[record["id"]]
+        prompts = {name: [prompt] for name, prompt in row["prompt"].items()}
+        np.testing.assert_allclose(
+            record["token_logprobs"], score(ensemble, [row["sequence"]], prompts=prompts)[0], atol=1e-5
+        )
 
 
 def test_rows_without_an_input_start_from_bos(model, tmp_path):

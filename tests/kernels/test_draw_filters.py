@@ -18,7 +18,7 @@ from tests.helpers.kernels import FILTERS, assert_drawn, assert_kept, in_every_i
 # float32 values of every kind: ordinary, equal, extreme, denormal, forbidden
 values = st.one_of(
     st.floats(-20, 20, width=32),
-    st.sampled_from([0.0, 1.0, -1.0, 1e30, -1e30, 1e-40, -np.inf]),
+    st.sampled_from(np.float32([0.0, 1.0, -1.0, 1e30, -1e30, 1e-40, -np.inf]).tolist()),
 )
 rows_of_logits = hnp.arrays(np.float32, st.integers(1, 70), elements=values).filter(lambda x: x.max() > -np.inf)
 options = st.fixed_dictionaries(

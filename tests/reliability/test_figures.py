@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from scripts.reliability import allocations, draws, equal_logits, golden, memory, repeats, specification
+from scripts.reliability import allocations, draws, equal_logits, golden, memory, repeats, specification, threads
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or preloads a library of glibc's")
 
@@ -22,6 +22,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or prel
         pytest.param(equal_logits.measure, 1, id="equal logits"),
         pytest.param(repeats.measure, 2, id="repeats"),
         pytest.param(golden.measure, 5, id="golden"),
+        pytest.param(threads.measure, 2, id="threads"),
         pytest.param(memory.measure, 4_000, id="memory", marks=LINUX),
         pytest.param(allocations.measure, 1, id="allocations", marks=LINUX),
     ],

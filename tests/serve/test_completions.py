@@ -9,7 +9,7 @@ import httpx2
 import openai
 import pytest
 
-from decoding import Beam, Ensemble, Greedy, Guidance, Request, Sample, decode
+from decoding import Beam, Ensemble, Greedy, Guidance, MustContain, Request, Sample, decode
 from decoding.processors import FrequencyPenalty, LogitBias, PresencePenalty, RepetitionPenalty
 from tests.serve.conftest import Settings, running
 
@@ -284,3 +284,31 @@ def test_ensembles_of_models_with_encoders(models):
             assert (
                 answer["usage"]["prompt_tokens"] == len(source) + 1
             )  # and its EOS; once, though several members read it
+
+
+def test_phrases_that_every_output_contains(client, models):
+    fields = {"num_beams": 4, "must_contain": {"phrases": ["sun", "a"], "ordered": True}}
+    (choice,) = ask(client, "shakespeare", "ROMEO:", max_tokens=12, extra=fields).choices
+    strategy = Beam(4, must_contain=MustContain(["sun", "a"], ordered=True))
+    assert choice.text == decode(models["shakespeare"], "ROMEO:", strategy, max_new_tokens=12)[0].text
+    assert "a" in choice.text[choice.text.index("sun") + 3 :]
+
+
+def test_a_negative_prompt_and_a_session(models):
+    """Every prompt is the conditional one; the second turn goes on after both."""
+    guided = Guidance(models["shakespeare"], 1.5, negative_prompt="CORIOLANUS:\nYou common cry of curs! ")
+    with running({"guided": guided}) as live:
+        for _ in range(2):  # the engine's known states are not those of other prompts
+            sent = {"max_tokens": 6, "temperature": 0, "session": "s"}
+            turns = []
+            for prompt in ("ROMEO:\n", " and"):
+                answer = httpx2.post(f"{live.url}/v1/completions", json={**sent, "prompt": prompt}).json()
+                turns.append(answer["choices"][0]["token_ids"])
+            live.models.get("guided").sessions.end("s", None)
+            live.models.get("guided").sessions._states.clear()
+            first = decode(guided, Request("ROMEO:\n", return_state=True), max_new_tokens=6)[0]
+            second = decode(guided, Request(" and", state=first.state), max_new_tokens=6)[0]
+            assert turns == [first.tokens, second.tokens]
+        refused = httpx2.post(f"{live.url}/v1/completions", json={"prompt": {"conditional": "a"}})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "prompt")
+    assert first.tokens != decode(models["shakespeare"], "ROMEO:\n", max_new_tokens=6)[0].tokens

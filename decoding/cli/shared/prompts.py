@@ -1,10 +1,13 @@
-"""Prompts of the command line: one argument, or the lines of a file."""
+"""Prompts of the command line: one argument, the lines of a file, or arrays."""
 
 from __future__ import annotations
 
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from decoding.cli.shared.strategy_options import ids_of
 from decoding.errors import OptionError
@@ -23,8 +26,22 @@ def read_text(file: str, flag: str = "FILE") -> str:
         raise OptionError(f"{flag} {file}: cannot be read: {error}; give a text file in UTF-8") from error
 
 
-def read_prompt(model: Model, prompt: str | None, name: str = "PROMPT") -> str | list[int] | None:
-    """Return a prompt as decode() takes it: a text, or ids where the model has no vocabulary.
+def read_arrays(file: str, flag: str) -> Any:
+    """Return the array of an .npy file, or the arrays of an .npz file by name.
+
+    Raises:
+        OptionError: the file cannot be read.
+    """
+    try:
+        with open(file, "rb") as opened:
+            found = np.load(opened, allow_pickle=False)
+            return dict(found) if file.endswith(".npz") else found
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise OptionError(f"{flag} {file}: cannot be read: {error}; give an array of numpy.save(), or several of numpy.savez()") from error  # fmt: skip
+
+
+def read_prompt(model: Model, prompt: str | None, name: str = "PROMPT") -> Any:
+    """Return a prompt as decode() takes it: a text, ids where the model has no vocabulary, or for an encoder the arrays of a file.
 
     Args:
         name: the argument in messages.
@@ -37,6 +54,8 @@ def read_prompt(model: Model, prompt: str | None, name: str = "PROMPT") -> str |
             raise OptionError(f"PROMPT: {model.name} has an encoder; give a source for it to read")
         if any(stage.tokenizer is not None for stage in model._network.encoders):
             return prompt
+        if prompt.endswith((".npy", ".npz")):
+            return read_arrays(prompt, name)
     elif prompt is None and model.bos_token_id is None:
         raise OptionError(f"PROMPT: {model.name} has no BOS to start from; give a prompt to continue")
     if prompt is None or (model._network.encoders is None and model.tokenizer is not None):
@@ -79,6 +98,11 @@ def read_sources(model: Model, file: str | None, count: int, wanted_by: str) -> 
         if file is not None:
             raise OptionError(f"--sources {file}: {model.name} has no encoder; leave it out")
         return None
+    if file is not None and file.endswith(".npy"):
+        rows = list(read_arrays(file, "--sources"))
+        if len(rows) != count:
+            raise OptionError(f"--sources {file}: {len(rows)} rows, but {wanted_by} has {count}")
+        return rows
     if file is None:
         raise OptionError(f"{wanted_by}: {model.name} has an encoder; give what it reads, a line for each, as --sources FILE")  # fmt: skip
     lines = [line for line in read_text(file, "--sources").splitlines() if line]

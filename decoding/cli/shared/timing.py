@@ -15,7 +15,7 @@ from decoding.engine.batch.batch import make_batch
 from decoding.engine.encode import with_latents_of
 from decoding.inputs.latents import with_latents
 from decoding.inputs.options import make_call
-from decoding.inputs.requests import make_requests
+from decoding.inputs.requests import Start, make_requests
 from decoding.model.contract.io import AuxiliaryInput
 from decoding.model.model import Model
 from decoding.strategies import Sample
@@ -48,8 +48,8 @@ def network(model: Model, batch: int, steps: int) -> Callable[[], object]:
     """Return a call that runs the network alone: `steps` steps of `batch` rows, without a choice of tokens."""
     call = make_call(model, Sample(), seed=0, batch_size=batch, max_new_tokens=steps)
     context = _random_contexts(model, batch, steps + 1) or None
-    ids = [np.array(prompt, np.int64) for prompt in _prompts(model, batch)]
-    call, requests = with_latents(model, call, make_requests(model, call, ids, [{}] * batch, context), None)
+    starts = [Start(np.array(prompt, np.int64)) for prompt in _prompts(model, batch)]
+    call, requests = with_latents(model, call, make_requests(model, call, starts, [{}] * batch, context), None)
     requests = [one for _, one in with_latents_of(call.latents, enumerate(requests), model._network.contract)]
     rows = make_batch(model._network, batch, call, reduce=False)
     rows.grow(batch)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
+from decoding import kernels
 from decoding._types import StepInputs
-from decoding.engine.batch.combine import mixed_logprobs, weighted_logits, weighted_logprobs
+from decoding.engine.batch.ensemble_run import EnsembleRun
 from decoding.engine.batch.host import HostBatch
 from decoding.engine.batch.protocol import Batch, States
-from decoding.engine.batch.together import Together
+from decoding.engine.batch.together import Together, rows_worth_threads
 from decoding.engine.latents import Latents
 from decoding.engine.request import Call, EngineRequest
+from decoding.kernels import NativeRun
 from decoding.model.contract.io import AuxiliaryInput
-from decoding.model.ensembles.network import EnsembleNetwork, Member
+from decoding.model.ensembles.network import EnsembleNetwork, Member, under
 from decoding.model.graph.types import Array
+from decoding.model.runtime.session import Binding
 from decoding.processors import History
 
 
@@ -27,6 +31,9 @@ class EnsembleBatch:
         batches: one for each member.
         in_chunks: prompts may be read in chunks: nothing is computed anew for each token.
         adds_up: beam search adds the scores up: they are then true log-probabilities, which take a pass over all logits more.
+
+    Attributes:
+        in_place: the step is native, that of every member: see `HostBatch`.
     """
 
     candidates = None
@@ -38,15 +45,21 @@ class EnsembleBatch:
         self.adds_up, self._in_chunks = adds_up, in_chunks
         self._members, self._batches = network.members, batches
         self._weights = [member.weight for member in network.members]
-        self._mixes = network.combine == "probs"
+        self._how: Literal["logits", "logprobs", "probs"] = (
+            "probs" if network.combine == "probs" else "logprobs" if adds_up else "logits"
+        )
         self.capacity = capacity
         self.tokens = np.zeros(capacity, np.int64)
         shape = (capacity, network.vocab_size)
         self.logits = np.zeros(shape, np.float32)
-        copies = 2 if self._mixes else len(batches) + 1 if adds_up else 1
-        self._scratch = [np.zeros(shape, np.float32) for _ in range(copies)]
         self.context = MemberContexts(batches)
-        self._together = Together(network, [batch.step for batch in batches])
+        # Rows whose members feed ids of their own in the next step: the last of their prompts.
+        self._feeds_own = np.zeros(capacity, bool)
+        self._worth_threads = rows_worth_threads(network)
+        self._together = Together([batch.step for batch in batches], self._worth_threads)
+        self._native = [batch for batch in batches if isinstance(batch, HostBatch | EnsembleBatch) and batch.in_place]
+        self.in_place: bool = len(self._native) == len(batches)
+        self._runs: dict[tuple[Binding | NativeRun, ...], EnsembleRun] = {}
 
     @property
     def size(self) -> int:
@@ -78,7 +91,7 @@ class EnsembleBatch:
     def start(self, slots: Array, requests: Sequence[EngineRequest], read: Array) -> None:
         """Start these requests at `slots`, from their initial states, which come after `read` ids."""
         for member, batch in zip(self._members, self._batches, strict=True):
-            batch.start(slots, [part(member, request) for request in requests], read)
+            batch.start(slots, [part(member, request) for request in requests], _read_by(member, requests, read))
         self._feed(slots, requests, read)
 
     def take(self, slots: Array) -> list[States]:
@@ -96,23 +109,54 @@ class EnsembleBatch:
     def put(self, slots: Array, states: Sequence[States], index: Array, requests: Sequence[EngineRequest], read: Array) -> None:  # fmt: skip
         """Start requests at `slots` from the rows `index` of `states`, which come after `read` ids."""
         for member, batch, own in zip(self._members, self._batches, states, strict=True):
-            batch.put(slots, own, index, [part(member, request) for request in requests], read)
+            parts = [part(member, request) for request in requests]
+            batch.put(slots, own, index, parts, _read_by(member, requests, read))
         self._feed(slots, requests, read)
 
     def step(self) -> None:
         """Take a step of every member with `tokens`, and combine their logits."""
+        if self.in_place:
+            self.copy_before()
+            self.bound().run()
+            self.moved(1)
+            return
         n = self.size
         for batch in self._batches:
-            batch.tokens[:n] = self.tokens[:n]
+            np.copyto(batch.tokens[:n], self.tokens[:n], where=~self._feeds_own[:n])
+        self._feeds_own[:n] = False
         self._together.run(n)
-        logits, out = [batch.logits[:n] for batch in self._batches], self.logits[:n]
-        scratch = [array[:n] for array in self._scratch]
-        if self._mixes:
-            mixed_logprobs(logits, self._weights, out, scratch)
-        elif self.adds_up:
-            weighted_logprobs(logits, self._weights, out, scratch)
-        else:
-            weighted_logits(logits, self._weights, out, scratch[0])
+        kernels.combine([batch.logits[:n] for batch in self._batches], self._weights, self._how, self.logits[:n])
+
+    def bound(self) -> EnsembleRun:
+        """Return the run of the next native step over these rows."""
+        return self._combined(tuple(batch.bound() for batch in self._native))
+
+    def bound_aside(self) -> EnsembleRun:
+        """Return the run over the other set of states, which a step in place leaves as they are."""
+        return self._combined(tuple(batch.bound_aside() for batch in self._native))
+
+    def moved(self, steps: int) -> None:
+        """Note that the bound run took that many steps."""
+        for batch in self._native:
+            batch.moved(steps)
+
+    def copy_before(self) -> None:
+        """Keep the states before a step in place, where they are wanted."""
+        for batch in self._native:
+            batch.copy_before()
+
+    def _combined(self, runs: tuple[Binding | NativeRun, ...]) -> EnsembleRun:
+        found = self._runs.get(runs)
+        if found is None:
+            if len(self._runs) > 2 * self.capacity:  # some are over buffers that are no more
+                self._runs.clear()
+            n = self.size
+            found = EnsembleRun(
+                runs, self._weights, self._how, self.tokens[:n], self._feeds_own[:n], self.logits[:n],
+                threads=len(runs) if n >= self._worth_threads else 1,
+            )  # fmt: skip
+            self._runs[runs] = found
+        return found
 
     def grow(self, count: int) -> None:
         """Add rows at the end, for `start` or `put` to fill."""
@@ -123,17 +167,20 @@ class EnsembleBatch:
         """Go on with the rows at `slots`, in that order; a slot may be named more than once."""
         for batch in self._batches:
             batch.keep(slots)
-        self.tokens[: len(slots)] = self.tokens[slots]
+        for array in (self.tokens, self._feeds_own):
+            array[: len(slots)] = array[slots]
 
     def _read_chunk(self, slots: Array, requests: Sequence[EngineRequest], start: Array, count: int) -> list[States]:
         found = []
         for member, batch in zip(self._members, self._batches, strict=True):
             assert batch.read_chunk is not None
-            found.append(batch.read_chunk(slots, [part(member, request) for request in requests], start, count))
+            parts = [part(member, request) for request in requests]
+            found.append(batch.read_chunk(slots, parts, _read_by(member, requests, start), count))
         return found
 
     def _feed(self, slots: Array, requests: Sequence[EngineRequest], read: Array) -> None:
         self.tokens[slots] = [request.ids[at] for request, at in zip(requests, read, strict=True)]
+        self._feeds_own[slots] = [at < r.start and bool(r.prefixes) for r, at in zip(requests, read, strict=True)]
 
 
 class MemberContexts:
@@ -200,5 +247,29 @@ def member_call(call: Call, member: Member) -> Call:
 
 
 def part(member: Member, request: EngineRequest) -> EngineRequest:
-    """Return the request as one member of the ensemble reads it: with its own contexts and states."""
-    return replace(request, context=member.read(request.context), states=member.states(request.states))
+    """Return the request as one member of the ensemble reads it: with its own prompt, contexts and states."""
+    own = replace(request, context=member.read(request.context), states=member.states(request.states))
+    if not request.prefixes:
+        return own
+    longer = _longer(member, request)
+    return replace(
+        own,
+        ids=np.concatenate(
+            [request.prefixes.get(member.name, request.ids[: request.start]), request.ids[request.start :]]
+        ),
+        read=request.read + longer if request.prefixes_read else 0,
+        start=request.start + longer,
+        prefixes=under(member.name, request.prefixes),
+    )
+
+
+def _longer(member: Member, request: EngineRequest) -> int:
+    """Return how many ids more a member reads than the request has."""
+    own = request.prefixes.get(member.name)
+    return 0 if own is None else len(own) - request.start
+
+
+def _read_by(member: Member, requests: Sequence[EngineRequest], read: Array) -> Array:
+    """Return how many ids a member has read where `read` of the requests' ids are."""
+    by_member: Array = read + np.array([_longer(member, request) for request in requests])
+    return by_member

@@ -15,6 +15,9 @@ from decoding.model.network import Network
 from decoding.model.runtime.native import NativeSession
 from decoding.model.runtime.session import Binding
 
+# Tokens from which on a run of onnxruntime over all of them takes less time than as many steps, whose buffers are bound.
+RUN = 4
+
 
 class HostBatch:
     """A `Batch` on the CPU.
@@ -33,6 +36,7 @@ class HostBatch:
     def __init__(self, network: Network, capacity: int, context: ContextRows, attention: bool) -> None:
         c = self._contract = network.contract
         self._session, self._whole_session = network.step_session, network.read_session
+        self._reads_runs = network.reads_chunks and c.logits.layout != "BV"
         self.in_place = isinstance(self._session, NativeSession)
         self.keeps_before = False
         self.context = context
@@ -52,13 +56,17 @@ class HostBatch:
     def step(self) -> None:
         """Run the network once: `tokens` and the states in, `logits` and the next states out."""
         run = self.bound()
+        self.copy_before()
+        run.run()
+        self.moved(1)
+
+    def copy_before(self) -> None:
+        """Keep the states before a step in place, where they are wanted."""
         if self.in_place and self.keeps_before:
             for now, before in zip(
                 self._views(self._side, self.size), self._views(self._side ^ 1, self.size), strict=True
             ):
                 before[:] = now
-        run.run()
-        self.moved(1)
 
     def bound(self) -> Binding | NativeRun:
         """Return the run of the next step over these rows."""
@@ -114,6 +122,29 @@ class HostBatch:
         feeds = c.feeds(ids_of_chunk(requests, start, count), start, self.context.of_chunk(requests, start, count))
         before = {s.input: value for s, value in zip(c.states, self.take(slots), strict=True)}
         return self._whole_session.run({**feeds, **before}, [s.output for s in c.states], only_fetched=True)
+
+    def read_run(self, ids: Array) -> Array:
+        """Read several tokens [size, time] of each row, and return the logits [size, time, V] after each.
+
+        onnxruntime reads them in one run, where the graph takes several. The native step has nothing to gain by that.
+        """
+        c, (n, count) = self._contract, ids.shape
+        if count < RUN or self.in_place or not self._reads_runs:
+            steps = np.empty((n, count, c.logits.vocab_size), np.float32)
+            for t in range(count):
+                self.tokens[:n] = ids[:, t]
+                self.step()
+                steps[:, t] = self.logits[:n]
+            return steps
+        first = self._positions[0][:n] if self._positions else 0
+        own = self._views(self._side, n)
+        feeds = c.feeds(ids, first, self.context.rows(n)) | {s.input: v for s, v in zip(c.states, own, strict=True)}
+        logits, *after = self._whole_session.run(feeds, [c.logits.name, *(s.output for s in c.states)])
+        for mine, value in zip(own, after, strict=True):
+            mine[:] = value
+        for positions in self._positions:
+            positions[:n] += count
+        return np.ascontiguousarray(c.logits.arrange(logits))
 
     def grow(self, count: int) -> None:
         """Add rows at the end, for `start` or `put` to fill."""

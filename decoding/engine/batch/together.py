@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import weakref
@@ -13,23 +14,21 @@ from decoding.model.network import Network
 
 Job = Callable[[], None]
 
-# Products of a step (rows times weights) from which on a thread is worth waking: about 100 microseconds of one core.
-_WORTH_A_THREAD = 4 << 20
+# Products of a member's step (rows times weights) from which on a thread is worth starting: about 100 microseconds of one core.
+_WORTH_A_THREAD = 8 << 20
 
 
 class Together:
     """Runs one step of each member: the first in the caller's thread, the others in threads of their own where that is faster.
 
-    What comes out is the same: the steps share nothing, and all of them end before `run` returns. Threads are used for members that
-    use one core each, where there are cores and steps are large enough.
+    What comes out is the same: the steps share nothing, and all of them end before `run` returns.
+
+    Args:
+        worth_threads: rows from which on threads are faster.
     """
 
-    def __init__(self, network: EnsembleNetwork, steps: Sequence[Job]) -> None:
-        self._steps = list(steps)
-        members = [member.network for member in network.members]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        may = network.in_threads and cores > 1 and all(_uses_one_core(each) for each in members)
-        self._products = min(each.weight_bytes // 4 for each in members) if may and len(members) > 1 else 0
+    def __init__(self, steps: Sequence[Job], worth_threads: float) -> None:
+        self._steps, self._worth_threads = list(steps), worth_threads
         self._helpers: list[_Helper] = []
 
     def run(self, rows: int) -> None:
@@ -38,7 +37,7 @@ class Together:
         Raises:
             Whatever a step raises; of several errors that of the first.
         """
-        if self._products * rows < _WORTH_A_THREAD:
+        if rows < self._worth_threads:
             for step in self._steps:
                 step()
             return
@@ -55,6 +54,15 @@ class Together:
             error = helper.wait(error)
         if error is not None:
             raise error
+
+
+def rows_worth_threads(network: EnsembleNetwork) -> float:
+    """Return from how many rows on a step is faster with a thread for each member; infinity where members use more cores than one, or there are no more."""
+    members = [member.network for member in network.members]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if min(len(members), cores) < 2 or not network.in_threads or not all(_uses_one_core(each) for each in members):
+        return math.inf
+    return _WORTH_A_THREAD / max(1, min(each.weight_bytes // 4 for each in members))
 
 
 class _Helper:

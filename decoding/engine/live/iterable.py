@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from decoding.engine.flags import Flag
 from decoding.engine.live.searches import LiveSearches
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RunningOutput
-from decoding.engine.workers import wait_for
+from decoding.engine.workers import start_thread, wait_for
 from decoding.errors import DecodeError
 from decoding.model.network import Network
 
@@ -49,7 +49,7 @@ def decode_each(
     results.reader = reader
     try:
         searches.start()
-        reader.start()
+        start_thread(reader)
         yield from results.results(network, searches)
     finally:
         results.leave()
@@ -98,7 +98,7 @@ class _Results:
 
     def results(self, network: Network, searches: LiveSearches) -> Generator[FinishedSequence | FailedRequest]:
         """Yield what has finished or failed, until all requests have ended."""
-        while self._missing or not self._read:
+        while not self._read or self._missing:  # in this order: what is read last is missing before `_read` says so
             if threading.current_thread() is self.reader:
                 raise DecodeError(
                     "decode_iter(): next() was called by the iterable of prompts, which would wait for itself; take results only "

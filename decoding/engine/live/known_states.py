@@ -29,6 +29,8 @@ class KnownStates:
 
     def put(self, request: EngineRequest, ids: Array, states: Mapping[str, Array]) -> None:
         """Remember the states after these ids, which a row of the request has read."""
+        if request.prefixes:  # its states come from several texts
+            return
         key = _key(request, ids)
         with self._lock:
             if key not in self._states:

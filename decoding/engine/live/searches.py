@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -16,9 +16,18 @@ from typing import Protocol
 from decoding.engine.encode import encoded, limited_rows, with_latents_of
 from decoding.engine.flags import Flag
 from decoding.engine.forks import using
-from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, Row, RunningOutput
+from decoding.engine.request import (
+    Call,
+    EngineRequest,
+    FailedRequest,
+    FinishedSequence,
+    Row,
+    RunningOutput,
+    empty_output,
+)
 from decoding.engine.search.mixed import MixedSearch
-from decoding.engine.workers import wait_for
+from decoding.engine.search.prefixes import with_prefixes_read
+from decoding.engine.workers import start_thread, wait_for
 from decoding.errors import OptionError
 from decoding.model.network import Network
 
@@ -119,7 +128,14 @@ class LiveSearch:
             turn += 1
         else:
             self.has_room = False
-        return self._completed(rows)
+        return self._that_run(self._completed(rows))
+
+    def _that_run(self, rows: list[Row]) -> list[Row]:
+        """Return the rows that do not end at once; the others have finished."""
+        for row in rows:
+            if row[1].ends_at_once:
+                self._finished(empty_output(row))
+        return [row for row in rows if not row[1].ends_at_once]
 
     def _take_new(self) -> None:
         """Let the request that came first be the next one that gets a row."""
@@ -130,22 +146,25 @@ class LiveSearch:
             self._left()
 
     def _completed(self, rows: list[Row]) -> list[Row]:
-        """Return rows with latents and encoded sources; one whose source cannot be encoded fails."""
+        """Return rows with latents, encoded sources and prompts of members' own read; one that cannot be completed fails."""
         rows = list(with_latents_of(self._call.latents, rows, self._network.contract))
         todo = {r.key: r for _, r in rows}
         try:
-            done = dict(zip(todo, encoded(self._network, list(todo.values())), strict=True))
+            done = dict(zip(todo, self._complete(list(todo.values())), strict=True))
         except Exception:
             done = {}
             for key, request in todo.items():
                 try:
-                    (done[key],) = encoded(self._network, [request])
+                    (done[key],) = self._complete([request])
                 except Exception as error:
                     self._fail(request, error)
         if self._call.latents is None:
             for taken in self._taken:  # its other outputs read the same
                 taken.request = done.get(taken.request.key, taken.request)
         return self._limited([(sequence, done[r.key]) for sequence, r in rows if r.key in done])
+
+    def _complete(self, requests: Sequence[EngineRequest]) -> list[EngineRequest]:
+        return with_prefixes_read(self._network, self._call, encoded(self._network, requests))
 
     def _limited(self, rows: list[Row]) -> list[Row]:
         """Return the rows, each ending with the last token that the model takes; one whose prompt is too long fails."""
@@ -229,7 +248,9 @@ class LiveSearch:
     def _wait(self) -> None:
         """Wait until somebody wakes this thread."""
         self.is_idle = True
-        if not self._waiting and self._notices.empty() and not self.stopped.is_set():
+        # copy() takes the deque's lock, as append() does and bool() does not: without the GIL, on a processor that reorders, a
+        # request might come unseen while who adds it does not see that this thread is idle.
+        if not self._waiting.copy() and self._notices.empty() and not self.stopped.is_set():
             self._wakes.get()
         self.is_idle = False
 
@@ -257,7 +278,7 @@ class LiveSearches:
         """Start the threads."""
         _LIVE.add(self)
         for thread in self._threads:
-            thread.start()
+            start_thread(thread)
 
     @property
     def forked(self) -> bool:

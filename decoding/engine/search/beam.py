@@ -125,7 +125,7 @@ class BeamSearch(RequestSearch):
             or self._needs_attention
             or settings.return_state
         )
-        if needs_python or not (isinstance(batch, HostBatch) and batch.in_place):
+        if needs_python or not (isinstance(batch, HostBatch | EnsembleBatch) and batch.in_place):
             return None
         return NativeBeams(
             batch, self._queue, self._stopping, self._beam, self._candidates, settings.eos, scores=self._scores, lengths=self._lengths,

@@ -3,6 +3,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from decoding.engine.batch.ensemble import EnsembleBatch
 from decoding.engine.batch.host import HostBatch
 from decoding.engine.request import RowSource
 from decoding.engine.search.stopping import Stopping
@@ -11,7 +12,7 @@ from decoding.strategies import Beam
 class NativeBeams:
     def __init__(
         self,
-        batch: HostBatch,
+        batch: HostBatch | EnsembleBatch,
         queue: RowSource,
         stopping: Stopping,
         strategy: Beam,

@@ -21,7 +21,7 @@ cdef class NativeBeams:
     `BeamSearch`, as is one that has nothing to go on with, or logits that are NaN, infinite or all forbidden.
 
     Args:
-        batch: a HostBatch whose states are updated in place.
+        batch: a HostBatch or EnsembleBatch whose states are updated in place.
         queue: of the search; while its `step_by_step` is set, a call takes one step.
         stopping: says which candidates end.
         strategy: a Beam; `candidates`: half of the continuations that it looks at in a step.
@@ -66,7 +66,7 @@ cdef class NativeBeams:
         self._stopped, self._step_by_step = queue.stopped, queue.step_by_step
         self._batch, self._stopping, self._beams, self._longest = batch, stopping, beams, longest
         self._beam = dec_beam(0, beams, candidates, strategy.num_beam_groups, strategy.diversity_penalty,
-                              <const int64_t *> address(ends), len(ends), 0)
+                              <const int64_t *> address(ends), len(ends), batch.adds_up)
         self._logits = dec_rows(<const float *> address(batch.logits), 0, width, width)
         self._tokens = <int64_t *> address(batch.tokens)
         self._scores = <float *> address(scores)
@@ -98,18 +98,18 @@ cdef class NativeBeams:
         cdef dec_status status
         cdef bint plain = True
         with nogil:
-            run.add_contexts(scratch)
+            run.add_contexts(scratch.memory)
             while True:
-                status = run.read(scratch, 0, 1, &bad)
+                status = run.read(scratch.memory, 0, 1, &bad)
                 if status != DEC_OK:
                     break
                 done += 1
-                run.project(scratch, 0, 1)
+                run.project(scratch.memory, 0, 1)
                 plain = self._is_plain(requests)
                 if not plain:
                     break
                 self._go_on(requests)
-                run.move_rows(scratch, self._rows)
+                run.move_rows(scratch.memory, self._rows)
                 scratch.lap()
                 if scratch.is_over() or self._step_by_step.value or self._stopped.value:
                     break

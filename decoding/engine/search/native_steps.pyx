@@ -22,7 +22,7 @@ cdef class NativeSteps:
     every row takes the most probable token, or draws one without filters, from up to 8192, the logits are not written.
 
     Args:
-        batch: a HostBatch whose states are updated in place.
+        batch: a HostBatch or EnsembleBatch whose states are updated in place.
         sampler: of its rows; it needs no Python code at a step.
         stopped: set when the caller has left; `step_by_step`: while it is set, a call takes one step.
         keeps_states: whether the states of rows that finish are wanted: they are those *before* the last step, as other rows
@@ -66,15 +66,15 @@ cdef class NativeSteps:
         cdef double wasted = 0  # seconds: the share of the steps that went to finished rows
         self._kept[:] = 0
         with nogil:
-            run.add_contexts(scratch)
+            run.add_contexts(scratch.memory)
             while True:
-                status = run.read(scratch, 0, 1, &bad)
+                status = run.read(scratch.memory, 0, 1, &bad)
                 is_read = status == DEC_OK
                 if is_read:
-                    status = choose(run, scratch, sampler, size, &bad)
+                    status = choose(run, scratch.memory, sampler, size, &bad)
                 if status != DEC_OK:
                     if is_read and run.fuses():
-                        run.project(scratch, 0, 1)
+                        run.project(scratch.memory, 0, 1)
                     break
                 sampler.record(size)
                 done += 1
@@ -121,9 +121,9 @@ cdef class NativeSteps:
                 run.copy_row(aside, row)
 
 
-cdef dec_status choose(NativeRun run, Scratch scratch, RowSampler sampler, int64_t size, int64_t *bad) noexcept nogil:
+cdef dec_status choose(NativeRun run, char *memory, RowSampler sampler, int64_t size, int64_t *bad) noexcept nogil:
     """Fill tokens and log-probabilities of the running rows after the step that was read."""
     if run.fuses() and sampler.is_plain(size):
-        return run.choose(scratch, sampler.stream(), sampler._temperature, sampler._tokens, sampler._logprobs, bad)
-    run.project(scratch, 0, 1)
+        return run.choose(memory, sampler.stream(), sampler._temperature, sampler._tokens, sampler._logprobs, bad)
+    run.project(memory, 0, 1)
     return sampler.choose(sampler.logits(), size, bad)

@@ -17,7 +17,7 @@ from decoding.processors import History
 
 # Longest chunk read in one run, as long as the longest that load() tries (model/verify/lengths.py): it bounds the memory of the hidden sequences, [rows, chunk, hidden] a layer,
 # and how long it takes until a search that was stopped notices.
-_CHUNK = 512
+LONGEST_CHUNK = 512
 
 
 class Ready(NamedTuple):
@@ -106,7 +106,7 @@ class Prefill:
         own, start = [requests[i] for i in first], self._cursor[slots[first]]
         left = int((self._last[slots] - self._cursor[slots]).min())
         several = self._network.reads_chunks and self._call.step_inputs is None
-        count = min(left, c.longest_run or _CHUNK, _CHUNK if several else 1)
+        count = min(left, c.longest_run or LONGEST_CHUNK, LONGEST_CHUNK if several else 1)
         after = run(slots[first], own, start, count)
         self._cursor[slots] += count
         self._batch.put(slots, after, which.ravel(), requests, self._cursor[slots])

@@ -32,7 +32,7 @@ cdef class RowSampler:
     cdef list _matchers  # of each row, one for each of its constraints
     cdef object _masks
     cdef list _groups, _constrained, _followed  # of the running rows: by processors; with constraints; their matchers
-    cdef bint _has_constraints
+    cdef readonly bint has_constraints
     cdef float *_eos_logits
     cdef uint8_t *_stops
     cdef uint8_t *_status
@@ -74,6 +74,7 @@ cdef class RowSampler:
     cdef bint _edit(self, int64_t size) except -1
     cdef _apply(self, tuple processors, list slots, object edited)
     cdef _consume(self)
+    cdef int64_t _ended(self, int64_t size) except -1
     cdef _group(self, int64_t size)
     cdef bint _hide_eos(self, float *source, int64_t size) noexcept nogil
     cdef void _restore_eos(self, float *source, int64_t size) noexcept nogil

@@ -13,7 +13,7 @@ import weakref
 
 import numpy as np
 
-from decoding.constraints import Masks, must_end
+from decoding.constraints import Masks, consume, must_end
 from decoding.engine.request import FinishedSequence
 from decoding.engine.search.stopping import FINISH_REASONS
 from decoding.errors import DecodeError, OptionError
@@ -59,6 +59,7 @@ cdef class RowSampler:
         drawn: the tokens are drawn already, on a device.
 
     Attributes:
+        has_constraints: whether rows have had constraints.
         failed: the slot for which `advance` raised its last error: whose logits it could not use, or whose processors did.
     """
 
@@ -89,7 +90,7 @@ cdef class RowSampler:
         self._teacher_ratio, self._teacher_logprobs = teacher_ratio, None
         self._attention = self._edited = None
         self._tokenizer, self._vocab_size, self._drawn = tokenizer, vocab_size, drawn
-        self._looks_for_stops = self._has_processors = self._keeps_states = self._was_edited = self._has_constraints = False
+        self._looks_for_stops = self._has_processors = self._keeps_states = self._was_edited = self.has_constraints = False
         self._matchers, self._masks, self._groups, self._constrained, self._followed = [()] * capacity, Masks(), None, [], []
 
         logprobs = np.zeros(capacity, np.float32)
@@ -177,7 +178,7 @@ cdef class RowSampler:
             self._plain[slot] = rules.is_plain
             self._endings[slot] = rules.stopping.ending
             self.requests[slot], self._rules[slot], self._matchers[slot] = request, rules, request.matchers()
-            self._has_constraints = self._has_constraints or bool(self._matchers[slot])
+            self.has_constraints = self.has_constraints or bool(self._matchers[slot])
         self._groups = None
 
     @property
@@ -201,24 +202,97 @@ cdef class RowSampler:
             status = self.choose(source, size, &bad)
             if status == DEC_OK:
                 self.record(size)
-                if not (self._looks_for_stops or self._has_constraints):
+                if not (self._looks_for_stops or self.has_constraints):
                     finished = self.finish(size)
         if status != DEC_OK:
             raise self.error(status, bad)
         if self._top:
             self._record_top(size)
-        if self._has_constraints:
+        if self.has_constraints:
             self._consume()
-        if self._looks_for_stops:
+            finished = self._ended(size)
+        elif self._looks_for_stops:
             finished = self.finish_or_stop(size)
-        elif self._has_constraints:
-            finished = self.finish(size)
         if finished:
             self._groups = None
-        if self._has_constraints:
-            self._masks.begin([m for slot in self.running(size).tolist() for m in self._matchers[slot]] if finished else self._followed)
         if self._teacher_ratio is not None:
             self._teach(size)
+        return finished
+
+    def forced(self, int64_t size, int64_t most):
+        """Return the tokens [steps, size] that constraints leave the running rows no choice about; None if there are none.
+
+        The matchers have taken them: `take_run` must follow. There are none where a step has more to do than to choose tokens,
+        and where the masks are still being computed, for many rows or large vocabularies.
+        """
+        cdef int64_t slot
+        # Those flags are of all rows so far, as in `needs_python`.
+        if self._masks.is_running or self._looks_for_stops or self._top \
+                or self._keeps_states or self._teacher_ratio is not None:
+            return None
+        if self._groups is None:
+            self._group(size)
+        for processors, slots in self._groups:
+            if not processors or len(processors) != len(self._matchers[slots[0]]):
+                return None
+        if not self._constrained:  # all rows were cancelled
+            return None
+        for slot in self._constrained:
+            most = min(most, self._limits[slot] - self._lengths[slot])
+        steps = self._masks.forced([self._matchers[slot] for slot in self._constrained], most)
+        if not steps:
+            return None
+        run = np.zeros((len(steps), size), np.int64)
+        run[:, self._constrained] = steps
+        return run
+
+    def take_run(self, int64_t size, const int64_t[:, ::1] run, const float[:, :, ::1] logits):
+        """Record forced tokens [steps, size] of the running rows, and return how many rows finished by the last.
+
+        Args:
+            logits: [size, steps, V], the model's before each.
+
+        Raises:
+            DecodeError: a row's logits are NaN or infinite, or forbid its token.
+        """
+        cdef int64_t row, t, bad = 0, steps = run.shape[0]
+        cdef float[:, ::1] values = np.empty((size, steps), np.float32)
+        cdef int64_t[:, ::1] ids = np.ascontiguousarray(np.asarray(run).T)
+        cdef dec_status status
+        cdef dec_rows own = self._logits
+        self.failed, self._was_edited = None, True
+        for row in range(size):
+            if self._status[row] != RUNNING:
+                continue
+            own.data, own.rows = &logits[row, 0, 0], steps
+            status = c_token_logprobs(&own, &ids[row, 0], &values[row, 0], self._scratch, &bad)
+            for t in range(steps if status == DEC_OK else 0):
+                if values[row, t] == -INFINITY:
+                    status, bad = DEC_FORBIDDEN, t
+                    break
+            if status != DEC_OK:
+                for t in range(bad):
+                    self._history[self._lines[row] * self._max_new + self._lengths[row] + t] = ids[row, t]
+                self._lengths[row] += bad
+                raise self.error(status, row)
+        for t in range(steps):
+            for row in range(size):
+                self._tokens[row], self._logprobs[row] = ids[row, t], values[row, t]
+            self.record(size)
+        if self._groups is None:
+            self._group(size)
+        return self._ended(size)
+
+    cdef int64_t _ended(self, int64_t size) except -1:
+        """After the matchers have taken the newest tokens, end rows, return how many, and begin the masks of the others."""
+        cdef int64_t slot, finished
+        for slot in self._constrained:
+            if not self._endings[slot].eos_count:
+                self._stops[slot] = must_end(self._matchers[slot])
+        finished = self.finish_or_stop(size) if self._looks_for_stops else self.finish(size)
+        if finished:
+            self._groups = None
+        self._masks.begin([m for slot in self.running(size).tolist() for m in self._matchers[slot]] if finished else self._followed)
         return finished
 
     def draws(self):
@@ -239,7 +313,7 @@ cdef class RowSampler:
         lines, last = self._lines_array[rows], self.lengths[rows] - 1
         reasons = [FINISH_REASONS[status] for status in self.status[rows]]
         requests = [self.requests[row] for row in rows]
-        tops = [None if (top := self.top(row)) is None else (top[0][-1], top[1][-1]) for row in rows] if self._top else [None] * len(rows)
+        tops = [self._newest_top(row) for row in rows] if self._top else [None] * len(rows)
         return zip(requests, self.sequences[rows].tolist(), self._history_array[lines, last].tolist(),
                    self._history_logprobs_array[lines, last].tolist(), reasons, tops)
 
@@ -268,6 +342,14 @@ cdef class RowSampler:
             return None
         line, length = self._lines_array[slot], self.lengths[slot]
         return self._top_ids[line, :length, : rules.top], self._top_values[line, :length, : rules.top]
+
+    def _newest_top(self, int64_t slot):
+        """Return ids and log-probabilities [k] of the best tokens at the last step of the row there; None where not asked for."""
+        top = self.top(slot)
+        if top is None:
+            return None
+        last = len(top[0]) - 1
+        return top[0][last], top[1][last]
 
     def ended_by_eos(self, int64_t slot):
         """Return whether EOS ended the row there."""
@@ -376,15 +458,16 @@ cdef class RowSampler:
         apply_processors(processors, history, edited, masks)
 
     cdef _consume(self):
-        """Go on in the grammars of the rows by the tokens just chosen; where there is no EOS, rows end that must end."""
+        """Go on in the grammars of the rows by the tokens just chosen."""
         cdef int64_t slot, token
+        cdef list matchers = [], tokens = []
         for slot in self._constrained:
             token = self._tokens[slot]
             if not self._endings[slot].is_eos[token]:
-                matchers = self._matchers[slot]
-                for matcher in matchers:
-                    matcher.consume(token)
-                self._stops[slot] = not self._endings[slot].eos_count and must_end(matchers)
+                for matcher in self._matchers[slot]:
+                    matchers.append(matcher)
+                    tokens.append(token)
+        consume(matchers, tokens)
 
     def _culprit(self, processors, slots):
         """Return the first of these rows for which processors that raised an error raise one by themselves."""

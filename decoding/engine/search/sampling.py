@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from decoding.engine.request import (
     RunningOutput,
 )
 from decoding.engine.search.native_steps import NativeSteps
-from decoding.engine.search.prefill import Prefill, Ready
+from decoding.engine.search.prefill import LONGEST_CHUNK, Prefill, Ready
 from decoding.engine.search.row_sampler import RowSampler
 from decoding.engine.search.states import state_after
 from decoding.errors import DecodeError, ModelError
@@ -150,13 +151,18 @@ class SamplingSearch:
                 if self._is_live and isinstance(native.error, DecodeError):
                     finished += self._without_failed(native.take_error(), native.choose_again)
             else:
-                step()
+                choose = None
+                if sampler.has_constraints and not (prefill or step_by_step()):
+                    choose = self._read_forced()
+                if choose is None:
+                    step()
+                    choose = advance
                 try:
-                    finished = advance(batch.size)
+                    finished = choose(batch.size)
                 except Exception as error:
                     if not self._is_live:
                         raise
-                    finished = self._without_failed(error, advance)
+                    finished = self._without_failed(error, choose)
             if extras and batch.attention is not None:
                 sampler.record_attention(batch.attention[: batch.size])
             if prefill:
@@ -164,9 +170,20 @@ class SamplingSearch:
             if finished or failed or step_by_step():
                 yield finished
 
+    def _read_forced(self) -> Callable[[int], int] | None:
+        """Let the network read the next tokens in one run, where constraints force them on all rows; return what records them."""
+        batch = self._batch
+        if self._has_extras or not isinstance(batch, HostBatch):
+            return None
+        run = self._sampler.forced(batch.size, min(LONGEST_CHUNK, self._network.contract.longest_run or LONGEST_CHUNK))
+        if run is None:
+            return None
+        logits = batch.read_run(np.column_stack([batch.tokens[: batch.size], run[:-1].T]))
+        return partial(self._sampler.take_run, run=run, logits=logits)
+
     def _native_steps(self, call: Call) -> NativeSteps | None:
         """Return what takes whole steps without Python; None where there is no native step, or each needs some Python."""
-        if self._has_extras or not (isinstance(self._batch, HostBatch) and self._batch.in_place):
+        if self._has_extras or not (isinstance(self._batch, HostBatch | EnsembleBatch) and self._batch.in_place):
             return None
         stopped, step_by_step = self._queue.stopped, self._queue.step_by_step
         keeps_states = call.remember is not None

@@ -11,6 +11,8 @@ from decoding.model.network import Network
 
 # The names of what a state has besides the values of the state inputs.
 IDS, FINGERPRINT, CONTEXT = "decoding.ids", "decoding.model", "decoding.context."
+# Prompts of members' own, and how many of the ids they stand in for.
+PREFIX, START = "decoding.prefix.", "decoding.start"
 
 
 def state_after(
@@ -27,13 +29,15 @@ def state_after(
 
     Returns:
         The values of the state inputs, without a batch axis, before the last id of prompt and output; all these ids; the contexts;
-        the fingerprint of the model.
+        the prompts that members of an ensemble have of their own; the fingerprint of the model.
     """
     ids = np.concatenate([request.ids, output[: len(output) - by_eos]])
     contexts = {f"{CONTEXT}{name}": np.asarray(value) for name, value in request.context.items()}
+    prefixes = {f"{PREFIX}{name}": own for name, own in request.prefixes.items()}
     return {
         **batch.states_before(np.array([slot]), int(by_eos))[0],
         **contexts,
+        **(prefixes | {START: np.array(request.start)} if prefixes else {}),
         IDS: ids,
         FINGERPRINT: np.array(network.fingerprint),
     }

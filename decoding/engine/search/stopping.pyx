@@ -35,7 +35,7 @@ cdef class Stopping:
         is_eos[ids] = 1
         # Any token may complete a stop string, but only its last id a stop sequence.
         may_stop = np.full(vocab_size, bool(self._stop_strings), np.uint8)
-        may_stop[[sequence[-1] for sequence in self._stop]] = 1
+        may_stop[[sequence[len(sequence) - 1] for sequence in self._stop]] = 1
         self._buffers = ids, is_eos, may_stop
         self.ending = Ending(
             self.min_new_tokens, <const int64_t *> <size_t> ids.ctypes.data, len(ids), <const uint8_t *> <size_t> is_eos.ctypes.data,

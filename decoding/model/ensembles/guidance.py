@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from decoding.arguments import numbers
+from decoding.arguments import ids_below, numbers
 from decoding.errors import OptionError, finite_number, shown
 from decoding.model.ensembles.ensemble import Ensemble
 from decoding.model.ensembles.network import Member
@@ -27,25 +27,31 @@ class Guidance(Ensemble):
     guidance (Ho and Salimans 2022; for text Sanchez et al. 2023, Hugging Face's `guidance_scale`). 1 is the model itself, more follows
     the condition more closely, 0 ignores it. `Ensemble` says what a `logprob` and the `score` of a beam are.
 
-    A condition is what the model reads beside its tokens: contexts, and what an encoder feeds; in a model that has neither, its
+    With a `negative_prompt` the run without the condition reads it in place of every prompt, then the same new tokens: the output
+    follows its prompt and leaves the other (Hugging Face's `negative_prompt_ids`). It is for models whose condition is the prompt.
+
+    Else a condition is what the model reads beside its tokens: contexts, and what an encoder feeds; in a model that has neither, its
     latents. Without its condition the model reads zeros there, or the values of `null`. Guidance is as good as the model is
     without its condition: train it with the condition left out (zeros, or that value) in a tenth or so of the examples.
 
-    Prompts, contexts and latents are given as to the model itself.
+    Prompts, contexts and latents are given as to the model itself. Prompts may also be a dict, ``{"conditional": prompts,
+    "unconditional": prompts}``, in which the second ones stand for this call in the place of the `negative_prompt`.
 
     Args:
         model: a model that `load()` returned, or what `load()` takes.
         scale: how far to follow the condition, a finite number.
         null: the inputs that are left out in the run without the condition: a list of names, or a dict from names to the arrays that
             stand in their place (of an input's shape without the axis of prompts, or what NumPy broadcasts to it). Default: zeros for all.
-            A state that an encoder feeds is an input too.
+            A state that an encoder feeds is an input too. With a `negative_prompt`: nothing is left out.
+        negative_prompt: a string or ids, which the run without the condition reads; a model with an encoder has none.
 
     Attributes:
         scale: as given.
+        negative_prompt: its ids; empty without one.
 
     Raises:
         ModelError: the model cannot be loaded.
-        OptionError: the scale is no number, or the model has no condition, or no input of such a name.
+        OptionError: the scale is no number, or the model has no condition, or no input of such a name; the negative prompt is no text or ids of the model.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class Guidance(Ensemble):
         scale: float,
         *,
         null: Mapping[str, npt.ArrayLike] | list[str] | None = None,
+        negative_prompt: str | Sequence[int] | None = None,
     ) -> None:
         number = finite_number(scale)
         if number is None:
@@ -64,12 +71,13 @@ class Guidance(Ensemble):
         self.members = {_WITH: guided}
         self.combine = "logprobs"
         self.weights = {_WITH: number, _WITHOUT: 1 - number}
-        self._null = _null(guided, null)
+        self.negative_prompt = () if negative_prompt is None else _negative_ids(guided, negative_prompt)
+        self._null = {} if null is None and self.negative_prompt else _null(guided, null)
         self._join(
             f"Guidance({guided.name}, scale={number:g})",
             [
                 Member(_WITH, network, number),
-                Member(_WITHOUT, network, 1 - number, reads=_WITH, null=self._null),
+                Member(_WITHOUT, network, 1 - number, reads=_WITH, null=self._null, prompt=self.negative_prompt),
             ],
         )
 
@@ -79,7 +87,31 @@ class Guidance(Ensemble):
             f"{name} ({'zeros' if value is None else 'a given value'})" for name, value in self._null.items()
         )
         model = self.members[_WITH]
-        return f"guidance of scale {self.scale:g}; without its condition the model has {left_out}\n{model.describe()}"
+        parts = [f"without its condition the model has {left_out}"] if left_out else []
+        if self.negative_prompt:
+            text = None if model.tokenizer is None else model.tokenizer.decode(self.negative_prompt)
+            parts.append(f"its negative prompt is {shown(list(self.negative_prompt) if text is None else text)}")
+        return f"guidance of scale {self.scale:g}; {'; '.join(parts)}\n{model.describe()}"
+
+
+def _negative_ids(model: Model, given: Any) -> tuple[int, ...]:
+    """Return the ids of a negative prompt, after BOS where it is a text."""
+    if model._network.encoders is not None:
+        raise OptionError(
+            f"Guidance(negative_prompt=...): {model.name} has an encoder, whose source is its condition; null={{input: array}} puts another value in its place"
+        )
+    if isinstance(given, str):
+        if model.tokenizer is None:
+            raise OptionError(
+                f"Guidance(negative_prompt={shown(given)}): {model.name} has no vocabulary; pass ids, or load(..., tokenizer=...)"
+            )
+        given = [*model._text_start, *model.tokenizer.encode(given)]
+    ids = ids_below(model.vocab_size, given, "Guidance(negative_prompt)").tolist() or [model.bos_token_id]
+    if ids == [None]:
+        raise OptionError(
+            f"Guidance(negative_prompt={shown(given)}): it is empty, and {model.name} has no BOS; give at least one token"
+        )
+    return tuple(ids)
 
 
 def _null(model: Model, given: Any) -> dict[str, Array | None]:
@@ -94,7 +126,7 @@ def _null(model: Model, given: Any) -> dict[str, Array | None]:
         if not given:
             raise OptionError(
                 f"Guidance: {model.name} has no condition: no context, no encoder and no latent that its decoder reads; "
-                "guidance compares the model with and without one"
+                "pass negative_prompt=, which the run without a condition reads in place of the prompt"
             )
     if isinstance(given, str) or not isinstance(given, Mapping | list | tuple):
         raise OptionError(

@@ -30,6 +30,7 @@ class Member:
         reads: the name of the member whose inputs it reads: its own, or, in guidance, that of the model with its condition.
         null: inputs, by the member's own names, that have other values for it than those that are given: these, without an axis of
             rows, or None for zeros. In guidance they are the conditions that are left out.
+        prompt: ids that it reads in place of every prompt; empty where it reads the prompts.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Member:
     weight: float
     reads: str = ""
     null: Mapping[str, Array | None] = field(default_factory=dict)
+    prompt: tuple[int, ...] = ()
 
     def full(self, name: str) -> str:
         """Return what the ensemble calls a state of this member."""
@@ -48,11 +50,11 @@ class Member:
 
     def read(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """Return those of the ensemble's values that are this member's, by its own names and as it reads them."""
-        return self._nulled(_under(self.reads or self.name, values))
+        return self._nulled(under(self.reads or self.name, values))
 
     def states(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """Return those of the given states that are this member's, by its own names; they are given as inputs are, or after an output."""
-        return _under(self.name, values) or self.read(values)
+        return under(self.name, values) or self.read(values)
 
     def _nulled(self, values: dict[str, Array]) -> dict[str, Array]:
         found = dict(values)
@@ -161,9 +163,15 @@ class EnsembleNetwork(Network):
         found = hashlib.sha256(self.combine.encode())
         for member in self.members:
             found.update(f"{member.name} {member.weight!r} {member.network.fingerprint}".encode())
+            found.update(str(member.prompt).encode() if member.prompt else b"")
             for name, value in sorted(member.null.items()):
                 found.update(name.encode() + (b"" if value is None else value.tobytes()))
         return found.hexdigest()
+
+
+def reads_apart(network: Network) -> bool:
+    """Return whether a member, or a member of one, reads a prompt of its own whatever is given."""
+    return isinstance(network, EnsembleNetwork) and any(m.prompt or reads_apart(m.network) for m in network.members)
 
 
 class EnsembleEncoders:
@@ -195,7 +203,7 @@ class EnsembleEncoders:
         for m in self._members:
             assert m.network.encoders is not None
             for own, given in zip(
-                found, m.network.encoders.run([_under(m.name, source) for source in sources]), strict=True
+                found, m.network.encoders.run([under(m.name, source) for source in sources]), strict=True
             ):
                 own.update({m.full(name): value for name, value in given.items()})
         return found
@@ -225,7 +233,8 @@ def _contract(members: Sequence[Member]) -> Contract:
     )
 
 
-def _under(member: str, values: Mapping[str, Value]) -> dict[str, Value]:
+def under(member: str, values: Mapping[str, Value]) -> dict[str, Value]:
+    """Return those of the values that belong to a member, by its own names."""
     start = f"{member}."
     return {name.removeprefix(start): value for name, value in values.items() if name.startswith(start)}
 

@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from decoding import Beam, Greedy, Sample, decode, load, rollout, score
 from tests.helpers import build
+from tests.helpers.native import context_model
 
 PROMPTS = [[1 + i % 7] + [i % 5] * (i % 4) for i in range(130)]
 STRATEGIES = {
@@ -80,30 +80,6 @@ def test_contexts_of_each_row():
         found, expected = (decode(m, [[1]] * 5, strategy, context=context, max_new_tokens=9) for m in (native, exact))
         assert [h.ids.tolist() for h in found] == [h.ids.tolist() for h in expected]
         np.testing.assert_allclose([h.logprob for h in found], [h.logprob for h in expected], rtol=1e-5)
-
-
-def context_model(rng):
-    """Embedding and a context side by side, a GRU, a linear layer; ids [batch, 1]."""
-
-    def weight(name, *shape):
-        return numpy_helper.from_array(rng.uniform(-1, 1, shape).astype(np.float32), name)
-
-    nodes = [
-        helper.make_node("Gather", ["table", "tokens"], ["embedded"]),
-        helper.make_node("Unsqueeze", ["context", "one"], ["beside"]),
-        helper.make_node("Concat", ["embedded", "beside"], ["both"], axis=2),
-        helper.make_node("Transpose", ["both"], ["x"], perm=[1, 0, 2]),
-        helper.make_node("GRU", ["x", "W", "R", "", "", "h0"], ["y", "h1"], hidden_size=6),
-        helper.make_node("Squeeze", ["y", "one"], ["y3"]),
-        helper.make_node("Transpose", ["y3"], ["y_rows"], perm=[1, 0, 2]),
-        helper.make_node("MatMul", ["y_rows", "O"], ["logits"]),
-    ]
-    initializers = [weight("table", 9, 4), weight("W", 1, 18, 7), weight("R", 1, 18, 6), weight("O", 6, 9),
-                    numpy_helper.from_array(np.array([1]), "one")]  # fmt: skip
-    ports = [("tokens", TensorProto.INT64, ["batch", 1]), ("context", TensorProto.FLOAT, ["batch", 3]), ("h0", TensorProto.FLOAT, [1, "batch", 6])]  # fmt: skip
-    outs = [("logits", TensorProto.FLOAT, ["batch", 1, 9]), ("h1", TensorProto.FLOAT, [1, "batch", 6])]
-    graph = helper.make_graph(nodes, "context", [helper.make_tensor_value_info(*p) for p in ports], [helper.make_tensor_value_info(*p) for p in outs], initializers)  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def test_rollouts_do_not_depend_on_the_batch(model):

@@ -5,7 +5,7 @@ import pytest
 from onnx import numpy_helper
 
 import decoding
-from decoding import Ensemble, ModelError, OptionError, Sample, decode, load, score
+from decoding import Beam, Ensemble, ModelError, OptionError, Sample, decode, load, score
 from tests.helpers import build
 from tests.helpers.latents import Noisy
 from tests.helpers.seq2seq import AdditiveModel
@@ -144,8 +144,25 @@ def test_what_an_ensemble_cannot_do_says_what_to_do(models, tmp_path):
         ensemble.with_weights({})
     with pytest.raises(OptionError, match="run\\(\\) one of its members"):
         ensemble.run({})
-    with pytest.raises(OptionError, match="no attention"):
-        decode(ensemble, [[1]], return_attention=True)
+    for options in ({"return_attention": True}, {"strategy": Beam(2, coverage_penalty=1)}):
+        with pytest.raises(OptionError, match=r"no attention of its own: .*\(none\).* with that member alone"):
+            decode(ensemble, [[1]], **options)
+
+
+def test_the_attention_of_a_member_to_an_output_of_the_ensemble():
+    """As the error for `return_attention` says: by that member alone, with the output as its teacher."""
+    dates, source = load("dates"), "3 mai 2026"
+    ensemble = Ensemble({"mt": dates, "other": Ensemble([dates])}, [1, -0.2])
+    with pytest.raises(OptionError, match=r"each member that attends \(mt\)"):
+        decode(ensemble, source, return_attention=True)
+    (found,) = decode(ensemble, source)
+    options = {"max_new_tokens": len(found.tokens), "return_attention": True}
+    (again,) = decode(dates, [source], teacher=[found.tokens], teacher_ratio=1, **options)
+    np.testing.assert_array_equal(again.attention, decode(dates, source, **options)[0].attention)  # the same output
+    other = [*found.tokens[:3], 9, 9, *found.tokens[5:]]
+    (taught,) = decode(dates, [source], teacher=[other], teacher_ratio=1, **options)
+    assert taught.attention.shape == (len(other), len(source))
+    assert not np.allclose(taught.attention[5:], again.attention[5:])
 
 
 def test_states_are_of_one_ensemble(models):

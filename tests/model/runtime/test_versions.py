@@ -58,6 +58,7 @@ def test_an_operator_that_means_something_else_keeps_the_files_set(place):
     assert (graph.opset, graph.ir_version) == (NEWEST, onnx.IR_VERSION)
 
 
+@pytest.mark.skipif(onnx.defs.get_schema("Mod").since_version < NEWEST, reason="this onnx has no newer Mod (1.23 has)")
 def test_a_file_that_cannot_be_lowered_is_refused_by_its_opset():
     model = build.recurrent("LSTM")
     model.graph.node.append(helper.make_node("Mod", [model.graph.output[0].name] * 2, ["rest"], fmod=1))
