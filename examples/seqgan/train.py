@@ -312,7 +312,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("oracle", type=Path, help="the oracle's arrays (.npz)")
     parser.add_argument("--output", type=Path, default=Path("run"), help="folder to write into; default: run")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[88, 89, 90], help="default: 88 89 90")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[88, 89, 90, 91], help="default: 88 89 90 91")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads; default: 1")
     parser.add_argument("--smoke", action="store_true", help="a schedule that shows nothing but that all parts run")
     args = parser.parse_args()
