@@ -63,14 +63,29 @@ def test_seqgan(tmp_path):
     arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     np.savez(tmp_path / "oracle.npz", **arrays)
     script, root = EXAMPLES / "seqgan/train.py", EXAMPLES.parent
-    command = [sys.executable, script, tmp_path / "oracle.npz", "--output", tmp_path / "run", "--smoke"]
+    command = [
+        sys.executable,
+        script,
+        tmp_path / "oracle.npz",
+        "--output",
+        tmp_path / "run",
+        "--smoke",
+        "--seeds",
+        "1",
+        "2",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)})
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "run/run.json").read_text())
-    assert [turn for turn, _ in found["epochs"]] == [1, 2]
-    assert [turn for turn, _ in found["rounds"]] == [2]
-    assert found["nll"]["oracle"] == pytest.approx(own_nll(arrays), abs=0.25)
-    assert found["nll"]["oracle"] < found["nll"]["random, by frequency"] < found["nll"]["random, uniform"]
+    assert list(found["seeds"]) == ["1", "2"]
+    for run in found["seeds"].values():
+        assert [turn for turn, _ in run["epochs"]] == [1, 2]
+        assert [turn for turn, *_ in run["constant reward"]] == [turn for turn, *_ in run["SeqGAN"]] == [1, 2]
+        assert run["nll"]["oracle"] == pytest.approx(own_nll(arrays), abs=0.25)
+        assert run["nll"]["oracle"] < run["nll"]["random, by frequency"] < run["nll"]["random, uniform"]
+    one, two = (run["nll"]["SeqGAN"] for run in found["seeds"].values())
+    assert found["nll"]["SeqGAN"]["mean"] == pytest.approx((one + two) / 2, abs=1e-4)
+    assert found["nll"]["SeqGAN"]["standard error"] == pytest.approx(abs(one - two) / 2, abs=1e-4)
     assert (tmp_path / "run/learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
