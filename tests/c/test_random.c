@@ -5,6 +5,7 @@
  * are shared by threads, whose rows must have the bits that they have alone. */
 #include "networks.h"
 
+#include <float.h>
 #include <pthread.h>
 
 static int64_t calls;
@@ -232,6 +233,48 @@ static void beam_calls(void) {
     free(r.data), free(before), free(scores), free(parents), free(tokens), free(scratch);
 }
 
+static void combine_calls(void) {
+    enum { MOST_MEMBERS = 3 };
+    const int64_t members = 1 + below(MOST_MEMBERS), count = 1 + below(MOST_ROWS), width = a_width(),
+                  stride = width + below(5);
+    const dec_combination how = (dec_combination)below(3);
+    rows each[MOST_MEMBERS];
+    dec_rows in[MOST_MEMBERS];
+    double weights[MOST_MEMBERS];
+    for (int64_t m = 0; m < members; m++) {
+        each[m] = make_rows(count, width);
+        in[m] = each[m].in;
+        weights[m] = m && one_in(4) ? 0.0 : 1.1 + random_float();
+    }
+    float *out = take((size_t)((count - 1) * stride + width) * sizeof *out);
+    void *scratch = take(dec_scratch_size(width));
+    dec_combine(how, in, weights, members, out, stride, scratch);
+    calls++;
+    for (int64_t i = 0; i < count; i++) {
+        int wrong = 0, told = 0;
+        for (int64_t m = 0; m < members; m++) {
+            const dec_status status = status_of(in[m].data + i * in[m].stride, width);
+            wrong |= weights[m] != 0.0 && (status == DEC_NAN || status == DEC_INFINITE);
+        }
+        for (int64_t token = 0; token < width; token++) {
+            int64_t looked_at = 0, forbidding = 0;
+            for (int64_t m = 0; m < members; m++) {
+                looked_at += weights[m] != 0.0;
+                forbidding += weights[m] != 0.0 && in[m].data[i * in[m].stride + token] == -INFINITY;
+            }
+            const float score = out[i * stride + token];
+            told |= !(score <= FLT_MAX);
+            CHECK(wrong || score <= FLT_MAX, "combine %d: %g", how, score);
+            if (!wrong && (how == DEC_MEAN_PROBS ? forbidding == looked_at : forbidding > 0))
+                CHECK(score == -INFINITY, "combine %d: a forbidden token has %g", how, score);
+        }
+        CHECK(!wrong || told, "combine %d hides a wrong logit", how);
+    }
+    for (int64_t m = 0; m < members; m++)
+        free(each[m].data);
+    free(out), free(scratch);
+}
+
 static void history_calls(void) {
     const int64_t count = 1 + below(4), width = 1 + below(80);
     float *x = take((size_t)(count * width) * sizeof *x);
@@ -417,6 +460,8 @@ int main(int argc, char **argv) {
                 gather_calls();
             else if (kind < 7)
                 beam_calls();
+            else if (kind < 8)
+                combine_calls();
             else
                 row_calls();
         }
