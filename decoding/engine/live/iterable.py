@@ -15,8 +15,9 @@ from decoding.engine.workers import start_thread, wait_for
 from decoding.errors import DecodeError
 from decoding.model.network import Network
 
-# How long leaving waits for the thread that reads: it may be blocked in the iterable, where nothing can stop it.
-_PATIENCE = 0.05
+# How long leaving waits for the thread that reads: it may be blocked in the iterable, where nothing can stop it. Ctrl-C
+# is to end a call within 10 ms (docs/reliability.md, figure 8).
+_PATIENCE = 0.005
 
 # How often the caller looks whether the threads that it waits for are there: one that had no memory to start in tells nobody.
 _LOOK = 1.0
