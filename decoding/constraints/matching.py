@@ -15,8 +15,9 @@ from decoding.constraints.bound import BoundConstraint, shortened
 from decoding.constraints.spelling import Bits, Spelling, llguidance
 from decoding.errors import OptionError
 
-# Bits of masks up to which they are computed at once: handing them to a thread takes as long.
-_AT_ONCE = 1 << 12
+# Bits of masks up to which they are computed at once: handing them to a thread takes as long. Nor do runs of forced
+# tokens gain anything above (bench/test_constraints.py).
+_AT_ONCE = 1 << 11
 
 
 class Matcher:
