@@ -14,7 +14,7 @@ from decoding import jobs
 from decoding.api import score
 from decoding.cli.shared.job_options import add_job_options, job_options, print_report, stoppable
 from decoding.cli.shared.load_options import add_load_options, load_model
-from decoding.cli.shared.parser import Parser, rare
+from decoding.cli.shared.parser import Parser, rare, value_of
 from decoding.cli.shared.pictures import check_picture, write_picture
 from decoding.cli.shared.prompts import read_sequences, read_sources
 from decoding.errors import OptionError
@@ -62,9 +62,7 @@ def run(args: argparse.Namespace) -> None:
     if args.output is not None:
         _run_job(args)
         return
-    if wrong := [
-        flag for flag in ("--column", "--id-column", "--strict", "--token-logprobs") if getattr(args, _name(flag))
-    ]:
+    if wrong := [flag for flag in ("--column", "--id-column", "--strict", "--token-logprobs") if value_of(args, flag)]:
         raise OptionError(f"{wrong[0]}: of the rows of OUTPUT; give OUTPUT too, or leave it out")
     model = load_model(args)
     texts, sequences = read_sequences(model, args.file, "FILE", lines=args.lines or args.sources is not None)
@@ -93,17 +91,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _run_job(args: argparse.Namespace) -> None:
-    if wrong := [flag for flag in ("--lines", "--sources", "--plot") if getattr(args, _name(flag))]:
+    if wrong := [flag for flag in ("--lines", "--sources", "--plot") if value_of(args, flag)]:
         raise OptionError(f"{wrong[0]}: not with OUTPUT, whose rows are those of FILE; leave it out")
     model = load_model(args)
     with stoppable(args.output):
         report = jobs.score(model, args.file, args.output, seed=args.seed, **job_options(args))
     print_report(report, args.output, as_json=args.json)
-
-
-def _name(flag: str) -> str:
-    """Return the name that argparse gives the value of a flag."""
-    return flag[2:].replace("-", "_")
 
 
 def _facts(text: str, values: Any, logprob: float, count: int) -> dict[str, Any]:

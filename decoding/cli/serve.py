@@ -8,7 +8,7 @@ from dataclasses import fields
 from importlib import import_module
 
 from decoding.cli.shared.load_options import add_load_options, load_arguments
-from decoding.cli.shared.parser import Parser, rare
+from decoding.cli.shared.parser import Parser, rare, value_of
 from decoding.errors import OptionError
 
 _KEY = "DECODING_API_KEY"
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
     """Serve until a signal comes."""
     least = {"--port": 0, "--workers": 1, "--max-queue": 1} | {flag: low for flag, (*_, low, _) in _LIMITS.items()}
     for flag, low in least.items():
-        value = getattr(args, flag[2:].replace("-", "_"))
+        value = value_of(args, flag)
         if not low <= value < 2**31:
             raise OptionError(f"{flag} {value}: expected a number of at least {low}")
     key = args.api_key if args.api_key is not None else os.environ.get(_KEY)

@@ -79,6 +79,11 @@ class _HelpAll(argparse.Action):
         parser.exit()
 
 
+def value_of(args: argparse.Namespace, flag: str) -> Any:
+    """Return the value of an option, named as it is written: "--max-n"."""
+    return getattr(args, flag.removeprefix("--").replace("-", "_"))
+
+
 def rare(action: argparse.Action) -> argparse.Action:
     """Mark an option as one that `--help` only names."""
     action.rare = True  # type: ignore[attr-defined]

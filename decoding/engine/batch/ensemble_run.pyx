@@ -6,16 +6,15 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from decoding.kernels._library cimport (
-    DEC_MEAN_PROBS, DEC_OK, DEC_SUM_LOGITS, DEC_SUM_LOGPROBS, c_combine, c_split_rows, dec_combination, dec_rows, dec_status,
-    scratch_size,
+    DEC_OK, c_combine, c_split_rows, dec_combination, dec_rows, dec_status, scratch_size,
 )
 from decoding.kernels._native cimport NativeRun
 
 import numpy as np
 
-cnp.import_array()
+from decoding.kernels._softmax import COMBINATIONS
 
-_COMBINATIONS = {"logits": DEC_SUM_LOGITS, "logprobs": DEC_SUM_LOGPROBS, "probs": DEC_MEAN_PROBS}
+cnp.import_array()
 
 
 ctypedef struct member_run:
@@ -58,7 +57,7 @@ cdef class EnsembleRun(NativeRun):
             raise MemoryError("the runs of an ensemble")
         self.tokens, self.logits = <int64_t *>cnp.PyArray_DATA(tokens), <float *>cnp.PyArray_DATA(logits)
         self.feeds_own = <uint8_t *>cnp.PyArray_DATA(feeds_own)
-        self.weights, self.how, self.threads = <const double *>cnp.PyArray_DATA(each), _COMBINATIONS[how], threads
+        self.weights, self.how, self.threads = <const double *>cnp.PyArray_DATA(each), COMBINATIONS[how], threads
         for i, member in enumerate(members):
             if member.rows != self.rows or member.time != 1 or member.logits == NULL:
                 raise ValueError(f"member {i}: {member.rows} rows of {member.time} tokens: expected {self.rows} rows of 1 token, and their logits")
