@@ -74,7 +74,7 @@ setup(
             extension("decoding.engine.flags"),
             extension("decoding.engine.search.native_beams"),
             extension("decoding.engine.search.native_steps"),
-            extension("decoding.engine.search.row_sampler"),
+            *(extension(f"decoding.engine.search.rows.{topic}") for topic in ("choices", "edits", "outputs", "sampler")),
             extension("decoding.engine.search.stopping"),
         ],
         compiler_directives={
