@@ -2,7 +2,23 @@
 
 import numpy as np
 
-from decoding import score
+from decoding import Beam, Greedy, Sample, TopN, load, score
+from tests.helpers import build
+from tests.helpers.exports import MODELS
+
+VOCAB = 9
+STRATEGIES = [Greedy(), Sample(temperature=1.4), TopN(3), Beam(3), Sample(replacement=False)]
+
+
+def members_of_every_kind():
+    """Return models over one vocabulary by how they run, or by what is peculiar about them."""
+    return {
+        "native": load(build.recurrent("LSTM", vocab=VOCAB, seed=1, layers=2), executor="native"),
+        "onnxruntime": load(build.recurrent("GRU", vocab=VOCAB, seed=2, exposed=True), executor="onnxruntime"),
+        "softmax": load(build.recurrent("RNN", vocab=VOCAB, seed=3, final="Softmax")),
+        "int8": load(build.recurrent("LSTM", vocab=VOCAB, seed=6, hidden=16), quantize="int8"),
+        "window": load(MODELS / "torch_dynamo_self_attention.onnx"),
+    }
 
 
 def log_softmax(x):

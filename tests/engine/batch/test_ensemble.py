@@ -14,7 +14,6 @@ from decoding import (
     Request,
     Sample,
     SuppressTokens,
-    TopN,
     decode,
     decode_iter,
     load,
@@ -25,26 +24,18 @@ from decoding import (
 from decoding.engine.batch import reduction, together
 from decoding.model.network import Network
 from tests.helpers import build
-from tests.helpers.ensembles import Truth
-from tests.helpers.exports import MODELS, with_contexts
+from tests.helpers.ensembles import STRATEGIES, Truth, members_of_every_kind
+from tests.helpers.ensembles import VOCAB as V
+from tests.helpers.exports import with_contexts
 from tests.helpers.latents import Noisy
 from tests.helpers.seq2seq import AdditiveModel
 
-V = 9
-STRATEGIES = [Greedy(), Sample(temperature=1.4), TopN(3), Beam(3), Sample(replacement=False)]
 PROMPTS = [[1, 4, 2], [3], [5, 5, 6, 0, 2], [2, 6]]
 
 
 @pytest.fixture(scope="module")
 def models():
-    """Members of every kind, over one vocabulary, and the inputs that `score()` takes for one prompt."""
-    return {
-        "native": load(build.recurrent("LSTM", vocab=V, seed=1, layers=2), executor="native"),
-        "onnxruntime": load(build.recurrent("GRU", vocab=V, seed=2, exposed=True), executor="onnxruntime"),
-        "softmax": load(build.recurrent("RNN", vocab=V, seed=3, final="Softmax")),
-        "int8": load(build.recurrent("LSTM", vocab=V, seed=6, hidden=16), quantize="int8"),
-        "window": load(MODELS / "torch_dynamo_self_attention.onnx"),
-    }
+    return members_of_every_kind()
 
 
 def outputs(strategy):
