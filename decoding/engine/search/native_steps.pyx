@@ -6,7 +6,7 @@ from decoding.engine.flags cimport Flag
 from decoding.engine.search.rows.sampler cimport RowSampler
 from decoding.engine.search.stopping cimport RUNNING
 from decoding.kernels._library cimport DEC_OK, dec_status
-from decoding.kernels._native cimport NativeRun, Scratch
+from decoding.kernels.native.run cimport NativeRun, Scratch
 
 import numpy as np
 
