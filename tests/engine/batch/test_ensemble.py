@@ -169,7 +169,7 @@ def test_threads_change_nothing(models, monkeypatch):
     options = {"max_new_tokens": 12, "num_return_sequences": 5, "seed": 2, "eos_token_id": None, "workers": 1}
     expected = decode(ensemble, PROMPTS, Sample(), **options)
     monkeypatch.setattr(together, "_WORTH_A_THREAD", 1)
-    monkeypatch.setattr(together.os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1}, raising=False)
     started = []
     monkeypatch.setattr(
         together._Helper, "start", lambda self, own=together._Helper.start: (started.append(1), own(self))

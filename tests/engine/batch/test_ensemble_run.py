@@ -152,7 +152,7 @@ def test_threads_change_nothing(models, monkeypatch):
     expected = run()
     monkeypatch.setattr(ensemble, "EnsembleRun", Noted)
     monkeypatch.setattr(together, "_WORTH_A_THREAD", 1)
-    monkeypatch.setattr(together.os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1}, raising=False)
     assert run() == expected
     assert set(noted) == {2}
 
