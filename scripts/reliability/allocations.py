@@ -36,7 +36,9 @@ from scripts.reliability.figure import Figure, main
 
 Operation = Callable[[], Any]
 SECONDS = 20  # a call that takes longer hangs
-_CRASHES_IN_NUMPY = re.compile(r'\(most recent call first\):\n  File "[^"]*/numpy/core/_methods.py"')  # numpy._core from 2 on
+_CRASHES_IN_NUMPY = re.compile(
+    r'\(most recent call first\):\n  File "[^"]*/numpy/core/_methods.py"'
+)  # numpy._core from 2 on
 _HANGS_IN_PYTHON = re.compile(r'threading.py", line \d+ in wait\n.*threading.py", line \d+ in start\n')
 
 
