@@ -21,6 +21,7 @@ _CARRY_OPS = VIEW_OPS | {"Add", "Sub", "Mul", "Where", "Sum", "ScatterND", "Scat
 # Words around the name of a state for the side of the step that it is on, the exporters' prefixes of all states included.
 _SIDES = "past_key_values|present_key_values|past|present|previous|prev|initial|init|last|final|next|new|input|output|in|out|n"
 _SIDE = re.compile(rf"(?:^|[_./:]|(?<=[a-z]))(?:{_SIDES})(?=$|[_./:])", re.I)
+_AFTER = {"present", "final", "next", "new", "output", "out", "n"}
 # So may a number be, as in h0 and h1. Elsewhere it tells layers apart.
 _SIDE_OR_NUMBER = re.compile(rf"(?:^|[_./:]|(?<=[a-z]))(?:{_SIDES}|0|1)(?=$|[_./:])", re.I)
 
@@ -181,8 +182,15 @@ def _stem(name: str, side: re.Pattern[str]) -> str:
 
     >>> [_stem(name, _SIDE) for name in ("h_in", "new_h", "past_key_values.0.key", "present.0.key")]
     ['h', 'h', '0key', '0key']
+
+    A name of such words alone keeps the first that is not one for after the step.
+
+    >>> [_stem(name, _SIDE) for name in ("prev", "prev_out", "new_prev", "output")]
+    ['prev', 'prev', 'prev', '']
     """
-    return re.sub(r"[^a-z0-9]+", "", side.sub("", name).lower())
+    stem = re.sub(r"[^a-z0-9]+", "", side.sub("", name).lower())
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    return stem or next((word for word in words if word not in _AFTER), "")
 
 
 def _varies_twice(port: Port) -> bool:
