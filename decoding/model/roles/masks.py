@@ -69,8 +69,8 @@ def _is_one_more(graph: Graph, name: str, output: str) -> bool:
         node = graph.producer(node.input(0))
     if node is None or node.op != "Add" or name not in node.inputs:
         return False
-    (added,) = constant_values(graph, [node.input(1 - node.inputs.index(name))]) or [None]
-    return isinstance(added, np.ndarray) and added.size == 1 and added.item() == 1
+    added = constant_values(graph, [node.input(1 - node.inputs.index(name))])
+    return added is not None and np.array_equal(np.ravel(added[0]), [1])
 
 
 def find_sources(
