@@ -88,8 +88,11 @@ def _rivals(graph: Graph, port: Port, integer: Sequence[Port], ports: Sequence[P
 def _vectors(graph: Graph, ports: Sequence[Port]) -> list[Port]:
     """The inputs that may take one-hot vectors: they are no states, and as wide as an output that is none."""
     fixed = [p for p in ports if p.dtype.kind == "f" and not varies_twice(p)]
+    last = {p.name for p in graph.outputs if shows_state(graph, p.name)}
     states = clear_pairs(graph, fixed, graph.outputs, [])
-    shown = {p.name for p in graph.outputs if p.name in states.values() or shows_state(graph, p.name)}
+    if last | set(states.values()) == {p.name for p in graph.outputs}:
+        states = {}  # one of them is the scores, which a name such as output_1 may pair with the vectors
+    shown = last | set(states.values())
     widths = {p.shape[-1] for p in graph.outputs if p.shape and p.name not in shown}
     free = [p for p in ports if p.name not in states and not shows_state(graph, p.name)]
     return [p for p in free if (width := _one_hot_width(graph, p)) is not None and width in widths]

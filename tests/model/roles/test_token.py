@@ -65,3 +65,9 @@ def test_one_hot_vectors_of_a_cell_of_plain_operators(h, h_out):
     )
     assert find_token(found, {}, notes := []) == ("x", 7)
     assert notes == ["token is x: one-hot vectors, as wide as the output (7)"]
+
+
+def test_vectors_whose_name_pairs_with_that_of_the_scores():
+    """An export of exactly one row and ten steps, as of a Keras model that is called on fixed shapes."""
+    text = "(float[1,10,7] input_1) => (float[1,10,7] output_1) { output_1 = Softmax(input_1) }"
+    assert find_token(graph(text), {}, []) == ("input_1", 7)
