@@ -225,6 +225,8 @@ class AllowedTokens:
 class ForcedTokens:
     """Makes the output have given tokens at given positions.
 
+    The logit of such a token becomes 0, so in `Beam` it costs a hypothesis nothing (as in Hugging Face).
+
     Args:
         tokens: ``{position: id}``; the first new token has position 0.
     """
@@ -245,6 +247,8 @@ class ForcedTokens:
         for row, output in enumerate(history.outputs):
             if (token := self.tokens.get(len(output))) is not None:
                 kernels.allow_tokens(logits[row : row + 1], [token])
+                if np.isfinite(logits[row, token]):  # -inf forbids it, and NaN is an error
+                    logits[row, token] = 0
 
 
 class PrefixAllowed:

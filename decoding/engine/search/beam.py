@@ -194,15 +194,18 @@ class BeamSearch(RequestSearch):
     def _pruned(self, given: Array, which: Array, *, normalize: bool = True) -> tuple[Array, Array, Array]:
         """Return scores, parents and tokens of the candidates of these requests; of the others, nothing is possible."""
         beam, n = self._beam, len(self._requests)
-        return kernels.beam_prune(
-            given.reshape(n, beam.num_beams, -1),
-            np.where(which[:, None], self._scores[:n], np.float32(-np.inf)),
-            self._candidates,
-            groups=beam.num_beam_groups,
-            diversity_penalty=beam.diversity_penalty,
-            eos_token_id=self._settings.eos,
-            normalize=normalize,
-        )
+        try:
+            return kernels.beam_prune(
+                given.reshape(n, beam.num_beams, -1),
+                np.where(which[:, None], self._scores[:n], np.float32(-np.inf)),
+                self._candidates,
+                groups=beam.num_beam_groups,
+                diversity_penalty=beam.diversity_penalty,
+                eos_token_id=self._settings.eos,
+                normalize=normalize,
+            )
+        except DecodeError as error:
+            raise self._fault(error, np.arange(n * beam.num_beams)) from error
 
     def _edits(self) -> Array:
         """Return, for each request, whether processors or the shortest length edit its log-probabilities in this step."""
@@ -216,7 +219,10 @@ class BeamSearch(RequestSearch):
         beams, lengths = self._beam.num_beams, self._lengths[: len(self._requests)]
         edited = np.zeros_like(logits)
         live = np.flatnonzero(np.isfinite(self._scores[: len(self._requests)]).ravel())
-        edited[live] = logits[live] if self._batch.adds_up else kernels.log_softmax(logits[live])
+        try:
+            edited[live] = logits[live] if self._batch.adds_up else kernels.log_softmax(logits[live])
+        except DecodeError as error:
+            raise self._fault(error, live) from error
         if self._settings.processors:
             rows = [(row // beams, row % beams) for row in live]
             view = edited[live]
@@ -234,6 +240,11 @@ class BeamSearch(RequestSearch):
         if self._settings.constraints:
             self._leave_stuck(live[~(edited[live] > -np.inf).any(axis=1)])
         return edited
+
+    def _fault(self, error: DecodeError, rows: Array) -> DecodeError:
+        """Return a kernel's error about one of these rows as that of its sequence."""
+        slot = int(rows[error.row or 0]) // self._beam.num_beams
+        return error.of_sequence(self._requests[slot].first, int(self._lengths[slot]))
 
     def _leave_stuck(self, rows: Array) -> None:
         """Leave the hypotheses at these rows, which no token may follow.
