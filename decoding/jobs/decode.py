@@ -18,6 +18,10 @@ from decoding.jobs.rows import request_of
 from decoding.model.model import Model
 from decoding.results import Hypothesis
 
+# Rows that are read, and results that are written, at a time: each time the threads that decode may wait for Python's lock, and the
+# caches, through which the weights of a large network have gone meanwhile, know nothing of this any more.
+_TOGETHER = 32
+
 # Is told of a row that is bad, and why; also from the thread that reads.
 Failed = Callable[[Row, str], None]
 
@@ -39,8 +43,8 @@ def decode_rows(
     *,
     prefix: Any = None,
     only_text: bool = False,
-) -> Generator[tuple[Row, list[Hypothesis]]]:
-    """Yield each row with its outputs, the best first, as they finish.
+) -> Generator[list[tuple[Row, list[Hypothesis]]]]:
+    """Yield the rows with their outputs, the best first, as they finish: some rows at a time.
 
     The draws of a row depend on the seed of the call and on the row's id, or on the row's own seed: see `row_seed`.
 
@@ -68,20 +72,24 @@ def decode_rows(
             yield made
 
     finished: dict[int, list[FinishedSequence]] = {}
-    with closing(decode_each(model._network, call, number_requests(requests()), workers)) as found:
-        for one in found:
-            index = one.request.index
-            if isinstance(one, FailedRequest):
-                if not isinstance(one.error, DecodingError):
-                    raise one.error
-                finished.pop(index, None)
-                failed(running.pop(index), _reason(one.error, index))
-                continue
-            group = finished.setdefault(index, [])
-            group.append(one)
-            if len(group) == one.siblings:
-                del finished[index]
-                yield running.pop(index), hypotheses(model._network, call, group, index)
+    numbered = number_requests(requests())
+    with closing(decode_each(model._network, call, numbered, workers, together=_TOGETHER)) as found:
+        for some in found:
+            done: list[tuple[Row, list[Hypothesis]]] = []
+            for one in some:
+                index = one.request.index
+                if isinstance(one, FailedRequest):
+                    if not isinstance(one.error, DecodingError):
+                        raise one.error
+                    finished.pop(index, None)
+                    failed(running.pop(index), _reason(one.error, index))
+                    continue
+                group = finished.setdefault(index, [])
+                group.append(one)
+                if len(group) == one.siblings:
+                    del finished[index]
+                    done.append((running.pop(index), hypotheses(model._network, call, group, index)))
+            yield done
 
 
 def _reason(error: DecodingError, index: int) -> str:

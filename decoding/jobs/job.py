@@ -23,6 +23,8 @@ from decoding.requests import Request
 _LINES, _PARQUET = (".jsonl", ".ndjson"), ".parquet"
 
 Records = Sequence[Mapping[str, Any]]
+# Rows that finished together, each with its records, which have no id yet, and the number of their tokens.
+Finished = Sequence[tuple[Row, Records, int]]
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class Stage:
 
     def run(
         self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]
-    ) -> Generator[tuple[Row, Records, int]]:
-        """Yield each row with its records, which have no id yet, and the number of their tokens."""
+    ) -> Generator[Finished]:
+        """Yield the rows as they finish, some at a time."""
         raise NotImplementedError
 
 
@@ -196,9 +198,13 @@ class _Run:
             tqdm(total=total, initial=self._rows + self._failed, unit="row", disable=not progress) as bar,
             closing(stage.run(self._todo(source), seed or 0, self._fail)) as made,
         ):
-            for row, records, count in made:
-                self._lines.append(b"".join(to_line({"id": row.id, **record}) for record in records))
-                self._rows, sequences, tokens = self._rows + 1, sequences + len(records), tokens + count
+            for some in made:
+                self._lines.append(
+                    b"".join(to_line({"id": row.id, **record}) for row, records, _ in some for record in records)
+                )
+                self._rows += len(some)
+                sequences += sum(len(records) for _, records, _ in some)
+                tokens += sum(count for *_, count in some)
                 speed = tokens / max(time.monotonic() - start, 1e-9)
                 bar.set_postfix_str(f"{sequences} sequences, {speed:.0f} tokens/s", refresh=False)
                 bar.update(self._rows + self._failed - bar.n)

@@ -14,7 +14,7 @@ from decoding.arguments import seed_of
 from decoding.errors import DecodeError, OptionError, check_flag, shown, whole_number
 from decoding.inputs.models import loaded
 from decoding.inputs.options import Options, check_names
-from decoding.jobs.job import Records, Report, Stage, run_job
+from decoding.jobs.job import Finished, Records, Report, Stage, run_job
 from decoding.jobs.read import Row, open_input, pyarrow_module
 from decoding.jobs.run import Batch
 from decoding.model.load import load
@@ -95,9 +95,8 @@ class Decoder:
         errors: dict[int, str] = {}
         found = {
             row.number: records
-            for row, records, _ in self._stage.run(
-                rows, self._seed, lambda row, reason: errors.update({row.number: reason})
-            )
+            for some in self._stage.run(rows, self._seed, lambda row, reason: errors.update({row.number: reason}))
+            for row, records, _ in some
         }
         lines = [
             {"id": row.id, **record, "error": errors.get(row.number)}
@@ -196,8 +195,8 @@ class OnActors(Stage):
 
     def run(
         self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]
-    ) -> Generator[tuple[Row, Records, int]]:
-        """Yield each row with its records.
+    ) -> Generator[Finished]:
+        """Yield the rows that an actor was handed together.
 
         Raises:
             DecodeError: actors are lost again and again, where they start or with the same rows.
@@ -209,8 +208,7 @@ class OnActors(Stage):
             for handed, (finished, errors) in actors.results():
                 for place, reason in errors:
                     failed(handed[place], reason)
-                for place, records, tokens in finished:
-                    yield handed[place], records, tokens
+                yield [(handed[place], records, tokens) for place, records, tokens in finished]
         finally:
             actors.stop()
 
@@ -317,7 +315,7 @@ class _Actor:
         places = {row.number: place for place, row in enumerate(rows)}
         errors: list[tuple[int, str]] = []
         made = self._stage.run(rows, self._seed, lambda row, reason: errors.append((places[row.number], reason)))
-        return [(places[row.number], records, tokens) for row, records, tokens in made], errors
+        return [(places[row.number], records, tokens) for some in made for row, records, tokens in some], errors
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from decoding.inputs.requests import check_takes_prefix
 from decoding.inputs.sizes import check_memory
 from decoding.inputs.workers import choose_workers
 from decoding.jobs.decode import decode_rows, for_rows
-from decoding.jobs.job import Records, Report, Stage, run_job
+from decoding.jobs.job import Finished, Records, Report, Stage, run_job
 from decoding.jobs.manifest import describe_job, describe_settings
 from decoding.jobs.read import Row, open_input
 from decoding.model.model import Model
@@ -156,16 +156,18 @@ class Batch(Stage):
 
     def run(
         self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]
-    ) -> Generator[tuple[Row, Records, int]]:
-        """Yield each row with its records."""
+    ) -> Generator[Finished]:
+        """Yield the rows as they finish."""
         call = replace(self._call, seed=seed)
         decoded = decode_rows(
             self.model, call, rows, self._workers, failed, prefix=self._prefix, only_text=self._only_text
         )
         with closing(decoded):
-            for row, found in decoded:
-                tokens = sum(len(h.token_logprobs) for h in found)
-                yield row, [record_of(h, token_logprobs=self._token_logprobs) for h in found], tokens
+            for some in decoded:
+                yield [(row, self._records(found), sum(len(h.token_logprobs) for h in found)) for row, found in some]
+
+    def _records(self, outputs: Sequence[Hypothesis]) -> Records:
+        return [record_of(output, token_logprobs=self._token_logprobs) for output in outputs]
 
 
 def _check_prefix(model: Model, prefix: Any) -> None:
