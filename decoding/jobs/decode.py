@@ -12,7 +12,7 @@ from decoding.engine.latents import Latents
 from decoding.engine.live.iterable import decode_each
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence
 from decoding.errors import DecodingError
-from decoding.inputs.own_requests import number_requests, own_request
+from decoding.inputs.own_requests import own_request
 from decoding.jobs.read import Row
 from decoding.jobs.rows import request_of
 from decoding.model.model import Model
@@ -58,22 +58,23 @@ def decode_rows(
     running: dict[int, Row] = {}
 
     def requests() -> Iterator[EngineRequest]:
+        first = 0
         for index, row in enumerate(rows):
             if row.reason is not None:
                 failed(row, row.reason)
                 continue
             try:
                 given = request_of(model, row, call.seed, only_text=only_text)
-                made = own_request(model, call, given, prefix, index)
+                made = own_request(model, call, given, prefix, index, first)
             except DecodingError as error:
                 failed(row, _reason(error, index))
                 continue
+            first += made.settings.outputs
             running[index] = row
             yield made
 
     finished: dict[int, list[FinishedSequence]] = {}
-    numbered = number_requests(requests())
-    with closing(decode_each(model._network, call, numbered, workers, together=_TOGETHER)) as found:
+    with closing(decode_each(model._network, call, requests(), workers, together=_TOGETHER)) as found:
         for some in found:
             done: list[tuple[Row, list[Hypothesis]]] = []
             for one in some:

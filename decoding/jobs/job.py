@@ -220,10 +220,11 @@ class _Run:
                 self.numbered = False
             if not source.numbered:
                 row = self._checked(row)
-            if row_key(row.number) in self._bad:
+            if self._bad and row_key(row.number) in self._bad:
                 continue
-            if row.reason is not None or row.id is None or row_key(row.id) not in self._finished:
-                yield row
+            if row.reason is None and row.id is not None and self._finished and row_key(row.id) in self._finished:
+                continue
+            yield row
 
     def _checked(self, row: Row) -> Row:
         """Return the row, a bad one where an earlier row has its id."""

@@ -217,7 +217,7 @@ class JSONLInput(_FileInput):
             if not line.strip():
                 continue
             try:
-                value = json.loads(line.decode(), parse_constant=_no_constant)
+                value = _decoded(line.decode())
             except (ValueError, RecursionError) as error:
                 yield Row(number, None, _as_text(line), f"not JSON: {error}")
                 continue
@@ -372,6 +372,9 @@ def _lines(path: Path) -> Iterator[bytes]:
 def _no_constant(name: str) -> None:
     """Refuse NaN and Infinity, which Python's parser takes, and writes."""
     raise ValueError(f"it has {name}; write null where there is no number")
+
+
+_decoded = json.JSONDecoder(parse_constant=_no_constant).decode
 
 
 def _as_text(line: bytes) -> str:

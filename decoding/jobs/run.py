@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -201,9 +202,9 @@ def record_of(hypothesis: Hypothesis, *, token_logprobs: bool) -> dict[str, Any]
 
 def finite(value: Any) -> Any:
     """Return a number, or an array as a list, with None for what is not finite: JSON has no such numbers."""
-    known = np.isfinite(value)
     if not isinstance(value, np.ndarray):
-        return value if known else None
+        return value if math.isfinite(value) else None
+    known = np.isfinite(value)
     if known.all():
         return value.tolist()
     values = value.astype(object)
