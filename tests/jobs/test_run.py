@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from decoding import (
     load,
     score,
 )
+from decoding.jobs.write import LineFile
 from tests.helpers import build
 from tests.helpers.seq2seq import AdditiveModel
 
@@ -90,6 +92,33 @@ def test_the_output_does_not_depend_on_batches_and_workers(model, tmp_path):
         outputs.append(lines(tmp_path / f"{number}.jsonl"))
     assert len(outputs[0]) == 80
     assert all(output == outputs[0] for output in outputs)
+
+
+def test_rows_that_finish_together_are_written_together(model, tmp_path, monkeypatch):
+    writes = []
+    append = LineFile.append
+    monkeypatch.setattr(LineFile, "append", lambda self, new: (writes.append(new.count(b"\n")), append(self, new)))
+    jobs.run(model, ["b"] * 2000, tmp_path / "out.jsonl", Sample(), max_new_tokens=3, seed=1, batch_size=64, workers=2)
+    assert sum(writes) == 2000
+    assert max(writes) <= 32
+    assert len(writes) < 500  # the last ones, of which two batches wait to be read, are written as they come
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_rows_are_written_while_the_input_blocks(model, count, tmp_path):
+    output, seen = tmp_path / "out.jsonl", []
+
+    def prompts():
+        yield from ["b"] * count
+        end = time.monotonic() + 30
+        while len(seen) < count and time.monotonic() < end:
+            time.sleep(0.01)
+            seen[:] = records(output)
+        yield "c"
+
+    jobs.run(model, prompts(), output, max_new_tokens=3)
+    assert len(seen) == count
+    assert len(records(output)) == count + 1
 
 
 def test_a_row_depends_on_its_id_and_not_on_its_place(model, tmp_path):
