@@ -237,6 +237,11 @@ class ForcedTokens:
             for position, token in tokens.items()
         }
 
+    @property
+    def ids(self) -> Ids:
+        """The tokens, without their positions."""
+        return np.array(list(self.tokens.values()), np.int64)
+
     def __repr__(self) -> str:
         return f"ForcedTokens({{{_listed(f'{position}: {token}' for position, token in self.tokens.items())}}})"
 
@@ -245,6 +250,10 @@ class ForcedTokens:
         for row, output in enumerate(history.outputs):
             if (token := self.tokens.get(len(output))) is not None:
                 kernels.allow_tokens(logits[row : row + 1], [token])
+
+
+# Those that name tokens, as `ids`.
+TokenProcessor = LogitBias | SuppressTokens | AllowedTokens | ForcedTokens
 
 
 class PrefixAllowed:

@@ -107,6 +107,7 @@ class Batch(Stage):
     ) -> None:
         self.model, self._prefix, self._token_logprobs, self._only_text = model, prefix, token_logprobs, only_text
         self._call = for_rows(model, make_call(model, strategy, **options))
+        self._step_inputs = options.get("step_inputs")
         check_temperature(strategy)
         if self._call.settings.return_state:
             raise OptionError("return_state=True: the output of a job has no states; decode() returns them")
@@ -134,8 +135,8 @@ class Batch(Stage):
 
     def describe(self) -> Mapping[str, Any]:
         """Return what tells this job from another."""
-        settings = {**describe_settings(self._call.settings, self._prefix), "token_logprobs": self._token_logprobs}
-        return describe_job("batch", self.model, settings)
+        settings = describe_settings(self._call.settings, self._prefix, self._step_inputs)
+        return describe_job("batch", self.model, {**settings, "token_logprobs": self._token_logprobs})
 
     def columns(self, pyarrow: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the columns of a Parquet output after its id."""

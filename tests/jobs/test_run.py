@@ -14,24 +14,30 @@ import numpy as np
 import pytest
 
 from decoding import (
+    AllowedTokens,
     Beam,
+    Choices,
     DecodeError,
     DecodingError,
     Ensemble,
+    ForcedTokens,
     Greedy,
     Guidance,
     LogitBias,
     MustContain,
     OptionError,
+    Regex,
     RepetitionPenalty,
     Request,
     Sample,
+    SuppressTokens,
     TopN,
     decode,
     jobs,
     load,
     score,
 )
+from decoding.constraints import Constraint
 from decoding.jobs.write import LineFile
 from tests.helpers import build
 from tests.helpers.seq2seq import AdditiveModel
@@ -171,6 +177,7 @@ def test_a_job_without_a_seed_keeps_the_one_that_it_drew(model, tmp_path):
         ({"token_logprobs": True}, "options.token_logprobs was False and is True"),
         ({"stop": ["ab"]}, "options.stop was"),
         ({"processors": [RepetitionPenalty(1.3)]}, "options.processors was"),
+        ({"step_inputs": lambda history: {}}, "options.step_inputs was None and is"),
     ],
 )
 def test_another_job_is_refused_with_what_differs(model, change, message, tmp_path):
@@ -201,6 +208,29 @@ def test_processors_are_told_apart_by_what_they_hold(model, tmp_path):
     assert jobs.run(model, source, output, processors=[LogitBias({3: 1.0})], seed=1).sequences == 0
     with pytest.raises(OptionError, match="processors was"):
         jobs.run(model, source, output, processors=[LogitBias({3: 2.0})], seed=1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (LogitBias(dict.fromkeys(range(11), 1.0)), LogitBias({**dict.fromkeys(range(10), 1.0), 10: 2.0})),
+        (SuppressTokens(range(1, 11)), SuppressTokens(range(1, 10))),
+        (AllowedTokens([*range(10), 9]), AllowedTokens([*range(10), 10])),
+        (ForcedTokens(dict.fromkeys(range(11), 4)), ForcedTokens({**dict.fromkeys(range(10), 4), 10: 5})),
+        (Regex("(" + "a|" * 120 + "b)*"), Regex("(" + "a|" * 120 + "c)*")),
+        (Choices(["a" * 300 + "b"]), Choices(["a" * 300 + "c"])),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_processors_whose_texts_are_cut_are_told_apart(model, one, other, tmp_path):
+    if isinstance(one, Constraint):
+        pytest.importorskip("llguidance", reason="needs llguidance: pip install 'rnn-decoding[constraints]'")
+    output = tmp_path / "out.jsonl"
+    options = {"max_new_tokens": 5, "eos_token_id": None}
+    jobs.run(model, ["b"], output, processors=[one], **options)
+    assert jobs.run(model, ["b"], output, processors=[one], **options).sequences == 0
+    with pytest.raises(OptionError, match="processors was"):
+        jobs.run(model, ["b"], output, processors=[other], **options)
 
 
 def test_a_file_that_no_job_wrote_is_left_alone(model, tmp_path):
