@@ -315,8 +315,8 @@ def _processors(model: Model, processors: Any) -> tuple[Callable[..., None] | Co
     """
     if callable(processors) or not isinstance(processors, Iterable) or getattr(processors, "ndim", 1) == 0:
         raise OptionError(f"processors={shown(processors)}: expected a list of callables f(history, logits)")
-    processors = tuple(processors)
-    for index, processor in enumerate(processors):
+    given = tuple(processors)
+    for index, processor in enumerate(given):
         if isinstance(processor, Constraint):
             continue
         if isinstance(processor, TokenProcessor):
@@ -327,7 +327,7 @@ def _processors(model: Model, processors: Any) -> tuple[Callable[..., None] | Co
             raise OptionError(
                 f"processors: {processor.__name__} is a class; pass an object of it, {processor.__name__}(...)"
             )
-    return processors
+    return given
 
 
 # For each option of a request, the fields of `Settings` that it sets.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -64,9 +65,7 @@ class Stage:
         """Return the columns of a Parquet output after its id, with their types: those of all rows, and those of some."""
         raise NotImplementedError
 
-    def run(
-        self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]
-    ) -> Generator[Finished]:
+    def run(self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]) -> Generator[Finished]:
         """Yield the rows as they finish, some at a time."""
         raise NotImplementedError
 
@@ -74,8 +73,10 @@ class Stage:
 class Output:
     """The files of a job: its output, the rows that are not in their place yet, its errors and its manifest.
 
+    A link is followed: its target gets the rows, and the other files are beside the link.
+
     Raises:
-        OptionError: the name has no known ending, its folder is missing, or pyarrow is.
+        OptionError: the name has no known ending or is that of no file, its folder is missing, or pyarrow is.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -85,8 +86,12 @@ class Output:
         self.is_parquet = self.path.suffix.lower() == _PARQUET
         if self.path.suffix.lower() not in (*_LINES, _PARQUET):
             raise OptionError(f"output {path}: expected a name that ends in .jsonl or .parquet")
-        if not self.path.parent.is_dir():
-            raise OptionError(f"output {path}: there is no folder {self.path.parent}")
+        self._target = Path(os.path.realpath(self.path))
+        for folder in (self.path.parent, self._target.parent):
+            if not folder.is_dir():
+                raise OptionError(f"output {path}: there is no folder {folder}")
+        if self._target.exists() and not self._target.is_file():
+            raise OptionError(f"output {path}: it is no file, but a folder, a pipe or a device; choose another name")
         if self.is_parquet:
             self.pyarrow = pyarrow_module("pyarrow", f"output {path}")
         self.lines = self._beside(".partial.jsonl") if self.is_parquet else self.path
@@ -112,16 +117,30 @@ class Output:
             numbered: ids are the numbers of rows; else they are texts.
         """
         if self.is_parquet:
-            made, always = self._beside(".partial"), {"id": self.pyarrow.int64() if numbered else self.pyarrow.string()}
+            made = self._target.with_name(f"{self._target.name}.partial")
+            always = {"id": self.pyarrow.int64() if numbered else self.pyarrow.string()}
             base, optional = stage.columns(self.pyarrow)
             try:
                 write_parquet(self.lines, made, {**always, **base}, optional)
-                replace_file(made, self.path)
+                replace_file(made, self._target)
             except OSError as error:
                 raise cannot_write(self.path, error) from error
             finally:
                 made.unlink(missing_ok=True)
         return self.path.stat().st_size
+
+    def refuse_bad_rows(self, count: int) -> None:
+        """Refuse to go on with bad rows of earlier runs.
+
+        Raises:
+            OptionError: there are some.
+        """
+        if count:
+            rows = "1 bad row" if count == 1 else f"{count} bad rows"
+            raise OptionError(
+                f"output {self.path}: an earlier run found {rows}, which {self.errors} has with their reasons; "
+                "leave strict out to go on with the others"
+            )
 
     def release(self, lines: LineFile) -> None:
         """Let go of the rows that are in their place."""
@@ -138,7 +157,8 @@ def run_job(
     """Make the rows of an output that are not there yet.
 
     Raises:
-        OptionError: the output is another job's, or not one of a job; another process writes it; with `strict`, a row is bad.
+        OptionError: the output is another job's, or not one of a job; another process writes it; with `strict`, a row is bad,
+            or one of an earlier run was.
         DecodeError: the input cannot be read or the output written any more. The same call goes on from there.
     """
     files = Output(output)
@@ -159,6 +179,8 @@ def run_job(
         if manifest is not None:
             check_same_job(files.manifest, manifest["job"], job)
         if manifest is not None and files.is_finished(manifest):
+            if strict:
+                files.refuse_bad_rows(manifest["finished"]["failed"])
             files.release(lines)
             return _finished_report(manifest, key)
         try:
@@ -190,6 +212,8 @@ class _Run:
         lines.recover(lambda id: self._finished.add(row_key(id)), redo_last=True)
         self._errors.recover(lambda number: self._bad.add(row_key(number)), redo_last=False)
         self._rows, self._failed = len(self._finished), len(self._bad)
+        if strict:
+            files.refuse_bad_rows(self._failed)
 
     def make(self, stage: Stage, source: Input, seed: int | None, total: int | None, progress: bool) -> Report:
         """Make the rows that are missing, and append them."""

@@ -193,9 +193,7 @@ class OnActors(Stage):
         """Return the columns of a Parquet output after its id."""
         return self._local.columns(pyarrow)
 
-    def run(
-        self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]
-    ) -> Generator[Finished]:
+    def run(self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]) -> Generator[Finished]:
         """Yield the rows that an actor was handed together.
 
         Raises:

@@ -67,7 +67,7 @@ def run(
             where there is one. Rows without ids have their numbers, from 0.
         prefix: with an encoder, the decoder's first tokens for all rows.
         token_logprobs: write the log-probability of each token too.
-        strict: end with an error at the first row that cannot be decoded.
+        strict: end with an error at the first row that cannot be decoded, and at once where an earlier run found some.
         workers: threads with a batch each; default as in `decode()`.
         progress: show a bar with rows, tokens a second and the time that is left.
 
@@ -156,9 +156,7 @@ class Batch(Stage):
         }
         return columns, optional
 
-    def run(
-        self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]
-    ) -> Generator[Finished]:
+    def run(self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]) -> Generator[Finished]:
         """Yield the rows as they finish."""
         call = replace(self._call, seed=seed)
         decoded = decode_rows(

@@ -90,9 +90,7 @@ class Scoring(Stage):
         columns = {"scored_tokens": pyarrow.int64(), "logprob": pyarrow.float64(), "perplexity": pyarrow.float64()}
         return columns, {"token_logprobs": pyarrow.list_(pyarrow.float32())}
 
-    def run(
-        self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]
-    ) -> Generator[Finished]:
+    def run(self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]) -> Generator[Finished]:
         """Yield the rows that were scored together."""
         read = self._read(rows, seed, failed)
         while chunk := list(itertools.islice(read, _AHEAD * self._call.batch_size)):

@@ -193,7 +193,7 @@ def _flag_of(field: str) -> str:
 def _stop(model: Model, text: str) -> str | list[int]:
     if model.tokenizer is None:
         ids = ids_of(text, "--stop", f"ids split by spaces, as {model.name} has no vocabulary")
-        return ids_below(model.vocab_size, ids, "--stop").tolist()
+        return list(ids_below(model.vocab_size, ids, "--stop").tolist())
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
