@@ -45,8 +45,8 @@ def to_line(record: Mapping[str, Any]) -> bytes:
 class LineFile:
     """A file of lines that only grows. Only one process may have it open.
 
-    Every line is handed to the operating system as soon as it is made, so that a killed process leaves whole lines and
-    at most one half; and it is synced to the disk every two seconds.
+    What is appended is handed to the operating system at once, so that a killed process leaves whole lines and at most
+    one half; and it is synced to the disk every two seconds.
 
     Args:
         drop_empty: remove it when it is closed without a line.
