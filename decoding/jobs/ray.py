@@ -14,8 +14,9 @@ from decoding.arguments import seed_of
 from decoding.errors import DecodeError, OptionError, check_flag, shown, whole_number
 from decoding.inputs.models import loaded
 from decoding.inputs.options import Options, check_names
+from decoding.jobs.files import open_input
 from decoding.jobs.job import Finished, Records, Report, Stage, run_job
-from decoding.jobs.read import Row, open_input, pyarrow_module
+from decoding.jobs.read import Row, pyarrow_module
 from decoding.jobs.run import Batch
 from decoding.model.load import load
 from decoding.model.model import Model

@@ -20,9 +20,10 @@ from decoding.inputs.requests import check_takes_prefix
 from decoding.inputs.sizes import check_memory
 from decoding.inputs.workers import choose_workers
 from decoding.jobs.decode import decode_rows, for_rows
+from decoding.jobs.files import open_input
 from decoding.jobs.job import Finished, Records, Report, Stage, run_job
 from decoding.jobs.manifest import describe_job, describe_settings
-from decoding.jobs.read import Row, open_input
+from decoding.jobs.read import Row
 from decoding.model.model import Model
 from decoding.results import Hypothesis
 from decoding.strategies import Greedy, Strategy

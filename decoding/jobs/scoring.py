@@ -19,10 +19,11 @@ from decoding.inputs.latents import with_latents
 from decoding.inputs.models import loaded
 from decoding.inputs.options import make_call
 from decoding.inputs.requests import make_requests, read_sequences
+from decoding.jobs.files import open_input
 from decoding.jobs.job import Finished, Records, Report, Stage, run_job
 from decoding.jobs.keys import row_seed
 from decoding.jobs.manifest import describe_job
-from decoding.jobs.read import Row, open_input
+from decoding.jobs.read import Row
 from decoding.jobs.rows import arrays_of, prompt_of
 from decoding.jobs.run import finite
 from decoding.model.graph.types import Array

@@ -440,7 +440,7 @@ def test_an_output_that_cannot_be_one_is_named_before_the_first_row(model, name,
         pytest.importorskip("pyarrow", reason=PYARROW)
     (tmp_path / "linked").symlink_to(tmp_path / "missing" / name)
     (tmp_path / name).symlink_to(tmp_path / "linked")
-    with pytest.raises(OptionError, match="there is no folder .*missing"):
+    with pytest.raises(OptionError, match=r"there is no folder .*missing"):
         jobs.run(model, ["b"], tmp_path / name)
     (tmp_path / name).unlink()
     (tmp_path / name).mkdir()
