@@ -108,8 +108,8 @@ def describe_job(kind: str, model: Model, options: Mapping[str, Any]) -> dict[st
     }
 
 
-def describe_settings(settings: Settings, prefix: Any, step_inputs: Any) -> dict[str, Any]:
-    """Return the options of a call, with defaults filled in."""
+def describe_settings(settings: Settings, prefix: Mapping[str, list[int]] | None, step_inputs: Any) -> dict[str, Any]:
+    """Return the options of a call, with defaults filled in; `prefix` is its ids, by the members that read them."""
     return {
         "strategy": repr(settings.strategy),
         "num_return_sequences": settings.outputs,
@@ -121,7 +121,7 @@ def describe_settings(settings: Settings, prefix: Any, step_inputs: Any) -> dict
         "step_inputs": None if step_inputs is None else _callable_name(step_inputs),
         "logprobs": settings.top_logprobs,
         "return_attention": settings.return_attention,
-        "prefix": None if prefix is None else prefix if isinstance(prefix, str) else list(map(int, prefix)),
+        "prefix": prefix,
     }
 
 

@@ -15,7 +15,7 @@ from decoding.errors import OptionError, check_flag
 from decoding.inputs.models import loaded
 from decoding.inputs.options import Options, check_names, make_call
 from decoding.inputs.own_requests import check_temperature, own_request
-from decoding.inputs.prompts import encode_prompts
+from decoding.inputs.prompts import prompts_by_member
 from decoding.inputs.requests import check_takes_prefix
 from decoding.inputs.sizes import check_memory
 from decoding.inputs.workers import choose_workers
@@ -41,7 +41,7 @@ def run(
     num: int | None = None,
     column: str | None = None,
     id_column: str | None = None,
-    prefix: str | Sequence[int] | None = None,
+    prefix: str | Sequence[int] | Mapping[str, Any] | None = None,
     token_logprobs: bool = False,
     strict: bool = False,
     workers: int | None = None,
@@ -66,7 +66,7 @@ def run(
         num: without `requests`, how many rows start from BOS, or from noise.
         column, id_column: of a CSV or Parquet file, those of the prompts and of the ids. Default: "prompt", or the only one; "id",
             where there is one. Rows without ids have their numbers, from 0.
-        prefix: with an encoder, the decoder's first tokens for all rows.
+        prefix: with an encoder, the decoder's first tokens for all rows; of an ensemble also by member, as in `decode()`.
         token_logprobs: write the log-probability of each token too.
         strict: end with an error at the first row that cannot be decoded, and at once where an earlier run found some.
         workers: threads with a batch each; default as in `decode()`.
@@ -114,8 +114,7 @@ class Batch(Stage):
             raise OptionError("return_state=True: the output of a job has no states; decode() returns them")
         if self._call.settings.return_member_logprobs:
             raise OptionError("return_member_logprobs=True: the output of a job has none; decode() returns them")
-        if prefix is not None:
-            _check_prefix(model, prefix)
+        self._prefix_ids = None if prefix is None else _ids_of_prefix(model, prefix)
         self._workers = choose_workers(
             model, self._call, workers, _MANY, processors=bool(self._call.settings.processors)
         )
@@ -136,7 +135,7 @@ class Batch(Stage):
 
     def describe(self) -> Mapping[str, Any]:
         """Return what tells this job from another."""
-        settings = describe_settings(self._call.settings, self._prefix, self._step_inputs)
+        settings = describe_settings(self._call.settings, self._prefix_ids, self._step_inputs)
         return describe_job("batch", self.model, {**settings, "token_logprobs": self._token_logprobs})
 
     def columns(self, pyarrow: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -171,11 +170,18 @@ class Batch(Stage):
         return [record_of(output, token_logprobs=self._token_logprobs) for output in outputs]
 
 
-def _check_prefix(model: Model, prefix: Any) -> None:
-    """Refuse what is not one prefix for all rows, before every row has that error."""
+def _ids_of_prefix(model: Model, prefix: Any) -> dict[str, list[int]]:
+    """Return the ids of the prefix of all rows, "" and those of members that have another, before every row is found wrong.
+
+    Raises:
+        OptionError: it is not one prefix for all rows.
+    """
     check_takes_prefix(model)
-    if len(encode_prompts(model, prefix, name="prefix")) != 1:
+    found = prompts_by_member(model, prefix, name="prefix")
+    if len(found) != 1:
         raise OptionError("prefix: found several; expected one for all rows: a row with another has it as a field")
+    ((ids, others),) = found
+    return {"": ids.tolist(), **{name: own.tolist() for name, own in others.items()}}
 
 
 def record_of(hypothesis: Hypothesis, *, token_logprobs: bool) -> dict[str, Any]:

@@ -583,6 +583,18 @@ def test_a_wrong_prefix_is_named_before_the_first_row(prefix, message, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("prefix", ["20", [3, 1], [[3, 1]], np.array([3, 1]), {"one": "20", "two": [3]}, {"two": "2"}])
+def test_a_prefix_is_that_of_decode(prefix, tmp_path):
+    dates, output = load("dates"), tmp_path / "out.jsonl"
+    model = Ensemble({"one": dates, "two": dates}) if isinstance(prefix, dict) else dates
+    jobs.run(model, ["3 May 1999"], output, prefix=prefix)
+    (found,) = records(output)
+    assert found["tokens"] == decode(model, ["3 May 1999"], prefix=prefix)[0].tokens
+    assert jobs.run(model, ["3 May 1999"], output, prefix=prefix).sequences == 0
+    with pytest.raises(OptionError, match=r"options\.prefix"):
+        jobs.run(model, ["3 May 1999"], output, prefix=[4, 1])
+
+
 def test_parquet_has_the_rows_of_jsonl_and_is_there_only_when_it_is_whole(model, tmp_path):
     pq = pytest.importorskip("pyarrow.parquet", reason=PYARROW)
     source, options = write_rows(tmp_path / "in.jsonl"), OPTIONS | {"logprobs": 2, "token_logprobs": True}
