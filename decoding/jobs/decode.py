@@ -81,6 +81,7 @@ def decode_rows(
                 index = one.request.index
                 if isinstance(one, FailedRequest):
                     if not isinstance(one.error, DecodingError):
+                        yield done  # which are finished all the same
                         raise one.error
                     finished.pop(index, None)
                     failed(running.pop(index), _reason(one.error, index))
