@@ -239,6 +239,11 @@ class ForcedTokens:
             for position, token in tokens.items()
         }
 
+    @property
+    def ids(self) -> Ids:
+        """The tokens, without their positions."""
+        return np.array(list(self.tokens.values()), np.int64)
+
     def __repr__(self) -> str:
         return f"ForcedTokens({{{_listed(f'{position}: {token}' for position, token in self.tokens.items())}}})"
 
@@ -249,6 +254,10 @@ class ForcedTokens:
                 kernels.allow_tokens(logits[row : row + 1], [token])
                 if np.isfinite(logits[row, token]):  # -inf forbids it, and NaN is an error
                     logits[row, token] = 0
+
+
+# Those that name tokens, as `ids`.
+TokenProcessor = LogitBias | SuppressTokens | AllowedTokens | ForcedTokens
 
 
 class PrefixAllowed:

@@ -20,6 +20,8 @@ class BoundConstraint:
     """A constraint over the tokens of one model, checked: its outputs can begin.
 
     Attributes:
+        name: of it, in messages: long texts are cut.
+        grammar: in llguidance's dialect of Lark.
         spelling: of the model's vocabulary.
         eos: the ids that end an output, which are allowed only where the text may end.
         first_bits: the mask of the first token.
@@ -32,7 +34,7 @@ class BoundConstraint:
 
     def __init__(self, name: str, grammar: str, spelling: Spelling, eos: Sequence[int]) -> None:
         self.name, self.spelling, self.eos = name, spelling, np.array(sorted(set(eos)), np.int64)
-        self._grammar, self._package = grammar, llguidance()
+        self.grammar, self._package = grammar, llguidance()
         self._template = self._package.LLMatcher(spelling.tokens, grammar, log_level=0)
         self._kept: deque[Any] = deque(maxlen=_KEPT)
         if self._template.is_error():
@@ -99,7 +101,7 @@ class BoundConstraint:
 
     def _following(self, text: bytes) -> tuple[str, bool]:
         """Return what may come after a text, for messages, and whether it may end there."""
-        state = self._package.LLMatcher(self._package.LLTokenizer("byte"), self._grammar, log_level=0)
+        state = self._package.LLMatcher(self._package.LLTokenizer("byte"), self.grammar, log_level=0)
         if text and not state.consume_tokens(list(text)):
             return "", False
         may_end, values = state.is_accepting(), _next_bytes(state)

@@ -80,6 +80,9 @@ def test_close_and_with_stop_the_call_and_its_threads(model, workers):
     with decode_iter(model, itertools.repeat([1]), workers=workers, **options()) as results:
         next(results)
         assert threading.active_count() == before + workers + 1  # one reads the prompts
+    end = time.monotonic() + 10  # leaving waits for that one only a moment
+    while threading.active_count() > before and time.monotonic() < end:
+        time.sleep(0.001)
     assert threading.active_count() == before
     assert list(results) == []
     results.close()
