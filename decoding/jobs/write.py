@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,10 +15,10 @@ from typing import Any
 
 from decoding.errors import DecodeError, OptionError
 
-try:
+if sys.platform == "win32":
+    import msvcrt
+else:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 # Seconds after which what was written is forced to the disk: a power failure loses no more. A process that is killed loses no line.
 _SYNC = 2.0
@@ -25,6 +26,8 @@ _SYNC = 2.0
 _CHUNK = 2 << 20
 # A line of an output or of its errors begins with the id or the number of its row.
 _FIRST = re.compile(rb'\{"(?:id|row)": ("(?:[^"\\]|\\.)*"|-?\d+), ')
+# Where Windows locks a byte: nobody can read one that is locked, so it is one that no file reaches.
+_LOCKED_BYTE = 1 << 62
 # Separators at which some readers cut a line, and halves of surrogate pairs, which UTF-8 cannot have.
 _ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
@@ -64,8 +67,7 @@ class LineFile:
             os.close(self._file)
             raise OptionError(f"output {path}: it is no file, but a pipe or a device, which cannot be read again")
         try:
-            if fcntl is not None:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._file)
             if not os.fstat(self._file).st_nlink:  # removed by the process that had it
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         except OSError as error:
@@ -149,6 +151,19 @@ class LineFile:
             self.path.unlink(missing_ok=True)
 
 
+def _lock(file: int) -> None:
+    """Keep other processes from locking a file until it is closed.
+
+    Raises:
+        OSError: another one has locked it.
+    """
+    if sys.platform == "win32":
+        os.lseek(file, _LOCKED_BYTE, os.SEEK_SET)  # what is appended goes to the end all the same
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def write_parquet(lines: Path, path: Path, columns: Mapping[str, Any], optional: Mapping[str, Any]) -> None:
     """Write the rows of a file of lines as Parquet, a few MiB of lines at a time, and sync it.
 
@@ -170,7 +185,7 @@ def write_parquet(lines: Path, path: Path, columns: Mapping[str, Any], optional:
                 if "top_logprobs" in record:
                     record["top_logprobs"] = [[(int(i), v) for i, v in step.items()] for step in record["top_logprobs"]]
             writer.write_table(pa.Table.from_pylist(records, schema))
-    with path.open("rb") as file:
+    with path.open("rb+") as file:  # Windows syncs only what may be written
         os.fsync(file.fileno())
 
 
