@@ -192,7 +192,7 @@ def test_the_picture_of_a_beam_search_has_all_beams(capsys, tmp_path):
     )
     assert code == 0
     assert out.count("\n") == 1  # one output was asked for
-    assert all(f"<!-- {rank}: length" in picture.read_text() for rank in range(3))
+    assert all(f"<!-- {rank}: length" in picture.read_text(encoding="utf-8") for rank in range(3))
 
 
 @pytest.mark.parametrize("lines", [[], ["--lines"]])
@@ -202,7 +202,7 @@ def test_score_draws_its_tokens(capsys, tmp_path, lines):
     text.write_text("To be\nor not")
     plain = run(capsys, "score", "shakespeare", str(text), *lines)
     assert run(capsys, "score", "shakespeare", str(text), *lines, "--plot", str(picture)) == plain
-    drawn = re.findall(r"<!-- (.|↵) -->", picture.read_text())
+    drawn = re.findall(r"<!-- (.|↵) -->", picture.read_text(encoding="utf-8"))
     assert "".join(drawn).replace(" ", "") == "Tobe↵ornot"
 
 
