@@ -16,6 +16,7 @@ from typing import Any
 from decoding.errors import DecodeError, OptionError
 
 if sys.platform == "win32":
+    import ctypes
     import msvcrt
 else:
     import fcntl
@@ -26,8 +27,8 @@ _SYNC = 2.0
 _CHUNK = 2 << 20
 # A line of an output or of its errors begins with the id or the number of its row.
 _FIRST = re.compile(rb'\{"(?:id|row)": ("(?:[^"\\]|\\.)*"|-?\d+), ')
-# Where Windows locks a byte: nobody can read one that is locked, so it is one that no file reaches.
-_LOCKED_BYTE = 1 << 62
+# Where Windows locks a byte, in steps of 4 GiB: no other handle can read what is locked, so it is where no file reaches.
+_LOCKED = 1 << 30
 # Separators at which some readers cut a line, and halves of surrogate pairs, which UTF-8 cannot have.
 _ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
@@ -158,8 +159,9 @@ def _lock(file: int) -> None:
         OSError: another one has locked it.
     """
     if sys.platform == "win32":
-        os.lseek(file, _LOCKED_BYTE, os.SEEK_SET)  # what is appended goes to the end all the same
-        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        if not kernel.LockFile(ctypes.c_void_p(msvcrt.get_osfhandle(file)), 0, _LOCKED, 1, 0):
+            raise ctypes.WinError(ctypes.get_last_error())
     else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
