@@ -37,7 +37,7 @@ class BoundConstraint:
         self._kept: deque[Any] = deque(maxlen=_KEPT)
         if self._template.is_error():
             raise OptionError(f"{name}: {shortened(self._template.get_error())}")
-        self.first_bits = self._first_bits()
+        self._find_beginnings()
         self.own = (1 << spelling.vocab_size) - 1 - sum(1 << token for token in self.eos.tolist())
 
     def __repr__(self) -> str:
@@ -74,7 +74,12 @@ class BoundConstraint:
             return f"{self.name}: after {shown} only the end may come, which something else forbids"
         return f"{self.name}: no text goes on after {shown}"
 
-    def _first_bits(self) -> Bits:
+    def _find_beginnings(self) -> None:
+        """Find the tokens that may begin a text, and whether it may or must be empty.
+
+        Raises:
+            OptionError: the grammar matches nothing, or no token can begin a text of it.
+        """
         mask = np.zeros((1, self.spelling.words), np.uint32)
         state = self._template.deep_copy()
         state.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
@@ -90,8 +95,7 @@ class BoundConstraint:
                 f"{self.name}: its texts begin with {following}, and no token of the model's vocabulary does"
             )
         self.with_ends(bits, np.array([may_end]))
-        first: Bits = bits[0]
-        return first
+        self.first_bits: Bits = bits[0]
 
     def _following(self, text: bytes) -> tuple[str, bool]:
         """Return what may come after a text, for messages, and whether it may end there."""
