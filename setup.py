@@ -20,23 +20,23 @@ if sys.byteorder != "little" or struct.calcsize("P") != 8:
 NATIVE = ("native.network", "native.run")
 TOPICS = ("_arguments", "_beam", "_draw", "_processors", "_random", "_softmax", "_top_k", *NATIVE)
 
-if sys.platform == "win32":
-    # Visual Studio 2022 or later: earlier ones contract a * b + c by default, and have no flag against it.
-    FLAGS = ["/O2", "/std:c11"]
-else:
-    # -ffp-contract=off: the portable kernels give the same bits with every compiler.
-    # -g0: debug information was five sixths of what was installed. DECODING_CFLAGS="-g", which comes last, brings it back.
-    FLAGS = ["-O3", "-g0", "-std=c11", "-ffp-contract=off", "-fvisibility=hidden"]
-    FLAGS += ["-Wall", "-Wextra", "-Wno-unused-function"]
-FLAGS += os.environ.get("DECODING_CFLAGS", "").split()
+# -ffp-contract=off: the portable kernels give the same bits with every compiler.
+# -g0: debug information was five sixths of what was installed. DECODING_CFLAGS="-g", which comes last, brings it back.
+GNU = ["-O3", "-g0", "-std=c11", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-function"]
+# Visual Studio 2022 or later: earlier ones contract a * b + c by default, and have no flag against it.
+MSVC = ["/O2", "/std:c11"]
+OWN_FLAGS = os.environ.get("DECODING_CFLAGS", "").split()
 MSVC_FLAGS = {"isa_avx2.c": "/arch:AVX2", "isa_avx512.c": "/arch:AVX512"}
 
 
 class BuildExt(build_ext):
-    """Compiles each file with the flags of its instruction set, where the compiler is MSVC for x86-64."""
+    """Gives each compiler its flags; MSVC for x86-64 gets further ones for the file of each instruction set."""
 
     def build_extensions(self):
         """Build all extensions."""
+        flags = MSVC if self.compiler.compiler_type == "msvc" else GNU
+        for module in self.extensions:
+            module.extra_compile_args = [*flags, *OWN_FLAGS]
         if self.compiler.compiler_type == "msvc" and self.plat_name == "win-amd64":
             compile_all = self.compiler.compile
 
@@ -59,7 +59,6 @@ def extension(name, *c_sources):
         include_dirs=["csrc", np.get_include()],
         depends=glob("csrc/*.h"),
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_22_API_VERSION")],
-        extra_compile_args=FLAGS,
         extra_link_args=os.environ.get("DECODING_LDFLAGS", "").split(),
     )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 import decoding
 from decoding.cli.shared.parser import Parser
@@ -29,6 +31,8 @@ COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 1 after a `DecodingError`, 2 after wrong usage, 130 after Ctrl-C."""
+    if os.name == "nt":
+        _speak_utf8()
     argv = list(sys.argv[1:] if argv is None else argv)
     # Only the module of the command that is run is imported: another one may need packages that take long to import.
     args = make_parser(argv[:1] if argv[:1] and argv[0] in COMMANDS else COMMANDS).parse_args(argv)
@@ -40,10 +44,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader (head, say) has left; point stdout elsewhere so that the flush at exit is quiet too.
+    except OSError as error:
+        # The reader (head, say) has left; point stdout elsewhere so that the flush at exit is quiet too. Windows says EINVAL.
+        if not isinstance(error, BrokenPipeError) and (os.name != "nt" or error.errno != errno.EINVAL):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _speak_utf8() -> None:
+    """Read and write UTF-8 through pipes, as in files: Windows has a code page for them, which lacks most characters."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and "PYTHONIOENCODING" not in os.environ:
+            stream.reconfigure(encoding="utf-8")
 
 
 def make_parser(commands: Sequence[str] = COMMANDS) -> Parser:

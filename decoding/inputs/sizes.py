@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from decoding.errors import OptionError
 from decoding.model.ensembles.ensemble import Ensemble
 from decoding.model.model import Model
 from decoding.strategies import Beam
+
+if sys.platform == "win32":
+    import ctypes
+else:
+    import resource
 
 # Bytes of an output in Python objects beside its tokens, and those of a beam's or a branch's candidates; both measured.
 _OUTPUT, _CANDIDATE = 500, 200
@@ -99,9 +105,7 @@ def _shown(size: float) -> str:
 
 def _memory() -> float:
     """Return how many bytes this process may have: infinitely many where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
+    if sys.platform == "win32":
         return _of_machine()
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return _of_machine() if soft == resource.RLIM_INFINITY else min(_of_machine(), soft)
@@ -110,9 +114,12 @@ def _memory() -> float:
 @cache
 def _of_machine() -> float:
     """Return the memory of the machine, or of this process's control group where that is less."""
+    if sys.platform == "win32":
+        status = (ctypes.c_uint64 * 8)(64)  # MEMORYSTATUSEX: its own size, then the bytes of the machine
+        return float(status[1]) if ctypes.WinDLL("kernel32").GlobalMemoryStatusEx(status) else math.inf
     try:
         machine: float = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
+    except (OSError, ValueError):
         machine = math.inf
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:

@@ -6,7 +6,6 @@ import codecs
 import csv
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -191,7 +190,8 @@ class CSVInput(_TableInput):
                 number += 1
 
     def _columns(self) -> list[str]:
-        csv.field_size_limit(sys.maxsize)  # of the process; 128 KiB by default, which a document exceeds
+        # Of the process; 128 KiB by default, which a document exceeds. A C long has 32 bits on Windows.
+        csv.field_size_limit(2**31 - 1)
         with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             try:
                 return next(csv.reader(file, strict=True), [])

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any
 
 from decoding.errors import DecodeError, OptionError
 
-try:
+if sys.platform == "win32":
+    import ctypes
+    import msvcrt
+else:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 # Seconds after which what was written is forced to the disk: a power failure loses no more. A process that is killed loses no line.
 _SYNC = 2.0
@@ -26,6 +28,8 @@ _CHUNK = 2 << 20
 # A line of an output or of its errors begins with the id or the number of its row.
 _FIRST = re.compile(rb'\{"(?:id|row)": ("(?:[^"\\]|\\.)*"|-?\d+), ')
 _encoded = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+# Where Windows locks a byte, in steps of 4 GiB: no other handle can read what is locked, so it is where no file reaches.
+_LOCKED = 1 << 30
 # Separators at which some readers cut a line, and halves of surrogate pairs, which UTF-8 cannot have.
 _ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
@@ -65,8 +69,7 @@ class LineFile:
             os.close(self._file)
             raise OptionError(f"output {path}: it is no file, but a pipe or a device, which cannot be read again")
         try:
-            if fcntl is not None:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._file)
             if not os.fstat(self._file).st_nlink:  # removed by the process that had it
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         except OSError as error:
@@ -150,6 +153,20 @@ class LineFile:
             self.path.unlink(missing_ok=True)
 
 
+def _lock(file: int) -> None:
+    """Keep other processes from locking a file until it is closed.
+
+    Raises:
+        OSError: another one has locked it.
+    """
+    if sys.platform == "win32":
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        if not kernel.LockFile(ctypes.c_void_p(msvcrt.get_osfhandle(file)), 0, _LOCKED, 1, 0):
+            raise ctypes.WinError(ctypes.get_last_error())
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def write_parquet(lines: Path, path: Path, columns: Mapping[str, Any], optional: Mapping[str, Any]) -> None:
     """Write the rows of a file of lines as Parquet, a few MiB of lines at a time, and sync it.
 
@@ -171,7 +188,7 @@ def write_parquet(lines: Path, path: Path, columns: Mapping[str, Any], optional:
                 if "top_logprobs" in record:
                     record["top_logprobs"] = [[(int(i), v) for i, v in step.items()] for step in record["top_logprobs"]]
             writer.write_table(pa.Table.from_pylist(records, schema))
-    with path.open("rb") as file:
+    with path.open("rb+") as file:  # Windows syncs only what may be written
         os.fsync(file.fileno())
 
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from decoding import Beam, decode, load, score
-from decoding.cli.main import main
+from decoding.cli.main import _speak_utf8, main
 from decoding.model.network import Network
 from decoding.tokenizers import read_tokenizer
 from tests.helpers import build
@@ -33,6 +33,25 @@ def test_generate_prints_the_prompt_and_what_follows(capsys):
     assert out.startswith("ROMEO:")
     assert len(out) == len("ROMEO:") + 40 + 1
     assert run(capsys, "generate", "shakespeare", "ROMEO:", "--seed", "1", "--max-new-tokens", "40")[1] == out
+
+
+def test_pipes_of_windows_carry_utf8(monkeypatch):
+    """There they have a code page of their own, which has no Chinese characters."""
+    monkeypatch.delenv("PYTHONIOENCODING", raising=False)
+    given = io.TextIOWrapper(io.BytesIO("床前".encode()), encoding="cp1252")
+    written = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdin", given)
+    monkeypatch.setattr(sys, "stdout", written)
+    _speak_utf8()
+    assert given.read() == "床前"
+    print("明月", end="", flush=True)
+    assert written.buffer.getvalue().decode() == "明月"
+
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # whoever asks for another one gets it
+    asked = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", asked)
+    _speak_utf8()
+    assert asked.encoding == "cp1252"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +192,7 @@ def test_the_picture_of_a_beam_search_has_all_beams(capsys, tmp_path):
     )
     assert code == 0
     assert out.count("\n") == 1  # one output was asked for
-    assert all(f"<!-- {rank}: length" in picture.read_text() for rank in range(3))
+    assert all(f"<!-- {rank}: length" in picture.read_text(encoding="utf-8") for rank in range(3))
 
 
 @pytest.mark.parametrize("lines", [[], ["--lines"]])
@@ -183,7 +202,7 @@ def test_score_draws_its_tokens(capsys, tmp_path, lines):
     text.write_text("To be\nor not")
     plain = run(capsys, "score", "shakespeare", str(text), *lines)
     assert run(capsys, "score", "shakespeare", str(text), *lines, "--plot", str(picture)) == plain
-    drawn = re.findall(r"<!-- (.|↵) -->", picture.read_text())
+    drawn = re.findall(r"<!-- (.|↵) -->", picture.read_text(encoding="utf-8"))
     assert "".join(drawn).replace(" ", "") == "Tobe↵ornot"
 
 

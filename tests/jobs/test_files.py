@@ -1,5 +1,6 @@
 """What the rows of every kind of file are."""
 
+import csv
 import json
 
 import numpy as np
@@ -87,6 +88,14 @@ def test_csv_has_quotes_a_byte_order_mark_and_lines_within_fields(tmp_path):
         ("b", "two\r\nlines"),
         ("3", "last"),
     ]
+
+
+def test_the_longest_field_fits_the_long_of_windows(tmp_path, monkeypatch):
+    limits = []
+    monkeypatch.setattr(csv, "field_size_limit", limits.append)
+    assert good(rows(tmp_path / "a.csv", "prompt\none\n")) == [(0, "one")]
+    assert limits
+    assert max(limits) < 2**31
 
 
 def test_the_columns_of_csv_are_chosen(tmp_path):
