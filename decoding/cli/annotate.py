@@ -26,11 +26,11 @@ from decoding.tokenizers import (
 )
 
 
-def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "annotate",
-        help="write a vocabulary, special ids and roles into a file",
+        help=help,
         description="Write a vocabulary or a tokenizer, special ids and roles into the metadata of an ONNX file. The graph and its "
         "weights stay as they are. What is not given here stays as the file has it.",
         usage="decoding annotate FILE [options]",

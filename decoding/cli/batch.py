@@ -19,11 +19,11 @@ from decoding.cli.shared.strategy_options import (
 )
 
 
-def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "batch",
-        help="decode every row of a file into another",
+        help=help,
         usage="decoding batch MODEL [INPUT] OUTPUT [options]",
         description="Decode every row of a file into another. The same call goes on where it was stopped.",
         examples=(

@@ -51,11 +51,11 @@ class Comparison:
     agreement: float
 
 
-def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "compare",
-        help="how far two models differ on a text",
+        help=help,
         usage="decoding compare A B --data FILE [options]",
         description="Compare two models of one vocabulary, such as one and its int8 form, on a text: the KL divergence of their "
         "next-token distributions in nats, perplexities, how often both have the same most probable token, size and speed. "

@@ -29,11 +29,11 @@ from decoding.strategies import Beam, Strategy
 from decoding.tokenizers import TextStream
 
 
-def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "generate",
-        help="continue a prompt",
+        help=help,
         usage="decoding generate [MODEL] [PROMPT] [options]",
         description="Continue a prompt; the text is printed as it is made.",
         examples=(

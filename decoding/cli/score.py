@@ -22,11 +22,11 @@ from decoding.model.model import Model
 from decoding.tokenizers import token_texts
 
 
-def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "score",
-        help="log-probability and perplexity of a text",
+        help=help,
         usage="decoding score MODEL FILE [OUTPUT] [options]",
         description="Print how probable a model finds a text: its log-probability, perplexity and bits a token. With OUTPUT, score the "
         "rows of FILE into a file; the same call goes on where it was stopped.",

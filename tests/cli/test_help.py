@@ -79,7 +79,25 @@ def test_the_examples_work(example, folder):
     assert ran.stdout or ">" in example
 
 
-def test_every_command_has_a_module_and_the_modules_of_others_stay_unloaded():
+@pytest.mark.parametrize("args", [["--help"], ["-h"], ["--help-all"], ["--version"], [], ["no-such-command"]])
+def test_nothing_is_imported_for_the_list_of_commands(args):
+    code = f"""
+import sys
+from decoding.cli.main import main
+try:
+    main({args})
+except SystemExit:
+    large = {{"numpy", "onnx", "onnxruntime"}} | {{f"decoding.cli.{{name}}" for name in {[*COMMANDS]}}}
+    print("imported:", *large & {{*sys.modules}})
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ran.stdout.splitlines()[-1] == "imported:", ran.stderr
+    wrong = not args or args == ["no-such-command"]
+    assert ("usage: decoding [-h] [--version] COMMAND" in ran.stderr) == wrong
+    assert args == ["--version"] or wrong or "list the models that ship" in ran.stdout
+
+
+def test_the_modules_of_other_commands_are_not_imported():
     code = (
         "import sys; from decoding.cli.main import main; main(['models']); print('decoding.cli.bench' in sys.modules)"
     )
