@@ -36,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
         usage="decoding annotate FILE [options]",
         examples=(
             "decoding annotate char_rnn.onnx --vocab vocab.json --eos 0",
-            """decoding annotate char_rnn.onnx --roles '{"token": "tokens"}' --output annotated.onnx""",
+            """decoding annotate char_rnn.onnx --roles '{"token": "tokens"}' --output a.onnx""",
         ),
     )
     parser.add_argument("file", metavar="FILE", help="an ONNX file: a model, or an encoder")

@@ -61,8 +61,8 @@ def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
         "next-token distributions in nats, perplexities, how often both have the same most probable token, size and speed. "
         "A long text is cut into pieces of 256 tokens, each read from the initial state.",
         examples=(
-            "echo 'To be, or not to be' | decoding compare shakespeare shakespeare --quantize-b --data -",
-            "decoding generate tang 春 | decoding compare tang tang --quantize-b --data - --json",
+            "echo 'To be' | decoding compare shakespeare shakespeare --quantize-b --data -",
+            "decoding generate tang 春 | decoding compare tang tang --quantize-b --data -",
         ),
     )
     parser.add_argument("model", metavar="A", help="an ONNX file, its folder, or a shipped model")

@@ -35,7 +35,7 @@ def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
         "generate",
         help=help,
         usage="decoding generate [MODEL] [PROMPT] [options]",
-        description="Continue a prompt; the text is printed as it is made.",
+        description="Continue a prompt, and print the text as it is made.",
         examples=(
             'decoding generate shakespeare "ROMEO:" --temperature 0.7 --max-new-tokens 80',
             'decoding generate dates "3 mai 2026" --num-beams 4 --json',
@@ -43,15 +43,15 @@ def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     )
     group = parser.add_argument_group("what to continue")
     group.add_argument(
-        "model", metavar="MODEL", nargs="?", help="an ONNX file, its folder, or a shipped model (default: shakespeare)"
+        "model", metavar="MODEL", nargs="?", help="an ONNX file or a shipped model (default: shakespeare)"
     )
     group.add_argument(
         "prompt",
         metavar="PROMPT",
         nargs="?",
-        help="text (or ids) to continue; what an encoder reads: text, ids, or an array in FILE.npy",
+        help="text or ids to continue; with an encoder, its source: text, ids, or an array in FILE.npy",
     )
-    group.add_argument("--file", metavar="FILE", help="prompts from a file, one a line; - reads standard input")
+    group.add_argument("--file", metavar="FILE", help="a file with a prompt on each line; - is standard input")
     rare(group.add_argument("--prefix", metavar="TEXT", help="the decoder's first tokens, where an encoder reads PROMPT"))  # fmt: skip
     rare(group.add_argument("--context", metavar="FILE", help="what the network reads beside the tokens, [prompts, ...]: an .npy file, or an .npz file by input"))  # fmt: skip
     rare(group.add_argument("--latents", metavar="FILE", help="noise in place of drawn noise, [outputs, ...]: a file as of --context"))  # fmt: skip
