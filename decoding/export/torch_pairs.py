@@ -70,9 +70,9 @@ def torch_pair(
 
     ``encoder(*sources)`` returns the tensors of `outputs`. The decoder takes them by their names: with `states`, one step,
     ``decoder(tokens, *states, *the other outputs, *inputs)``, else a whole sequence, ``decoder(tokens, *outputs, *inputs)``. An output
-    called as a state is where that state starts; the other states start from zeros. Besides the scores and the next states a
-    step may return its weights over the source, [batch, source], which ``decode(..., return_attention=True)`` then gives. Of
-    the outputs of a decoder of whole sequences the first counts.
+    with the name of a state is the initial value of that state; the other states start from zeros. Besides the scores and the next states a
+    step may return its weights over the source, [batch, source], which ``decode(..., return_attention=True)`` then returns. Of
+    a decoder of whole sequences only the first output, the scores, is exported: to get its attention, export one step.
 
     Args:
         encoder, decoder: the networks, in evaluation mode, or methods of networks, such as ``decoder.forward_step``.

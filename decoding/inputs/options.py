@@ -198,8 +198,8 @@ def _check_attention(model: Model, settings: Settings) -> None:
                 "decode() with that member alone, the output as teacher= and teacher_ratio=1, returns its weights"
             )
         raise OptionError(
-            f"{option}: {model.name} has no attention output; export the weights [batch, source] as an output, and pass "
-            "roles={'attention': name} to load() if its name does not say so"
+            f"{option}: {model.name} has no attention output; export one step with its weights over the source, [batch, source], as an output "
+            "(decoding.export.torch_pair(states=...) does), and pass roles={'attention': name} to load() if its name does not say so"
         )
     if settings.return_attention and isinstance(settings.strategy, Sample) and not settings.strategy.replacement:
         raise OptionError("return_attention=True: not with Sample(replacement=False); use another strategy")
