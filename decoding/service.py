@@ -441,6 +441,6 @@ class Engine:
     def _check_process(self) -> None:
         if self._searches.forked:
             raise DecodeError(
-                f"{self._model.name}: this engine decodes in threads of the process that was forked, and the child has none of them; "
+                f"{self._model.name}: this engine decodes in threads of the process that was forked, which its child does not have; "
                 "make an engine in the child, with a model that is loaded there"
             )

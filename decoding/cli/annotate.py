@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     external = write_metadata(Path(args.file), entries, output)
     print(f"{output}: wrote " + ", ".join(_shown(key, value, tokenizer) for key, value in written.items()))
     if external:
-        print(f"its weights are in {', '.join(external)}, which must stay beside it")
+        print(f"its weights are in {', '.join(external)}, which must stay in the same folder")
 
 
 def _tokenizer(args: argparse.Namespace) -> Tokenizer | None:

@@ -68,7 +68,7 @@ def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     parser.add_argument("model", metavar="A", help="an ONNX file, its folder, or a shipped model")
     parser.add_argument("other", metavar="B", help="the same, of the same vocabulary")
     parser.add_argument("--data", metavar="FILE", required=True, help="a text in UTF-8, or ids split by spaces; - reads standard input")  # fmt: skip
-    parser.add_argument("--lines", action="store_true", help="each line of the text is a sequence of its own")
+    parser.add_argument("--lines", action="store_true", help="each line of the text is a separate sequence")
     parser.add_argument("--sources", metavar="FILE", help="with an encoder: what it reads, a line for each line of FILE")  # fmt: skip
     parser.add_argument("--quantize-b", action="store_true", help="load B with int8 weights")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

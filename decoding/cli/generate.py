@@ -53,8 +53,8 @@ def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     )
     group.add_argument("--file", metavar="FILE", help="a file with a prompt on each line; - is standard input")
     rare(group.add_argument("--prefix", metavar="TEXT", help="the decoder's first tokens, where an encoder reads PROMPT"))  # fmt: skip
-    rare(group.add_argument("--context", metavar="FILE", help="what the network reads beside the tokens, [prompts, ...]: an .npy file, or an .npz file by input"))  # fmt: skip
-    rare(group.add_argument("--latents", metavar="FILE", help="noise in place of drawn noise, [outputs, ...]: a file as of --context"))  # fmt: skip
+    rare(group.add_argument("--context", metavar="FILE", help="arrays for the network's other inputs, [prompts, ...]: an .npy file, or an .npz file with the inputs' names"))  # fmt: skip
+    rare(group.add_argument("--latents", metavar="FILE", help="noise to use instead of drawn noise, [outputs, ...]: a file as for --context"))  # fmt: skip
     output = add_decode_options(parser)
     output.add_argument("--json", action="store_true", help="print a JSON object a line for each output")
     rare(output.add_argument("--plot", metavar="FILE", help="draw the attention, the beams or the tokens' probabilities, too (.png, .svg, .pdf)"))  # fmt: skip
@@ -101,7 +101,7 @@ def _prompts(args: argparse.Namespace) -> list[str | None]:
     """
     if args.file is not None:
         if args.prompt is not None:
-            raise OptionError(f"PROMPT {shown(args.prompt)} and --file {args.file}: give prompts in one way")
+            raise OptionError(f"PROMPT {shown(args.prompt)} and --file {args.file}: pass only one of them")
         if args.plot is not None:
             raise OptionError("--file and --plot: a picture shows one prompt; leave one out")
     if args.model is None:

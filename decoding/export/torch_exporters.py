@@ -115,8 +115,8 @@ def _check_caller(frame: Any, own: str, *, decides: bool) -> None:
     if file.startswith(own) or line.startswith("assert") or not (decides or _BRANCH.match(line)):
         return
     raise ModelError(
-        f"{Path(file).name}, line {number}: {shown(line)} takes a value from a tensor to decide what to do, and the exporter would write "
-        "what this example decides for every input; compute both results and choose by torch.where()"
+        f"{Path(file).name}, line {number}: {shown(line)} takes a value from a tensor to choose a branch, but the exporter writes only "
+        "the branch of its example; compute both results and choose by torch.where()"
     )
 
 

@@ -292,14 +292,14 @@ def test_an_encoder_and_its_decoder(tmp_path):
         (lambda: made(LM).train(), {}, OptionError, r"LM: LM is in training mode.*call net.eval\(\) first"),
         (lambda: made(LM).double(), {}, OptionError, r"its weights are float64.*net.float\(\)"),
         (lambda: 7, {}, OptionError, "net=7: expected a torch.nn.Module"),
-        (lambda: made(Noisy), {}, ModelError, "two runs on the same tokens give other scores: it draws random numbers"),
+        (lambda: made(Noisy), {}, ModelError, "two runs on the same tokens give different scores: it draws random numbers"),
         (lambda: made(Remembers), {}, ModelError, "or keeps something between calls"),
         (lambda: made(Loop), {"dynamo": False}, ModelError, r"write forward\(\) for one token.*torch_step\(\)"),
         (lambda: made(lambda: LM(bidirectional=True)), {"dynamo": False}, ModelError, "is bidirectional"),
         (lambda: made(lambda: LM(proj_size=4)), {}, ModelError, r"rnn \(LSTM\) has proj_size=4, which torch's exporters do not write"),
         (lambda: made(lambda: LM(batch_first=False)), {}, ModelError, r"a row's scores change with the other rows: rnn \(LSTM\) has batch_first=False"),
         (lambda: made(Packed), {}, ModelError, "its scores of a token change with the tokens after it.*packed sequences"),
-        (lambda: made(Branches), {"dynamo": False}, ModelError, r"'if y.sum\(\) > 0:' takes a value from a tensor.*torch.where"),
+        (lambda: made(Branches), {"dynamo": False}, ModelError, r"'if y.sum\(\) > 0:' takes a value from a tensor to choose a branch.*torch.where"),
         (lambda: made(lambda: HeldBranch(lambda y: y.sum() > 0)), {"dynamo": False}, ModelError, "'return y \\* 2 if flag else y' takes a value"),
         (lambda: made(lambda: HeldBranch(lambda y: bool(y.amax() > 0))), {"dynamo": False}, ModelError, r"bool\(y.amax\(\) > 0\).*takes a value"),
         (lambda: made(lambda: HeldBranch(lambda y: (y > 0).any().item())), {"dynamo": False}, ModelError, r"any\(\).item\(\).*takes a value"),
@@ -367,7 +367,7 @@ def test_a_file_that_gives_other_scores_is_refused(tmp_path, monkeypatch):
         onnx.save(proto, file)
 
     monkeypatch.setattr(torch_models, "write", broken)
-    with pytest.raises(ModelError, match="gives other scores than the network itself, from token 1 on"):
+    with pytest.raises(ModelError, match="scores differ from the network's from token 1 on"):
         export.torch_model(made(LM), tmp_path / "m.onnx", dynamo=False)
     assert list(tmp_path.iterdir()) == []
 

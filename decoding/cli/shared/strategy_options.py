@@ -107,7 +107,7 @@ def strategy_of(args: argparse.Namespace) -> Strategy:
     """
     chosen = [name for name in ("greedy", "num_beams", "top_n") if getattr(args, name) not in (None, False)]
     if len(chosen) > 1:
-        raise OptionError(f"{_flag(chosen[0])} and {_flag(chosen[1])}: each is a strategy of its own; leave one out")
+        raise OptionError(f"{_flag(chosen[0])} and {_flag(chosen[1])}: two different strategies; leave one out")
     sampling, beams = _given(args, Sample), _given(args, Beam)
     if chosen and sampling:
         raise OptionError(f"{_flag(chosen[0])} and {_flag_of(next(iter(sampling)))}: {_flag(chosen[0])} does not sample; leave one out")  # fmt: skip

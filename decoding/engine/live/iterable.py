@@ -107,8 +107,8 @@ class _Results:
                 )
             if searches.forked:
                 raise DecodeError(
-                    f"{network.name}: this call decodes in threads of the process that was forked, and the child has none "
-                    "of them; start the call in the child, with a model that is loaded there"
+                    f"{network.name}: this call decodes in threads of the process that was forked, which its child does "
+                    "not have; start the call in the child, with a model that is loaded there"
                 )
             try:
                 found = self._found.get(timeout=_LOOK)

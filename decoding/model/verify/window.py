@@ -161,7 +161,7 @@ def _check_length(session: Session, contract: Contract, length: int, tolerance: 
         for place, which in ((0, "first"), (-1, "last")):
             if _unused(session, contract, ids, context, scores, place):
                 raise ModelError(
-                    f"{session.name}: of {length} tokens it looks only at one: the {which} does not change what follows; {_ADVICE}"
+                    f"{session.name}: of {length} tokens it reads only one: the {which} token does not change the scores; {_ADVICE}"
                 )
 
 

@@ -67,7 +67,9 @@ def test_one_that_looks_at_one_token_is_refused(index):
     nodes = [helper.make_node("Gather", ["all", index], ["logits"], axis=1)]
     nodes += [helper.make_node("Constant", [], ["first"], value_int=0)] if index == "first" else []
     other = {"last": "first", "first": "last"}[index]
-    with pytest.raises(ModelError, match=f"of 2 tokens it looks only at one: the {other} does not change what follows"):
+    with pytest.raises(
+        ModelError, match=f"of 2 tokens it reads only one: the {other} token does not change the scores"
+    ):
         contract_of(graph_of(*nodes))
 
 
