@@ -30,8 +30,8 @@ from decoding.processors import (
 from tests.helpers.build import recurrent
 
 HUGE = 10**400
-DEEP = []
-for _ in range(5000):
+DEEP = []  # has no repr: CPython 3.13 prints 5,000 lists within each other
+for _ in range(100_000):
     DEEP = [DEEP]
 
 

@@ -355,9 +355,9 @@ def test_a_chain_of_many_nodes_loads_as_quickly_as_onnxruntime_alone():
     end, last.output[0] = last.output[0], "link0"
     for i in range(count):
         proto.graph.node.append(helper.make_node("Neg", [f"link{i}"], [f"link{i + 1}" if i < count - 1 else end]))
-    began = time.perf_counter()
+    began = time.process_time()
     load(proto, threads=1)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_a_session_gets_names_for_all_sizes_and_the_graph_stays():

@@ -74,7 +74,7 @@ def wrapped(case):
 
 
 def test_the_package_has_its_cases():
-    assert len(CASES) >= 18
+    assert len(CASES) >= 12  # onnx 1.22 has 12, 1.23 has 18
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -39,7 +39,7 @@ def page(browser, live):
 
 
 def until(browser, condition):
-    return WebDriverWait(browser, 20, 0.05).until(lambda _: condition())
+    return WebDriverWait(browser, 60, 0.05).until(lambda _: condition())
 
 
 def field(page, name, value):
