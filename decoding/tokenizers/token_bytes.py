@@ -127,7 +127,7 @@ def _check(tokenizer: Tokenizer, found: TokenBytes) -> None:
         if text != joined:
             raise OptionError(
                 f"constraints: the {tokenizer!r} decodes the tokens {some} to {text!r}, but one after the other they are "
-                f"{joined!r}; constraints need a tokenizer whose texts are made of the bytes of their tokens"
+                f"{joined!r}; constraints need a tokenizer whose text is the concatenation of its tokens' bytes"
             )
 
 

@@ -308,7 +308,7 @@ def test_an_encoder_and_its_decoder(tmp_path):
         (lambda: nn.Sequential(nn.Embedding(V, H), nn.Flatten(0)).eval(), {}, ModelError, r"expected scores \[batch, time, vocabulary\]"),
         (lambda: nn.LSTM(H, H).eval(), {}, ModelError, r"forward\(\) fails on tokens int64 \[2, 5\]"),
         (lambda: made(LM), {"vocab": ["a"]}, OptionError, "vocab: only 1 tokens"),
-        (lambda: made(LM), {"vocab": VOCAB, "tokenizer": VOCAB}, OptionError, "vocab and tokenizer: give one"),
+        (lambda: made(LM), {"vocab": VOCAB, "tokenizer": VOCAB}, OptionError, "vocab and tokenizer: pass only one"),
         (lambda: made(LM), {"eos_token_id": -1}, OptionError, "eos_token_id"),
         (lambda: made(WithContext), {"inputs": {"features": (4,)}}, OptionError, "features: sizes"),
         (lambda: made(LM), {"one_hot": 0}, OptionError, "one_hot=0"),
