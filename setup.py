@@ -17,7 +17,8 @@ from setuptools.command.build_ext import build_ext
 if sys.byteorder != "little" or struct.calcsize("P") != 8:
     sys.exit("rnn-decoding needs a 64-bit little-endian system, because its arrays, ONNX files and packed weights are")
 
-TOPICS = ("_arguments", "_beam", "_draw", "_native", "_processors", "_random", "_softmax", "_top_k")
+NATIVE = ("native.network", "native.run")
+TOPICS = ("_arguments", "_beam", "_draw", "_processors", "_random", "_softmax", "_top_k", *NATIVE)
 
 if sys.platform == "win32":
     # Visual Studio 2022 or later: earlier ones contract a * b + c by default, and have no flag against it.
@@ -74,7 +75,10 @@ setup(
             extension("decoding.engine.flags"),
             extension("decoding.engine.search.native_beams"),
             extension("decoding.engine.search.native_steps"),
-            extension("decoding.engine.search.row_sampler"),
+            *(
+                extension(f"decoding.engine.search.rows.{topic}")
+                for topic in ("choices", "edits", "outputs", "sampler")
+            ),
             extension("decoding.engine.search.stopping"),
         ],
         compiler_directives={

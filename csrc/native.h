@@ -1,6 +1,6 @@
 /* The native step: packed weights, recurrent cells, whole networks for one token or a chunk of tokens, and a
  * choice of tokens that never writes the logits. What decoding.h says about memory, threads and results holds
- * here too; decoding/kernels/reference_native.py is the specification in NumPy.
+ * here too; decoding/kernels/native/reference.py is the specification in NumPy.
  *
  * Order of sums
  *   Each output is one chain: it starts from the bias (or from what it is added to) and takes k = 0, 1, 2, ...

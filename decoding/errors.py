@@ -1,5 +1,7 @@
 """The classes of errors. Every message names the option, input or file at fault, says what was found, and says what to do."""
 
+from __future__ import annotations
+
 import math
 import operator
 from typing import Any
@@ -32,6 +34,11 @@ class DecodeError(DecodingError, RuntimeError):
         super().__init__(message)
         self.row = row
         self.step = step
+
+    def of_sequence(self, sequence: int, step: int) -> DecodeError:
+        """Return a kernel's error, which names a row of the batch, as that of a sequence."""
+        advice = "check the weights, the inputs and the processors"
+        return DecodeError(f"sequence {sequence}, step {step}: {self}; {advice}", row=sequence, step=step)
 
 
 class QueueFull(DecodingError, RuntimeError):

@@ -225,6 +225,8 @@ class AllowedTokens:
 class ForcedTokens:
     """Makes the output have given tokens at given positions.
 
+    The logit of such a token becomes 0, so in `Beam` it costs a hypothesis nothing (as in Hugging Face).
+
     Args:
         tokens: ``{position: id}``; the first new token has position 0.
     """
@@ -237,6 +239,11 @@ class ForcedTokens:
             for position, token in tokens.items()
         }
 
+    @property
+    def ids(self) -> Ids:
+        """The tokens, without their positions."""
+        return np.array(list(self.tokens.values()), np.int64)
+
     def __repr__(self) -> str:
         return f"ForcedTokens({{{_listed(f'{position}: {token}' for position, token in self.tokens.items())}}})"
 
@@ -245,6 +252,12 @@ class ForcedTokens:
         for row, output in enumerate(history.outputs):
             if (token := self.tokens.get(len(output))) is not None:
                 kernels.allow_tokens(logits[row : row + 1], [token])
+                if np.isfinite(logits[row, token]):  # -inf forbids it, and NaN is an error
+                    logits[row, token] = 0
+
+
+# Those that name tokens, as `ids`.
+TokenProcessor = LogitBias | SuppressTokens | AllowedTokens | ForcedTokens
 
 
 class PrefixAllowed:

@@ -414,7 +414,7 @@ class Engine:
         """Check a request and number it."""
         index = next(self._numbers)
         own = request if isinstance(request, Request) else Request(request)
-        made = replace(own_request(self._model, self._call, own, None, index), first=index * _OUTPUTS)
+        made = own_request(self._model, self._call, own, None, index, index * _OUTPUTS)
         if self._known is not None and not (made.states or made.source or made.prefixes):
             made = self._known.extended(made)
         return Ticket(self, own, made)

@@ -7,6 +7,7 @@ import pytest
 
 from decoding import (
     AllowedTokens,
+    Beam,
     DecodeError,
     ForcedTokens,
     FrequencyPenalty,
@@ -106,6 +107,31 @@ def test_forced_tokens_and_the_models_own_logprobs(lstm):
     (h,) = decode(lstm, [1], Sample(), max_new_tokens=5, seed=1, processors=[ForcedTokens({0: 7, 3: 2})])
     assert (h.tokens[0], h.tokens[3]) == (7, 2)
     np.testing.assert_allclose(h.token_logprobs, score(lstm, [1, *h.tokens])[0][1:], atol=1e-5)
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+def test_a_forced_token_costs_a_beam_nothing(length_penalty):
+    """The best hypotheses are the most probable beginnings, whatever the model thinks of the token after them."""
+    model = load(build.recurrent("GRU", vocab=5, scale=2.0, seed=4))
+    beginnings = [(a, b) for a in range(5) for b in range(5) if 1 not in (a, b)]
+    logprobs = [float(lp[1:].sum(dtype=np.float64)) for lp in score(model, [[0, *tokens] for tokens in beginnings])]
+    expected = sorted(zip(logprobs, beginnings, strict=True), reverse=True)[:6]
+    beam, processors = Beam(25, length_penalty=length_penalty), [SuppressEos(), ForcedTokens({2: 1})]
+    found = decode(model, [0], beam, max_new_tokens=3, eos_token_id=1, num_return_sequences=6, processors=processors)
+    assert [tuple(h.tokens) for h in found] == [tokens for _, tokens in expected]
+    np.testing.assert_allclose([h.score for h in found], [lp / 3**length_penalty for lp, _ in expected], atol=1e-4)
+
+
+class SuppressEos:
+    """Forbids EOS before the last token, so that every hypothesis has three tokens."""
+
+    def __call__(self, history, logits):
+        logits[[len(output) < 2 for output in history.outputs], 1] = -np.inf
+
+
+def test_a_forbidden_token_is_not_forced(lstm):
+    with pytest.raises(DecodeError, match=r"sequence 0, step 1: .* all -inf"):
+        decode(lstm, [1], max_new_tokens=3, processors=[SuppressTokens([7]), ForcedTokens({1: 7})])
 
 
 def test_a_callable_sees_running_rows_only_and_in_order(lstm):

@@ -20,6 +20,8 @@ class BoundConstraint:
     """A constraint over the tokens of one model, checked: its outputs can begin.
 
     Attributes:
+        name: of it, in messages: long texts are cut.
+        grammar: in llguidance's dialect of Lark.
         spelling: of the model's vocabulary.
         eos: the ids that end an output, which are allowed only where the text may end.
         first_bits: the mask of the first token.
@@ -32,12 +34,12 @@ class BoundConstraint:
 
     def __init__(self, name: str, grammar: str, spelling: Spelling, eos: Sequence[int]) -> None:
         self.name, self.spelling, self.eos = name, spelling, np.array(sorted(set(eos)), np.int64)
-        self._grammar, self._package = grammar, llguidance()
+        self.grammar, self._package = grammar, llguidance()
         self._template = self._package.LLMatcher(spelling.tokens, grammar, log_level=0)
         self._kept: deque[Any] = deque(maxlen=_KEPT)
         if self._template.is_error():
             raise OptionError(f"{name}: {shortened(self._template.get_error())}")
-        self.first_bits = self._first_bits()
+        self._find_beginnings()
         self.own = (1 << spelling.vocab_size) - 1 - sum(1 << token for token in self.eos.tolist())
 
     def __repr__(self) -> str:
@@ -74,7 +76,12 @@ class BoundConstraint:
             return f"{self.name}: after {shown} only the end may come, which something else forbids"
         return f"{self.name}: no text goes on after {shown}"
 
-    def _first_bits(self) -> Bits:
+    def _find_beginnings(self) -> None:
+        """Find the tokens that may begin a text, and whether it may or must be empty.
+
+        Raises:
+            OptionError: the grammar matches nothing, or no token can begin a text of it.
+        """
         mask = np.zeros((1, self.spelling.words), np.uint32)
         state = self._template.deep_copy()
         state.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
@@ -90,12 +97,11 @@ class BoundConstraint:
                 f"{self.name}: its texts begin with {following}, and no token of the model's vocabulary does"
             )
         self.with_ends(bits, np.array([may_end]))
-        first: Bits = bits[0]
-        return first
+        self.first_bits: Bits = bits[0]
 
     def _following(self, text: bytes) -> tuple[str, bool]:
         """Return what may come after a text, for messages, and whether it may end there."""
-        state = self._package.LLMatcher(self._package.LLTokenizer("byte"), self._grammar, log_level=0)
+        state = self._package.LLMatcher(self._package.LLTokenizer("byte"), self.grammar, log_level=0)
         if text and not state.consume_tokens(list(text)):
             return "", False
         may_end, values = state.is_accepting(), _next_bytes(state)

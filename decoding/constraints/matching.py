@@ -14,6 +14,7 @@ import numpy.typing as npt
 from decoding.constraints.bound import BoundConstraint, shortened
 from decoding.constraints.spelling import Bits, Spelling, llguidance
 from decoding.errors import OptionError
+from decoding.kernels.cores import usable_cores
 
 # Bits of masks up to which they are computed at once: handing them to a thread takes as long. Nor do runs of forced
 # tokens gain anything above (bench/test_constraints.py).
@@ -269,6 +270,6 @@ class Masks:
 @cache
 def _threads(process: int) -> tuple[ThreadPoolExecutor, Any]:
     """Return the thread that waits for llguidance, and its own threads; of each process, as a fork has none of them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    executor = llguidance().LLExecutor(max(1, cores // 2))
-    return ThreadPoolExecutor(max(1, cores // 2), thread_name_prefix="constraints"), executor
+    threads = max(1, usable_cores() // 2)
+    executor = llguidance().LLExecutor(threads)
+    return ThreadPoolExecutor(threads, thread_name_prefix="constraints"), executor

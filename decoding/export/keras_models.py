@@ -84,7 +84,6 @@ class _Network:
         tokens, *others = model.inputs
         self._one_hot = tokens.shape[-1] if len(tokens.shape) == 3 else None
         self._dtype = str(tokens.dtype)
-        self._one_by_one = tokens.shape[1] == 1
         draw = np.random.default_rng(1)
         stateful = len(others) > 0 and len(model.outputs) == 1 + len(others)
         shapes = {one.name: [d or _EXAMPLE_SIZE for d in one.shape[1:]] for one in others}

@@ -38,8 +38,10 @@ def check_contexts(model: Model, context: Any, step_inputs: StepInputs | None, p
         OptionError: one is missing, unknown or of a wrong shape.
     """
     network, c = model._network, model._network.contract
-    inputs = {f.name: f for f in (*c.contexts, *c.row_inputs) if f.kind != "latent"}
     needed = (*c.contexts, *c.step_contexts)
+    if context is None and not needed:  # as nearly always, and for every request
+        return Given({}, {})
+    inputs = {f.name: f for f in (*c.contexts, *c.row_inputs) if f.kind != "latent"}
     states = {s.input: s for s in c.states}
     encoded = set() if network.encoders is None else network.encoders.fed & inputs.keys()
     wanted = {f.name: f.name for f in needed if f.name not in encoded}

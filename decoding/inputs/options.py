@@ -18,6 +18,7 @@ from decoding.inputs.prompts import checked_ids
 from decoding.inputs.sizes import check_memory
 from decoding.model.ensembles.ensemble import Ensemble
 from decoding.model.model import Model
+from decoding.processors import TokenProcessor
 from decoding.strategies import Beam, Greedy, Sample, Strategy, TopN
 
 # Rows that run together unless the caller says otherwise; see docs/architecture.md for the measurement.
@@ -306,20 +307,27 @@ def _with_bound(model: Model, settings: Settings) -> Settings:
     return replace(settings, processors=tuple(bound))
 
 
-def _processors(processors: Any) -> tuple[Callable[..., None] | Constraint, ...]:
-    """Return the processors, each a callable or a constraint; a class that was not called is the usual mistake."""
+def _processors(model: Model, processors: Any) -> tuple[Callable[..., None] | Constraint, ...]:
+    """Return the processors, each a callable or a constraint; a class that was not called is the usual mistake.
+
+    Raises:
+        OptionError: one is neither, or names a token that the model does not have.
+    """
     if callable(processors) or not isinstance(processors, Iterable) or getattr(processors, "ndim", 1) == 0:
         raise OptionError(f"processors={shown(processors)}: expected a list of callables f(history, logits)")
-    for processor in processors:
+    given = tuple(processors)
+    for index, processor in enumerate(given):
         if isinstance(processor, Constraint):
             continue
+        if isinstance(processor, TokenProcessor):
+            checked_ids(model, processor.ids, f"processors[{index}] ({type(processor).__name__})")
         if not callable(processor):
             raise OptionError(f"processors: {shown(processor)} is not a callable f(history, logits)")
         if isinstance(processor, type):
             raise OptionError(
                 f"processors: {processor.__name__} is a class; pass an object of it, {processor.__name__}(...)"
             )
-    return tuple(processors)
+    return given
 
 
 # For each option of a request, the fields of `Settings` that it sets.
@@ -330,7 +338,7 @@ _SETTINGS: Mapping[str, Callable[[Model, Any], dict[str, Any]]] = {
     "stop": lambda model, value: dict(zip(("stop", "stop_strings"), _stops(model, value), strict=True)),
     "min_new_tokens": lambda _, value: {"min_new_tokens": whole_number("min_new_tokens", value, 0)},
     "max_new_tokens": lambda model, value: {"max_new_tokens": _longest(model, value)},
-    "processors": lambda _, value: {"processors": _processors(value)},
+    "processors": lambda model, value: {"processors": _processors(model, value)},
     "logprobs": lambda _, value: {"top_logprobs": whole_number("logprobs", value, 0)},
     "return_attention": lambda _, value: {"return_attention": check_flag("return_attention", value)},
     "return_state": lambda _, value: {"return_state": check_flag("return_state", value)},

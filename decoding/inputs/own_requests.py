@@ -47,7 +47,16 @@ def requests_of_iterable(model: Model, call: Call, prompts: Any, prefix: Any) ->
         )
     if isinstance(call.settings.strategy, Sample) and np.ndim(call.settings.strategy.temperature):
         raise OptionError("Sample(temperature=array): the prompts of an iterable cannot be counted; pass one number")
-    return number_requests(own_request(model, call, prompt, prefix, index) for index, prompt in enumerate(prompts))
+    return _in_turn(model, call, prompts, prefix)
+
+
+def _in_turn(model: Model, call: Call, prompts: Iterable[Any], prefix: Any) -> Iterator[EngineRequest]:
+    """Yield the request of each prompt; the numbers of their outputs follow each other."""
+    first = 0
+    for index, prompt in enumerate(prompts):
+        made = own_request(model, call, prompt, prefix, index, first)
+        first += made.settings.outputs
+        yield made
 
 
 def mixed_requests(
@@ -61,21 +70,30 @@ def mixed_requests(
     each = [prompts] if isinstance(prompts, Request) else list(prompts)
     columns = {"prefix": prefix, "context": context, "latents": latents}
     entries = {name: _entries(name, value, len(each)) for name, value in columns.items()}
-    made = []
+    made: list[EngineRequest] = []
+    first = 0
     for index, prompt in enumerate(each):
         own = prompt if isinstance(prompt, Request) else Request(prompt)
         common = {name: values[index] for name, values in entries.items() if values is not None}
-        made.append(own_request(model, call, own, common.get("prefix"), index, common))
-    return list(number_requests(made))
+        made.append(own_request(model, call, own, common.get("prefix"), index, first, common))
+        first += made[-1].settings.outputs
+    return made
 
 
 def own_request(
-    model: Model, call: Call, given: Any, prefix: Any, index: int, common: Mapping[str, Any] | None = None
+    model: Model,
+    call: Call,
+    given: Any,
+    prefix: Any,
+    index: int,
+    first: int = 0,
+    common: Mapping[str, Any] | None = None,
 ) -> EngineRequest:
-    """Return the request of one prompt, or of a `Request`, not yet numbered.
+    """Return the request of one prompt, or of a `Request`.
 
     Args:
         prefix: of the call.
+        index, first: the numbers of the request and of its first output in the call.
         common: `context` and `latents` of the call for this prompt.
 
     Raises:
@@ -83,7 +101,7 @@ def own_request(
     """
     own = given if isinstance(given, Request) else Request(given)
     try:
-        return _own_request(model, call, own, prefix, index, common or {})
+        return _own_request(model, call, own, prefix, index, first, common or {})
     except OptionError as error:
         if given is not own:
             raise
@@ -140,49 +158,53 @@ def _with_own_options(model: Model, call: Call, request: EngineRequest, own: Req
         raise OptionError(f"sequences[{request.index}]: {error}") from error
 
 
-def number_requests(requests: Iterable[EngineRequest]) -> Iterator[EngineRequest]:
-    """Yield the requests with the numbers of their outputs, which follow each other."""
-    first = 0
-    for request in requests:
-        yield replace(request, first=first)
-        first += request.settings.outputs
-
-
 def _own_request(
-    model: Model, call: Call, own: Request, prefix: Any, index: int, common: Mapping[str, Any]
+    model: Model, call: Call, own: Request, prefix: Any, index: int, first: int, common: Mapping[str, Any]
 ) -> EngineRequest:
     settings = own_settings(model, call, own.options())
     check_temperature(settings.strategy)
     latents = own.latents if own.latents is not None else common.get("latents")
-    made = EngineRequest(
+    given = given_latents(model, _alone(latents), 1, settings.searches_per_request)
+    prefix = prefix if own.prefix is None else own.prefix
+    if own.state is None:
+        context = own.context if own.context is not None else common.get("context")
+        read = _from_prompt(model, call, own.prompt, prefix, context, index)
+    else:
+        read = _from_state(model, own, prefix, settings.searches_per_request)
+        given = read.pop("given_latents") | given
+    return EngineRequest(
         index=index,
-        ids=np.zeros(0, np.int64),
+        first=first,
         settings=settings,
         seed=call.seed if own.seed is None else seed_of(own.seed),
         own_stream=None if own.seed is None else 0,
         temperature=temperatures(settings.strategy, 1)[0],
-        given_latents=given_latents(model, _alone(latents), 1, settings.searches_per_request),
+        given_latents=given,
+        **read,
     )
-    prefix = prefix if own.prefix is None else own.prefix
-    if own.state is not None:
-        return _after_state(model, made, own, prefix)
-    (start,), (source,) = read_prompts(model, own.prompt, prefix, first=index, single=True)
+
+
+def _from_prompt(model: Model, call: Call, prompt: Any, prefix: Any, context: Any, index: int) -> dict[str, Any]:
+    """Return what `EngineRequest` has of a prompt and its contexts.
+
+    Raises:
+        OptionError: one of them is wrong.
+    """
+    (start,), (source,) = read_prompts(model, prompt, prefix, first=index, single=True)
     check_apart(model, call, [start])
-    context = own.context if own.context is not None else common.get("context")
     given = check_contexts(model, _alone(context), call.step_inputs, 1)
-    return replace(
-        made,
-        ids=start.ids,
-        start=len(start.ids),
-        prefixes=start.prefixes,
-        source=source,
-        context={name: values[0] for name, values in given.contexts.items()},
-        states={name: values[0] for name, values in given.states.items()},
-    )
+    return {
+        "ids": start.ids,
+        "start": len(start.ids),
+        "prefixes": start.prefixes,
+        "source": source,
+        "context": {name: values[0] for name, values in given.contexts.items()},
+        "states": {name: values[0] for name, values in given.states.items()},
+    }
 
 
-def _after_state(model: Model, made: EngineRequest, own: Request, prefix: Any) -> EngineRequest:
-    """Return the request that goes on from a state.
+def _from_state(model: Model, own: Request, prefix: Any, searches: int) -> dict[str, Any]:
+    """Return what `EngineRequest` has of a state, with the latents of `searches` sequences.
 
     Raises:
         OptionError: the state is that of another model, or incomplete; or an option is given that the state has already.
@@ -201,20 +223,17 @@ def _after_state(model: Model, made: EngineRequest, own: Request, prefix: Any) -
     ids = arrays[IDS]
     context = {name.removeprefix(CONTEXT): value for name, value in arrays.items() if name.startswith(CONTEXT)}
     latents = {f.name for f in model.latents}
-    searches = made.settings.searches_per_request
-    return replace(
-        made,
-        ids=np.concatenate([ids, new]),
-        read=len(ids) - 1,
-        prefixes={name.removeprefix(PREFIX): value for name, value in arrays.items() if name.startswith(PREFIX)},
-        start=int(arrays[START]) if START in arrays else 0,
-        prefixes_read=True,
-        encoded=True,
-        context=context,
-        states={s.input: arrays[s.input] for s in model._network.contract.states},
-        given_latents={name: [value] * searches for name, value in context.items() if name in latents}
-        | dict(made.given_latents),
-    )
+    return {
+        "ids": np.concatenate([ids, new]),
+        "read": len(ids) - 1,
+        "prefixes": {name.removeprefix(PREFIX): value for name, value in arrays.items() if name.startswith(PREFIX)},
+        "start": int(arrays[START]) if START in arrays else 0,
+        "prefixes_read": True,
+        "encoded": True,
+        "context": context,
+        "states": {s.input: arrays[s.input] for s in model._network.contract.states},
+        "given_latents": {name: [value] * searches for name, value in context.items() if name in latents},
+    }
 
 
 def _new_ids(model: Model, prompt: Any) -> Ids:

@@ -249,6 +249,8 @@ def temperatures(strategy: Strategy, prompts: int) -> list[float]:
     """Return the temperature of each prompt; 1 where the strategy has none."""
     if not isinstance(strategy, Sample):
         return [1.0] * prompts
+    if isinstance(strategy.temperature, float | int):
+        return [float(np.float32(strategy.temperature))] * prompts
     values = np.asarray(strategy.temperature, np.float32)
     if values.ndim == 1 and len(values) != prompts:
         raise OptionError(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from decoding.engine.loop import LARGE_NETWORK
 from decoding.engine.request import Call
 from decoding.errors import OptionError, whole_number
+from decoding.kernels.cores import usable_cores
 from decoding.model.model import Model
 
 # Rows that make a worker worth it, fewer with the native step, which has nothing else that needs threads. A large network
@@ -34,10 +33,9 @@ def choose_workers(model: Model, call: Call, workers: int | None, rows: int, *, 
         return check_workers(model, 1 if workers is None else workers)
     if model._network.threads is not None or processors:
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     worth_it = ROWS_OF_A_NATIVE_WORKER if model.executor == "native" else ROWS_OF_A_WORKER
     enough = call.batch_size if model.weight_bytes > LARGE_NETWORK else min(call.batch_size, worth_it)
-    return max(1, min(cores, rows // enough))
+    return max(1, min(usable_cores(), rows // enough))
 
 
 def check_workers(model: Model, workers: int) -> int:

@@ -12,11 +12,15 @@ from decoding.engine.latents import Latents
 from decoding.engine.live.iterable import decode_each
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence
 from decoding.errors import DecodingError
-from decoding.inputs.own_requests import number_requests, own_request
+from decoding.inputs.own_requests import own_request
 from decoding.jobs.read import Row
 from decoding.jobs.rows import request_of
 from decoding.model.model import Model
 from decoding.results import Hypothesis
+
+# Rows that are read, and results that are written, at a time: each time the threads that decode may wait for Python's lock, and the
+# caches, through which the weights of a large network have gone meanwhile, know nothing of this any more.
+_TOGETHER = 32
 
 # Is told of a row that is bad, and why; also from the thread that reads.
 Failed = Callable[[Row, str], None]
@@ -39,8 +43,8 @@ def decode_rows(
     *,
     prefix: Any = None,
     only_text: bool = False,
-) -> Generator[tuple[Row, list[Hypothesis]]]:
-    """Yield each row with its outputs, the best first, as they finish.
+) -> Generator[list[tuple[Row, list[Hypothesis]]]]:
+    """Yield the rows with their outputs, the best first, as they finish: some rows at a time.
 
     The draws of a row depend on the seed of the call and on the row's id, or on the row's own seed: see `row_seed`.
 
@@ -54,34 +58,40 @@ def decode_rows(
     running: dict[int, Row] = {}
 
     def requests() -> Iterator[EngineRequest]:
+        first = 0
         for index, row in enumerate(rows):
             if row.reason is not None:
                 failed(row, row.reason)
                 continue
             try:
                 given = request_of(model, row, call.seed, only_text=only_text)
-                made = own_request(model, call, given, prefix, index)
+                made = own_request(model, call, given, prefix, index, first)
             except DecodingError as error:
                 failed(row, _reason(error, index))
                 continue
+            first += made.settings.outputs
             running[index] = row
             yield made
 
     finished: dict[int, list[FinishedSequence]] = {}
-    with closing(decode_each(model._network, call, number_requests(requests()), workers)) as found:
-        for one in found:
-            index = one.request.index
-            if isinstance(one, FailedRequest):
-                if not isinstance(one.error, DecodingError):
-                    raise one.error
-                finished.pop(index, None)
-                failed(running.pop(index), _reason(one.error, index))
-                continue
-            group = finished.setdefault(index, [])
-            group.append(one)
-            if len(group) == one.siblings:
-                del finished[index]
-                yield running.pop(index), hypotheses(model._network, call, group, index)
+    with closing(decode_each(model._network, call, requests(), workers, together=_TOGETHER)) as found:
+        for some in found:
+            done: list[tuple[Row, list[Hypothesis]]] = []
+            for one in some:
+                index = one.request.index
+                if isinstance(one, FailedRequest):
+                    if not isinstance(one.error, DecodingError):
+                        yield done  # which are finished all the same
+                        raise one.error
+                    finished.pop(index, None)
+                    failed(running.pop(index), _reason(one.error, index))
+                    continue
+                group = finished.setdefault(index, [])
+                group.append(one)
+                if len(group) == one.siblings:
+                    del finished[index]
+                    done.append((running.pop(index), hypotheses(model._network, call, group, index)))
+            yield done
 
 
 def _reason(error: DecodingError, index: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from decoding.requests import Request
 _LINES, _PARQUET = (".jsonl", ".ndjson"), ".parquet"
 
 Records = Sequence[Mapping[str, Any]]
+# Rows that finished together, each with its records, which have no id yet, and the number of their tokens.
+Finished = Sequence[tuple[Row, Records, int]]
 
 
 @dataclass(frozen=True)
@@ -62,18 +65,18 @@ class Stage:
         """Return the columns of a Parquet output after its id, with their types: those of all rows, and those of some."""
         raise NotImplementedError
 
-    def run(
-        self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]
-    ) -> Generator[tuple[Row, Records, int]]:
-        """Yield each row with its records, which have no id yet, and the number of their tokens."""
+    def run(self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]) -> Generator[Finished]:
+        """Yield the rows as they finish, some at a time."""
         raise NotImplementedError
 
 
 class Output:
     """The files of a job: its output, the rows that are not in their place yet, its errors and its manifest.
 
+    A link is followed: its target gets the rows, and the other files are beside the link.
+
     Raises:
-        OptionError: the name has no known ending, its folder is missing, or pyarrow is.
+        OptionError: the name has no known ending or is that of no file, its folder is missing, or pyarrow is.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -83,8 +86,12 @@ class Output:
         self.is_parquet = self.path.suffix.lower() == _PARQUET
         if self.path.suffix.lower() not in (*_LINES, _PARQUET):
             raise OptionError(f"output {path}: expected a name that ends in .jsonl or .parquet")
-        if not self.path.parent.is_dir():
-            raise OptionError(f"output {path}: there is no folder {self.path.parent}")
+        self._target = Path(os.path.realpath(self.path))
+        for folder in (self.path.parent, self._target.parent):
+            if not folder.is_dir():
+                raise OptionError(f"output {path}: there is no folder {folder}")
+        if self._target.exists() and not self._target.is_file():
+            raise OptionError(f"output {path}: it is no file, but a folder, a pipe or a device; choose another name")
         if self.is_parquet:
             self.pyarrow = pyarrow_module("pyarrow", f"output {path}")
         self.lines = self._beside(".partial.jsonl") if self.is_parquet else self.path
@@ -110,16 +117,30 @@ class Output:
             numbered: ids are the numbers of rows; else they are texts.
         """
         if self.is_parquet:
-            made, always = self._beside(".partial"), {"id": self.pyarrow.int64() if numbered else self.pyarrow.string()}
+            made = self._target.with_name(f"{self._target.name}.partial")
+            always = {"id": self.pyarrow.int64() if numbered else self.pyarrow.string()}
             base, optional = stage.columns(self.pyarrow)
             try:
                 write_parquet(self.lines, made, {**always, **base}, optional)
-                replace_file(made, self.path)
+                replace_file(made, self._target)
             except OSError as error:
                 raise cannot_write(self.path, error) from error
             finally:
                 made.unlink(missing_ok=True)
         return self.path.stat().st_size
+
+    def refuse_bad_rows(self, count: int) -> None:
+        """Refuse to go on with bad rows of earlier runs.
+
+        Raises:
+            OptionError: there are some.
+        """
+        if count:
+            rows = "1 bad row" if count == 1 else f"{count} bad rows"
+            raise OptionError(
+                f"output {self.path}: an earlier run found {rows}, which {self.errors} has with their reasons; "
+                "leave strict out to go on with the others"
+            )
 
     def release(self, lines: LineFile) -> None:
         """Let go of the rows that are in their place."""
@@ -136,7 +157,8 @@ def run_job(
     """Make the rows of an output that are not there yet.
 
     Raises:
-        OptionError: the output is another job's, or not one of a job; another process writes it; with `strict`, a row is bad.
+        OptionError: the output is another job's, or not one of a job; another process writes it; with `strict`, a row is bad,
+            or one of an earlier run was.
         DecodeError: the input cannot be read or the output written any more. The same call goes on from there.
     """
     files = Output(output)
@@ -157,6 +179,8 @@ def run_job(
         if manifest is not None:
             check_same_job(files.manifest, manifest["job"], job)
         if manifest is not None and files.is_finished(manifest):
+            if strict:
+                files.refuse_bad_rows(manifest["finished"]["failed"])
             files.release(lines)
             return _finished_report(manifest, key)
         try:
@@ -188,6 +212,8 @@ class _Run:
         lines.recover(lambda id: self._finished.add(row_key(id)), redo_last=True)
         self._errors.recover(lambda number: self._bad.add(row_key(number)), redo_last=False)
         self._rows, self._failed = len(self._finished), len(self._bad)
+        if strict:
+            files.refuse_bad_rows(self._failed)
 
     def make(self, stage: Stage, source: Input, seed: int | None, total: int | None, progress: bool) -> Report:
         """Make the rows that are missing, and append them."""
@@ -196,9 +222,13 @@ class _Run:
             tqdm(total=total, initial=self._rows + self._failed, unit="row", disable=not progress) as bar,
             closing(stage.run(self._todo(source), seed or 0, self._fail)) as made,
         ):
-            for row, records, count in made:
-                self._lines.append(b"".join(to_line({"id": row.id, **record}) for record in records))
-                self._rows, sequences, tokens = self._rows + 1, sequences + len(records), tokens + count
+            for some in made:
+                self._lines.append(
+                    b"".join(to_line({"id": row.id, **record}) for row, records, _ in some for record in records)
+                )
+                self._rows += len(some)
+                sequences += sum(len(records) for _, records, _ in some)
+                tokens += sum(count for *_, count in some)
                 speed = tokens / max(time.monotonic() - start, 1e-9)
                 bar.set_postfix_str(f"{sequences} sequences, {speed:.0f} tokens/s", refresh=False)
                 bar.update(self._rows + self._failed - bar.n)
@@ -214,10 +244,11 @@ class _Run:
                 self.numbered = False
             if not source.numbered:
                 row = self._checked(row)
-            if row_key(row.number) in self._bad:
+            if self._bad and row_key(row.number) in self._bad:
                 continue
-            if row.reason is not None or row.id is None or row_key(row.id) not in self._finished:
-                yield row
+            if row.reason is None and row.id is not None and self._finished and row_key(row.id) in self._finished:
+                continue
+            yield row
 
     def _checked(self, row: Row) -> Row:
         """Return the row, a bad one where an earlier row has its id."""

@@ -42,6 +42,7 @@ class KeySet:
     def __init__(self) -> None:
         # Sorted, one for each beginning of a key: so short that putting a key into its place costs little.
         self._sorted = [array("Q") for _ in range(1 << _BITS)]
+        self._count = 0
 
     def add(self, key: int) -> None:
         """Add a key, which may be there already."""
@@ -49,6 +50,7 @@ class KeySet:
         at = bisect_left(keys, key)
         if at == len(keys) or keys[at] != key:
             keys.insert(at, key)
+            self._count += 1
 
     def __contains__(self, key: int) -> bool:
         keys = self._sorted[key >> (64 - _BITS)]
@@ -56,4 +58,4 @@ class KeySet:
         return at < len(keys) and keys[at] == key
 
     def __len__(self) -> int:
-        return sum(map(len, self._sorted))
+        return self._count

@@ -11,10 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from decoding.constraints import BoundConstraint
 from decoding.engine.request import Settings
 from decoding.errors import OptionError, shown
 from decoding.model.ensembles.ensemble import Ensemble
 from decoding.model.model import Model
+from decoding.processors import TokenProcessor
 from decoding.tokenizers import Tokenizer, tokenizer_metadata
 
 # Of the manifest's own form, and the facts of a job in it.
@@ -104,8 +108,8 @@ def describe_job(kind: str, model: Model, options: Mapping[str, Any]) -> dict[st
     }
 
 
-def describe_settings(settings: Settings, prefix: Any) -> dict[str, Any]:
-    """Return the options of a call, with defaults filled in."""
+def describe_settings(settings: Settings, prefix: Mapping[str, list[int]] | None, step_inputs: Any) -> dict[str, Any]:
+    """Return the options of a call, with defaults filled in; `prefix` is its ids, by the members that read them."""
     return {
         "strategy": repr(settings.strategy),
         "num_return_sequences": settings.outputs,
@@ -114,9 +118,10 @@ def describe_settings(settings: Settings, prefix: Any) -> dict[str, Any]:
         "eos_token_id": list(settings.eos),
         "stop": [*settings.stop_strings, *(ids.tolist() for ids in settings.stop)],
         "processors": [_callable_name(processor) for processor in settings.processors],
+        "step_inputs": None if step_inputs is None else _callable_name(step_inputs),
         "logprobs": settings.top_logprobs,
         "return_attention": settings.return_attention,
-        "prefix": None if prefix is None else prefix if isinstance(prefix, str) else list(map(int, prefix)),
+        "prefix": prefix,
     }
 
 
@@ -150,20 +155,30 @@ def _text_fingerprint(tokenizer: Tokenizer | None) -> str | None:
         entries = tokenizer_metadata(tokenizer)
     except OptionError:
         return repr(tokenizer)
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+    return _hash(json.dumps(entries).encode())
 
 
 def _callable_name(value: Any) -> str:
     """Return what tells a processor from another: a function's name, an object's repr, or its class with a hash of what is pickled."""
+    # The repr of these is cut where it is long.
+    if isinstance(value, BoundConstraint):
+        return f"{value} {_hash(value.grammar.encode())}"
+    if isinstance(value, TokenProcessor):
+        own = {name: part.tolist() if isinstance(part, np.ndarray) else part for name, part in vars(value).items()}
+        return f"{value} {_hash(repr(own).encode())}"
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     if getattr(type(value), "__repr__", None) is not object.__repr__:
         return repr(value)
     name = f"{type(value).__module__}.{type(value).__qualname__}"
     try:
-        return f"{name} {hashlib.sha256(pickle.dumps(value)).hexdigest()}"
+        return f"{name} {_hash(pickle.dumps(value))}"
     except (pickle.PicklingError, TypeError, AttributeError):  # it holds a function, or a model
         return name
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

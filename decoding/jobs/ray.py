@@ -14,8 +14,9 @@ from decoding.arguments import seed_of
 from decoding.errors import DecodeError, OptionError, check_flag, shown, whole_number
 from decoding.inputs.models import loaded
 from decoding.inputs.options import Options, check_names
-from decoding.jobs.job import Records, Report, Stage, run_job
-from decoding.jobs.read import Row, open_input, pyarrow_module
+from decoding.jobs.files import open_input
+from decoding.jobs.job import Finished, Records, Report, Stage, run_job
+from decoding.jobs.read import Row, pyarrow_module
 from decoding.jobs.run import Batch
 from decoding.model.load import load
 from decoding.model.model import Model
@@ -65,7 +66,7 @@ class Decoder:
         *,
         column: str = "prompt",
         id_column: str = "id",
-        prefix: str | Sequence[int] | None = None,
+        prefix: str | Sequence[int] | Mapping[str, Any] | None = None,
         token_logprobs: bool = False,
         load_options: Mapping[str, Any] | None = None,
         workers: int = 1,
@@ -95,9 +96,8 @@ class Decoder:
         errors: dict[int, str] = {}
         found = {
             row.number: records
-            for row, records, _ in self._stage.run(
-                rows, self._seed, lambda row, reason: errors.update({row.number: reason})
-            )
+            for some in self._stage.run(rows, self._seed, lambda row, reason: errors.update({row.number: reason}))
+            for row, records, _ in some
         }
         lines = [
             {"id": row.id, **record, "error": errors.get(row.number)}
@@ -130,7 +130,7 @@ def run(
     num: int | None = None,
     column: str | None = None,
     id_column: str | None = None,
-    prefix: str | Sequence[int] | None = None,
+    prefix: str | Sequence[int] | Mapping[str, Any] | None = None,
     token_logprobs: bool = False,
     strict: bool = False,
     progress: bool = False,
@@ -194,10 +194,8 @@ class OnActors(Stage):
         """Return the columns of a Parquet output after its id."""
         return self._local.columns(pyarrow)
 
-    def run(
-        self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]
-    ) -> Generator[tuple[Row, Records, int]]:
-        """Yield each row with its records.
+    def run(self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]) -> Generator[Finished]:
+        """Yield the rows that an actor was handed together.
 
         Raises:
             DecodeError: actors are lost again and again, where they start or with the same rows.
@@ -209,8 +207,7 @@ class OnActors(Stage):
             for handed, (finished, errors) in actors.results():
                 for place, reason in errors:
                     failed(handed[place], reason)
-                for place, records, tokens in finished:
-                    yield handed[place], records, tokens
+                yield [(handed[place], records, tokens) for place, records, tokens in finished]
         finally:
             actors.stop()
 
@@ -317,7 +314,7 @@ class _Actor:
         places = {row.number: place for place, row in enumerate(rows)}
         errors: list[tuple[int, str]] = []
         made = self._stage.run(rows, self._seed, lambda row, reason: errors.append((places[row.number], reason)))
-        return [(places[row.number], records, tokens) for row, records, tokens in made], errors
+        return [(places[row.number], records, tokens) for some in made for row, records, tokens in some], errors
 
 
 @contextmanager

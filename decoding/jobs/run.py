@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -14,14 +15,15 @@ from decoding.errors import OptionError, check_flag
 from decoding.inputs.models import loaded
 from decoding.inputs.options import Options, check_names, make_call
 from decoding.inputs.own_requests import check_temperature, own_request
-from decoding.inputs.prompts import encode_prompts
+from decoding.inputs.prompts import prompts_by_member
 from decoding.inputs.requests import check_takes_prefix
 from decoding.inputs.sizes import check_memory
 from decoding.inputs.workers import choose_workers
 from decoding.jobs.decode import decode_rows, for_rows
-from decoding.jobs.job import Records, Report, Stage, run_job
+from decoding.jobs.files import open_input
+from decoding.jobs.job import Finished, Records, Report, Stage, run_job
 from decoding.jobs.manifest import describe_job, describe_settings
-from decoding.jobs.read import Row, open_input
+from decoding.jobs.read import Row
 from decoding.model.model import Model
 from decoding.results import Hypothesis
 from decoding.strategies import Greedy, Strategy
@@ -39,7 +41,7 @@ def run(
     num: int | None = None,
     column: str | None = None,
     id_column: str | None = None,
-    prefix: str | Sequence[int] | None = None,
+    prefix: str | Sequence[int] | Mapping[str, Any] | None = None,
     token_logprobs: bool = False,
     strict: bool = False,
     workers: int | None = None,
@@ -64,9 +66,9 @@ def run(
         num: without `requests`, how many rows start from BOS, or from noise.
         column, id_column: of a CSV or Parquet file, those of the prompts and of the ids. Default: "prompt", or the only one; "id",
             where there is one. Rows without ids have their numbers, from 0.
-        prefix: with an encoder, the decoder's first tokens for all rows.
+        prefix: with an encoder, the decoder's first tokens for all rows; of an ensemble also by member, as in `decode()`.
         token_logprobs: write the log-probability of each token too.
-        strict: end with an error at the first row that cannot be decoded.
+        strict: end with an error at the first row that cannot be decoded, and at once where an earlier run found some.
         workers: threads with a batch each; default as in `decode()`.
         progress: show a bar with rows, tokens a second and the time that is left.
 
@@ -106,13 +108,13 @@ class Batch(Stage):
     ) -> None:
         self.model, self._prefix, self._token_logprobs, self._only_text = model, prefix, token_logprobs, only_text
         self._call = for_rows(model, make_call(model, strategy, **options))
+        self._step_inputs = options.get("step_inputs")
         check_temperature(strategy)
         if self._call.settings.return_state:
             raise OptionError("return_state=True: the output of a job has no states; decode() returns them")
         if self._call.settings.return_member_logprobs:
             raise OptionError("return_member_logprobs=True: the output of a job has none; decode() returns them")
-        if prefix is not None:
-            _check_prefix(model, prefix)
+        self._prefix_ids = None if prefix is None else _ids_of_prefix(model, prefix)
         self._workers = choose_workers(
             model, self._call, workers, _MANY, processors=bool(self._call.settings.processors)
         )
@@ -133,8 +135,8 @@ class Batch(Stage):
 
     def describe(self) -> Mapping[str, Any]:
         """Return what tells this job from another."""
-        settings = {**describe_settings(self._call.settings, self._prefix), "token_logprobs": self._token_logprobs}
-        return describe_job("batch", self.model, settings)
+        settings = describe_settings(self._call.settings, self._prefix_ids, self._step_inputs)
+        return describe_job("batch", self.model, {**settings, "token_logprobs": self._token_logprobs})
 
     def columns(self, pyarrow: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the columns of a Parquet output after its id."""
@@ -154,25 +156,32 @@ class Batch(Stage):
         }
         return columns, optional
 
-    def run(
-        self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]
-    ) -> Generator[tuple[Row, Records, int]]:
-        """Yield each row with its records."""
+    def run(self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]) -> Generator[Finished]:
+        """Yield the rows as they finish."""
         call = replace(self._call, seed=seed)
         decoded = decode_rows(
             self.model, call, rows, self._workers, failed, prefix=self._prefix, only_text=self._only_text
         )
         with closing(decoded):
-            for row, found in decoded:
-                tokens = sum(len(h.token_logprobs) for h in found)
-                yield row, [record_of(h, token_logprobs=self._token_logprobs) for h in found], tokens
+            for some in decoded:
+                yield [(row, self._records(found), sum(len(h.token_logprobs) for h in found)) for row, found in some]
+
+    def _records(self, outputs: Sequence[Hypothesis]) -> Records:
+        return [record_of(output, token_logprobs=self._token_logprobs) for output in outputs]
 
 
-def _check_prefix(model: Model, prefix: Any) -> None:
-    """Refuse what is not one prefix for all rows, before every row has that error."""
+def _ids_of_prefix(model: Model, prefix: Any) -> dict[str, list[int]]:
+    """Return the ids of the prefix of all rows, "" and those of members that have another, before every row is found wrong.
+
+    Raises:
+        OptionError: it is not one prefix for all rows.
+    """
     check_takes_prefix(model)
-    if len(encode_prompts(model, prefix, name="prefix")) != 1:
+    found = prompts_by_member(model, prefix, name="prefix")
+    if len(found) != 1:
         raise OptionError("prefix: found several; expected one for all rows: a row with another has it as a field")
+    ((ids, others),) = found
+    return {"": ids.tolist(), **{name: own.tolist() for name, own in others.items()}}
 
 
 def record_of(hypothesis: Hypothesis, *, token_logprobs: bool) -> dict[str, Any]:
@@ -199,9 +208,9 @@ def record_of(hypothesis: Hypothesis, *, token_logprobs: bool) -> dict[str, Any]
 
 def finite(value: Any) -> Any:
     """Return a number, or an array as a list, with None for what is not finite: JSON has no such numbers."""
-    known = np.isfinite(value)
     if not isinstance(value, np.ndarray):
-        return value if known else None
+        return value if math.isfinite(value) else None
+    known = np.isfinite(value)
     if known.all():
         return value.tolist()
     values = value.astype(object)

@@ -19,10 +19,11 @@ from decoding.inputs.latents import with_latents
 from decoding.inputs.models import loaded
 from decoding.inputs.options import make_call
 from decoding.inputs.requests import make_requests, read_sequences
-from decoding.jobs.job import Records, Report, Stage, run_job
+from decoding.jobs.files import open_input
+from decoding.jobs.job import Finished, Records, Report, Stage, run_job
 from decoding.jobs.keys import row_seed
 from decoding.jobs.manifest import describe_job
-from decoding.jobs.read import Row, open_input
+from decoding.jobs.read import Row
 from decoding.jobs.rows import arrays_of, prompt_of
 from decoding.jobs.run import finite
 from decoding.model.graph.types import Array
@@ -90,24 +91,19 @@ class Scoring(Stage):
         columns = {"scored_tokens": pyarrow.int64(), "logprob": pyarrow.float64(), "perplexity": pyarrow.float64()}
         return columns, {"token_logprobs": pyarrow.list_(pyarrow.float32())}
 
-    def run(
-        self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]
-    ) -> Generator[tuple[Row, Records, int]]:
-        """Yield each row with its record."""
-        for row, request, values in self._scored(rows, seed, failed):
-            record = _record(values)
-            if self._token_logprobs:
-                first = [] if request.start else [None]  # nothing comes before a first token without BOS
-                record["token_logprobs"] = [*first, *finite(values)]
-            yield row, [record], record["scored_tokens"]
-
-    def _scored(
-        self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]
-    ) -> Iterator[tuple[Row, EngineRequest, Array]]:
-        """Yield the rows with the log-probabilities of their tokens."""
+    def run(self, rows: Iterable[Row], seed: int, failed: Callable[[Row, str], None]) -> Generator[Finished]:
+        """Yield the rows that were scored together."""
         read = self._read(rows, seed, failed)
         while chunk := list(itertools.islice(read, _AHEAD * self._call.batch_size)):
-            yield from self._chunk(chunk, failed)
+            yield [self._finished(*scored) for scored in self._chunk(chunk, failed)]
+
+    def _finished(self, row: Row, request: EngineRequest, values: Array) -> tuple[Row, Records, int]:
+        """Return a row with its record, from the log-probabilities of its tokens."""
+        record = _record(values)
+        if self._token_logprobs:
+            first = [] if request.start else [None]  # nothing comes before a first token without BOS
+            record["token_logprobs"] = [*first, *finite(values)]
+        return row, [record], record["scored_tokens"]
 
     def _chunk(
         self, chunk: Sequence[tuple[Row, EngineRequest]], failed: Callable[[Row, str], None]

@@ -25,6 +25,7 @@ _SYNC = 2.0
 _CHUNK = 2 << 20
 # A line of an output or of its errors begins with the id or the number of its row.
 _FIRST = re.compile(rb'\{"(?:id|row)": ("(?:[^"\\]|\\.)*"|-?\d+), ')
+_encoded = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 # Separators at which some readers cut a line, and halves of surrogate pairs, which UTF-8 cannot have.
 _ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
@@ -35,8 +36,8 @@ def to_line(record: Mapping[str, Any]) -> bytes:
     Raises:
         TypeError, ValueError: a value cannot be written as JSON; infinities and what is not a number cannot.
     """
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    if _ESCAPED.search(text):
+    text = _encoded(record)
+    if not text.isascii() and _ESCAPED.search(text):
         text = json.dumps(record, allow_nan=False)
     return text.encode() + b"\n"
 
@@ -44,8 +45,8 @@ def to_line(record: Mapping[str, Any]) -> bytes:
 class LineFile:
     """A file of lines that only grows. Only one process may have it open.
 
-    Every line is handed to the operating system as soon as it is made, so that a killed process leaves whole lines and
-    at most one half; and it is synced to the disk every two seconds.
+    What is appended is handed to the operating system at once, so that a killed process leaves whole lines and at most
+    one half; and it is synced to the disk every two seconds.
 
     Args:
         drop_empty: remove it when it is closed without a line.

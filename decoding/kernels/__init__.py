@@ -16,7 +16,6 @@ The fastest instruction set that the processor has is chosen on import; the envi
 from decoding.kernels._beam import beam_prune, gather_rows
 from decoding.kernels._draw import draw, greedy, gumbel_top_k, multinomial, top_n
 from decoding.kernels._library import instruction_set, instruction_sets
-from decoding.kernels._native import NativeNetwork, NativeRun
 from decoding.kernels._processors import (
     allow_bits,
     allow_tokens,
@@ -30,6 +29,8 @@ from decoding.kernels._processors import (
 from decoding.kernels._random import normal, philox, uniform
 from decoding.kernels._softmax import combine, log_softmax, softmax, temper
 from decoding.kernels._top_k import token_logprobs, top_k, top_logprobs
+from decoding.kernels.native.network import NativeNetwork
+from decoding.kernels.native.run import NativeRun
 
 __all__ = [
     "NativeNetwork",

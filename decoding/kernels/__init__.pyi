@@ -4,7 +4,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from decoding.kernels.native_layers import NativeArrays
+from decoding.kernels.native.layers import NativeArrays
 
 Floats: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]

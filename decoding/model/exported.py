@@ -87,6 +87,8 @@ def exported_graph(graph: Graph, roles: Roles, declared: Mapping[str, Shape]) ->
     Raises:
         ModelError: a layer reads the sequence from its end, or a state declares no shape.
     """
+    if roles.one_hot is not None:  # the shape of the ids
+        declared = {**declared, roles.token: (declared[roles.token] or ())[:-1] or None}
     normalize.spread_constants(graph, declared, roles.token)
     declared = {**declared, **normalize.put_batch_first(graph, roles, declared)}
     found = make_auxiliary_inputs(graph.inputs, roles.auxiliary_inputs, roles.sources, roles.draws)

@@ -54,8 +54,6 @@ class Output:
         self._strings = tuple(stop for stop in stops if isinstance(stop, str))
         self._ids = tuple(stop for stop in stops if not isinstance(stop, str))
         self._waiting: list[TokenEvent] = []
-        self._held = ""  # the end of the text that waits
-        self._last_ids: tuple[int, ...] = ()  # the newest, as far as stops reach
         self._reason: FinishReason | None = None
         self._token_ids: list[int] = []  # that were not returned
 
@@ -203,10 +201,10 @@ def events_of(hypothesis: Hypothesis, with_texts: bool) -> Iterator[TokenEvent]:
         yield TokenEvent(h.prompt_index, h.rank, -1, "", logprobs[last], "eos", None)
 
 
-def head(served: Served, kind: str = "cmpl") -> dict[str, Any]:
+def head(served: Served) -> dict[str, Any]:
     """Return what every answer begins with."""
     return {
-        "id": f"{kind}-{uuid.uuid4().hex}",
+        "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",
         "created": int(time.time()),
         "model": served.name,

@@ -2,7 +2,40 @@
 
 import numpy as np
 
-from decoding import score
+from decoding import Beam, Greedy, Sample, TopN, load, score
+from tests.helpers import build
+from tests.helpers.exports import MODELS
+from tests.helpers.seq2seq import AdditiveModel
+
+VOCAB = 9
+STRATEGIES = [Greedy(), Sample(temperature=1.4), TopN(3), Beam(3), Sample(replacement=False)]
+SOURCES = [[3, 4, 5], [6], [7, 8, 9, 10, 11]]
+
+
+def members_of_every_kind():
+    """Return models over one vocabulary by how they run, or by what is peculiar about them."""
+    return {
+        "native": load(build.recurrent("LSTM", vocab=VOCAB, seed=1, layers=2), executor="native"),
+        "onnxruntime": load(build.recurrent("GRU", vocab=VOCAB, seed=2, exposed=True), executor="onnxruntime"),
+        "softmax": load(build.recurrent("RNN", vocab=VOCAB, seed=3, final="Softmax")),
+        "int8": load(build.recurrent("LSTM", vocab=VOCAB, seed=6, hidden=16), quantize="int8"),
+        "window": load(MODELS / "torch_dynamo_self_attention.onnx"),
+    }
+
+
+def translators_and_lm():
+    """Return two encoder-decoders, one without a mask, and a language model of the decoder's vocabulary."""
+    found = []
+    for seed, masked in ((1, True), (2, False)):
+        net = AdditiveModel(seed, masked=masked, metadata={"decoding.bos": 1, "decoding.eos": 2})
+        found.append(load(net.decoder(), encoder=net.encoder()))
+    lm = load(build.recurrent("LSTM", vocab=10, seed=5, metadata={"decoding.bos": 1, "decoding.eos": 2}))
+    return (*found, lm)
+
+
+def outputs(strategy):
+    """Return how many outputs of a prompt to ask for."""
+    return 1 if isinstance(strategy, Greedy) else 3
 
 
 def log_softmax(x):
@@ -87,3 +120,12 @@ class Truth:
 
         extend([], 0.0)
         return sorted(found, key=lambda one: -one[0])[:count]
+
+
+def check(found, truth, prompts, *, ranks):
+    """Check that the log-probabilities and, of beams, the scores follow from the members' own."""
+    for h in found:
+        logprobs, scores = truth.of_output(prompts[h.prompt_index], h.tokens)
+        np.testing.assert_allclose(h.token_logprobs, logprobs, atol=2e-4)
+        if ranks:
+            np.testing.assert_allclose(h.score, scores.mean(), atol=2e-4)

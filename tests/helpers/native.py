@@ -1,6 +1,7 @@
 """Models with a native step, and all that a call gives of them."""
 
 import numpy as np
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from decoding import decode, load
@@ -16,6 +17,23 @@ def native_models(vocabularies):
             for quantize in (None, "int8"):
                 made[vocab, cell, quantize] = load(proto, executor="native", quantize=quantize)
     return made
+
+
+def some_prompts(data, vocab, most):
+    """Draw up to `most` prompts of unequal lengths."""
+    count = data.draw(st.integers(1, most), label="prompts")
+    lengths = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=5), label="lengths of prompts")
+    return [[(7 * i + k) % vocab for k in range(lengths[i % len(lengths)])] for i in range(count)]
+
+
+def some_ends(data, vocab, stops):
+    """Draw the options of when outputs end; `stops` are those that `stop` may be."""
+    return {
+        "max_new_tokens": data.draw(st.integers(1, 40)),
+        "min_new_tokens": data.draw(st.sampled_from([0, 1])),
+        "eos_token_id": data.draw(st.sampled_from([None, 2, list(range(0, vocab, 9))])),
+        "stop": data.draw(st.sampled_from([[], *stops])),
+    }
 
 
 def outputs(model, prompts, strategy, **options):

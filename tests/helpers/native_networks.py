@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from decoding.kernels import reference_native as twin
-from decoding.kernels.native_layers import Activation, NativeArrays, NativeLayer
+from decoding.kernels.native import reference as twin
+from decoding.kernels.native.layers import Activation, NativeArrays, NativeLayer
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 PLAIN = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh"), "RNN": ("tanh",)}

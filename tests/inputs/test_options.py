@@ -3,7 +3,19 @@
 import numpy as np
 import pytest
 
-from decoding import Beam, OptionError, RepetitionPenalty, Sample, decode, load, stream
+from decoding import (
+    AllowedTokens,
+    Beam,
+    ForcedTokens,
+    LogitBias,
+    OptionError,
+    RepetitionPenalty,
+    Sample,
+    SuppressTokens,
+    decode,
+    load,
+    stream,
+)
 from tests.helpers import build
 
 
@@ -42,6 +54,16 @@ def test_bad_options(lstm, options, message):
         ({"stop": [[]]}, r"stop: an empty stop sequence"),
         ({"stop": "x"}, r"stop='x': .* has no vocabulary; give stops as ids"),
         ({"stop": [[11]]}, r"stop: id 11 at position 0 is out of range"),
+        (
+            {"processors": [print, SuppressTokens([1, 11])]},
+            r"processors\[1\] \(SuppressTokens\): id 11 at position 1 is",
+        ),
+        (
+            {"processors": [AllowedTokens([12])]},
+            r"processors\[0\] \(AllowedTokens\): id 12 at position 0 is out of range",
+        ),
+        ({"processors": [LogitBias({13: 1.0})]}, r"processors\[0\] \(LogitBias\): id 13 at position 0 is out of range"),
+        ({"processors": [ForcedTokens({2: 14})]}, r"processors\[0\] \(ForcedTokens\): id 14 at position 0 is out of"),
         ({"stop": 3.5}, r"stop=3.5: expected a string, or a list"),
         ({"processors": RepetitionPenalty(2.0)}, r"processors=.*expected a list of callables"),
         ({"processors": [3]}, r"processors: 3 is not a callable"),

@@ -7,30 +7,37 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from decoding import (
+    AllowedTokens,
     Beam,
+    Choices,
     DecodeError,
-    DecodingError,
     Ensemble,
+    ForcedTokens,
     Greedy,
     Guidance,
     LogitBias,
     MustContain,
     OptionError,
+    Regex,
     RepetitionPenalty,
     Request,
     Sample,
+    SuppressTokens,
     TopN,
     decode,
     jobs,
     load,
     score,
 )
+from decoding.constraints import Constraint
+from decoding.jobs.write import LineFile
 from tests.helpers import build
 from tests.helpers.seq2seq import AdditiveModel
 
@@ -92,6 +99,33 @@ def test_the_output_does_not_depend_on_batches_and_workers(model, tmp_path):
     assert all(output == outputs[0] for output in outputs)
 
 
+def test_rows_that_finish_together_are_written_together(model, tmp_path, monkeypatch):
+    writes = []
+    append = LineFile.append
+    monkeypatch.setattr(LineFile, "append", lambda self, new: (writes.append(new.count(b"\n")), append(self, new)))
+    jobs.run(model, ["b"] * 2000, tmp_path / "out.jsonl", Sample(), max_new_tokens=3, seed=1, batch_size=64, workers=2)
+    assert sum(writes) == 2000
+    assert max(writes) <= 32
+    assert len(writes) < 500  # the last ones, of which two batches wait to be read, are written as they come
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_rows_are_written_while_the_input_blocks(model, count, tmp_path):
+    output, seen = tmp_path / "out.jsonl", []
+
+    def prompts():
+        yield from ["b"] * count
+        end = time.monotonic() + 30
+        while len(seen) < count and time.monotonic() < end:
+            time.sleep(0.01)
+            seen[:] = records(output)
+        yield "c"
+
+    jobs.run(model, prompts(), output, max_new_tokens=3)
+    assert len(seen) == count
+    assert len(records(output)) == count + 1
+
+
 def test_a_row_depends_on_its_id_and_not_on_its_place(model, tmp_path):
     source = write_rows(tmp_path / "in.jsonl")
     other = tmp_path / "other.jsonl"
@@ -142,6 +176,7 @@ def test_a_job_without_a_seed_keeps_the_one_that_it_drew(model, tmp_path):
         ({"token_logprobs": True}, "options.token_logprobs was False and is True"),
         ({"stop": ["ab"]}, "options.stop was"),
         ({"processors": [RepetitionPenalty(1.3)]}, "options.processors was"),
+        ({"step_inputs": lambda history: {}}, "options.step_inputs was None and is"),
     ],
 )
 def test_another_job_is_refused_with_what_differs(model, change, message, tmp_path):
@@ -172,6 +207,29 @@ def test_processors_are_told_apart_by_what_they_hold(model, tmp_path):
     assert jobs.run(model, source, output, processors=[LogitBias({3: 1.0})], seed=1).sequences == 0
     with pytest.raises(OptionError, match="processors was"):
         jobs.run(model, source, output, processors=[LogitBias({3: 2.0})], seed=1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (LogitBias(dict.fromkeys(range(11), 1.0)), LogitBias({**dict.fromkeys(range(10), 1.0), 10: 2.0})),
+        (SuppressTokens(range(1, 11)), SuppressTokens(range(1, 10))),
+        (AllowedTokens([*range(10), 9]), AllowedTokens([*range(10), 10])),
+        (ForcedTokens(dict.fromkeys(range(11), 4)), ForcedTokens({**dict.fromkeys(range(10), 4), 10: 5})),
+        (Regex("(" + "b|" * 120 + "c)*"), Regex("(" + "b|" * 120 + "d)*")),
+        (Choices(["b" * 300 + "c"]), Choices(["b" * 300 + "d"])),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_processors_whose_texts_are_cut_are_told_apart(model, one, other, tmp_path):
+    if isinstance(one, Constraint):
+        pytest.importorskip("llguidance", reason="needs llguidance: pip install 'rnn-decoding[constraints]'")
+    output = tmp_path / "out.jsonl"
+    options = {"max_new_tokens": 5, "eos_token_id": None}
+    jobs.run(model, ["b"], output, processors=[one], **options)
+    assert jobs.run(model, ["b"], output, processors=[one], **options).sequences == 0
+    with pytest.raises(OptionError, match="processors was"):
+        jobs.run(model, ["b"], output, processors=[other], **options)
 
 
 def test_a_file_that_no_job_wrote_is_left_alone(model, tmp_path):
@@ -336,6 +394,61 @@ def test_strict_ends_at_the_first_bad_row_and_the_job_goes_on_without_it(model, 
     assert len(records(output)) == 40
 
 
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
+def test_strict_ends_at_bad_rows_that_an_earlier_run_found(model, finished, name, tmp_path):
+    if name == "out.parquet":
+        pytest.importorskip("pyarrow", reason=PYARROW)
+    (tmp_path / "in.txt").write_text("b\nZ\nc\nY\n")
+    source, output = tmp_path / "in.txt", tmp_path / name
+    assert jobs.run(model, source, output, max_new_tokens=3).failed == 2
+    if not finished:
+        manifest = Path(f"{output}.manifest.json")
+        manifest.write_text(json.dumps({"job": json.loads(manifest.read_bytes())["job"]}, indent=1))
+        if name == "out.jsonl":
+            output.write_bytes(b"")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(OptionError, match=rf"output {output}: an earlier run found 2 bad rows, which {output}.errors"):
+        jobs.run(model, source, output, max_new_tokens=3, strict=True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert jobs.run(model, source, output, max_new_tokens=3).failed == 2
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
+@pytest.mark.parametrize("dangles", [True, False])
+def test_an_output_that_is_a_link_is_followed(model, name, dangles, tmp_path):
+    if name == "out.parquet":
+        pytest.importorskip("pyarrow", reason=PYARROW)
+    (tmp_path / "far").mkdir()
+    target, output = tmp_path / "far" / "kept", tmp_path / name
+    output.symlink_to(Path("far", "kept"))
+    if not dangles:
+        target.touch()
+    jobs.run(model, ["b", "c"], output, max_new_tokens=3)
+    assert output.is_symlink()
+    assert [path.name for path in target.parent.iterdir()] == ["kept"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["far", name, f"{name}.manifest.json"]
+    before = target.read_bytes()
+    assert before[:4] in (b'{"id', b"PAR1")
+    assert jobs.run(model, ["b", "c"], output, max_new_tokens=3).sequences == 0
+    assert target.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
+def test_an_output_that_cannot_be_one_is_named_before_the_first_row(model, name, tmp_path):
+    if name == "out.parquet":
+        pytest.importorskip("pyarrow", reason=PYARROW)
+    (tmp_path / "linked").symlink_to(tmp_path / "missing" / name)
+    (tmp_path / name).symlink_to(tmp_path / "linked")
+    with pytest.raises(OptionError, match=r"there is no folder .*missing"):
+        jobs.run(model, ["b"], tmp_path / name)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(OptionError, match="it is no file, but a folder, a pipe or a device"):
+        jobs.run(model, ["b"], tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["linked", name]
+
+
 def test_a_row_that_fails_while_it_is_decoded_ends_alone(model, tmp_path):
     def fails(history, logits):
         for row, request in enumerate(history.requests):
@@ -470,6 +583,18 @@ def test_a_wrong_prefix_is_named_before_the_first_row(prefix, message, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("prefix", ["20", [3, 1], [[3, 1]], np.array([3, 1]), {"one": "20", "two": [3]}, {"two": "2"}])
+def test_a_prefix_is_that_of_decode(prefix, tmp_path):
+    dates, output = load("dates"), tmp_path / "out.jsonl"
+    model = Ensemble({"one": dates, "two": dates}) if isinstance(prefix, dict) else dates
+    jobs.run(model, ["3 May 1999"], output, prefix=prefix)
+    (found,) = records(output)
+    assert found["tokens"] == decode(model, ["3 May 1999"], prefix=prefix)[0].tokens
+    assert jobs.run(model, ["3 May 1999"], output, prefix=prefix).sequences == 0
+    with pytest.raises(OptionError, match=r"options\.prefix"):
+        jobs.run(model, ["3 May 1999"], output, prefix=[4, 1])
+
+
 def test_parquet_has_the_rows_of_jsonl_and_is_there_only_when_it_is_whole(model, tmp_path):
     pq = pytest.importorskip("pyarrow.parquet", reason=PYARROW)
     source, options = write_rows(tmp_path / "in.jsonl"), OPTIONS | {"logprobs": 2, "token_logprobs": True}
@@ -586,12 +711,6 @@ def test_results_that_are_not_finite_are_null(tmp_path):
     for record in records(tmp_path / "out.jsonl"):
         assert record["tokens"] == [4, 4]
         assert record["logprob"] is None or record["logprob"] < -1e20
-
-
-def test_every_error_is_one_of_ours(model, tmp_path):
-    (tmp_path / "out.jsonl").mkdir()
-    with pytest.raises(DecodingError, match="cannot be opened"):
-        jobs.run(model, ["b"], tmp_path / "out.jsonl")
 
 
 @pytest.mark.parametrize("kind", ["ensemble", "guidance", "nested"])

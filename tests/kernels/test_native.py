@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from decoding import ModelError
 from decoding.kernels import NativeNetwork
-from decoding.kernels import reference_native as twin
-from decoding.kernels.native_layers import Activation, NativeArrays, NativeLayer
+from decoding.kernels.native import reference as twin
+from decoding.kernels.native.layers import Activation, NativeArrays, NativeLayer
 from tests.helpers.native_networks import GATES, PLAIN, network, run, states, weights
 
 # About the 16 numbers of a vector and the 64 of a panel.

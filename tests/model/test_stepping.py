@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from decoding import ModelError, load
+from decoding import ModelError, decode, load
 from decoding.model.verify.equivalence import stepped_run
 from tests.helpers import build
 from tests.helpers.exports import MODELS, fixture
+from tests.helpers.text import proto
 
 VOCAB = 6
 
@@ -98,3 +99,27 @@ def test_wrong_pairs_are_found_in_a_file_of_one_token_that_reads_several():
         ModelError, match=r"paired otherwise: pass roles=\{'state': \{'h0': 'h0_out', 'h1': 'h1_out'\}\}"
     ):
         load(proto, roles={"state": {"h0": "h1_out", "h1": "h0_out"}})
+
+
+@pytest.mark.parametrize("rows", ["1", "batch"])
+def test_one_hot_vectors_of_one_row_are_no_run_of_many_tokens(rows):
+    """A cell that is exported for one one-hot vector [1, 5]: its width is no number of tokens."""
+    weights = np.random.default_rng(5).normal(0, 1, (5, 4)).round(3)
+    model = load(
+        proto(f"""(float[{rows},5] x, float[{rows},4] h) => (float[{rows},5] y, float[{rows},4] h_out)
+    <float[5,4] W = {{{", ".join(map(str, weights.ravel()))}}}> {{
+      e = MatMul(x, W)
+      sum = Add(e, h)
+      h_out = Tanh(sum)
+      V = Transpose(W)
+      y = MatMul(h_out, V)
+    }}""")
+    )
+    prompts = [[3], [0, 4, 2]]
+    for prompt, found in zip(prompts, decode(model, prompts, max_new_tokens=5), strict=True):
+        h, ids = np.zeros(4), list(prompt)
+        for t in range(len(prompt) + 4):
+            h = np.tanh(weights[ids[t]] + h)
+            if t + 1 >= len(prompt):
+                ids.append(int((weights @ h).argmax()))
+        assert list(found.tokens) == ids[len(prompt) :]

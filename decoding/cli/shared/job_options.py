@@ -24,7 +24,7 @@ def add_job_options(group: argparse._ArgumentGroup) -> None:
         "--batch-size": {"type": int, "metavar": "N", "help": "rows that run together (default: at most 128)"},
         "--strict": {
             "action": "store_true",
-            "help": "end at the first bad row (default: it goes to OUTPUT.errors.jsonl)",
+            "help": "end at the first bad row, also of an earlier run (default: it goes to OUTPUT.errors.jsonl)",
         },
         "--token-logprobs": {"action": "store_true", "help": "write the log-probability of each token too"},
     }.items():

@@ -9,6 +9,7 @@ import argparse
 from dataclasses import fields
 from typing import Any
 
+from decoding.arguments import ids_below
 from decoding.cli.shared.parser import rare
 from decoding.constraints import Constraint, Regex
 from decoding.errors import OptionError, shown
@@ -135,7 +136,7 @@ def decode_options(args: argparse.Namespace, model: Model) -> dict[str, Any]:
         "stop": [_stop(model, text) for text in args.stop],
         "eos_token_id": None if args.ignore_eos else "model",
         "logprobs": args.logprobs,
-        "processors": _processors(args),
+        "processors": _processors(args, model),
     }
 
 
@@ -191,16 +192,18 @@ def _flag_of(field: str) -> str:
 
 def _stop(model: Model, text: str) -> str | list[int]:
     if model.tokenizer is None:
-        return ids_of(text, "--stop", f"ids split by spaces, as {model.name} has no vocabulary")
+        ids = ids_of(text, "--stop", f"ids split by spaces, as {model.name} has no vocabulary")
+        return list(ids_below(model.vocab_size, ids, "--stop").tolist())
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
-def _processors(args: argparse.Namespace) -> list[Processor | Constraint]:
+def _processors(args: argparse.Namespace, model: Model) -> list[Processor | Constraint]:
     """Return the processors in the order in which Hugging Face applies them: penalties first."""
     values: list[tuple[Any, Any]] = [(kind, getattr(args, name)) for name, (kind, *_) in _PENALTIES.items()]
     found: list[Processor | Constraint] = [make(value) for make, value in values if value is not None]
     if args.regex is not None:
         found.append(Regex(args.regex))
     if args.suppress_tokens is not None:
-        found.append(SuppressTokens(ids_of(args.suppress_tokens, "--suppress-tokens")))
+        ids = ids_of(args.suppress_tokens, "--suppress-tokens")
+        found.append(SuppressTokens(ids_below(model.vocab_size, ids, "--suppress-tokens")))
     return found

@@ -45,7 +45,7 @@ class EnsembleBatch:
         self.adds_up, self._in_chunks = adds_up, in_chunks
         self._members, self._batches = network.members, batches
         self._weights = [member.weight for member in network.members]
-        self._how: Literal["logits", "logprobs", "probs"] = (
+        self._combination: Literal["logits", "logprobs", "probs"] = (
             "probs" if network.combine == "probs" else "logprobs" if adds_up else "logits"
         )
         self.capacity = capacity
@@ -125,7 +125,9 @@ class EnsembleBatch:
             np.copyto(batch.tokens[:n], self.tokens[:n], where=~self._feeds_own[:n])
         self._feeds_own[:n] = False
         self._together.run(n)
-        kernels.combine([batch.logits[:n] for batch in self._batches], self._weights, self._how, self.logits[:n])
+        kernels.combine(
+            [batch.logits[:n] for batch in self._batches], self._weights, self._combination, self.logits[:n]
+        )
 
     def bound(self) -> EnsembleRun:
         """Return the run of the next native step over these rows."""
@@ -152,7 +154,7 @@ class EnsembleBatch:
                 self._runs.clear()
             n = self.size
             found = EnsembleRun(
-                runs, self._weights, self._how, self.tokens[:n], self._feeds_own[:n], self.logits[:n],
+                runs, self._weights, self._combination, self.tokens[:n], self._feeds_own[:n], self.logits[:n],
                 threads=len(runs) if n >= self._worth_threads else 1,
             )  # fmt: skip
             self._runs[runs] = found

@@ -8,7 +8,7 @@ from libc.string cimport memset
 from decoding.kernels._library cimport (
     DEC_OK, c_combine, c_split_rows, dec_combination, dec_rows, dec_status, scratch_size,
 )
-from decoding.kernels._native cimport NativeRun
+from decoding.kernels.native.run cimport NativeRun
 
 import numpy as np
 

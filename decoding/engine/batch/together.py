@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
+from decoding.kernels.cores import usable_cores
 from decoding.model.ensembles.network import EnsembleNetwork
 from decoding.model.network import Network
 
@@ -59,8 +59,11 @@ class Together:
 def rows_worth_threads(network: EnsembleNetwork) -> float:
     """Return from how many rows on a step is faster with a thread for each member; infinity where members use more cores than one, or there are no more."""
     members = [member.network for member in network.members]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if min(len(members), cores) < 2 or not network.in_threads or not all(_uses_one_core(each) for each in members):
+    if (
+        min(len(members), usable_cores()) < 2
+        or not network.in_threads
+        or not all(_uses_one_core(each) for each in members)
+    ):
         return math.inf
     return _WORTH_A_THREAD / max(1, min(each.weight_bytes // 4 for each in members))
 

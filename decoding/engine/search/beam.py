@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from decoding.engine.batch.ensemble import EnsembleBatch
 from decoding.engine.batch.host import HostBatch
 from decoding.engine.batch.reduction import beam_candidates
 from decoding.engine.request import Call, EngineRequest, FailedRequest, FinishedSequence, RowSource, Settings
+from decoding.engine.search.closed import ClosedHypotheses, ClosedHypothesis
 from decoding.engine.search.native_beams import NativeBeams
 from decoding.engine.search.phrases import Phrases, Progress
 from decoding.engine.search.prefill import RequestRows, RequestSearch
@@ -23,25 +24,9 @@ from decoding.errors import DecodeError
 from decoding.model.graph.types import Array
 from decoding.model.network import Network
 from decoding.processors import History, apply_processors
-from decoding.results import FinishReason
 from decoding.strategies import Beam
 
-
-@dataclass
-class ClosedHypothesis:
-    """A hypothesis that has ended.
-
-    Attributes:
-        tokens: new ids, EOS included; `logprobs`: of each.
-        state: after it, where it is asked for.
-    """
-
-    score: float
-    tokens: Array
-    logprobs: Array
-    finish_reason: FinishReason
-    attention: Array | None
-    state: Mapping[str, Array] | None
+_Of = TypeVar("_Of")  # what a beam has
 
 
 class BeamSearch(RequestSearch):
@@ -63,7 +48,8 @@ class BeamSearch(RequestSearch):
         super().__init__(batch, RequestRows(network, batch, call, queue, beams))
         self._stopping = Stopping(settings, network.vocab_size, call.tokenizer)
         self._candidates = beam_candidates(self._beam, settings)
-        self._closed: list[list[list[ClosedHypothesis]]] = []
+        self._width = self._beam.num_beams // self._beam.num_beam_groups  # of a group
+        self._closed = ClosedHypotheses(self._beam.num_beam_groups, self._width)
         self._matchers: list[list[Matchers]] = []  # [requests][beams], where there are constraints
         self._masks = Masks()
         self._phrases: Phrases | None = None
@@ -141,8 +127,7 @@ class BeamSearch(RequestSearch):
             return None
         if self._native is None or self._batch.size != len(self._requests) * self._beam.num_beams:
             return None
-        width = self._beam.num_beams // self._beam.num_beam_groups
-        return self._native if all(len(closed) < width for slot in self._closed for closed in slot) else None
+        return None if self._closed.full().any() else self._native
 
     def _histories(self) -> History:
         """Return the history of every beam, and of every row that still reads."""
@@ -152,16 +137,16 @@ class BeamSearch(RequestSearch):
 
     def _begin(self, requests: Sequence[EngineRequest]) -> None:
         """Let requests write whose prompts are read: the first beam of each group counts, the others are still the same."""
-        beams, groups = self._beam.num_beams, self._beam.num_beam_groups
+        beams = self._beam.num_beams
         new = slice(len(self._requests), len(self._requests) + len(requests))
         self._requests += requests
-        self._closed += [[[] for _ in range(groups)] for _ in requests]
+        self._closed.begin(len(requests))
         self._matchers += [[request.matchers()] * beams for request in requests]
         self._progress += [[self._phrases.start()] * beams for _ in requests if self._phrases is not None]
         self._lengths[new], self._done[new] = 0, False
         self._limits[new] = [self._stopping.limit(request.max_new_tokens) for request in requests]
         self._scores[new] = -np.inf
-        self._scores[new, :: beams // groups] = 0
+        self._scores[new, :: self._width] = 0
 
     def _best_continuations(self) -> tuple[Array, Array, Array, Array]:
         """Return scores, parents, tokens and the model's own log-probabilities of the candidates, [requests, groups, candidates]."""
@@ -209,15 +194,18 @@ class BeamSearch(RequestSearch):
     def _pruned(self, given: Array, which: Array, *, normalize: bool = True) -> tuple[Array, Array, Array]:
         """Return scores, parents and tokens of the candidates of these requests; of the others, nothing is possible."""
         beam, n = self._beam, len(self._requests)
-        return kernels.beam_prune(
-            given.reshape(n, beam.num_beams, -1),
-            np.where(which[:, None], self._scores[:n], np.float32(-np.inf)),
-            self._candidates,
-            groups=beam.num_beam_groups,
-            diversity_penalty=beam.diversity_penalty,
-            eos_token_id=self._settings.eos,
-            normalize=normalize,
-        )
+        try:
+            return kernels.beam_prune(
+                given.reshape(n, beam.num_beams, -1),
+                np.where(which[:, None], self._scores[:n], np.float32(-np.inf)),
+                self._candidates,
+                groups=beam.num_beam_groups,
+                diversity_penalty=beam.diversity_penalty,
+                eos_token_id=self._settings.eos,
+                normalize=normalize,
+            )
+        except DecodeError as error:
+            raise self._fault(error, np.arange(n * beam.num_beams)) from error
 
     def _edits(self) -> Array:
         """Return, for each request, whether processors or the shortest length edit its log-probabilities in this step."""
@@ -231,7 +219,10 @@ class BeamSearch(RequestSearch):
         beams, lengths = self._beam.num_beams, self._lengths[: len(self._requests)]
         edited = np.zeros_like(logits)
         live = np.flatnonzero(np.isfinite(self._scores[: len(self._requests)]).ravel())
-        edited[live] = logits[live] if self._batch.adds_up else kernels.log_softmax(logits[live])
+        try:
+            edited[live] = logits[live] if self._batch.adds_up else kernels.log_softmax(logits[live])
+        except DecodeError as error:
+            raise self._fault(error, live) from error
         if self._settings.processors:
             rows = [(row // beams, row % beams) for row in live]
             view = edited[live]
@@ -250,6 +241,11 @@ class BeamSearch(RequestSearch):
             self._leave_stuck(live[~(edited[live] > -np.inf).any(axis=1)])
         return edited
 
+    def _fault(self, error: DecodeError, rows: Array) -> DecodeError:
+        """Return a kernel's error about one of these rows as that of its sequence."""
+        slot = int(rows[error.row or 0]) // self._beam.num_beams
+        return error.of_sequence(self._requests[slot].first, int(self._lengths[slot]))
+
     def _leave_stuck(self, rows: Array) -> None:
         """Leave the hypotheses at these rows, which no token may follow.
 
@@ -259,7 +255,7 @@ class BeamSearch(RequestSearch):
         for slot, beam in zip(*divmod(rows, self._beam.num_beams), strict=True):
             self._scores[slot, beam] = -np.inf
             own = self._matchers[slot][beam]
-            others = np.isfinite(self._scores[slot]).any() or any(self._closed[slot])
+            others = np.isfinite(self._scores[slot]).any() or self._closed.any_of(slot)
             if not others or any(m.failure for m in own):
                 request, step = self._requests[slot], int(self._lengths[slot])
                 why = request.why_stuck(own, self._ids[slot, beam, :step])
@@ -311,8 +307,7 @@ class BeamSearch(RequestSearch):
         self, scores: Array, parents: Array, tokens: Array, logprobs: Array, ends: Array, reasons: Array
     ) -> None:
         """Close the hypotheses that end among each group's first candidates; keep the best of each group."""
-        width = self._beam.num_beams // self._beam.num_beam_groups
-        closing = ends[:, :, :width] & ~self._done[: len(self._requests), :, None]
+        closing = ends[:, :, : self._width] & ~self._done[: len(self._requests), :, None]
         for slot, group, rank in np.argwhere(closing):
             at, length = (slot, group, rank), self._lengths[slot] + 1
             reason = FINISH_REASONS[reasons[at]]
@@ -328,10 +323,7 @@ class BeamSearch(RequestSearch):
             if self._settings.return_state:
                 row = slot * self._beam.num_beams + parents[at]
                 state = state_after(self._network, self._batch, row, self._requests[slot], ids, reason == "eos")
-            self._closed[slot][group].append(ClosedHypothesis(score, ids, own, reason, weights, state))
-        for closed in (c for slot in self._closed for c in slot):
-            closed.sort(key=lambda h: -h.score)
-            del closed[width:]
+            self._closed.add(slot, group, ClosedHypothesis(score, ids, own, reason, weights, state))
 
     def _weights(self, slot: int, beam: int) -> Array | None:
         """Return the attention [steps, source] of a hypothesis that continues this beam by the step just taken."""
@@ -365,9 +357,8 @@ class BeamSearch(RequestSearch):
     def _go_on(self, scores: Array, parents: Array, tokens: Array, logprobs: Array, ends: Array) -> Array:
         """Make the best open candidates the new beams, and return the rows of their parents, [requests, beams]."""
         n, beams = len(self._requests), self._beam.num_beams
-        width = beams // self._beam.num_beam_groups
         open_ = ~ends & (scores > -np.inf) & ~self._done[:n, :, None]
-        order = np.argsort(~open_, axis=-1, kind="stable")[:, :, :width]
+        order = np.argsort(~open_, axis=-1, kind="stable")[:, :, : self._width]
 
         def pick(array: Array) -> Array:
             return np.take_along_axis(array, order, -1).reshape(n, beams)
@@ -380,74 +371,49 @@ class BeamSearch(RequestSearch):
         self._ids[at, np.arange(beams), self._lengths[:n, None]] = np.where(alive, pick(tokens), 0)
         self._logprobs[at, np.arange(beams), self._lengths[:n, None]] = pick(logprobs)
         self._remember_attention(rows)
+
+        def go_on(each: list[list[_Of]], after: Callable[[_Of, int], _Of]) -> list[list[_Of]]:
+            tokens = self._ids[at, np.arange(beams), self._lengths[:n, None]].tolist()
+            return [
+                [after(own[row], tokens[p][b]) if alive[p, b] else own[row] for b, row in enumerate(rows[p])]
+                for p, own in enumerate(each)
+            ]
+
         if self._settings.constraints:
-            self._matchers = [
-                [
-                    tuple(m.after(int(self._ids[p, b, self._lengths[p]])) for m in own[row])
-                    if alive[p, b]
-                    else own[row]
-                    for b, row in enumerate(rows[p])
-                ]
-                for p, own in enumerate(self._matchers)
-            ]
+            self._matchers = go_on(self._matchers, lambda own, token: tuple(m.after(token) for m in own))
         if self._phrases is not None:
-            self._progress = [
-                [
-                    self._phrases.after(own[row], int(self._ids[p, b, self._lengths[p]])) if alive[p, b] else own[row]
-                    for b, row in enumerate(rows[p])
-                ]
-                for p, own in enumerate(self._progress)
-            ]
+            self._progress = go_on(self._progress, self._phrases.after)
         self._lengths[:n] += 1
         return rows
 
     def _check_done(self) -> Array:
         """Mark the groups that cannot improve any more, and return the requests whose groups are all done."""
         n, beam = len(self._requests), self._beam
-        width = beam.num_beams // beam.num_beam_groups
-        best = self._scores[:n].reshape(n, beam.num_beam_groups, width).max(-1).astype(np.float64)
+        best = self._scores[:n].reshape(n, beam.num_beam_groups, self._width).max(-1).astype(np.float64)
         hopeful = beam.early_stopping == "never" and beam.length_penalty > 0
         length = (self._limits if hopeful else self._lengths)[:n].astype(np.float64)
         hope = best / (length**beam.length_penalty)[:, None]
-        full = np.array([[len(c) == width for c in slot] for slot in self._closed])
-        worst = np.array([[c[-1].score if len(c) == width else -np.inf for c in slot] for slot in self._closed])
         # One beam is greedy search, which ends at its first EOS whatever the penalty (as in Hugging Face).
-        self._done[:n] |= ~(hope > worst) | (full & (beam.early_stopping is True or beam.num_beams == 1))
+        self._done[:n] |= ~(hope > self._closed.worst()) | (
+            self._closed.full() & (beam.early_stopping is True or beam.num_beams == 1)
+        )
         self._done[:n] |= (self._lengths[:n] >= self._limits[:n])[:, None]
         if self._cancelled:
             self._done[:n] |= np.array([[r.index in self._cancelled] for r in self._requests], bool).reshape(n, 1)
         # The beams of a group that is done are dead: nothing is computed from them.
-        self._scores[:n][np.repeat(self._done[:n], width, axis=1)] = -np.inf
+        self._scores[:n][np.repeat(self._done[:n], self._width, axis=1)] = -np.inf
         return np.flatnonzero(self._done[:n].all(axis=1))
 
     def _results(self, slot: int) -> Iterator[FinishedSequence]:
-        """Yield the best closed hypotheses of a request: as many as were asked for, or all of them."""
-        closed = sorted((h for group in self._closed[slot] for h in group), key=lambda h: -h.score)
-        closed = closed[: self._settings.outputs]
-        if self._phrases is not None and not closed:
-            request = self._requests[slot]
+        """Yield the best hypotheses of a request that has ended."""
+        request = self._requests[slot]
+        if self._phrases is not None and not self._closed.any_of(slot):
             raise DecodeError(
                 f"sequence {request.first}: no hypothesis of at most {self._limits[slot]} tokens has all phrases of MustContain; "
                 "a larger num_beams or max_new_tokens finds more",
                 row=request.first,
             )
-        for rank, h in enumerate(closed):
-            by_eos = h.finish_reason == "eos"
-            tokens = h.tokens[: len(h.tokens) - by_eos]
-            attention = h.attention if self._settings.return_attention else None
-            yield FinishedSequence(
-                request=self._requests[slot],
-                sequence=self._requests[slot].first + rank,
-                tokens=tokens,
-                logprobs=h.logprobs,
-                logprob=float(np.sum(h.logprobs, dtype=np.float64)),
-                finish_reason=h.finish_reason,
-                score=h.score,
-                siblings=len(closed),
-                eos=int(h.tokens[-1]) if by_eos else None,
-                attention=None if attention is None else attention[: len(tokens)],
-                state=h.state,
-            )
+        yield from self._closed.results(slot, request)
 
     def _keep(self, slots: Array, rows: Array) -> None:
         """Go on with the requests at `slots`, each beam from the row of its parent; then come those whose prompts are read."""
@@ -464,7 +430,7 @@ class BeamSearch(RequestSearch):
             if array is not None:
                 array[:size] = array[slots]
         self._requests = [self._requests[p] for p in slots]
-        self._closed = [self._closed[p] for p in slots]
+        self._closed.keep(slots)
         self._matchers = [self._matchers[p] for p in slots]
         self._progress = [self._progress[p] for p in slots if self._phrases is not None]
         live = np.isfinite(self._scores[:size])

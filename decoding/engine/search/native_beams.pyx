@@ -9,7 +9,7 @@ from decoding.engine.search.stopping cimport RUNNING, Stopping, ends, hide
 from decoding.kernels._library cimport (
     DEC_OK, beam_scratch_size, c_beam_prune, c_greedy, dec_beam, dec_rows, dec_status, scratch_size,
 )
-from decoding.kernels._native cimport NativeRun, Scratch
+from decoding.kernels.native.run cimport NativeRun, Scratch
 
 import numpy as np
 

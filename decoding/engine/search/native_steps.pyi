@@ -1,7 +1,7 @@
 from decoding.engine.batch.ensemble import EnsembleBatch
 from decoding.engine.batch.host import HostBatch
 from decoding.engine.flags import Flag
-from decoding.engine.search.row_sampler import RowSampler
+from decoding.engine.search.rows.sampler import RowSampler
 
 class NativeSteps:
     error: Exception | None

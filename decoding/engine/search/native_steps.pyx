@@ -3,10 +3,10 @@
 from libc.stdint cimport int64_t, uint8_t
 
 from decoding.engine.flags cimport Flag
-from decoding.engine.search.row_sampler cimport RowSampler
+from decoding.engine.search.rows.sampler cimport RowSampler
 from decoding.engine.search.stopping cimport RUNNING
 from decoding.kernels._library cimport DEC_OK, dec_status
-from decoding.kernels._native cimport NativeRun, Scratch
+from decoding.kernels.native.run cimport NativeRun, Scratch
 
 import numpy as np
 
@@ -123,7 +123,8 @@ cdef class NativeSteps:
 
 cdef dec_status choose(NativeRun run, char *memory, RowSampler sampler, int64_t size, int64_t *bad) noexcept nogil:
     """Fill tokens and log-probabilities of the running rows after the step that was read."""
-    if run.fuses() and sampler.is_plain(size):
-        return run.choose(memory, sampler.stream(), sampler._temperature, sampler._tokens, sampler._logprobs, bad)
+    if run.fuses() and sampler.choices.is_plain(size):
+        return run.choose(memory, sampler.choices.stream(), sampler.choices.temperatures, sampler.choices.tokens,
+                          sampler.choices.logprobs, bad)
     run.project(memory, 0, 1)
-    return sampler.choose(sampler.logits(), size, bad)
+    return sampler.choices.choose(sampler.choices.logits(), NULL, size, bad)

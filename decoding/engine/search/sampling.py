@@ -26,7 +26,7 @@ from decoding.engine.request import (
 )
 from decoding.engine.search.native_steps import NativeSteps
 from decoding.engine.search.prefill import LONGEST_CHUNK, Prefill, Ready
-from decoding.engine.search.row_sampler import RowSampler
+from decoding.engine.search.rows.sampler import RowSampler
 from decoding.engine.search.states import state_after
 from decoding.errors import DecodeError, ModelError
 from decoding.model.graph.types import Array
@@ -50,7 +50,7 @@ class SamplingSearch:
         self._prefill = Prefill(network, self._batch, call)
         self._sampler = make_sampler(network, self._batch, call)
         if isinstance(self._batch, DeviceBatch):
-            self._batch.draws = self._sampler.draws
+            self._batch.draws = self._sampler.choices.draws
         self._has_extras = self._batch.context.moves or call.attention
         self._native = self._native_steps(call)
         self._remember = call.remember
@@ -102,9 +102,9 @@ class SamplingSearch:
                 yield (
                     request,
                     int(self._sampler.sequences[slot]),
-                    self._sampler.output(slot),
-                    self._sampler.logprobs(slot),
-                    self._sampler.top(slot),
+                    self._sampler.outputs.tokens(slot),
+                    self._sampler.outputs.logprobs(slot),
+                    self._sampler.outputs.top(slot),
                 )
 
     def choices(self) -> Iterator[Choice]:
@@ -164,7 +164,7 @@ class SamplingSearch:
                         raise
                     finished = self._without_failed(error, choose)
             if extras and batch.attention is not None:
-                sampler.record_attention(batch.attention[: batch.size])
+                sampler.outputs.record_attention(batch.attention[: batch.size])
             if prefill:
                 self._begin(prefill.step())
             if finished or failed or step_by_step():
@@ -195,7 +195,7 @@ class SamplingSearch:
         seen, nothing = self._prefill.seen(), np.zeros(0, np.int64)
         return History(
             [seen[i] if i in seen else self._sampler.requests[i].ids for i in slots],
-            [nothing if i in seen else self._sampler.output(i) for i in slots],
+            [nothing if i in seen else self._sampler.outputs.tokens(i) for i in slots],
             [-1 if (request := self._sampler.requests[i]) is None else request.index for i in slots],
         )
 
@@ -210,7 +210,7 @@ class SamplingSearch:
                 width = self._batch.context.source_length(slot, self._batch.attention.shape[1])
             state = None
             if self._sampler.requests[slot].settings.return_state:
-                request, output = self._sampler.requests[slot], self._sampler.output(slot)
+                request, output = self._sampler.requests[slot], self._sampler.outputs.tokens(slot)
                 state = state_after(self._network, self._batch, slot, request, output, self._sampler.ended_by_eos(slot))
             yield self._sampler.take(slot, source_length=width, state=state)
         rows = self._queue.take(len(done))
@@ -283,7 +283,7 @@ class SamplingSearch:
         """Let the states after long outputs be remembered: all of the output is read but its last token."""
         known = []
         for slot in done:
-            request, output = self._sampler.requests[slot], self._sampler.output(slot)[:-1]
+            request, output = self._sampler.requests[slot], self._sampler.outputs.tokens(slot)[:-1]
             if len(request.ids) + len(output) > _WORTH_KEEPING:
                 known.append((slot, request, np.concatenate([request.ids, output])))
         self._keep_states(remember, known, 1 if self._took_native else 0)

@@ -115,17 +115,21 @@ class StochasticBeamSearch(RequestSearch):
         rows = np.array([i * self._width + j for i, j, _ in live])
         logits = self._batch.logits[rows]
         edited = self._edited(live, logits)
-        tokens, perturbed, scores, _ = kernels.gumbel_top_k(
-            logits if edited is None else edited,
-            min(self._width, logits.shape[1]),  # a row has no more candidates than tokens
-            temperature=np.array([requests[i].temperature for i, _, _ in live], np.float32),
-            **self._sample.filters,
-            seed=np.array([requests[i].seed for i, _, _ in live], np.uint64),
-            rows=np.array([requests[i].stream + j for i, j, _ in live]),
-            step=np.array([len(b.tokens) for _, _, b in live]),
-            scores=np.array([b.logprob for _, _, b in live]),
-            maxima=np.array([b.perturbed for _, _, b in live]),
-        )
+        try:
+            tokens, perturbed, scores, _ = kernels.gumbel_top_k(
+                logits if edited is None else edited,
+                min(self._width, logits.shape[1]),  # a row has no more candidates than tokens
+                temperature=np.array([requests[i].temperature for i, _, _ in live], np.float32),
+                **self._sample.filters,
+                seed=np.array([requests[i].seed for i, _, _ in live], np.uint64),
+                rows=np.array([requests[i].stream + j for i, j, _ in live]),
+                step=np.array([len(b.tokens) for _, _, b in live]),
+                scores=np.array([b.logprob for _, _, b in live]),
+                maxima=np.array([b.perturbed for _, _, b in live]),
+            )
+        except DecodeError as error:
+            i, _, branch = live[error.row or 0]
+            raise error.of_sequence(requests[i].first, len(branch.tokens)) from error
         best, logprob = kernels.greedy(logits)
         normalizer = logits[np.arange(len(live)), best] - logprob
         ends = np.cumsum([sum(b.finish_reason is None for b in own) for own in branches])

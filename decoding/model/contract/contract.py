@@ -107,9 +107,9 @@ class Contract:
         axis = next(aux.source_axis for aux in self.contexts if aux.name == state.width_of)
         return int(contexts[state.width_of].shape[1 + (axis or 0)])
 
-    def probe_contexts(self, batch: int, time: int = 1) -> dict[str, Array]:
+    def probe_contexts(self, batch: int) -> dict[str, Array]:
         """Numbers to probe with for the inputs that initial states are computed from, [batch, ...] by name."""
-        return {aux.name: aux.value(self.token, batch, time) for aux in self._initial_inputs}
+        return {aux.name: aux.value(self.token, batch, 1) for aux in self._initial_inputs}
 
     def feeds(self, ids: Array, first: Array | int = 0, context: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Every input but the states, by name, for a run over `ids` [batch, time].

@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from google.protobuf.message import DecodeError as ProtobufError
 from onnx import helper, numpy_helper
 
-from decoding.errors import ModelError
 from decoding.model.graph import external_weights, opsets
 from decoding.model.graph.history import PassRecord, Snapshot
 from decoding.model.graph.node import Node
@@ -25,6 +23,7 @@ from decoding.model.graph.protobuf import DTYPES, read_port, rename, retain
 from decoding.model.graph.read import ModelFile as ModelFile
 from decoding.model.graph.read import read_model
 from decoding.model.graph.types import Array, Port
+from decoding.model.graph.write import skeleton, whole
 
 
 class Graph:
@@ -269,8 +268,7 @@ class Graph:
         for offset, proto in enumerate((*inner.node, *results)):
             self._graph.node.insert(place + offset, proto)
         self._graph.initializer.extend(inner.initializer)
-        self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
-        self._producers = None
+        self._find_constants()
 
     def fix_input(self, name: str, value: Array) -> None:
         """Turn a graph input into a constant."""
@@ -283,7 +281,7 @@ class Graph:
         for name, value in fed.items():
             self.add_input(name, value.dtype, value.shape)
         retain(self._graph.initializer, lambda tensor: tensor.name not in fed)
-        self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
+        self._find_constants()
         self._weights = {}
         return fed
 
@@ -314,9 +312,8 @@ class Graph:
         retain(self._graph.node, lambda node: any(output in needed for output in node.output))
         retain(self._graph.initializer, lambda tensor: tensor.name in needed)
         retain(self._graph.input, lambda port: port.name in needed)
-        self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
+        self._find_constants()
         self._weights = {name: value for name, value in self._weights.items() if name in self._constants}
-        self._producers = None
 
     def set_metadata(self, entries: Mapping[str, str | None]) -> None:
         """Set entries of metadata_props, keeping the others; None removes one."""
@@ -381,25 +378,9 @@ class Graph:
         return copy
 
     def skeleton(self) -> tuple[bytes, dict[str, Array]]:
-        """The model's bytes without its large weights, and those weights by name.
-
-        Every size of an input that has neither a number nor a name gets a name of its own in the bytes: onnxruntime makes
-        one up at every node after it, in time that grows with the square of their number (issue 13).
-        """
+        """The model's bytes without its large weights, and those weights by name."""
         weights = {name: value for name, value in self._weights.items() if name in self._constants}
-        unnamed = [
-            (dim, f"decoding/{port.name}/{axis}")
-            for port in self._graph.input
-            for axis, dim in enumerate(port.type.tensor_type.shape.dim)
-            if dim.WhichOneof("value") is None
-        ]
-        for dim, name in unnamed:
-            dim.dim_param = name
-        try:
-            return bytes(self._model.SerializeToString()), weights
-        finally:
-            for dim, _ in unnamed:
-                dim.ClearField("dim_param")
+        return skeleton(self._model), weights
 
     def fingerprint(self) -> str:
         """A number of the graph and its weights, as text."""
@@ -416,13 +397,12 @@ class Graph:
         Raises:
             ModelError: the model is over protobuf's limit of 2 GiB.
         """
-        whole = onnx.ModelProto()
-        whole.CopyFrom(self._model)
-        external_weights.put_back(whole.graph, self._weights)
-        try:
-            return bytes(whole.SerializeToString())
-        except (ValueError, ProtobufError) as error:
-            raise ModelError(f"{self.name}: cannot be serialized: {error}") from error
+        return whole(self._model, self._weights, self.name)
+
+    def _find_constants(self) -> None:
+        """Find the initializers anew, after a change of them; and the edges."""
+        self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
+        self._producers = None
 
     def _edges(self) -> tuple[dict[str, Node], dict[str, list[Node]]]:
         if self._producers is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from decoding.kernels.native_layers import Activation, NativeLayer
+from decoding.kernels.native.layers import Activation, NativeLayer
 from decoding.model.graph.node import Node
 from decoding.model.native.vectors import NotNative, Source, Vector, what
 from decoding.model.passes.recurrent_cells import Layer, activation_parameters

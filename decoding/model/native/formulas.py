@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from decoding.kernels.native_layers import Activation, NativeLayer
+from decoding.kernels.native.layers import Activation, NativeLayer
 from decoding.model.graph.types import Array
 from decoding.model.native.cell import ReadLayer
 from decoding.model.native.vectors import (

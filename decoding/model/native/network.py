@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from decoding.kernels.native_layers import NativeArrays
-from decoding.kernels.reference_native import ACTIVATIONS
+from decoding.kernels.native.layers import NativeArrays
+from decoding.kernels.native.reference import ACTIVATIONS
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import Array
 from decoding.model.native.cell import ReadLayer

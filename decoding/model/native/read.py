@@ -19,10 +19,11 @@ from decoding.model.contract.io import State
 from decoding.model.graph.graph import Graph
 from decoding.model.graph.node import Node
 from decoding.model.graph.types import STATE_SLOTS, Array
-from decoding.model.native.cell import ACTIVATIONS, OperatorLayer
+from decoding.model.native.cell import OperatorLayer
+from decoding.model.native.elementwise import ELEMENTWISE, Operand
 from decoding.model.native.labels import ROWS, Labels
 from decoding.model.native.token import FUNCTIONS
-from decoding.model.native.vectors import Function, NotNative, Source, TokenVector, Vector, combined, product, what
+from decoding.model.native.vectors import NotNative, Source, TokenVector, combined, product, what
 from decoding.model.native.views import VIEWS
 from decoding.model.passes.recurrent_cells import read_layer, why_not_plain
 from decoding.model.runtime.session import Session
@@ -271,7 +272,7 @@ class Reader(Labels):
 
     # -- operators on each number ------------------------------------------------------------------------
 
-    def _operand(self, node: Node, name: str, shape: tuple[int, ...], rows: Array) -> Vector | Array:
+    def _operand(self, node: Node, name: str, shape: tuple[int, ...], rows: Array) -> Operand:
         """An input that was broadcast to a shape: a vector of the rows, or a constant, float64 [size], that all rows have.
 
         Raises:
@@ -296,7 +297,7 @@ class Reader(Labels):
         first = next(n for n in names if n in self.labels)
         _, rows = self.vector(node, np.broadcast_to(self.labels[first], shape))
         operands = [self._operand(node, name, shape, rows) for name in names]
-        result = _ELEMENTWISE[node.op](node, *operands)
+        result = ELEMENTWISE[node.op](node, *operands)
         self.labels[node.outputs[0]] = self.spread(result, rows, shape)
 
     def where(self, node: Node) -> None:
@@ -345,74 +346,6 @@ class Reader(Labels):
         return value
 
 
-Operand = Vector | Array
-
-
-def _add(node: Node, a: Operand, b: Operand) -> Vector:
-    return _total(node, a, b, 1.0)
-
-
-def _sub(node: Node, a: Operand, b: Operand) -> Vector:
-    return _total(node, a, b, -1.0)
-
-
-def _total(node: Node, a: Operand, b: Operand, sign: float) -> Vector:
-    size = len(a) if isinstance(a, np.ndarray) else a.size
-    parts = [(np.full(size, s) if s != 1 else None, v) for s, v in ((1.0, a), (sign, b)) if isinstance(v, Vector)]
-    bias = sum((s * v for s, v in ((1.0, a), (sign, b)) if isinstance(v, np.ndarray)), np.zeros(size))
-    return combined(parts, bias, node)
-
-
-def _mul(node: Node, a: Operand, b: Operand) -> Vector:
-    if isinstance(a, Vector) and isinstance(b, Vector):
-        return Function(a.size, "mul", (a, b), node=node)
-    vector, factor = (a, b) if isinstance(a, Vector) else (b, a)
-    assert isinstance(vector, Vector)
-    assert isinstance(factor, np.ndarray)
-    return combined([(factor, vector)], np.zeros(vector.size), node)
-
-
-def _div(node: Node, a: Operand, b: Operand) -> Vector:
-    if isinstance(b, Vector) or not np.all(b):
-        raise NotNative(f"{what(node)} divides by what is computed")
-    return _mul(node, a, 1 / b)
-
-
-def _neg(node: Node, a: Operand) -> Vector:
-    return _mul(node, a, np.full(_vector(a).size, -1.0))
-
-
-def _activation(node: Node, a: Operand) -> Vector:
-    name, alpha, beta = ACTIVATIONS[node.op.lower()]
-    alpha, beta = (node.attribute(k, d) for k, d in (("alpha", alpha), ("beta", beta)))
-    return Function(_vector(a).size, name, (_vector(a),), float(alpha), float(beta), node=node)
-
-
-def _clip(node: Node, a: Operand, *bounds: Operand) -> Vector:
-    low, high = node.attribute("min", -np.inf), node.attribute("max", np.inf)
-    given = [b for b in bounds if isinstance(b, np.ndarray)]
-    if given:
-        if len(given) != 2:
-            raise NotNative(f"{what(node)} has one bound")
-        low, high = float(given[0][0]), float(given[1][0])
-    return Function(_vector(a).size, "clip", (_vector(a),), float(low), float(high), node=node)
-
-
-def _vector(a: Operand) -> Vector:
-    assert isinstance(a, Vector)
-    return a
-
-
-_ELEMENTWISE: dict[str, Callable[..., Vector]] = {
-    "Add": _add,
-    "Sub": _sub,
-    "Mul": _mul,
-    "Div": _div,
-    "Neg": _neg,
-    "Clip": _clip,
-    **dict.fromkeys(("Sigmoid", "Tanh", "Relu", "Softsign", "HardSigmoid", "LeakyRelu"), _activation),
-}
-
 _OPERATORS: dict[str, Callable[[Reader, Node], None]] = {
     "Gather": Reader.gather,
     "OneHot": Reader.one_hot,
@@ -422,5 +355,5 @@ _OPERATORS: dict[str, Callable[[Reader, Node], None]] = {
     "LSTM": Reader.recurrent,
     "GRU": Reader.recurrent,
     "RNN": Reader.recurrent,
-    **dict.fromkeys(_ELEMENTWISE, Reader.elementwise),
+    **dict.fromkeys(ELEMENTWISE, Reader.elementwise),
 }

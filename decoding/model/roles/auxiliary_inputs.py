@@ -31,8 +31,12 @@ def find_kinds(
     token: str,
     draws: Mapping[str, Draw],
     notes: list[str],
+    counters: Mapping[str, str],
 ) -> tuple[dict[str, AuxiliaryKind], dict[str, str]]:
     """The kind of each of a decoder's inputs that are neither token nor state, and the context of each source mask and length.
+
+    Args:
+        counters: inputs that count the tokens, and the output of each that is one more.
 
     Raises:
         ModelError: no kind fits an input, or two do.
@@ -43,6 +47,8 @@ def find_kinds(
         kind = "latent" if port.name in draws else find_kind(graph, port, given)
         if kind == "position" and port.name not in given.get("position", ()):
             _check_position(graph, port)
+        if port.name in counters:
+            kind = "position"
         if kind is None and _shares_time(port.shape, token_port.shape):
             kind = "step_context"
         if kind is None:
@@ -57,6 +63,7 @@ def find_kinds(
     for name, kind in kinds.items():
         if kind in _VALUES:
             evidence = "given by roles" if name in given.get("position", ()) else kind_evidence(graph, name)
+            evidence = f"its output {counters[name]} is one more" if name in counters else evidence
             notes.append(f"{name} is filled with {_VALUES[kind]}: {evidence}")
         elif kind == "context":
             notes.append(

@@ -217,19 +217,22 @@ def json_metadata(graph: Graph, key: str, default: Any) -> Any:
     text = graph.metadata.get(key)
     if text is None:
         return default
+    too_deep = ModelError(
+        f"{graph.name}: metadata {key!r} nests deeper than {_DEPTH} lists and dicts; export the file again"
+    )
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModelError(f"{graph.name}: metadata {key!r} is not JSON ({error}); write it with json.dumps") from error
+    except RecursionError as error:
+        raise too_deep from error
     level = [value]
     for _ in range(_DEPTH):
         inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
         if not inner:
             return value
         level = [one for values in inner for one in values if isinstance(one, dict | list)]
-    raise ModelError(
-        f"{graph.name}: metadata {key!r} nests deeper than {_DEPTH} lists and dicts; export the file again"
-    )
+    raise too_deep
 
 
 def vocabulary(graph: Graph) -> list[Any] | dict[str, Any] | None:

@@ -14,6 +14,7 @@ from decoding.model.graph.types import NO_BFLOAT16, STATE_SLOTS
 from decoding.model.roles.auxiliary_inputs import find_kinds
 from decoding.model.roles.given import names_in
 from decoding.model.roles.latents import find_latents
+from decoding.model.roles.masks import find_counters
 from decoding.model.roles.outputs import find_attention, find_logits
 from decoding.model.roles.state_pairs import pair_states
 from decoding.model.roles.token import find_token
@@ -65,20 +66,22 @@ def find_roles(graph: Graph, given: Mapping[str, Any]) -> Roles:
                 f"{graph.name}: the input {port.name} is used by nothing. An exporter that is given the same tensor for two inputs merges them: "
                 "export again with two tensors, one for each state"
             )
+    roles = ("state", "context", "step_context", "position", "latent", "source_mask", "source_length")
+    taken = {name for role in roles for name in names_in(given.get(role))}
+    free = [p for p in ins if p.name not in taken]
+    counters = find_counters(graph, next(p for p in graph.inputs if p.name == token), free)
     if "state" in given:
         states = dict(given["state"])
         notes.append("states: given by roles")
     else:
-        taken = {
-            name for role in ("context", "latent", "source_mask", "source_length") for name in names_in(given.get(role))
-        }
-        free = [p for p in ins if p.name not in taken]
-        states = pair_states(graph, free, [p for p in graph.outputs if p.name != given.get("logits")], notes)
+        free = [p for p in free if p.name not in counters]
+        no_states = {given.get("logits"), *counters.values()}
+        states = pair_states(graph, free, [p for p in graph.outputs if p.name not in no_states], notes)
     left = [p for p in ins if p.name not in states]
     draws = find_latents(graph, given, left, token, notes)
-    kinds, sources = find_kinds(graph, given, left, token, draws, notes)
+    kinds, sources = find_kinds(graph, given, left, token, draws, notes, counters)
     attention = find_attention(graph, given, states, notes)
-    logits = find_logits(graph, given, token, {*states.values(), attention}, notes)
+    logits = find_logits(graph, given, token, {*states.values(), *counters.values(), attention}, notes)
     if not any(token in data_ancestors(graph, name) for name in (logits, *states.values())):
         raise ModelError(
             f"{graph.name}: neither the logits {logits} nor a state depend on the values of the token {token}; export the network again, or pass "

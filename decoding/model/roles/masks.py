@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from decoding.errors import ModelError, OptionError
 from decoding.model.contract.io import AuxiliaryKind
 from decoding.model.graph.graph import Graph
-from decoding.model.graph.types import STATE_SLOTS, Port, Shape, listing
+from decoding.model.graph.types import STATE_SLOTS, VIEW_OPS, Port, Shape, listing
 from decoding.model.roles.given import names_in
+from decoding.model.runtime.session import constant_values
 
 _NAMES: dict[AuxiliaryKind, re.Pattern[str]] = {
     "mask": re.compile(r"mask", re.I),
@@ -46,6 +49,28 @@ def find_kind(graph: Graph, port: Port, given: Mapping[str, Any]) -> AuxiliaryKi
     if (rank < 2 or (rank < 3 and integer)) and _gives_lengths(graph, port.name):
         return "length"
     return "length" if named == "length" and integer and rank < 3 else None
+
+
+def find_counters(graph: Graph, token: Port, ports: Sequence[Port]) -> dict[str, str]:
+    """The inputs that count the tokens for all rows together, each with its output: that is one more.
+
+    Such as a step of shape [] or [1], where the token has any number of rows. Rows are at different positions, so it is filled in
+    as a position is.
+    """
+    shared = [()] if token.shape and isinstance(token.shape[0], int) else [(), (1,)]
+    counts = [a for a in ports if a.shape in shared]
+    return {a.name: b.name for a in counts for b in graph.outputs if _is_one_more(graph, a.name, b.name)}
+
+
+def _is_one_more(graph: Graph, name: str, output: str) -> bool:
+    """Return whether an output is an input plus one, perhaps re-arranged."""
+    node = graph.producer(output)
+    while node is not None and node.op in VIEW_OPS and node.op != "Concat":
+        node = graph.producer(node.input(0))
+    if node is None or node.op != "Add" or name not in node.inputs:
+        return False
+    added = constant_values(graph, [node.input(1 - node.inputs.index(name))])
+    return added is not None and np.array_equal(np.ravel(added[0]), [1])
 
 
 def find_sources(

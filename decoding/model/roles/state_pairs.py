@@ -21,6 +21,7 @@ _CARRY_OPS = VIEW_OPS | {"Add", "Sub", "Mul", "Where", "Sum", "ScatterND", "Scat
 # Words around the name of a state for the side of the step that it is on, the exporters' prefixes of all states included.
 _SIDES = "past_key_values|present_key_values|past|present|previous|prev|initial|init|last|final|next|new|input|output|in|out|n"
 _SIDE = re.compile(rf"(?:^|[_./:]|(?<=[a-z]))(?:{_SIDES})(?=$|[_./:])", re.I)
+_AFTER = {"present", "final", "next", "new", "output", "out", "n"}
 # So may a number be, as in h0 and h1. Elsewhere it tells layers apart.
 _SIDE_OR_NUMBER = re.compile(rf"(?:^|[_./:]|(?<=[a-z]))(?:{_SIDES}|0|1)(?=$|[_./:])", re.I)
 
@@ -33,30 +34,12 @@ def pair_states(graph: Graph, ins: Sequence[Port], outs: Sequence[Port], notes: 
     Raises:
         ModelError: several outputs could each have the next value of an input, or it is returned unchanged.
     """
-    pairs: Pairs = {}
-    _pair_equal(
-        ins,
-        outs,
-        lambda port: _recurrent_slots(graph, port.name),
-        "they enter and leave the same recurrent layer",
-        pairs,
-        notes,
-    )
-    _pair_equal(ins, outs, lambda port: _stem(port.name, _SIDE), "their names", pairs, notes)
-    _pair_equal(ins, outs, lambda port: _stem(port.name, _SIDE_OR_NUMBER), "their names", pairs, notes)
+    pairs = clear_pairs(graph, ins, outs, notes)
     reach = {
         a.name: [b for b in outs if _alike(a, b) and b.name in graph.descendants(a.name)]
         for a in ins
-        if not _varies_twice(a)
+        if not varies_twice(a)
     }
-    carry = {a: [b for b in bs if b.name in _carried(graph, a)] for a, bs in reach.items()}
-    carry |= {
-        # As wide as a source, or growing: it may also be a context, of which no output is a sum or the continuation.
-        a.name: [b for b in outs if _alike(a, b) and b.name in _carried(graph, a.name)]
-        for a in ins
-        if _varies_twice(a) and a.dtype.kind == "f" and named_kind(a.name) is None
-    }
-    _pair_forced(carry, "it is carried over by sums and products", pairs, notes, both_ways=True)
     _pair_forced(reach, "the only way to give each state an output that depends on it", pairs, notes, both_ways=False)
     for a in ins:
         if a.name in pairs and _is_same(graph, a.name, pairs[a.name]):
@@ -69,6 +52,26 @@ def pair_states(graph: Graph, ins: Sequence[Port], outs: Sequence[Port], notes: 
             raise ModelError(
                 f"{graph.name}: ambiguous: the next value of the input {a} could be any of {listing(left)}; pass roles={{'state': {{input: output, ...}}}}"
             )
+    return pairs
+
+
+def clear_pairs(graph: Graph, ins: Sequence[Port], outs: Sequence[Port], notes: list[str]) -> Pairs:
+    """The pairs for which more speaks than that the output depends on the input: a layer, their names, sums and products."""
+    pairs: Pairs = {}
+    _pair_equal(
+        ins,
+        outs,
+        lambda port: _recurrent_slots(graph, port.name),
+        "they enter and leave the same recurrent layer",
+        pairs,
+        notes,
+    )
+    _pair_equal(ins, outs, lambda port: _stem(port.name, _SIDE), "their names", pairs, notes)
+    _pair_equal(ins, outs, lambda port: _stem(port.name, _SIDE_OR_NUMBER), "their names", pairs, notes)
+    # As wide as a source, or growing: it may also be a context, of which no output is a sum or the continuation.
+    free = [a for a in ins if not varies_twice(a) or (a.dtype.kind == "f" and named_kind(a.name) is None)]
+    carry = {a.name: [b for b in outs if _alike(a, b) and b.name in _carried(graph, a.name)] for a in free}
+    _pair_forced(carry, "it is carried over by sums and products", pairs, notes, both_ways=True)
     return pairs
 
 
@@ -181,11 +184,18 @@ def _stem(name: str, side: re.Pattern[str]) -> str:
 
     >>> [_stem(name, _SIDE) for name in ("h_in", "new_h", "past_key_values.0.key", "present.0.key")]
     ['h', 'h', '0key', '0key']
+
+    A name of such words alone keeps the first that is not one for after the step.
+
+    >>> [_stem(name, _SIDE) for name in ("prev", "prev_out", "new_prev", "output")]
+    ['prev', 'prev', 'prev', '']
     """
-    return re.sub(r"[^a-z0-9]+", "", side.sub("", name).lower())
+    stem = re.sub(r"[^a-z0-9]+", "", side.sub("", name).lower())
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    return stem or next((word for word in words if word not in _AFTER), "")
 
 
-def _varies_twice(port: Port) -> bool:
+def varies_twice(port: Port) -> bool:
     """Return whether an input has a dynamic dimension besides the batch: then it is an encoder's output, and no state."""
     return len({d for d in port.shape or () if isinstance(d, str)}) > 1
 

@@ -12,7 +12,7 @@ from decoding.model.graph.types import VIEW_OPS, Port, listing
 from decoding.model.roles.given import names_in
 from decoding.model.roles.latents import LATENT_NAMES
 from decoding.model.roles.masks import named_kind
-from decoding.model.roles.state_pairs import shows_state
+from decoding.model.roles.state_pairs import clear_pairs, shows_state, varies_twice
 
 _NAMES = re.compile(r"token|input_?ids?|\bids?\b|symbol|char|word", re.I)
 # Exporters put these between ids and the embedding that they index: negative ids are wrapped, ids clipped.
@@ -60,7 +60,7 @@ def find_token(graph: Graph, given: Mapping[str, Any], notes: list[str]) -> tupl
         raise ModelError(
             f"{graph.name}: ambiguous: {listing(embedded or integer)} could each be the token; pass roles={{'token': name}}"
         )
-    vectors = [p for p in ports if _one_hot_width(graph, p) is not None and not shows_state(graph, p.name)]
+    vectors = _vectors(graph, ports)
     if len(vectors) == 1:
         width = _one_hot_width(graph, vectors[0])
         notes.append(f"token is {vectors[0].name}: one-hot vectors, as wide as the output ({width})")
@@ -81,16 +81,21 @@ def _rivals(graph: Graph, port: Port, integer: Sequence[Port], ports: Sequence[P
     if _NAMES.search(port.name):
         return []
     called = [p for p in integer if p is not port and _NAMES.search(p.name)]
-    widths = {p.shape[-1] for p in graph.outputs if p.shape and not shows_state(graph, p.name)}
-    vectors = [
-        p
-        for p in ports
-        if (width := _one_hot_width(graph, p)) in widths
-        and width != embedding_rows(graph, port.name)
-        and len(p.shape or ()) == 3
-        and not shows_state(graph, p.name)
-    ]
-    return [*called, *vectors]
+    vectors = [p for p in _vectors(graph, ports) if p.shape is not None and len(p.shape) == 3]
+    return [*called, *(p for p in vectors if _one_hot_width(graph, p) != embedding_rows(graph, port.name))]
+
+
+def _vectors(graph: Graph, ports: Sequence[Port]) -> list[Port]:
+    """The inputs that may take one-hot vectors: they are no states, and as wide as an output that is none."""
+    fixed = [p for p in ports if p.dtype.kind == "f" and not varies_twice(p)]
+    last = {p.name for p in graph.outputs if shows_state(graph, p.name)}
+    states = clear_pairs(graph, fixed, graph.outputs, [])
+    if last | set(states.values()) == {p.name for p in graph.outputs}:
+        states = {}  # one of them is the scores, which a name such as output_1 may pair with the vectors
+    shown = last | set(states.values())
+    widths = {p.shape[-1] for p in graph.outputs if p.shape and p.name not in shown}
+    free = [p for p in ports if p.name not in states and not shows_state(graph, p.name)]
+    return [p for p in free if (width := _one_hot_width(graph, p)) is not None and width in widths]
 
 
 def embedding_rows(graph: Graph, name: str) -> int | None:

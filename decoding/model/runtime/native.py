@@ -9,7 +9,7 @@ import numpy as np
 
 from decoding.errors import ModelError
 from decoding.kernels import NativeNetwork, NativeRun
-from decoding.kernels.native_layers import NativeArrays
+from decoding.kernels.native.layers import NativeArrays
 from decoding.model.graph.types import Array
 
 # A larger table of embedding and first layer's input weights costs more in loading than its steps save.

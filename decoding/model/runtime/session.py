@@ -98,6 +98,8 @@ class Session:
     @property
     def providers(self) -> list[str]:
         """Names of the providers that the session runs on, the preferred one first."""
+        if self.wanted == [SHORT_NAMES["cpu"]]:
+            return list(self.wanted)  # which need not be opened to say so
         return list(self._session.get_providers())
 
     @property

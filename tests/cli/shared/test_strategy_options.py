@@ -134,6 +134,14 @@ def test_penalties_are_processors_in_the_order_of_hugging_face():
     np.testing.assert_array_equal(suppressed.ids, [4, 5, 6])
 
 
+@pytest.mark.parametrize("flag", ["--suppress-tokens", "--stop"])
+@pytest.mark.parametrize("token", [11, -1])
+def test_ids_that_the_model_does_not_have_are_named_with_their_flag(flag, token):
+    message = f"{flag}: id {token} at position 1 is out of range; the model's ids go from 0 to 10"
+    with pytest.raises(OptionError, match=message):
+        decode_options(parsed(f"{flag}=4 {token}"), load(build.recurrent()))
+
+
 def test_stops_are_ids_where_there_is_no_vocabulary():
     model = load(build.recurrent())
     assert decode_options(parsed("--stop", "3 4", "--stop", "5"), model)["stop"] == [[3, 4], [5]]

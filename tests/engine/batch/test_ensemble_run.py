@@ -28,7 +28,7 @@ from decoding.engine.search import beam, sampling
 from decoding.engine.search.native_beams import NativeBeams
 from decoding.engine.search.native_steps import NativeSteps
 from decoding.kernels import NativeNetwork, reference
-from tests.helpers.native import context_model, native_models, outputs
+from tests.helpers.native import context_model, native_models, outputs, some_ends, some_prompts
 from tests.helpers.native_networks import network, states
 
 STRATEGIES = [
@@ -65,16 +65,8 @@ def test_steps_equal_those_of_the_members_bit_for_bit(models, data):
     if data.draw(st.booleans(), label="nested"):
         both = Ensemble([both, models[vocab, "LSTM", "int8"]], [0.7, 0.3])
     strategy = data.draw(st.sampled_from(STRATEGIES), label="strategy")
-    count = data.draw(st.integers(1, 30), label="prompts")
-    lengths = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=5), label="lengths of prompts")
-    prompts = [[(7 * i + k) % vocab for k in range(lengths[i % len(lengths)])] for i in range(count)]
-    options = {
-        "max_new_tokens": data.draw(st.integers(1, 40)),
-        "min_new_tokens": data.draw(st.sampled_from([0, 1])),
-        "eos_token_id": data.draw(st.sampled_from([None, 3, list(range(0, vocab, 9))])),
-        "stop": data.draw(st.sampled_from([[], [[5]], [[1, 2], [0, 1, 2]]])),
-        "seed": 5,
-    }
+    prompts = some_prompts(data, vocab, 30)
+    options = {**some_ends(data, vocab, [[[5]], [[1, 2], [0, 1, 2]]]), "seed": 5}
     found = outputs(both, prompts, strategy, **options, batch_size=data.draw(st.integers(1, 40)), workers=data.draw(st.integers(1, 3)))  # fmt: skip
     with pytest.MonkeyPatch.context() as patched:
         by_members(patched)
@@ -160,7 +152,7 @@ def test_threads_change_nothing(models, monkeypatch):
     expected = run()
     monkeypatch.setattr(ensemble, "EnsembleRun", Noted)
     monkeypatch.setattr(together, "_WORTH_A_THREAD", 1)
-    monkeypatch.setattr(together.os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1}, raising=False)
     assert run() == expected
     assert set(noted) == {2}
 

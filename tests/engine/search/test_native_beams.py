@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from decoding import Beam, DecodeError, decode
 from decoding.engine.search.beam import BeamSearch
-from tests.helpers.native import native_models, outputs
+from tests.helpers.native import native_models, outputs, some_ends, some_prompts
 
 STRATEGIES = [
     Beam(num_beams=1), Beam(num_beams=2, length_penalty=0.0), Beam(num_beams=5), Beam(num_beams=4, early_stopping=True),
@@ -31,17 +31,12 @@ def test_equal_the_steps_one_by_one_bit_for_bit(models, data):
     vocab = data.draw(st.sampled_from(VOCABULARIES), label="vocab")
     model = models[vocab, data.draw(st.sampled_from(["LSTM", "GRU"])), data.draw(st.sampled_from([None, "int8"]))]
     strategy = data.draw(st.sampled_from(STRATEGIES), label="strategy")
-    count = data.draw(st.integers(1, 25), label="prompts")
-    lengths = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=5), label="lengths of prompts")
+    prompts = some_prompts(data, vocab, 25)
     options = {
-        "max_new_tokens": data.draw(st.integers(1, 40)),
-        "min_new_tokens": data.draw(st.sampled_from([0, 1])),
-        "eos_token_id": data.draw(st.sampled_from([None, 2, list(range(0, vocab, 9))])),
-        "stop": data.draw(st.sampled_from([[], [[1]], [[1, 2], [0, 1, 2]]])),
+        **some_ends(data, vocab, [[[1]], [[1, 2], [0, 1, 2]]]),
         "batch_size": data.draw(st.integers(1, 70)),
         "num_return_sequences": data.draw(st.integers(1, strategy.num_beams)),
     }
-    prompts = [[(7 * i + k) % vocab for k in range(lengths[i % len(lengths)])] for i in range(count)]
     found = outputs(model, prompts, strategy, **options, workers=data.draw(st.integers(1, 3)))
     with pytest.MonkeyPatch.context() as patched:
         one_by_one(patched)

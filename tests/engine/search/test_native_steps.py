@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from decoding import DecodeError, Greedy, Sample, TopN, decode, decode_iter, stream
 from decoding.engine.search import sampling
 from decoding.engine.search.native_steps import NativeSteps
-from tests.helpers.native import native_models, outputs
+from tests.helpers.native import native_models, outputs, some_ends, some_prompts
 
 STRATEGIES = [
     Greedy(), Sample(), Sample(temperature=0.6), Sample(top_k=3), Sample(top_k=40, temperature=1.7), Sample(top_p=0.7),
@@ -32,14 +32,9 @@ def test_equal_the_steps_one_by_one_bit_for_bit(models, data):
     vocab = data.draw(st.sampled_from(VOCABULARIES), label="vocab")
     model = models[vocab, data.draw(st.sampled_from(["LSTM", "GRU"])), data.draw(st.sampled_from([None, "int8"]))]
     strategy = data.draw(st.sampled_from(STRATEGIES), label="strategy")
-    count = data.draw(st.integers(1, 90), label="prompts")
-    lengths = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=5), label="lengths of prompts")
-    prompts = [[(7 * i + k) % vocab for k in range(lengths[i % len(lengths)])] for i in range(count)]
+    prompts = some_prompts(data, vocab, 90)
     options = {
-        "max_new_tokens": data.draw(st.integers(1, 40)),
-        "min_new_tokens": data.draw(st.sampled_from([0, 1])),
-        "eos_token_id": data.draw(st.sampled_from([None, 3, list(range(0, vocab, 9))])),
-        "stop": data.draw(st.sampled_from([[], [[5]], [[1, 2], list(range(30)), [4]]])),
+        **some_ends(data, vocab, [[[5]], [[1, 2], list(range(30)), [4]]]),
         "batch_size": data.draw(st.integers(1, 70)),
         "num_return_sequences": 1 if isinstance(strategy, Greedy) else data.draw(st.integers(1, 3)),
         "seed": 5,

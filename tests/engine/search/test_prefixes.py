@@ -12,7 +12,6 @@ from decoding import (
     OptionError,
     Request,
     Sample,
-    TopN,
     decode,
     decode_iter,
     load,
@@ -21,26 +20,19 @@ from decoding import (
     stream,
 )
 from tests.helpers import build
-from tests.helpers.ensembles import combined, log_softmax, next_logprobs
-from tests.helpers.exports import MODELS, with_contexts
+from tests.helpers.ensembles import STRATEGIES, combined, log_softmax, members_of_every_kind, next_logprobs
+from tests.helpers.ensembles import VOCAB as V
+from tests.helpers.exports import with_contexts
 from tests.helpers.latents import Noisy
 from tests.helpers.seq2seq import AdditiveModel
 
-V = 9
-STRATEGIES = [Greedy(), Sample(temperature=1.4), TopN(3), Beam(3), Sample(replacement=False)]
 FIRST, SECOND = [[1, 4, 2], [3], [5, 5, 6, 0, 2], [2, 6]], [[7], [8, 1, 1, 2], [4, 3, 2, 1, 0], [0]]
 BY_MEMBER = {"a": FIRST, "b": SECOND}
 
 
 @pytest.fixture(scope="module")
 def models():
-    """Members of every kind, over one vocabulary."""
-    return {
-        "native": load(build.recurrent("LSTM", vocab=V, seed=1, layers=2), executor="native"),
-        "onnxruntime": load(build.recurrent("GRU", vocab=V, seed=2, exposed=True), executor="onnxruntime"),
-        "softmax": load(build.recurrent("RNN", vocab=V, seed=3, final="Softmax")),
-        "window": load(MODELS / "torch_dynamo_self_attention.onnx"),
-    }
+    return members_of_every_kind()
 
 
 def truth(members, weights, prompts, tokens, combine="logprobs"):

@@ -1,11 +1,13 @@
 """Kinds of inputs that are neither token nor state: roles come first, and names that mean two things are asked about."""
 
+import numpy as np
 import pytest
 
-from decoding import ModelError, OptionError, load
+from decoding import ModelError, OptionError, decode, load
 from decoding.model.roles.auxiliary_inputs import find_kinds, make_auxiliary_inputs, with_time
+from decoding.model.roles.infer import find_roles
 from tests.helpers.exports import CONTEXTS
-from tests.helpers.text import graph
+from tests.helpers.text import graph, proto
 
 TABLE = "float[9,4] table = {" + ", ".join(["0"] * 36) + "}"
 
@@ -14,7 +16,7 @@ def kinds(port, given=None, token="int64[batch,time] token", looked_up=True):
     name = port.split()[-1]
     body = f"e = Gather(table, {name})" if looked_up else f"e = Cast<to = 1>({name})"
     found = graph(f"({token}, {port}) => (float[2] out) <{TABLE}> {{ {body}\n out = Identity(token) }}")
-    return find_kinds(found, given or {}, found.inputs[1:], "token", {}, [])[0][name]
+    return find_kinds(found, given or {}, found.inputs[1:], "token", {}, [], {})[0][name]
 
 
 @pytest.mark.parametrize("port", ["float[batch,time,3] mel", "int64[batch,time] tags", "float[batch,time] loudness"])
@@ -60,3 +62,44 @@ def test_a_step_context_of_one_step_has_a_time_axis():
     made = make_auxiliary_inputs(found.inputs, {"mel": "step_context", "frame": "step_context"}, {}, {})
     mel, frame = (with_time(aux, port.shape, ("batch", 1)) for aux, port in zip(made, found.inputs[1:], strict=True))
     assert (mel.timed, mel.step_sizes, frame.timed, frame.step_sizes) == (True, (3,), False, (3,))
+
+
+RATES, EMBEDDED = np.array([0.2, 1, 0.4, 2, 0.9]), np.random.default_rng(3).normal(0, 1, (5, 5)).round(3)
+
+
+def with_counter(port, dtype="float"):
+    """A step whose scores depend on the number of the token, that its last input has."""
+    values = ", ".join(map(str, EMBEDDED.ravel()))
+    return f"""(int64[batch] token, float[batch,5] h, {port} k) => (float[batch,5] y, float[batch,5] h_out, {port} k_out)
+    <{dtype} one = {{1}}, float[5] rate = {{{", ".join(map(str, RATES))}}}, float[5,5] E = {{{values}}}> {{
+      e = Gather(E, token)
+      count = Cast<to = 1>(k)
+      angle = Mul(count, rate)
+      wave = Sin(angle)
+      moved = Add(e, h)
+      h_out = Tanh(moved)
+      y = Add(h_out, wave)
+      k_out = Add(k, one)
+    }}"""
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float"])
+@pytest.mark.parametrize("shape", ["", "[1]"])
+def test_a_counter_that_all_rows_share_is_a_position(shape, dtype):
+    """A loop feeds one number for all rows; here each row is at its own, as the prompts have different lengths."""
+    model = load(proto(with_counter(f"{dtype}{shape}", dtype)))
+    assert "k is filled with the token's position: its output k_out is one more" in model.describe()
+    prompts = [[2], [4, 0, 3], [1, 1]]
+    for prompt, found in zip(prompts, decode(model, prompts, max_new_tokens=6), strict=True):
+        h, ids = np.zeros(5), list(prompt)
+        for t in range(len(prompt) + 5):
+            h = np.tanh(EMBEDDED[ids[t]] + h)
+            if t + 1 >= len(prompt):
+                ids.append(int((h + np.sin(t * RATES)).argmax()))
+        assert list(found.tokens) == ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("role", ["context", "position"])
+def test_roles_win_over_what_a_counter_does(role):
+    assert find_roles(graph(with_counter("float[1]")), {role: ["k"]}).auxiliary_inputs == {"k": role}
+    assert find_roles(graph(with_counter("float[batch,1]")), {role: ["k"]}).auxiliary_inputs == {"k": role}

@@ -94,7 +94,7 @@ def test_roles_in_metadata_are_a_dict(text):
 @pytest.mark.parametrize("brackets", ["[]", ['{"a":', "}"]], ids=["lists", "dicts"])
 def test_metadata_that_nest_too_deep(key, depth, brackets):
     proto = with_metadata(brackets[0] * depth + "1" + brackets[1] * depth, key)
-    with pytest.raises(ModelError, match=rf"metadata 'decoding.{key}' (?:nests deeper than 40|is not JSON \(maximum recursion)"):  # fmt: skip
+    with pytest.raises(ModelError, match=f"metadata 'decoding.{key}' nests deeper than 40"):
         json_metadata(Graph.load(proto), f"decoding.{key}", None)
 
 

@@ -38,6 +38,8 @@ def test_the_states_of_one_layer_whatever_their_names_and_order():
         ("prev.h", "next.h"),
         ("past.hidden", "present.hidden"),
         ("past_key_values.0.key", "present.0.key"),
+        ("prev", "prev_out"),
+        ("last", "new_last"),
     ],
 )
 def test_names_that_differ_in_the_side_of_the_step(before, after):
@@ -49,6 +51,20 @@ def test_names_that_differ_in_the_side_of_the_step(before, after):
     pairs, notes = paired(text)
     assert pairs[before] == after
     assert notes[0].endswith("their names")
+
+
+def test_a_state_that_is_the_last_token_alone():
+    """The input of a QRNN's step before this one: no output depends on it as a state's next value does."""
+    pairs, notes = (
+        paired("""(int64[batch] token, float[batch,4] prev, float[batch,4] c) => (float[batch,4] y, float[batch,4] c_out, float[batch,4] prev_out) {
+      prev_out = Cast<to=1>(token)
+      seen = Add(prev, prev_out)
+      c_out = Mul(c, seen)
+      y = Tanh(c_out)
+    }""")
+    )
+    assert pairs == {"c": "c_out", "prev": "prev_out"}
+    assert notes == ["state prev -> prev_out: their names", "state c -> c_out: their names"]
 
 
 def test_a_number_in_a_name_tells_layers_apart():

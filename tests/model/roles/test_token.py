@@ -35,3 +35,39 @@ def test_one_hot_vectors_beside_an_embedding_of_a_speaker():
 def test_an_embedding_by_the_name_of_tokens_is_believed():
     found = graph(RIVALS.replace("tags", "word_ids"))
     assert find_token(found, {}, []) == ("word_ids", None)
+
+
+def test_a_state_of_a_convolution_is_no_rival_of_ids_by_any_name():
+    """Mamba's step: the state is three numbers wide, as its own next value is."""
+    found = graph(
+        f"""(int64[batch] x, float[batch,4,3] conv) => (float[batch,4] logits, float[batch,4,3] conv_out)
+        <{EMBED}, int64[3] starts = {{0, 0, 1}}, int64[3] ends = {{99, 99, 99}}, int64[1] last = {{2}}> {{
+            e = Gather(table, x)
+            wide = Unsqueeze(e, last)
+            all = Concat<axis = 2>(conv, wide)
+            conv_out = Slice(all, starts, ends)
+            logits = ReduceSum<keepdims = 0>(all, last) }}"""
+    )
+    assert find_token(found, {}, []) == ("x", None)
+
+
+@pytest.mark.parametrize(("h", "h_out"), [("h", "h_new"), ("h0", "hn")])
+def test_one_hot_vectors_of_a_cell_of_plain_operators(h, h_out):
+    """The state is as wide as its next value, which is no output of scores."""
+    found = graph(
+        f"""(float[batch,7] x, float[batch,4] {h}) => (float[batch,7] y, float[batch,4] {h_out})
+        <float[7,4] W = {{{", ".join(["0.5"] * 28)}}}> {{
+            e = MatMul(x, W)
+            sum = Add(e, {h})
+            {h_out} = Tanh(sum)
+            V = Transpose(W)
+            y = MatMul({h_out}, V) }}"""
+    )
+    assert find_token(found, {}, notes := []) == ("x", 7)
+    assert notes == ["token is x: one-hot vectors, as wide as the output (7)"]
+
+
+def test_vectors_whose_name_pairs_with_that_of_the_scores():
+    """An export of exactly one row and ten steps, as of a Keras model that is called on fixed shapes."""
+    text = "(float[1,10,7] input_1) => (float[1,10,7] output_1) { output_1 = Softmax(input_1) }"
+    assert find_token(graph(text), {}, []) == ("input_1", 7)
