@@ -89,8 +89,8 @@ def decode(
             strings (tokenized by the encoder's own vocabulary where its file has one), ids, arrays, or a dict ``{encoder input:
             one value for each prompt}``. Where an encoder reads the turns of a conversation, a source is a list of
             turns. Sources of unequal length are padded and masked; where padding would change the answer, they run apart.
-            A list may also hold `Request` objects, each with options of its own, among the prompts.
-            For an `Ensemble` a dict by its members gives each of them prompts (or sources) of its own.
+            A list may also hold `Request` objects, each with its own options, among the prompts.
+            For an `Ensemble` a dict by its members gives each member its own prompts (or sources).
         strategy: `Greedy()`, `Sample(...)`, `TopN(n)` or `Beam(...)`.
         max_new_tokens: longest output in tokens, EOS included; default the model's own, else 256. Outputs end earlier, also
             with the reason "length", where the graph takes no longer sequences: `Model.describe()` says so.
@@ -103,7 +103,7 @@ def decode(
             seed, the number of its sequence (prompt index * num_return_sequences + output index), its step and the logits:
             not on `batch_size` or `workers`, nor on the order in which sequences run.
         prefix: with an encoder, the decoder's own first tokens: one string or id sequence for all prompts, or a list with one
-            for each; default BOS. For an `Ensemble` a dict by its members gives each of them one of its own.
+            for each; default BOS. For an `Ensemble` a dict by its members gives each member its own prefix.
         context: the values of the model's contexts, one for each prompt and the same at every step: ``{input name: array
             [prompts, ...]}``, or the array alone where there is one context; a list of arrays where they differ in length.
             A step context has a value for each token, [prompts, tokens, ...]: token t of a sequence, counted from the first
@@ -121,7 +121,7 @@ def decode(
         teacher_ratio: that probability, from 0 to 1.
         logprobs: how many of the best log-probabilities to return for each new token.
         return_attention: return the weights over the source with which each token was chosen, float32 [tokens, source].
-        return_state: return the state after each output, from which `Request(state=...)` goes on.
+        return_state: return the state after each output, from which `Request(state=...)` continues.
         return_member_logprobs: with an `Ensemble`, return the log-probability of each new token under each member alone. They are
             computed after the outputs, in one more reading of each.
         batch_size: rows that run together, in each worker; default at most 128.
@@ -215,7 +215,7 @@ def decode_iter(
     """Continue the prompts of an iterable, which may be endless, in the memory of `batch_size` rows.
 
     A prompt is taken when a row of the batch gets free; with an encoder prompts are sources, encoded a few at a time as they are
-    taken, and `prefix` holds for all of them. A prompt may be a `Request` with options of its own. The hypotheses of a prompt come when all of them are finished, best
+    taken, and `prefix` holds for all of them. A prompt may be a `Request` with its own options. The hypotheses of a prompt come when all of them are finished, best
     first, and `prompt_index` is the prompt's number. Takes the arguments of `decode()` but context, latents, teacher
     and teacher_ratio; a temperature is one number, and `workers` is 1 unless given. Errors are those of `decode()`.
 
@@ -324,7 +324,7 @@ def rollout(
     Args:
         model: the policy that completes the sequences, as in `decode()`.
         sequences: strings or ids, in any form that `decode()` takes as prompts; a list may have `Request` objects, whose
-            prompt is the sequence, with a strategy, a seed and processors of their own. The first token comes after the model's
+            prompt is the sequence, with its own strategy, seed and processors. The first token comes after the model's
             BOS, if it has one, as in `score()`. A sequence ends with its first EOS (which `decode()` leaves out of `tokens`);
             what follows is padding.
         reward: a function from ids int64 [N, width] to N rewards, called with at most 128 rows at a time; or a

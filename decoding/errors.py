@@ -23,7 +23,7 @@ class OptionError(DecodingError, ValueError):
 
 
 class DecodeError(DecodingError, RuntimeError):
-    """Decoding cannot go on: names the sequence and the step.
+    """Decoding cannot continue: names the sequence and the step.
 
     Attributes:
         row: index of the offending row or sequence, or None.

@@ -1,4 +1,4 @@
-"""`Request`: one thing to decode, with options of its own."""
+"""`Request`: one thing to decode, with its own options."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Request:
         context: ``{input name: array}`` without an axis of prompts, or the array alone where there is one context.
         latents: ``{input name: array}`` without an axis of prompts, or the array alone where there is one latent: what a
             hypothesis has as `latent`.
-        state: the `state` of a hypothesis, or what `numpy.load` made of one saved by `numpy.savez`: decoding goes on after that
+        state: the `state` of a hypothesis, or what `numpy.load` made of one saved by `numpy.savez`: decoding continues after that
             hypothesis, as if its prompt and tokens were given again, with `prompt` after them.
 
     Raises:

@@ -29,7 +29,7 @@ class TokenEvent:
             its tokens, and all that is left with the last token. Joined, the texts are `Hypothesis.text`. None without a
             tokenizer.
         logprob: the model's own log-probability of the token.
-        finish_reason: why the sequence ended with this token, None while it goes on.
+        finish_reason: why the sequence ended with this token; None while it is running.
         top_logprobs: id and log-probability of each of the k best tokens at this step, best first; None unless
             `logprobs=k` was asked for.
     """
@@ -116,7 +116,7 @@ class Hypothesis:
         return None if self._tokenizer is None else token_texts(self._tokenizer, self.tokens)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `json.dumps` takes: tokens, text, scores, and what else was asked for; the state is left out."""
+        """Return a dict that `json.dumps` takes: tokens, text, scores and whatever else was requested, without the state."""
         found: dict[str, Any] = {
             "prompt_index": self.prompt_index,
             "rank": self.rank,

@@ -103,7 +103,7 @@ class Ticket:
         return self._decoded
 
     async def wait(self) -> Decoded:
-        """Return the outputs as `result()` does; the event loop goes on meanwhile.
+        """Return the outputs as `result()` does; the event loop keeps running meanwhile.
 
         Raises:
             As `result()`.
@@ -222,10 +222,10 @@ def _at(top: tuple[Array, Array] | None, step: int) -> tuple[Array, Array] | Non
 
 
 class Engine:
-    """Decodes requests that come at any time, in threads of its own. A context manager.
+    """Decodes requests that arrive at any time, in its own threads. A context manager.
 
     Any thread may submit requests; with asyncio, `generate()` and `stream()` do. A request runs as soon as a slot of the batch is
-    free: first come, first served, and requests with several outputs take turns with the others. A request with a seed of its own
+    free: first come, first served, and requests with several outputs take turns with the others. A request with its own seed
     has the tokens that `decode()` gives it.
 
     Args:
@@ -441,6 +441,6 @@ class Engine:
     def _check_process(self) -> None:
         if self._searches.forked:
             raise DecodeError(
-                f"{self._model.name}: this engine decodes in threads of the process that was forked, and the child has none of them; "
+                f"{self._model.name}: this engine decodes in threads of the process that was forked, which its child does not have; "
                 "make an engine in the child, with a model that is loaded there"
             )

@@ -67,7 +67,7 @@ class Sample:
 
     @property
     def searches_together(self) -> bool:
-        """Whether one search finds all outputs of a prompt; else each output is drawn by itself."""
+        """Whether one search finds all outputs of a prompt; else each output is drawn independently."""
         return not self.replacement
 
 

@@ -26,17 +26,17 @@ from decoding.tokenizers import (
 )
 
 
-def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "annotate",
-        help="write a vocabulary, special ids and roles into a file",
+        help=help,
         description="Write a vocabulary or a tokenizer, special ids and roles into the metadata of an ONNX file. The graph and its "
         "weights stay as they are. What is not given here stays as the file has it.",
         usage="decoding annotate FILE [options]",
         examples=(
             "decoding annotate char_rnn.onnx --vocab vocab.json --eos 0",
-            """decoding annotate char_rnn.onnx --roles '{"token": "tokens"}' --output annotated.onnx""",
+            """decoding annotate char_rnn.onnx --roles '{"token": "tokens"}' --output a.onnx""",
         ),
     )
     parser.add_argument("file", metavar="FILE", help="an ONNX file: a model, or an encoder")
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     external = write_metadata(Path(args.file), entries, output)
     print(f"{output}: wrote " + ", ".join(_shown(key, value, tokenizer) for key, value in written.items()))
     if external:
-        print(f"its weights are in {', '.join(external)}, which must stay beside it")
+        print(f"its weights are in {', '.join(external)}, which must stay in the same folder")
 
 
 def _tokenizer(args: argparse.Namespace) -> Tokenizer | None:

@@ -19,15 +19,15 @@ from decoding.cli.shared.strategy_options import (
 )
 
 
-def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "batch",
-        help="decode every row of a file into another",
+        help=help,
         usage="decoding batch MODEL [INPUT] OUTPUT [options]",
-        description="Decode every row of a file into another. The same call goes on where it was stopped.",
+        description="Decode every row of a file into another. Run it again to resume after a stop.",
         examples=(
-            "decoding batch shakespeare prompts.txt out.jsonl --top-p 0.9 --max-new-tokens 80 --seed 7",
+            "decoding batch shakespeare prompts.txt out.jsonl --top-p 0.9 --seed 7",
             "decoding batch molecules.onnx out.parquet --num 30000 --seed 1",
         ),
     )
@@ -37,10 +37,10 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
         "input",
         metavar="INPUT",
         nargs="?",
-        help="a prompt a line; or .jsonl (strings, ids, fields of a Request), .csv, .parquet",
+        help="a text file with a prompt on each line, or a .jsonl, .csv or .parquet file",
     )
     group.add_argument("output", metavar="OUTPUT", help="a .jsonl or .parquet file")
-    group.add_argument("--num", type=int, metavar="N", help="without INPUT: that many sequences from BOS or noise")
+    group.add_argument("--num", type=int, metavar="N", help="without INPUT: sequences to make, from BOS or noise")
     add_job_options(group)
     output = add_decode_options(parser)
     rare(

@@ -43,11 +43,11 @@ class Row:
     network: float
 
 
-def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "bench",
-        help="how fast a model decodes here, and how to run it fastest",
+        help=help,
         usage="decoding bench MODEL [options]",
         description="Measure plain sampling in one thread: the time of a step and the tokens a second by batch size, in float32 and int8, "
         "by each executor, and how much of it is the network. Contexts are random numbers, of 16 positions; encoders do not run.",

@@ -51,24 +51,24 @@ class Comparison:
     agreement: float
 
 
-def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "compare",
-        help="how far two models differ on a text",
+        help=help,
         usage="decoding compare A B --data FILE [options]",
         description="Compare two models of one vocabulary, such as one and its int8 form, on a text: the KL divergence of their "
         "next-token distributions in nats, perplexities, how often both have the same most probable token, size and speed. "
         "A long text is cut into pieces of 256 tokens, each read from the initial state.",
         examples=(
-            "echo 'To be, or not to be' | decoding compare shakespeare shakespeare --quantize-b --data -",
-            "decoding generate tang 春 | decoding compare tang tang --quantize-b --data - --json",
+            "echo 'To be' | decoding compare shakespeare shakespeare --quantize-b --data -",
+            "decoding generate tang 春 | decoding compare tang tang --quantize-b --data -",
         ),
     )
     parser.add_argument("model", metavar="A", help="an ONNX file, its folder, or a shipped model")
     parser.add_argument("other", metavar="B", help="the same, of the same vocabulary")
     parser.add_argument("--data", metavar="FILE", required=True, help="a text in UTF-8, or ids split by spaces; - reads standard input")  # fmt: skip
-    parser.add_argument("--lines", action="store_true", help="each line of the text is a sequence of its own")
+    parser.add_argument("--lines", action="store_true", help="each line of the text is a separate sequence")
     parser.add_argument("--sources", metavar="FILE", help="with an encoder: what it reads, a line for each line of FILE")  # fmt: skip
     parser.add_argument("--quantize-b", action="store_true", help="load B with int8 weights")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -9,11 +9,11 @@ from decoding.cli.shared.parser import Parser
 from decoding.errors import OptionError
 
 
-def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "completion",
-        help="print a script that completes commands and options",
+        help=help,
         usage="decoding completion {bash,zsh,tcsh}",
         description="Print a script that completes commands and options in a shell. It needs shtab: pip install 'rnn-decoding[completion]'.",
         examples=(

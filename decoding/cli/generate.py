@@ -29,13 +29,13 @@ from decoding.strategies import Beam, Strategy
 from decoding.tokenizers import TextStream
 
 
-def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "generate",
-        help="continue a prompt",
+        help=help,
         usage="decoding generate [MODEL] [PROMPT] [options]",
-        description="Continue a prompt; the text is printed as it is made.",
+        description="Continue a prompt, and print the text as it is made.",
         examples=(
             'decoding generate shakespeare "ROMEO:" --temperature 0.7 --max-new-tokens 80',
             'decoding generate dates "3 mai 2026" --num-beams 4 --json',
@@ -43,18 +43,18 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     group = parser.add_argument_group("what to continue")
     group.add_argument(
-        "model", metavar="MODEL", nargs="?", help="an ONNX file, its folder, or a shipped model (default: shakespeare)"
+        "model", metavar="MODEL", nargs="?", help="an ONNX file or a shipped model (default: shakespeare)"
     )
     group.add_argument(
         "prompt",
         metavar="PROMPT",
         nargs="?",
-        help="text (or ids) to continue; what an encoder reads: text, ids, or an array in FILE.npy",
+        help="text or ids to continue; with an encoder, its source: text, ids, or an array in FILE.npy",
     )
-    group.add_argument("--file", metavar="FILE", help="prompts from a file, one a line; - reads standard input")
+    group.add_argument("--file", metavar="FILE", help="a file with a prompt on each line; - is standard input")
     rare(group.add_argument("--prefix", metavar="TEXT", help="the decoder's first tokens, where an encoder reads PROMPT"))  # fmt: skip
-    rare(group.add_argument("--context", metavar="FILE", help="what the network reads beside the tokens, [prompts, ...]: an .npy file, or an .npz file by input"))  # fmt: skip
-    rare(group.add_argument("--latents", metavar="FILE", help="noise in place of drawn noise, [outputs, ...]: a file as of --context"))  # fmt: skip
+    rare(group.add_argument("--context", metavar="FILE", help="arrays for the network's other inputs, [prompts, ...]: an .npy file, or an .npz file with the inputs' names"))  # fmt: skip
+    rare(group.add_argument("--latents", metavar="FILE", help="noise to use instead of drawn noise, [outputs, ...]: a file as for --context"))  # fmt: skip
     output = add_decode_options(parser)
     output.add_argument("--json", action="store_true", help="print a JSON object a line for each output")
     rare(output.add_argument("--plot", metavar="FILE", help="draw the attention, the beams or the tokens' probabilities, too (.png, .svg, .pdf)"))  # fmt: skip
@@ -101,7 +101,7 @@ def _prompts(args: argparse.Namespace) -> list[str | None]:
     """
     if args.file is not None:
         if args.prompt is not None:
-            raise OptionError(f"PROMPT {shown(args.prompt)} and --file {args.file}: give prompts in one way")
+            raise OptionError(f"PROMPT {shown(args.prompt)} and --file {args.file}: pass only one of them")
         if args.plot is not None:
             raise OptionError("--file and --plot: a picture shows one prompt; leave one out")
     if args.model is None:

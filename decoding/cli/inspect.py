@@ -16,11 +16,11 @@ from decoding.model.graph.history import PassRecord
 from decoding.model.model import Model
 
 
-def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "inspect",
-        help="print a model's contract",
+        help=help,
         usage="decoding inspect MODEL [options]",
         description="Print what was found out about a model, and from what evidence: which input takes the tokens, which are states, "
         "what runs it. With --providers, print too which operators of a step run where.",

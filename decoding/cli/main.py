@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from io import TextIOWrapper
 
@@ -13,20 +13,21 @@ import decoding
 from decoding.cli.shared.parser import Parser
 from decoding.errors import DecodingError
 
-# In the order of --help: each is a module of this folder with `add_parser()`.
-COMMANDS = (
-    "generate",
-    "batch",
-    "serve",
-    "score",
-    "inspect",
-    "models",
-    "annotate",
-    "quantize",
-    "compare",
-    "bench",
-    "completion",
-)
+# What --help says of each command, in this order. Each is a module of this folder with `add_parser()`, which is imported
+# when the command is chosen: with the package that it needs, that takes half a second.
+COMMANDS = {
+    "generate": "continue a prompt",
+    "batch": "decode every row of a file into another",
+    "serve": "answer requests over HTTP: OpenAI's completions, and a page",
+    "score": "log-probability and perplexity of a text",
+    "inspect": "print a model's contract",
+    "models": "list the models that ship",
+    "annotate": "write a vocabulary, special ids and roles into a file",
+    "quantize": "write a model with int8 weights",
+    "compare": "how far two models differ on a text",
+    "bench": "how fast a model decodes here, and how to run it fastest",
+    "completion": "print a script that completes commands and options",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.name == "nt":
         _speak_utf8()
     argv = list(sys.argv[1:] if argv is None else argv)
-    # Only the module of the command that is run is imported: another one may need packages that take long to import.
-    args = make_parser(argv[:1] if argv[:1] and argv[0] in COMMANDS else COMMANDS).parse_args(argv)
+    args = make_parser(argv[:1]).parse_args(argv)
     try:
         args.run(args)
     except DecodingError as error:
@@ -59,11 +59,14 @@ def _speak_utf8() -> None:
             stream.reconfigure(encoding="utf-8")
 
 
-def make_parser(commands: Sequence[str] = COMMANDS) -> Parser:
-    """Return the parser of the command line, with these commands."""
+def make_parser(commands: Collection[str] = tuple(COMMANDS)) -> Parser:
+    """Return the parser of the command line, with the options of these commands; the others are only named."""
     parser = Parser(prog="decoding", description="Decode recurrent ONNX models.")
     parser.add_argument("--version", action="version", version=f"rnn-decoding {decoding.__version__}")
     added = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name in commands:
-        import_module(f"decoding.cli.{name}").add_parser(added)
+    for name, help in COMMANDS.items():
+        if name in commands:
+            import_module(f"decoding.cli.{name}").add_parser(added, help)
+        else:
+            added.add_parser(name, help=help)
     return parser

@@ -45,11 +45,11 @@ def is_model(name: str) -> bool:
     return name in SHIPPED or name.endswith(".onnx") or os.path.exists(name)
 
 
-def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "models",
-        help="list the models that ship",
+        help=help,
         description="List the models that ship with the package: what each does, its size, vocabulary and licence.",
         examples=("decoding models", "decoding models --json"),
     )

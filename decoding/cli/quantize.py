@@ -12,14 +12,14 @@ from decoding.errors import OptionError
 from decoding.model.load import load
 
 
-def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "quantize",
-        help="write a model with int8 weights",
+        help=help,
         usage="decoding quantize IN OUT [options]",
         description="Write the step graph of a model with int8 weights, and say which became int8 and how far that moves the logits. "
-        "Encoders stay in floating point and are written beside it. onnxruntime runs OUT; where the native step can run IN, "
+        "Encoders stay in floating point and are written to the same folder. onnxruntime runs OUT; where the native step can run IN, "
         'load(IN, quantize="int8") is faster than OUT.',
         examples=(
             "decoding quantize shakespeare small.onnx",

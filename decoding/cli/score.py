@@ -22,14 +22,14 @@ from decoding.model.model import Model
 from decoding.tokenizers import token_texts
 
 
-def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "score",
-        help="log-probability and perplexity of a text",
+        help=help,
         usage="decoding score MODEL FILE [OUTPUT] [options]",
         description="Print how probable a model finds a text: its log-probability, perplexity and bits a token. With OUTPUT, score the "
-        "rows of FILE into a file; the same call goes on where it was stopped.",
+        "rows of FILE into a file; run it again to resume after a stop.",
         examples=(
             'decoding generate shakespeare "ROMEO:" | decoding score shakespeare - --lines',
             "decoding score shakespeare lines.txt scores.jsonl",
@@ -45,7 +45,7 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     add_job_options(parser.add_argument_group("rows of OUTPUT"))
     rare(parser.add_argument("--seed", type=int, metavar="N", help="key of latents, where the model draws some"))
-    parser.add_argument("--lines", action="store_true", help="score every line by itself")
+    parser.add_argument("--lines", action="store_true", help="score every line separately")
     parser.add_argument(
         "--sources", metavar="FILE", help="with an encoder: what it reads, a line for each line of FILE"
     )
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         _run_job(args)
         return
     if wrong := [flag for flag in ("--column", "--id-column", "--strict", "--token-logprobs") if value_of(args, flag)]:
-        raise OptionError(f"{wrong[0]}: of the rows of OUTPUT; give OUTPUT too, or leave it out")
+        raise OptionError(f"{wrong[0]}: it applies to the rows of OUTPUT; pass OUTPUT too, or leave the option out")
     model = load_model(args)
     texts, sequences = read_sequences(model, args.file, "FILE", lines=args.lines or args.sources is not None)
     sources = read_sources(model, args.sources, len(texts), f"FILE {args.file}")

@@ -27,12 +27,12 @@ _LIMITS: dict[str, tuple[type, str, float, int, str]] = {
 }
 
 
-def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser], help: str) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "serve",
         usage="decoding serve MODEL [MODEL ...] [options]",
-        help="answer requests over HTTP: OpenAI's completions, and a page",
+        help=help,
         description="Serve models over HTTP: OpenAI's completions, the Open Inference Protocol, metrics, and a page to look at. "
         "Needs pip install 'rnn-decoding[serve]'.",
         examples=("decoding serve shakespeare", "decoding serve a=one.onnx b=two.onnx --port 8080"),

@@ -103,7 +103,7 @@ def tokens_taken(contract: Contract, request: EngineRequest, needed: int) -> int
     """
     if contract.longest is not None and contract.longest < needed:
         raise OptionError(
-            f"prompts[{request.index}]: {needed} tokens are read (BOS counts), and the model takes {contract.longest}; Model.describe() says why. Give fewer"
+            f"prompts[{request.index}]: {needed} tokens with BOS, but the model takes at most {contract.longest}; Model.describe() says why; pass fewer"
         )
     lengths = {f.name: len(request.context[f.name]) for f in contract.step_contexts if f.name in request.context}
     for name, length in lengths.items():

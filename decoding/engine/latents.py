@@ -112,7 +112,7 @@ class Latents:
                 given, position = request.given_latents[aux.name][number], int(positions[row])
                 if position >= len(given):
                     raise DecodeError(
-                        f"sequence {sequences[row]}: latents[{aux.name!r}] has {len(given)} steps, but there is another; give more, or a smaller max_new_tokens",
+                        f"sequence {sequences[row]}: latents[{aux.name!r}] has {len(given)} steps, but decoding needs another; pass more, or a smaller max_new_tokens",
                         row=int(sequences[row]),
                         step=position,
                     )

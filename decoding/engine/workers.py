@@ -117,8 +117,8 @@ class Workers:
         self._events = SimpleQueue()
         self._events.put(
             DecodeError(
-                f"{self._network.name}: this call decodes in threads of the process that was forked, and the child has none "
-                "of them; start the call in the child, with a model that is loaded there"
+                f"{self._network.name}: this call decodes in threads of the process that was forked, which its child does "
+                "not have; start the call in the child, with a model that is loaded there"
             )
         )
 

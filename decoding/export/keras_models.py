@@ -37,7 +37,7 @@ def keras_model(model: Any, path: str | Path, **annotations: Any) -> Model:
     Args:
         model: a functional, `Sequential` or subclassed model; not stateful.
         path: the file to write; it appears only if everything went well.
-        annotations: what the file says of itself: `vocab` (or `tokenizer`), `bos_token_id`, `eos_token_id`, `pad_token_id`,
+        annotations: metadata of the file: `vocab` (or `tokenizer`), `bos_token_id`, `eos_token_id`, `pad_token_id`,
             `max_new_tokens` and `roles`, as `load()` takes them.
 
     Returns:
@@ -45,7 +45,7 @@ def keras_model(model: Any, path: str | Path, **annotations: Any) -> Model:
 
     Raises:
         OptionError: an argument is wrong, or Keras is not installed.
-        ModelError: the model cannot be exported, or the file gives other scores; the message says what to change.
+        ModelError: the model cannot be exported, or the file gives different scores; the message says what to change.
 
     Example::
 
@@ -60,7 +60,7 @@ def keras_model(model: Any, path: str | Path, **annotations: Any) -> Model:
     one, two = (network.scores(random_ids(2)) for _ in range(2))
     if not np.allclose(one, two, rtol=1e-3, atol=1e-4, equal_nan=True):
         raise ModelError(
-            f"{name}: two runs on the same tokens give other scores: it draws random numbers (a layer that is called with training=True?), or keeps "
+            f"{name}: two runs on the same tokens give different scores: it draws random numbers (a layer that is called with training=True?), or keeps "
             "something between calls; make it depend on its inputs alone"
         )
     vocab = one.shape[-1]

@@ -62,10 +62,12 @@ def check_rows(torch: Any, net: Any, name: str, one: Any, other: Any) -> None:
     for key, module in net.named_modules():
         if isinstance(module, torch.nn.RNNBase) and not module.batch_first:
             raise ModelError(
-                f"{name}: a row's scores change with the other rows: {_shown(key, module)} has batch_first=False, so it takes the axis of the rows "
-                "for that of the tokens; transpose to [time, batch, features] before it, and back after it"
+                f"{name}: a row's scores change with the other rows: {_shown(key, module)} has batch_first=False, so it takes the batch axis "
+                "for the time axis; transpose to [time, batch, features] before it, and back after it"
             )
-    raise ModelError(f"{name}: a row's scores change with the other rows; compute each row of the batch by itself")
+    raise ModelError(
+        f"{name}: a row's scores change with the other rows of the batch; compute each row independently of the others"
+    )
 
 
 def _order_advice(torch: Any, net: Any) -> str:

@@ -20,8 +20,7 @@ from decoding.export.torch_networks import AttentionOutput, Sizes, tensors_of
 from decoding.export.written import ExporterError
 from decoding.model.model import Model
 
-# A branch on values, rather than on sizes, which the tracer warns of as well.
-_BRANCH = re.compile(r"(if|elif|while) .*\.(sum|any|all|max|min|mean|norm|item)\(")
+_BRANCH = re.compile(r"(if|elif|while)\b")
 # Files of protobuf end at 2 GiB: larger weights go beside it.
 _LARGEST = 1_500_000_000
 
@@ -57,7 +56,7 @@ def write(torch: Any, module: Any, arguments: Sequence[Any], ports: Ports, file:
 
     Raises:
         ExporterError: the exporter fails; the message is the first line of its own.
-        ModelError: it wrote one branch of two.
+        ModelError: the older one would write one branch of two.
     """
     size = sum(p.numel() * p.element_size() for p in module.parameters())
     options: dict[str, Any] = {"input_names": list(ports.inputs), "output_names": list(ports.outputs)}
@@ -67,32 +66,58 @@ def write(torch: Any, module: Any, arguments: Sequence[Any], ports: Ports, file:
         nested = (shapes[0], tuple(shapes[1:])) if _takes_many(module) and shapes[1:] else tuple(shapes)
         options |= {"dynamic_shapes": nested, "dynamo": True, "verbose": False, "external_data": size > _LARGEST}
     else:
+        _check_branches(torch, module, arguments)
         options |= {"dynamic_axes": dict(zip(ports.inputs, ports.dynamic, strict=True)), "dynamo": False}
     try:
-        with torch.no_grad(), _quiet() as seen:
+        with torch.no_grad(), _quiet():
             # Torch leaves marks on the tensors that it has seen.
             torch.onnx.export(module, tuple(a.clone() for a in arguments), str(file), **options)
     except Exception as error:  # the exporters raise errors of many kinds
         cause = error.__cause__ or error  # the newer exporter wraps the reason in advice of its own
         lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [""]
         raise ExporterError(f"{type(cause).__name__}: {lines[0][:200]}") from error
-    _check_branches(torch, seen)
 
 
-def _check_branches(torch: Any, seen: Sequence[warnings.WarningMessage]) -> None:
-    """Check that the tracer met no branch that values decide: it writes the one that the example took.
+def _check_branches(torch: Any, module: Any, arguments: Sequence[Any]) -> None:
+    """Check that no value of a tensor decides what a module does: the older exporter writes the branch of the example alone.
+
+    The module runs without the tracer, under which sizes are tensors too: there a branch on sizes would look the same.
 
     Raises:
-        ModelError: there is one.
+        ModelError: a value decides.
     """
+    if any(isinstance(one, torch.jit.ScriptModule) for one in module.modules()):
+        return  # its branches are written as they are
     own = str(Path(torch.__file__).parent)
-    for warning in seen:
-        if warning.filename.startswith(own):
-            continue
-        line = linecache.getline(warning.filename, warning.lineno).strip()
-        if issubclass(warning.category, torch.jit.TracerWarning) and _BRANCH.match(line):
-            place = f"{Path(warning.filename).name}, line {warning.lineno}"
-            raise ModelError(f"{place}: {shown(line)} decides by values, and the exporter would write the branch of the example alone; compute both and choose by torch.where()")  # fmt: skip
+    constants = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+
+    class Watch(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
+        def __torch_function__(self, called: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = getattr(called, "__name__", "")
+            if name in ("__bool__", "item", "__int__", "__float__", "__index__") and id(args[0]) not in constants:
+                caller = inspect.currentframe().f_back  # type: ignore[union-attr]
+                _check_caller(caller, own, decides=name == "__bool__" or args[0].dtype == torch.bool)
+            return called(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Watch():
+        module(*(a.clone() for a in arguments))
+
+
+def _check_caller(frame: Any, own: str, *, decides: bool) -> None:
+    """Raise a ModelError if the line that takes a value from a tensor branches on it; torch's own lines and assertions may.
+
+    Args:
+        own: torch's folder.
+        decides: whether the value is a bool, which has no other use; a number also may be a size.
+    """
+    file, number = frame.f_code.co_filename, frame.f_lineno
+    line = linecache.getline(file, number).strip()
+    if file.startswith(own) or line.startswith("assert") or not (decides or _BRANCH.match(line)):
+        return
+    raise ModelError(
+        f"{Path(file).name}, line {number}: {shown(line)} takes a value from a tensor to choose a branch, but the exporter writes only "
+        "the branch of its example; compute both results and choose by torch.where()"
+    )
 
 
 def _takes_many(module: Any) -> bool:
@@ -101,14 +126,14 @@ def _takes_many(module: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[list[warnings.WarningMessage]]:
-    """Keep what the exporters print and warn of from the caller, and give the warnings: what matters is checked afterwards."""
+def _quiet() -> Iterator[None]:
+    """Keep what the exporters print and warn of from the caller: what matters is checked before and after."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(record=True) as seen, contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # fmt: skip
-            warnings.simplefilter("always")
-            yield seen
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # fmt: skip
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(before)
 

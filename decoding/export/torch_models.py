@@ -59,7 +59,7 @@ def torch_model(
 
     ``forward(tokens, *inputs)`` takes ids int64 [batch, time], and returns scores [batch, time, V]: logits, probabilities or
     log-probabilities; of several outputs the first counts. Its recurrent layers are `nn.LSTM`, `nn.GRU` or `nn.RNN`: `load()`
-    finds their states by itself.
+    finds their states.
 
     Args:
         net: the network, in evaluation mode, or a method of one.
@@ -70,7 +70,7 @@ def torch_model(
         one_hot: the tokens enter as one-hot float32 [batch, time, one_hot] instead of ids.
         dynamo: which of torch's exporters: True the newer, False the older; default the newer, but the older one for `nn.RNN` and
             scripted networks, which the newer cannot, and wherever the newer fails.
-        annotations: what the file says of itself: `vocab` (or `tokenizer`), `bos_token_id`, `eos_token_id`, `pad_token_id`,
+        annotations: metadata of the file: `vocab` (or `tokenizer`), `bos_token_id`, `eos_token_id`, `pad_token_id`,
             `max_new_tokens` and `roles`, as `load()` takes them.
 
     Returns:
@@ -78,7 +78,7 @@ def torch_model(
 
     Raises:
         OptionError: an argument is wrong, torch is not installed, or the network is in training mode.
-        ModelError: the network cannot be exported, or the file gives other scores; the message says what to change.
+        ModelError: the network cannot be exported, or the file gives different scores; the message says what to change.
 
     Example::
 

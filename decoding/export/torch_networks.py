@@ -221,7 +221,7 @@ def check_equal(name: str, one: Any, two: Any) -> None:
     """
     if not same_scores(one, two):
         raise ModelError(
-            f"{name}: two runs on the same tokens give other scores: it draws random numbers (F.dropout() without training=self.training?), "
+            f"{name}: two runs on the same tokens give different scores: it draws random numbers (F.dropout() without training=self.training?), "
             "or keeps something between calls, such as self.hidden; make forward() depend on its inputs alone"
         )
 

@@ -70,13 +70,13 @@ def torch_pair(
 
     ``encoder(*sources)`` returns the tensors of `outputs`. The decoder takes them by their names: with `states`, one step,
     ``decoder(tokens, *states, *the other outputs, *inputs)``, else a whole sequence, ``decoder(tokens, *outputs, *inputs)``. An output
-    called as a state is where that state starts; the other states start from zeros. Besides the scores and the next states a
-    step may return its weights over the source, [batch, source], which ``decode(..., return_attention=True)`` then gives. Of
-    the outputs of a decoder of whole sequences the first counts.
+    with the name of a state is the initial value of that state; the other states start from zeros. Besides the scores and the next states a
+    step may return its weights over the source, [batch, source], which ``decode(..., return_attention=True)`` then returns. Of
+    a decoder of whole sequences only the first output, the scores, is exported: to get its attention, export one step.
 
     Args:
         encoder, decoder: the networks, in evaluation mode, or methods of networks, such as ``decoder.forward_step``.
-        path: the decoder's file; the encoder is written beside it, NAME.encoder.onnx, where `load()` finds it.
+        path: the decoder's file; the encoder is written to the same folder, NAME.encoder.onnx, where `load()` finds it.
         sources: the sizes of the encoder's inputs by name, in order: ``{"source": ("batch", "source")}``. ``{"lengths": ("batch",)}``
             is for the lengths of the sources.
         outputs: the sizes of its outputs by name, in order: ``{"memory": ("batch", "source", 96), "h": (1, "batch", 64)}``.
@@ -148,13 +148,11 @@ def _check_names(outputs: Mapping[str, Sizes], states: Mapping[str, Sizes], inpu
     for key, sizes in inputs.items():
         check_sizes(key, sizes)
         if key in outputs or key in states:
-            raise OptionError(
-                f"inputs: {key} is in {'outputs' if key in outputs else 'states'}= too; leave one of them out"
-            )
+            raise OptionError(f"inputs: {key} is in {'outputs' if key in outputs else 'states'}= too; leave one out")
         if not set(sizes) <= named:
             raise OptionError(
                 f'inputs: {key} {list(sizes)}: expected the sizes of a mask, such as ("batch", "source") with the name that outputs= has, or of '
-                'lengths, ("batch",); what else the decoder reads comes from the encoder'
+                'lengths, ("batch",); other inputs of the decoder must be outputs of the encoder'
             )
 
 

@@ -70,7 +70,7 @@ class Annotations:
             OptionError: one is wrong, or there are two vocabularies.
         """
         if vocab is not None and tokenizer is not None:
-            raise OptionError("vocab and tokenizer: give one of them: a list of tokens, or a tokenizer")
+            raise OptionError("vocab and tokenizer: pass only one: a list of tokens, or a tokenizer")
         entries = {}
         if max_new_tokens is not None:
             entries["decoding.max_new_tokens"] = json.dumps(whole_number("max_new_tokens", max_new_tokens, 1, below=2**31))  # fmt: skip
@@ -179,14 +179,14 @@ def check_same(
     if wrong.any():
         first = int(np.flatnonzero(wrong.any((0, 2)))[0]) + 1
         raise ModelError(
-            f"{name}: the exported file gives other scores than the network itself, from token {first} on, by up to {off.max():.3g}; "
-            "the exporter lost something of it: a size or number of steps that was fixed by the example, or what the network keeps between calls"
+            f"{name}: the exported file's scores differ from the network's from token {first} on, by up to {off.max():.3g}; "
+            "the exporter probably fixed a size or a number of steps to the example's, or lost a value that the network keeps between calls"
         )
     if attention is not None:
         weights = attention_weights(model, [*ids], sources, context=context or None)
         for one, other in zip(weights, attention, strict=True):
             if one.shape[1:] != other.shape[1:] or not np.allclose(one, other[: len(one)], atol=TOLERANCE):
-                raise ModelError(f"{name}: the exported file gives other attention than the network itself: {list(one.shape)} where it gives {list(other[: len(one)].shape)}")  # fmt: skip
+                raise ModelError(f"{name}: the exported file's attention differs from the network's: {list(one.shape)} where it gives {list(other[: len(one)].shape)}")  # fmt: skip
 
 
 class ExporterError(ModelError):

@@ -66,7 +66,7 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
 
 
 def from_generation_config(config: Any, *, prompt_length: int | None = None) -> dict[str, Any]:
-    """Return the arguments of `decode()` that do what a GenerationConfig of transformers says.
+    """Return the arguments of `decode()` that correspond to a GenerationConfig of transformers.
 
     Where the config says nothing, `generate()`'s own defaults hold: 20 new tokens, and `top_k` 50 with sampling. Greedy and beam
     search then give generate()'s tokens; sampling draws from the same distribution, with other random numbers.
@@ -197,7 +197,7 @@ def _check_single(name: str, sequences: Any) -> None:
         OptionError: one has several.
     """
     if longer := [ids for ids in sequences if len(ids) != 1]:
-        raise OptionError(f"generation config: {name} has {shown(longer[0])}: sequences of several tokens have no counterpart; pass a processor of your own")  # fmt: skip
+        raise OptionError(f"generation config: {name} has {shown(longer[0])}: sequences of several tokens have no counterpart; write a logits processor for them")  # fmt: skip
 
 
 # Fields that become options of decode(), or processors.

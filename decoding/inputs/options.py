@@ -195,12 +195,12 @@ def _check_attention(model: Model, settings: Settings) -> None:
         if isinstance(model, Ensemble):
             members = ", ".join(name for name, m in model.members.items() if m._network.contract.attention is not None)
             raise OptionError(
-                f"{option}: {model.name} has no attention of its own: each member that attends ({members or 'none'}) weighs its own source. "
-                "decode() with that member alone, the output as teacher= and teacher_ratio=1, returns its weights"
+                f"{option}: {model.name} is an ensemble, whose members with attention ({members or 'none'}) each have their own source. To get the "
+                "weights of a member, decode() with that member alone, with the output as teacher= and teacher_ratio=1"
             )
         raise OptionError(
-            f"{option}: {model.name} has no attention output; export the weights [batch, source] as an output, and pass "
-            "roles={'attention': name} to load() if its name does not say so"
+            f"{option}: {model.name} has no attention output; export one step with its weights over the source, [batch, source], as an output "
+            "(decoding.export.torch_pair(states=...) does), and pass roles={'attention': name} to load() if its name does not say so"
         )
     if settings.return_attention and isinstance(settings.strategy, Sample) and not settings.strategy.replacement:
         raise OptionError("return_attention=True: not with Sample(replacement=False); use another strategy")
@@ -210,8 +210,8 @@ def _check_state(model: Model, settings: Settings) -> None:
     """Refuse to return the state of a model that draws latents anew at every step: they are no part of a state."""
     if settings.return_state and any(f.draw.every == "step" for f in model.latents):
         raise OptionError(
-            f"return_state=True: {model.name} draws latents at every step, so that its state is not all that an output goes on from; "
-            "give prompt and output again"
+            f"return_state=True: {model.name} draws latents at every step, so its state is not enough to continue an output; "
+            "decode the prompt and the output again"
         )
 
 
@@ -237,7 +237,7 @@ def _check_reading_again(settings: Settings, step_inputs: StepInputs | None) -> 
     """Refuse to read outputs again with inputs that were computed while they were made."""
     if settings.return_member_logprobs and step_inputs is not None:
         raise OptionError(
-            "return_member_logprobs=True: not with step_inputs=, as the members read the outputs once more; give the values as context="
+            "return_member_logprobs=True: not with step_inputs=, as the members read the outputs once more; pass the values as context="
         )
 
 

@@ -121,7 +121,7 @@ def sequences_of(given: Any) -> Any:
             for name in one.given():
                 if name not in _OF_COMPLETIONS:
                     raise OptionError(
-                        f"sequences[{index}]: a Request to complete has only {', '.join(_OF_COMPLETIONS)} of its own, not {name}; "
+                        f"sequences[{index}]: a Request to complete takes only {', '.join(_OF_COMPLETIONS)}, not {name}; "
                         f"pass {name} to rollout() if it has it, or leave it out"
                     )
     return [

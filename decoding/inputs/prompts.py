@@ -110,9 +110,7 @@ def _each(model: Model, prompts: Any, bos: bool, first: int, name: str) -> list[
     if isinstance(prompts, np.ndarray) and prompts.ndim == 2 and _all_ids(model, prompts):
         return list(prompts.astype(np.int64))
     if len(prompts) == 0:
-        raise OptionError(
-            f"{name} is empty: there is nothing to do; give at least one (for prompts, None starts from BOS)"
-        )
+        raise OptionError(f"{name} is empty; pass at least one (for prompts, None starts from BOS)")
     if isinstance(prompts[0], str):
         if wrong := [p for p in prompts if not isinstance(p, str)]:
             raise OptionError(

@@ -129,7 +129,7 @@ def read_sequences(
     together, encodes = isinstance(model, Ensemble), model._network.encoders is not None
     if prefix is not None and not (together and encodes):
         raise OptionError(
-            f"prefix: {model.name} is no ensemble with an encoder; what comes before the sequences is a part of them, or prompts of an ensemble"
+            f"prefix: {model.name} is not an ensemble with an encoder; put the first tokens into the sequences, or pass them as prompts of an ensemble"
         )
     if not encodes and prompts is not None and not together:
         raise OptionError(f"prompts: {model.name} has no encoder to read them; pass the whole sequences as sequences")
@@ -152,7 +152,7 @@ def check_apart(model: Model, call: Call, starts: Sequence[Start]) -> None:
         return
     if call.step_inputs is not None:
         raise OptionError(
-            f"step_inputs: {model.name} has members with prompts of their own, which have no history in common; leave it out"
+            f"step_inputs: {model.name} has members with different prompts, so there is no common history; leave it out"
         )
     if any(aux.draw.every == "step" for aux in model.latents):
         raise OptionError(

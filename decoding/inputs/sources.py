@@ -140,7 +140,7 @@ class _Reader:
         depth, rank = _depth(values), len(self._input.sizes)
         if not single and depth == rank + self._level + 1:
             if not len(values):
-                raise OptionError(f"{name} is empty: there is nothing to do; give at least one source")
+                raise OptionError(f"{name} is empty; pass at least one source")
             return [self._one(value, f"{name}[{i}]", self._level) for i, value in enumerate(values, first)]
         called = f"{name}[{first}]" if single else name
         if not rank <= depth <= rank + self._level:

@@ -27,7 +27,7 @@ class Discriminator:
 
     Raises:
         ModelError: the file cannot be used, or the inputs and outputs do not tell which to take.
-        OptionError: `token` or `score` is none of them, or `label` no whole number.
+        OptionError: `token` or `score` is not one of its ports, or `label` is not a whole number.
     """
 
     def __init__(

@@ -69,11 +69,11 @@ def load(
     Args:
         model: path of an ONNX file, its bytes, an onnx.ModelProto, or the name of a shipped model ("shakespeare", "tang", "dates").
             The path of a folder with one .onnx file loads that file, with the tokenizer (tokenizer.json, tokenizer.model) and the
-            special ids (generation_config.json, tokenizer_config.json) that lie beside it.
+            special ids (generation_config.json, tokenizer_config.json) that are in the same folder.
         encoder: a model, or several run in turn (a CNN, then an RNN; an utterance RNN, then a history RNN), run once for
             each source: its outputs feed the next encoder's inputs, and the model's contexts and initial states. They are joined as
             ``roles["encoder"]`` says, else by name, else by shape where only one way fits; `Model.describe()` says how.
-            Default: the files beside that of `model`: NAME.encoder.onnx (or NAME.encoder1.onnx, NAME.encoder2.onnx, ...)
+            Default: the files in the folder of `model`: NAME.encoder.onnx (or NAME.encoder1.onnx, NAME.encoder2.onnx, ...)
             for NAME.onnx; ``[]`` for none.
         roles: overrides what is inferred: ``{"token": name, "logits": name, "state": {input: output},
             "output": "logits" | "probs" | "logprobs", "batch_axis": {input: axis}, "constant": {input: value},
@@ -225,7 +225,7 @@ def _moved(program: StepProgram, open_session: OpenSession) -> StepProgram:
     there = program.reopened(open_session)
     if contract.window is None and not same_step(program.session, there.session, contract, _OTHER_HARDWARE):
         raise ModelError(
-            f"{program.graph.name}: {there.session.providers[0]} gives other scores than the CPU; pass providers='cpu', and report it to onnxruntime"
+            f"{program.graph.name}: {there.session.providers[0]} gives different scores from the CPU; pass providers='cpu', and report it to onnxruntime"
         )
     return there
 

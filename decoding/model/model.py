@@ -180,7 +180,7 @@ class Model:
     def save(self, path: str | Path) -> None:
         """Write the step graph with its tokenizer and special ids, which loads again without any rewriting.
 
-        Encoders are written beside it, NAME.encoder.onnx (or NAME.encoder1.onnx, NAME.encoder2.onnx, ... where there are
+        Encoders are written to the same folder, NAME.encoder.onnx (or NAME.encoder1.onnx, NAME.encoder2.onnx, ... where there are
         several) for NAME.onnx, where `load(path)` finds them.
 
         Raises:

@@ -71,7 +71,7 @@ class FileWeights:
         placed = prepared.initializers.keys() | self.starting
         if unread := [key for key in values if key not in placed]:
             raise OptionError(
-                f"weights: nothing that {name} runs reads {_listed(unread)}: load() made a constant of what follows from it (a size, a "
+                f"weights: nothing that {name} runs reads {_listed(unread)}: load() computed a constant from it (a size, a "
                 "condition, weights in another form), or only outputs that decoding does not use need it; leave it out, or load() the file with its new value"
             )
         return values

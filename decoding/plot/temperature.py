@@ -32,7 +32,7 @@ def temperature(
         logits: [V], or log-probabilities, whose softmax is the same.
         temperatures: each above 0.
         tokens: a label for each logit; default its id.
-        top: how many of the most probable tokens get bars of their own; the others share one.
+        top: the number of most probable tokens with their own bars; the others share one.
 
     Raises:
         OptionError: `logits` is not a row of numbers, there is not one label for each, or a temperature is not above 0.

@@ -47,7 +47,7 @@ def create_app(
         models: models that `load()` returned, or what `load()` takes, by the names that clients use.
         limits: how much it does for one request.
         settings: how the models are loaded and run.
-        api_key: what clients send as ``Authorization: Bearer KEY``; None lets everybody in.
+        api_key: the key that clients send as ``Authorization: Bearer KEY``; None: no key is needed.
         allow_origins: other sites whose pages may use it (CORS), such as "https://example.org".
     """
     served = Models(models, settings, limits)

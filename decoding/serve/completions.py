@@ -164,7 +164,7 @@ def _submit(job: Job, state: Mapping[str, Any] | None) -> None:
 def _check_model(served: Served, fields: Completion) -> None:
     """Refuse what the model does not have."""
     if served.reads_source and fields.source is None and fields.session is None:
-        raise wrong("source", f"{served.name} has an encoder; give the text, ids or array that it reads", code="missing_field")  # fmt: skip
+        raise wrong("source", f"{served.name} has an encoder; pass its source: text, ids or an array", code="missing_field")  # fmt: skip
     if not served.reads_source and fields.source is not None:
         raise wrong("source", f"{served.name} has no encoder; give the text as prompt")
     if fields.return_attention and not served.has_attention:
@@ -194,7 +194,7 @@ def _read(served: Served, fields: Completion, state: Mapping[str, Any] | None, s
     prompts = [served.read_prompt(prompt, goes_on=state is not None) for prompt in fields.prompts]
     source, length = served.read_source(fields.source) if fields.source is not None else (None, 0)
     if fields.echo and fields.logprobs is not None and served.model.latents:
-        raise wrong("echo", f"{served.name} draws latents, so that prompts have no log-probabilities of their own")
+        raise wrong("echo", f"{served.name} draws latents, so a prompt has no fixed log-probabilities")
     return Job(served, fields, prompts, source, length, BeamTrace() if fields.return_beams else None, start)
 
 

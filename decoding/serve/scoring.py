@@ -97,7 +97,7 @@ class Scoring:
         source, inputs = fields.take("source"), read_prompts(fields.take("input"), self._limits)
         fields.end()
         if served.reads_source and source is None:
-            raise wrong("source", f"{served.name} has an encoder; give the text, ids or array that it reads")
+            raise wrong("source", f"{served.name} has an encoder; pass its source: text, ids or an array")
         if not served.reads_source and source is not None:
             raise wrong("source", f"{served.name} has no encoder; leave it out")
         prompts = None

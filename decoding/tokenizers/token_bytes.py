@@ -91,8 +91,8 @@ def _found(tokenizer: Tokenizer, vocab_size: int, ids: Sequence[int], partial: M
         text = tokenizer.decode([anchor, i])
         if not text.startswith(before):
             raise OptionError(
-                f"constraints: the {tokenizer!r} has no bytes of its own for the token {i}: its text after {before!r} is {text!r}; "
-                "they need a tokenizer whose texts are made of the bytes of their tokens"
+                f"constraints: the {tokenizer!r} has no fixed bytes for the token {i}: its text after {before!r} is {text!r}; "
+                "constraints need a tokenizer whose text is the concatenation of its tokens' bytes"
             )
         first[i], after[i] = tokenizer.decode([i]).encode(), text[len(before) :].encode()
     trimmed = [i for i in ids if after[i] and not first[i]]
@@ -127,7 +127,7 @@ def _check(tokenizer: Tokenizer, found: TokenBytes) -> None:
         if text != joined:
             raise OptionError(
                 f"constraints: the {tokenizer!r} decodes the tokens {some} to {text!r}, but one after the other they are "
-                f"{joined!r}; constraints need a tokenizer whose texts are made of the bytes of their tokens"
+                f"{joined!r}; constraints need a tokenizer whose text is the concatenation of its tokens' bytes"
             )
 
 

@@ -129,7 +129,7 @@ def test_external_data_stay_where_they_are_and_are_said(capsys, tmp_path):
     output = tmp_path / "annotated.onnx"
     code, out, _ = run(capsys, path, "--eos", "1", "--output", output)
     assert code == 0
-    assert "its weights are in hand_lstm_external.data, which must stay beside it" in out
+    assert "its weights are in hand_lstm_external.data, which must stay in the same folder" in out
     assert path.read_bytes() == before
     assert untouched(output, before)
     assert (tmp_path / "hand_lstm_external.data").read_bytes() == data
@@ -137,7 +137,7 @@ def test_external_data_stay_where_they_are_and_are_said(capsys, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     code, _, err = run(capsys, path, "--eos", "1", "--output", tmp_path / "elsewhere" / "m.onnx")
     assert code == 1
-    assert "hand_lstm_external.data, beside it; write to the same folder" in err
+    assert "hand_lstm_external.data, in its folder; write to the same folder" in err
     assert not list((tmp_path / "elsewhere").iterdir())
 
 

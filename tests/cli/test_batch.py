@@ -119,7 +119,7 @@ def test_options_of_score_are_checked_with_and_without_an_output(capsys, tmp_pat
     for flag in (["--strict"], ["--column", "x"], ["--id-column", "x"], ["--token-logprobs"]):
         code, _, err = run(capsys, "score", "shakespeare", tmp_path / "in.txt", *flag)
         assert code == 1
-        assert f"{flag[0]}: of the rows of OUTPUT" in err
+        assert f"{flag[0]}: it applies to the rows of OUTPUT" in err
     assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
 
 
@@ -135,6 +135,6 @@ def test_a_job_that_is_told_to_stop_says_that_it_can_go_on(sent, status, tmp_pat
     job.send_signal(sent)
     _, err = job.communicate(timeout=60)
     assert job.returncode == status
-    assert err.strip() == f"decoding: {output}: stopped; the same command goes on after the rows that are there"
+    assert err.strip() == f"decoding: {output}: stopped; run the same command again to resume"
     assert b"}\n" in output.read_bytes()
     assert not (tmp_path / "out.jsonl.errors.jsonl").exists()

@@ -21,20 +21,21 @@ EXAMPLES = [
 ]
 
 
-def help_of(capsys, monkeypatch, *args):
-    monkeypatch.setenv("COLUMNS", "100")
+def help_of(capsys, monkeypatch, *args, columns=100):
+    monkeypatch.setenv("COLUMNS", str(columns))
     with pytest.raises(SystemExit) as left:
         main(list(args))
     assert left.value.code == 0
     return capsys.readouterr().out
 
 
+@pytest.mark.parametrize("columns", [80, 100])
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=" ".join)
-def test_help_fits_a_screen(command, capsys, monkeypatch):
-    lines = help_of(capsys, monkeypatch, *command, "--help").splitlines()
+def test_help_fits_a_screen(command, columns, capsys, monkeypatch):
+    lines = help_of(capsys, monkeypatch, *command, "--help", columns=columns).splitlines()
     assert len(lines) <= 40
-    assert max(map(len, lines)) <= 100
-    assert lines == help_of(capsys, monkeypatch, *command, "-h").splitlines()
+    assert max(map(len, lines)) <= columns
+    assert lines == help_of(capsys, monkeypatch, *command, "-h", columns=columns).splitlines()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -79,7 +80,25 @@ def test_the_examples_work(example, folder):
     assert ran.stdout or ">" in example
 
 
-def test_every_command_has_a_module_and_the_modules_of_others_stay_unloaded():
+@pytest.mark.parametrize("args", [["--help"], ["-h"], ["--help-all"], ["--version"], [], ["no-such-command"]])
+def test_nothing_is_imported_for_the_list_of_commands(args):
+    code = f"""
+import sys
+from decoding.cli.main import main
+try:
+    main({args})
+except SystemExit:
+    large = {{"numpy", "onnx", "onnxruntime"}} | {{f"decoding.cli.{{name}}" for name in {[*COMMANDS]}}}
+    print("imported:", *large & {{*sys.modules}})
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ran.stdout.splitlines()[-1] == "imported:", ran.stderr
+    wrong = not args or args == ["no-such-command"]
+    assert ("usage: decoding [-h] [--version] COMMAND" in ran.stderr) == wrong
+    assert args == ["--version"] or wrong or "list the models that ship" in ran.stdout
+
+
+def test_the_modules_of_other_commands_are_not_imported():
     code = (
         "import sys; from decoding.cli.main import main; main(['models']); print('decoding.cli.bench' in sys.modules)"
     )

@@ -69,7 +69,7 @@ def test_every_spelling_of_a_text_is_allowed(kind):
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_tokenizers_whose_tokens_change_are_refused(kind):
-    with pytest.raises(OptionError, match="whose texts are made of the bytes of their tokens"):
+    with pytest.raises(OptionError, match="whose text is the concatenation of its tokens' bytes"):
         decode(model(kind), "in", processors=[Regex("a+")])
 
 

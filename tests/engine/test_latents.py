@@ -173,7 +173,7 @@ def test_an_encoder_may_take_a_latent():
 
 def test_a_latent_of_every_step_that_ends_too_soon():
     model = load(Noisy(timed=True).model())
-    with pytest.raises(DecodeError, match=r"sequence 0: latents\['z'\] has 2 steps, but there is another"):
+    with pytest.raises(DecodeError, match=r"sequence 0: latents\['z'\] has 2 steps, but decoding needs another"):
         decode(model, [[1]], latents=[np.zeros((2, Z))], max_new_tokens=5, eos_token_id=None)
 
 

@@ -259,7 +259,7 @@ def test_requests_have_the_values_of_calls_of_their_own(models):
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        ({"num_return_sequences": 2}, r"sequences\[1\]: a Request to complete has only strategy, seed, processors of its own, not num_"),
+        ({"num_return_sequences": 2}, r"sequences\[1\]: a Request to complete takes only strategy, seed, processors, not num_"),
         ({"context": [1.0]}, "not context; pass context to rollout"),
         ({"eos_token_id": 3}, "not eos_token_id; pass"),
         ({"strategy": Beam()}, "completions are drawn one by one"),

@@ -124,6 +124,33 @@ class Branches(LM):
         return y
 
 
+class HeldBranch(LM):
+    """The condition is in a variable, of a kind that the line with the branch does not show."""
+
+    def __init__(self, held):
+        super().__init__()
+        self.held = held
+
+    def forward(self, tokens):
+        y = super().forward(tokens)
+        flag = self.held(y)
+        return y * 2 if flag else y
+
+
+class Harmless(LM):
+    """Branches on sizes, on weights and in assertions, which one export holds for every input."""
+
+    def forward(self, tokens):
+        y = super().forward(tokens)
+        assert (y.abs() >= 0).all()
+        rows = tokens.size(0)
+        if rows > 10**6 or tokens.shape[1] > 10**6:
+            y = y * 0
+        if self.head.bias[0].numel() and self.sign:
+            y = -y
+        return y
+
+
 class Packed(LM):
     def forward(self, tokens):
         lengths = (tokens != 0).sum(1).clamp(min=1)
@@ -265,19 +292,23 @@ def test_an_encoder_and_its_decoder(tmp_path):
         (lambda: made(LM).train(), {}, OptionError, r"LM: LM is in training mode.*call net.eval\(\) first"),
         (lambda: made(LM).double(), {}, OptionError, r"its weights are float64.*net.float\(\)"),
         (lambda: 7, {}, OptionError, "net=7: expected a torch.nn.Module"),
-        (lambda: made(Noisy), {}, ModelError, "two runs on the same tokens give other scores: it draws random numbers"),
+        (lambda: made(Noisy), {}, ModelError, "two runs on the same tokens give different scores: it draws random numbers"),
         (lambda: made(Remembers), {}, ModelError, "or keeps something between calls"),
         (lambda: made(Loop), {"dynamo": False}, ModelError, r"write forward\(\) for one token.*torch_step\(\)"),
         (lambda: made(lambda: LM(bidirectional=True)), {"dynamo": False}, ModelError, "is bidirectional"),
         (lambda: made(lambda: LM(proj_size=4)), {}, ModelError, r"rnn \(LSTM\) has proj_size=4, which torch's exporters do not write"),
         (lambda: made(lambda: LM(batch_first=False)), {}, ModelError, r"a row's scores change with the other rows: rnn \(LSTM\) has batch_first=False"),
         (lambda: made(Packed), {}, ModelError, "its scores of a token change with the tokens after it.*packed sequences"),
-        (lambda: made(Branches), {"dynamo": False}, ModelError, r"'if y.sum\(\) > 0:' decides by values.*torch.where"),
+        (lambda: made(Branches), {"dynamo": False}, ModelError, r"'if y.sum\(\) > 0:' takes a value from a tensor to choose a branch.*torch.where"),
+        (lambda: made(lambda: HeldBranch(lambda y: y.sum() > 0)), {"dynamo": False}, ModelError, "'return y \\* 2 if flag else y' takes a value"),
+        (lambda: made(lambda: HeldBranch(lambda y: bool(y.amax() > 0))), {"dynamo": False}, ModelError, r"bool\(y.amax\(\) > 0\).*takes a value"),
+        (lambda: made(lambda: HeldBranch(lambda y: (y > 0).any().item())), {"dynamo": False}, ModelError, r"any\(\).item\(\).*takes a value"),
+        (lambda: made(lambda: HeldBranch(lambda y: y.sum() > 0)), {}, ModelError, "takes a value"),
         (lambda: made(Tuple), {}, ModelError, "a network that takes its states is exported by torch_step"),
         (lambda: nn.Sequential(nn.Embedding(V, H), nn.Flatten(0)).eval(), {}, ModelError, r"expected scores \[batch, time, vocabulary\]"),
         (lambda: nn.LSTM(H, H).eval(), {}, ModelError, r"forward\(\) fails on tokens int64 \[2, 5\]"),
         (lambda: made(LM), {"vocab": ["a"]}, OptionError, "vocab: only 1 tokens"),
-        (lambda: made(LM), {"vocab": VOCAB, "tokenizer": VOCAB}, OptionError, "vocab and tokenizer: give one"),
+        (lambda: made(LM), {"vocab": VOCAB, "tokenizer": VOCAB}, OptionError, "vocab and tokenizer: pass only one"),
         (lambda: made(LM), {"eos_token_id": -1}, OptionError, "eos_token_id"),
         (lambda: made(WithContext), {"inputs": {"features": (4,)}}, OptionError, "features: sizes"),
         (lambda: made(LM), {"one_hot": 0}, OptionError, "one_hot=0"),
@@ -313,6 +344,14 @@ def test_a_path_that_cannot_be_written(path):
         export.torch_model(made(LM), path, dynamo=False)
 
 
+def test_branches_that_no_value_decides_are_exported(tmp_path):
+    net = made(Harmless)
+    net.register_buffer("sign", torch.tensor(True))
+    model = export.torch_model(net, tmp_path / "m.onnx", dynamo=False)
+    expected = logprobs(net(torch.tensor([[1, 2, 3]])))[0]
+    np.testing.assert_allclose(score(model, [[1, 2, 3]])[0][1:], expected[[0, 1], [2, 3]], atol=1e-4)
+
+
 def test_a_file_that_gives_other_scores_is_refused(tmp_path, monkeypatch):
     from decoding.export import torch_models
 
@@ -328,7 +367,7 @@ def test_a_file_that_gives_other_scores_is_refused(tmp_path, monkeypatch):
         onnx.save(proto, file)
 
     monkeypatch.setattr(torch_models, "write", broken)
-    with pytest.raises(ModelError, match="gives other scores than the network itself, from token 1 on"):
+    with pytest.raises(ModelError, match="scores differ from the network's from token 1 on"):
         export.torch_model(made(LM), tmp_path / "m.onnx", dynamo=False)
     assert list(tmp_path.iterdir()) == []
 

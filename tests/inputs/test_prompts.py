@@ -34,7 +34,7 @@ def test_text_prompts_start_with_bos_and_ids_are_taken_as_they_are():
         ([11], r"prompts.*id 11 at position 0 is out of range; the model's ids go from 0 to 10"),
         ([[1], [2, -1]], r"prompts\[1\]: id -1 at position 1 is out of range"),
         ([[1], []], r"prompts\[1\] is empty and .* has no BOS.*decoding.bos"),
-        ([], r"prompts is empty: .*None starts from BOS"),
+        ([], r"prompts is empty; .*None starts from BOS"),
         (None, r"prompts\[0\] is empty and .* has no BOS"),
         ("ROMEO", r"has no vocabulary, so a text cannot be read; pass ids, or load\(\.\.\., tokenizer=\.\.\.\)"),
         ([1.5, 2.0], r"prompts: float64 of shape \[2\]; expected whole-number ids"),

@@ -98,7 +98,7 @@ def test_a_network_without_states():
     )
     with pytest.raises(
         ModelError,
-        match=r"no recurrent state: neither an LSTM, GRU or RNN layer, .* looks only at one",
+        match=r"no recurrent state: neither an LSTM, GRU or RNN layer, .* reads only one",
     ):
         load(build.model(graph))
 

@@ -51,7 +51,7 @@ def stoppable(output: str) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        print(f"decoding: {output}: stopped; the same command goes on after the rows that are there", file=sys.stderr)
+        print(f"decoding: {output}: stopped; run the same command again to resume", file=sys.stderr)
         raise
     finally:
         if in_main:

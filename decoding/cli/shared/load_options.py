@@ -16,10 +16,10 @@ from decoding.model.native.step import EXECUTORS
 
 # Of each argument of load(): its flag, the options of argparse, and whether --help only names it.
 _FLAGS: dict[str, tuple[str, dict[str, Any], bool]] = {
-    "tokenizer": ("--tokenizer", {"metavar": "PATH", "help": "a tokenizer.json, a SentencePiece .model, or a folder with one"}, False),
-    "quantize": ("--quantize", {"choices": ["int8"], "help": "turn the weights into int8"}, False),
-    "executor": ("--executor", {"choices": EXECUTORS, "metavar": "NAME", "help": "what runs the network: native or onnxruntime (default: by its size)"}, False),
-    "encoder": ("--encoder", {"metavar": "FILE", "action": "append", "help": "an encoder's ONNX file; repeat it for several in turn (default: those beside MODEL)"}, True),
+    "tokenizer": ("--tokenizer", {"metavar": "PATH", "help": "tokenizer.json, a SentencePiece .model, or a folder"}, False),
+    "quantize": ("--quantize", {"choices": ["int8"], "help": "convert the weights to int8"}, False),
+    "executor": ("--executor", {"choices": EXECUTORS, "metavar": "NAME", "help": "native or onnxruntime (default: by the network's size)"}, False),
+    "encoder": ("--encoder", {"metavar": "FILE", "action": "append", "help": "an encoder's ONNX file; repeat it for several in turn (default: those in MODEL's folder)"}, True),
     "roles": ("--roles", {"metavar": "JSON", "help": "load()'s roles, as JSON or as the path of a .json file"}, True),
     "encoder_tokenizer": ("--encoder-tokenizer", {"metavar": "PATH", "help": "the same as --tokenizer, for what the encoder reads"}, True),
     "bos_token_id": ("--bos", {"metavar": "ID", "type": int, "help": "the id that begins a sequence"}, True),

@@ -10,8 +10,8 @@ from typing import Any
 
 # Wider lines are harder to read than they save.
 WIDEST = 100
-# Characters that stand for those at which a name would be broken into two lines.
-_UNBROKEN, _BROKEN = str.maketrans(" -", "\0\1"), str.maketrans("\0\1", " -")
+# A character that stands for the hyphen, at which a name would be broken into two lines.
+_UNBROKEN, _BROKEN = str.maketrans("-", "\0"), str.maketrans("\0", "-")
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """Return what `--help` prints."""
         if any(map(is_rare, self._actions)):
-            self._help.help = "show this; --help-all explains the options too that are only named here"
+            self._help.help = "show this message; --help-all explains every option"
         return super().format_help()
 
 
@@ -55,7 +55,7 @@ class Screen(argparse.HelpFormatter):
             self._add_item(self._named, [hidden])
 
     def _named(self, actions: Sequence[argparse.Action]) -> str:
-        names = ", ".join(self._format_action_invocation(action).translate(_UNBROKEN) for action in actions)
+        names = ", ".join(action.option_strings[-1].translate(_UNBROKEN) for action in actions)
         indent = " " * self._current_indent
         text = super()._fill_text(f"also {names}", self._width, indent)
         return text.translate(_BROKEN) + "\n"

@@ -104,8 +104,8 @@ def read_sources(model: Model, file: str | None, count: int, wanted_by: str) -> 
             raise OptionError(f"--sources {file}: {len(rows)} rows, but {wanted_by} has {count}")
         return rows
     if file is None:
-        raise OptionError(f"{wanted_by}: {model.name} has an encoder; give what it reads, a line for each, as --sources FILE")  # fmt: skip
+        raise OptionError(f"{wanted_by}: {model.name} has an encoder; pass its sources, one on each line, as --sources FILE")  # fmt: skip
     lines = [line for line in read_text(file, "--sources").splitlines() if line]
     if len(lines) != count:
-        raise OptionError(f"--sources {file}: {len(lines)} lines that are not empty, but {wanted_by} has {count}")
+        raise OptionError(f"--sources {file}: {len(lines)} lines with text, but {wanted_by} has {count}")
     return [read_prompt(model, line, "--sources") for line in lines]

@@ -29,7 +29,7 @@ TEMPERATURE = 0.8
 
 # What --help says of each field of a strategy; fields, types and checks are those of decoding/strategies.py.
 _SAMPLE = {
-    "temperature": ("T", f"divides the logits: below 1 sharpens, above 1 flattens (default: {TEMPERATURE})"),
+    "temperature": ("T", f"below 1 sharpens, above 1 flattens (default: {TEMPERATURE})"),
     "top_k": ("K", "keep the K most probable tokens"),
     "top_p": ("P", "keep the most probable tokens until they reach P"),
     "min_p": ("P", "keep tokens of at least P times the greatest probability"),
@@ -75,9 +75,9 @@ def add_decode_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
     group = parser.add_argument_group("output")
     group.add_argument("--max-new-tokens", type=int, metavar="N", help="longest output (default: the model's, else 256)")  # fmt: skip
     group.add_argument("-n", "--n", type=int, default=1, metavar="N", help="outputs of each prompt (default: 1)")
-    group.add_argument("--seed", type=int, metavar="N", help="key of the random draws: the same seed, the same output")
+    group.add_argument("--seed", type=int, metavar="N", help="seed of the random draws: the same seed, the same output")
     group.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="text (or ids) that ends an output; may be repeated"
+        "--stop", action="append", default=[], metavar="TEXT", help="text or ids that end an output; may be repeated"
     )
     for flag, options in {
         "--min-new-tokens": {"type": int, "default": 0, "metavar": "N", "help": "shortest output"},
@@ -108,7 +108,7 @@ def strategy_of(args: argparse.Namespace) -> Strategy:
     """
     chosen = [name for name in ("greedy", "num_beams", "top_n") if getattr(args, name) not in (None, False)]
     if len(chosen) > 1:
-        raise OptionError(f"{_flag(chosen[0])} and {_flag(chosen[1])}: each is a strategy of its own; leave one out")
+        raise OptionError(f"{_flag(chosen[0])} and {_flag(chosen[1])}: two different strategies; leave one out")
     sampling, beams = _given(args, Sample), _given(args, Beam)
     if chosen and sampling:
         raise OptionError(f"{_flag(chosen[0])} and {_flag_of(next(iter(sampling)))}: {_flag(chosen[0])} does not sample; leave one out")  # fmt: skip

@@ -87,7 +87,7 @@ class WindowBatch:
         if (len(scores), scores.shape[2]) != (len(rows), self.logits.shape[1]):
             raise ModelError(
                 f"{self._session.name}: {len(rows)} rows of {length} tokens have logits of shape {list(scores.shape)}: "
-                f"expected [{len(rows)}, tokens, {self.logits.shape[1]}]; the sizes in the graph follow something else"
+                f"expected [{len(rows)}, tokens, {self.logits.shape[1]}]; sizes in the graph depend on something other than rows and tokens"
             )
         # Right-padded rows end before the window does.
         ends = [self._window.end(len(self._prefixes[row]), scores.shape[1]) for row in rows]

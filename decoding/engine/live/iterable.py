@@ -122,8 +122,8 @@ class _Results:
                 )
             if searches.forked:
                 raise DecodeError(
-                    f"{network.name}: this call decodes in threads of the process that was forked, and the child has none "
-                    "of them; start the call in the child, with a model that is loaded there"
+                    f"{network.name}: this call decodes in threads of the process that was forked, which its child does "
+                    "not have; start the call in the child, with a model that is loaded there"
                 )
             try:
                 self._wakes.get(timeout=_LOOK if self._together == 1 else _TOGETHER)

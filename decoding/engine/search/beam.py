@@ -260,7 +260,7 @@ class BeamSearch(RequestSearch):
                 request, step = self._requests[slot], int(self._lengths[slot])
                 why = request.why_stuck(own, self._ids[slot, beam, :step])
                 raise DecodeError(
-                    f"sequence {request.first}, step {step}: no hypothesis can go on; {why}",
+                    f"sequence {request.first}, step {step}: no hypothesis can continue; {why}",
                     row=request.first,
                     step=step,
                 )

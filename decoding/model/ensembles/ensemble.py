@@ -119,12 +119,12 @@ class Ensemble(Model):
     def run(
         self, inputs: Mapping[str, Any] | None = None, *, seed: int | None = None, batch_size: int | None = None
     ) -> dict[str, Array]:
-        """Refuse: an ensemble has no graph of its own.
+        """Raise an OptionError: an ensemble has no graph.
 
         Raises:
             OptionError: always.
         """
-        raise OptionError(f"{self.name}: an ensemble has no graph of its own; run() one of its members")
+        raise OptionError(f"{self.name}: an ensemble has no graph; call run() of a member")
 
     def with_weights(self, weights: Mapping[str, npt.ArrayLike]) -> NoReturn:
         """Refuse: the weights are those of the members.
@@ -137,7 +137,7 @@ class Ensemble(Model):
         )
 
     def save(self, path: str | Path) -> NoReturn:
-        """Refuse: the members are files of their own.
+        """Raise an OptionError: the members are separate files.
 
         Raises:
             OptionError: always; it says what to do.
@@ -209,9 +209,7 @@ def _weights(weights: Any, names: Sequence[str], combine: Combine) -> dict[str, 
             )
         found[name] = number
     if not any(found.values()):
-        raise OptionError(
-            "weights: all are 0, so that every token would be as likely as any other; give one that is not"
-        )
+        raise OptionError("weights: all are 0, so every token would be equally likely; pass at least one that is not 0")
     return found
 
 

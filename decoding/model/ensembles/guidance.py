@@ -30,7 +30,7 @@ class Guidance(Ensemble):
     With a `negative_prompt` the run without the condition reads it in place of every prompt, then the same new tokens: the output
     follows its prompt and leaves the other (Hugging Face's `negative_prompt_ids`). It is for models whose condition is the prompt.
 
-    Else a condition is what the model reads beside its tokens: contexts, and what an encoder feeds; in a model that has neither, its
+    Else the condition is the inputs other than tokens: contexts, and the outputs of an encoder; in a model that has neither, its
     latents. Without its condition the model reads zeros there, or the values of `null`. Guidance is as good as the model is
     without its condition: train it with the condition left out (zeros, or that value) in a tenth or so of the examples.
 

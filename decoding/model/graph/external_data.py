@@ -136,18 +136,18 @@ def _place(tensor: TensorProto, name: str, folder: Path | None) -> tuple[Path, i
     what = f"{name}: the external data of the tensor {tensor.name!r}"
     if folder is None:
         raise ModelError(
-            f"{what} cannot be read, for bytes and a ModelProto are in no folder; pass the path of the file, or export it with its weights inside"
+            f"{what} cannot be read, as bytes and a ModelProto have no folder; pass the path of the file, or export it with its weights inside"
         )
     entries = [(entry.key, entry.value) for entry in tensor.external_data]
     given = dict(entries)
     if any(isinstance(text, bytes) for entry in entries for text in entry):
-        raise ModelError(f"{what} are at a place that is no UTF-8; export or copy the file again")
+        raise ModelError(f"{what} have a location that is not UTF-8; export or copy the file again")
     if len(given) < len(entries) or given.keys() - {"location", "offset", "length", "checksum"}:
         raise ModelError(
             f"{what} are described by {[str(key)[:40] for key, _ in entries]}; expected location, offset, length and checksum, each once at most: export it again"
         )
     if tensor.data_location != TensorProto.EXTERNAL or tensor.HasField("raw_data"):
-        raise ModelError(f"{what} are said to be in the file and in another one; export it again")
+        raise ModelError(f"{what} are declared both in the file and in another one; export it again")
     size = size_of(tensor, name)
     if size is None:
         raise ModelError(f"{what} are of type {tensor.data_type}, whose numbers have no fixed size; export it again")
@@ -169,7 +169,7 @@ def _inside(location: str, folder: Path, what: str) -> tuple[Path, int]:
     """
     shown = repr(location[:200])
     if not location or "\0" in location or os.path.isabs(location):
-        raise ModelError(f"{what} are at {shown}; expected the name of a file beside the model: export it again")
+        raise ModelError(f"{what} are at {shown}; expected the name of a file in the model's folder: export it again")
     own = Path(os.path.realpath(folder))
     try:
         path = Path(os.path.realpath(own / location))
@@ -183,7 +183,7 @@ def _inside(location: str, folder: Path, what: str) -> tuple[Path, int]:
             f"{what} cannot be read: {shown}: {error.strerror}; copy the file to the model's folder {own}"
         ) from error
     if not stat.S_ISREG(status.st_mode):
-        raise ModelError(f"{what} are at {shown}, which is no regular file; export it again")
+        raise ModelError(f"{what} are at {shown}, which is not a regular file; export it again")
     return path, status.st_size
 
 

@@ -106,7 +106,7 @@ def to_array(tensor: TensorProto, name: str) -> Array:
         return numpy_helper.to_array(tensor)
     except (KeyError, TypeError, ValueError, MemoryError, onnx.checker.ValidationError) as error:
         raise ModelError(
-            f"{name}: the tensor {tensor.name!r} cannot be read: {error}; pass the path of the file if its weights lie beside it, "
+            f"{name}: the tensor {tensor.name!r} cannot be read: {error}; pass the path of the file if its weights are in other files, "
             "or export or copy it again"
         ) from error
 

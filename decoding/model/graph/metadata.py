@@ -39,7 +39,7 @@ def write_metadata(path: Path, entries: Mapping[str, str | None], output: Path) 
     )
     if external and os.path.realpath(output.parent) != os.path.realpath(path.parent):
         raise OptionError(
-            f"{output}: the weights of {path} are in {', '.join(external)}, beside it; write to the same folder, or copy all of them first"
+            f"{output}: the weights of {path} are in {', '.join(external)}, in its folder; write to the same folder, or first copy all files"
         )
     merged: dict[str, str | None] = {entry.key: entry.value for entry in model.metadata_props}
     merged.update(entries)

@@ -62,7 +62,7 @@ def quantized(program: StepProgram, open_session: OpenSession, verify: bool) -> 
     steps = plain_steps(graph, contract, np.dtype(np.float32))
     if verify and steps.done and not equivalence.same_step(program.session, open_session(steps.graph), contract):
         raise ModelError(
-            f"{graph.name}: its layers give other scores when they are written as plain operators, as int8 needs them; load it without quantize="
+            f"{graph.name}: its layers give different scores when written as plain operators, which int8 needs; load it without quantize="
         )
     int8_graph, int8_contract = to_int8(graph, steps, contract)
     int8 = StepProgram(int8_graph, open_session(int8_graph), int8_contract)

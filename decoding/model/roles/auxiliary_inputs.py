@@ -86,7 +86,7 @@ def _check_position(graph: Graph, port: Port) -> None:
         and embedding_rows(graph, port.name) is not None
     ):
         raise ModelError(
-            f"{graph.name}: ambiguous: {port} could be the token's position, or a part of speech or the like that the caller gives for each token; "
+            f"{graph.name}: ambiguous: {port} could be the token's position, or a value that the caller gives for each token, such as a part of speech; "
             f"pass roles={{'position': {port.name!r}}} or roles={{'step_context': [{port.name!r}]}}"
         )
 

@@ -64,7 +64,7 @@ def find_logits(
     if not scored and (not layers or any(p.name in own for p in layers)):
         raise ModelError(
             f"{graph.name}: it is an encoder: its outputs {listing(ports)} are a recurrent layer's own, none gives logits; "
-            "load it beside its decoder, load(decoder, encoder=...), or pass roles={'logits': name}"
+            "load it together with its decoder, load(decoder, encoder=...), or pass roles={'logits': name}"
         )
     raise ModelError(
         f"{graph.name}: ambiguous: {listing(layers or ports)} could each be the logits; pass roles={{'logits': name}}"

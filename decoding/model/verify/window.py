@@ -138,6 +138,11 @@ def _check_length(session: Session, contract: Contract, length: int, tolerance: 
     ids = rng.integers(0, contract.logits.vocab_size, (6, length))
     context = {f.name: f.value(contract.token, len(ids), length) for f in contract.row_inputs}
     scores = _scores(session, contract, ids, context)
+    if len(scores) != len(ids):
+        raise ModelError(
+            f"{session.name}: for {len(ids)} rows it returns scores of {len(scores)}; the number of rows seems fixed in the file: "
+            "export it with a dynamic batch axis"
+        )
     if scores.shape[1] not in (1, length) or (scores.shape[1] == 1 < length and contract.logits.layout != "BV"):
         raise ModelError(
             f"{session.name}: for {length} tokens it returns scores of shape {list(scores.shape)}; {_ADVICE}"
@@ -156,7 +161,7 @@ def _check_length(session: Session, contract: Contract, length: int, tolerance: 
         for place, which in ((0, "first"), (-1, "last")):
             if _unused(session, contract, ids, context, scores, place):
                 raise ModelError(
-                    f"{session.name}: of {length} tokens it looks only at one: the {which} does not change what follows; {_ADVICE}"
+                    f"{session.name}: of {length} tokens it reads only one: the {which} token does not change the scores; {_ADVICE}"
                 )
 
 

@@ -305,14 +305,14 @@ def test_wrong_prompts_by_member(models, prompts, message):
 def test_prompts_by_member_of_one_model(models):
     with pytest.raises(OptionError, match="for the members of an ensemble"):
         decode(models["native"], {"a": [[1]]})
-    with pytest.raises(OptionError, match="no ensemble with an encoder"):
+    with pytest.raises(OptionError, match="not an ensemble with an encoder"):
         score(models["native"], [[1]], prefix=[[1]])
 
 
 def test_what_does_not_go_with_prompts_of_members(models):
     model = with_contexts("legacy_window_vector")[0]
     prompts = {"a": [[1, 2]], "b": [[3]]}
-    with pytest.raises(OptionError, match=r"step_inputs: .* prompts of their own"):
+    with pytest.raises(OptionError, match=r"step_inputs: .* members with different prompts"):
         decode(Ensemble({"a": model, "b": model}), prompts, step_inputs=lambda history: {})
     noisy = load(Noisy(5).model())
     with pytest.raises(OptionError, match="draws latents at every token"):

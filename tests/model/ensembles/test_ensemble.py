@@ -142,10 +142,12 @@ def test_what_an_ensemble_cannot_do_says_what_to_do(models, tmp_path):
         ensemble.save(tmp_path / "all.onnx")
     with pytest.raises(OptionError, match="call with_weights\\(\\) on a member"):
         ensemble.with_weights({})
-    with pytest.raises(OptionError, match="run\\(\\) one of its members"):
+    with pytest.raises(OptionError, match="call run\\(\\) of a member"):
         ensemble.run({})
     for options in ({"return_attention": True}, {"strategy": Beam(2, coverage_penalty=1)}):
-        with pytest.raises(OptionError, match=r"no attention of its own: .*\(none\).* with that member alone"):
+        with pytest.raises(
+            OptionError, match=r"is an ensemble, whose members with attention \(none\).* with that member alone"
+        ):
             decode(ensemble, [[1]], **options)
 
 
@@ -153,7 +155,7 @@ def test_the_attention_of_a_member_to_an_output_of_the_ensemble():
     """As the error for `return_attention` says: by that member alone, with the output as its teacher."""
     dates, source = load("dates"), "3 mai 2026"
     ensemble = Ensemble({"mt": dates, "other": Ensemble([dates])}, [1, -0.2])
-    with pytest.raises(OptionError, match=r"each member that attends \(mt\)"):
+    with pytest.raises(OptionError, match=r"whose members with attention \(mt\)"):
         decode(ensemble, source, return_attention=True)
     (found,) = decode(ensemble, source)
     options = {"max_new_tokens": len(found.tokens), "return_attention": True}

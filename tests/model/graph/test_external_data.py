@@ -100,14 +100,14 @@ def test_every_tensor_is_found(place):
 def test_bytes_and_messages_have_no_external_data(place, location, folder):
     found = model(place, location=location)
     for source in (found, found.SerializeToString()):
-        with pytest.raises(ModelError, match=r"the external data of the tensor '.*' cannot be read, for bytes and a ModelProto"):  # fmt: skip
+        with pytest.raises(ModelError, match=r"the external data of the tensor '.*' cannot be read, as bytes and a ModelProto"):  # fmt: skip
             Graph.load(source)
 
 
 def test_a_place_without_the_mark_is_external_too():
     found = model(location="data")
     found.graph.initializer[0].ClearField("data_location")
-    with pytest.raises(ModelError, match=r"cannot be read, for bytes and a ModelProto"):
+    with pytest.raises(ModelError, match=r"cannot be read, as bytes and a ModelProto"):
         Graph.load(found)
 
 
@@ -137,13 +137,13 @@ def test_a_large_weight_is_kept_apart(folder):
         ("../secret", r"at '\.\./secret', outside the model's folder"),
         ("below/../../secret", "outside the model's folder"),
         ("outside", "outside the model's folder"),
-        ("/etc/hostname", "expected the name of a file beside the model"),
-        ("/dev/zero", "expected the name of a file beside the model"),
-        ("", "expected the name of a file beside the model"),
+        ("/etc/hostname", "expected the name of a file in the model's folder"),
+        ("/dev/zero", "expected the name of a file in the model's folder"),
+        ("", "expected the name of a file in the model's folder"),
         (".", "outside the model's folder"),
-        ("data\0", "expected the name of a file beside the model"),
-        ("below", "is no regular file"),
-        ("pipe", "is no regular file"),
+        ("data\0", "expected the name of a file in the model's folder"),
+        ("below", "is not a regular file"),
+        ("pipe", "is not a regular file"),
         ("loop", "cannot be read: 'loop'"),
         ("missing", "cannot be read: 'missing': No such file"),
         ("in memory", "cannot be read: 'in memory': No such file"),
@@ -210,7 +210,7 @@ def test_a_model_that_prints_a_file_is_refused(folder):
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="data")
     for source in (found, found.SerializeToString()):
-        with pytest.raises(ModelError, match=r"the tensor 'secret' cannot be read, for bytes and a ModelProto"):
+        with pytest.raises(ModelError, match=r"the tensor 'secret' cannot be read, as bytes and a ModelProto"):
             load(source)
 
 

@@ -190,7 +190,7 @@ def test_a_gpu_that_computes_something_else_is_an_error(has_cuda, monkeypatch):
             return load(other, threads=1)._network.session._session.run(outputs, feeds, options)
 
     replaces_cuda(monkeypatch, lambda providers, options: Other([cuda.PROVIDER, "CPUExecutionProvider"]))
-    with pytest.raises(ModelError, match="CUDAExecutionProvider gives other scores than the CPU"):
+    with pytest.raises(ModelError, match="CUDAExecutionProvider gives different scores from the CPU"):
         load(build.recurrent("LSTM", seed=1), providers="cuda")
 
 

@@ -30,9 +30,9 @@ def test_a_table_of_positions_ends_the_output(name, strategy):
     # Every token but the last is read.
     assert [len(h.tokens) for h in out] == [longest - 2, longest]
     assert {h.finish_reason for h in out} == {"length"}
-    with pytest.raises(OptionError, match=rf"prompts\[0\]: {longest + 1} tokens are read \(BOS counts\), and the model takes {longest}"):  # fmt: skip
+    with pytest.raises(OptionError, match=rf"prompts\[0\]: {longest + 1} tokens with BOS, but the model takes at most {longest}"):  # fmt: skip
         decode(model, [[1] * (longest + 1)], strategy)
-    with pytest.raises(OptionError, match=rf"{longest + 1} tokens are read"):
+    with pytest.raises(OptionError, match=rf"{longest + 1} tokens with BOS"):
         score(model, [[1] * (longest + 2)])
     assert np.isfinite(score(model, [[1] * (longest + 1)])[0][1:]).all()
 

@@ -51,12 +51,25 @@ def test_one_that_scores_every_position():
     assert contract_of(graph_of(helper.make_node("CumSum", ["all", "axis"], ["logits"]), helper.make_node("Constant", [], ["axis"], value_int=1))).logits.layout == "BTV"  # fmt: skip
 
 
+def test_one_that_scores_a_fixed_number_of_rows_is_refused():
+    """A slice of five rows, as a size that Python read while a network was traced."""
+    nodes = [
+        helper.make_node("Slice", ["all", "zero", "five", "zero"], ["logits"]),
+        helper.make_node("Constant", [], ["zero"], value_ints=[0]),
+        helper.make_node("Constant", [], ["five"], value_ints=[5]),
+    ]
+    with pytest.raises(ModelError, match="for 6 rows it returns scores of 5; the number of rows seems fixed"):
+        contract_of(graph_of(*nodes))
+
+
 @pytest.mark.parametrize("index", ["last", "first"])
 def test_one_that_looks_at_one_token_is_refused(index):
     nodes = [helper.make_node("Gather", ["all", index], ["logits"], axis=1)]
     nodes += [helper.make_node("Constant", [], ["first"], value_int=0)] if index == "first" else []
     other = {"last": "first", "first": "last"}[index]
-    with pytest.raises(ModelError, match=f"of 2 tokens it looks only at one: the {other} does not change what follows"):
+    with pytest.raises(
+        ModelError, match=f"of 2 tokens it reads only one: the {other} token does not change the scores"
+    ):
         contract_of(graph_of(*nodes))
 
 
