@@ -31,7 +31,7 @@ def test_another_time_makes_a_context(port):
 
 @pytest.mark.parametrize("name", ["pos", "pos_ids", "POS"])
 def test_pos_that_looks_up_a_table_is_asked_about(name):
-    with pytest.raises(ModelError, match=rf"{name} int64\[batch, time\] could be the token's position, or a part of speech"):  # fmt: skip
+    with pytest.raises(ModelError, match=rf"{name} int64\[batch, time\] could be the token's position, or a value that the caller gives"):  # fmt: skip
         kinds(f"int64[batch,time] {name}")
 
 
