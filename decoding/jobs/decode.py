@@ -18,8 +18,8 @@ from decoding.jobs.rows import request_of
 from decoding.model.model import Model
 from decoding.results import Hypothesis
 
-# Rows that are read, and results that are written, at a time: each time the threads that decode may wait for Python's lock, and the
-# caches, through which the weights of a large network have gone meanwhile, know nothing of this any more.
+# Rows that are read, and results that are written, at a time. Each time a thread that decodes may wait for Python's lock; and the
+# weights of a large network have pushed the code and data of this work out of the caches since the last time.
 _TOGETHER = 32
 
 # Is told of a row that is bad, and why; also from the thread that reads.
