@@ -10,7 +10,7 @@ from typing import Any
 
 # Wider lines are harder to read than they save.
 WIDEST = 100
-# A character that stands for the hyphen, at which a name would be broken into two lines.
+# Replaces hyphens while lines are filled: a line would be broken after a hyphen, inside an option's name.
 _UNBROKEN, _BROKEN = str.maketrans("-", "\0"), str.maketrans("\0", "-")
 
 

@@ -30,8 +30,8 @@ def whole(model: onnx.ModelProto, weights: Mapping[str, Array], name: str) -> by
 def skeleton(model: onnx.ModelProto) -> bytes:
     """Return a model without its large weights.
 
-    Every size of an input that has neither a number nor a name gets a name of its own in the bytes: onnxruntime makes
-    one up at every node after it, in time that grows with the square of their number (issue 13).
+    Every size of an input that has neither a number nor a name gets a unique name in the bytes: otherwise onnxruntime
+    makes one up at every node after it, in time that grows with the square of their number (issue 13).
     """
     unnamed = [
         (dim, f"decoding/{port.name}/{axis}")

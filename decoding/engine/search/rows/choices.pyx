@@ -1,4 +1,4 @@
-"""How rows choose their tokens: each by the rules of its own request, all without the GIL."""
+"""How rows choose their tokens: each by its request's rules, all without the GIL."""
 
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uint64_t

@@ -19,7 +19,7 @@ from decoding.kernels import token_logprobs, uniform
 
 
 cdef class RowSampler:
-    """Chooses and records the next token of every running row; each row by the rules of its own request.
+    """Chooses and records the next token of every running row, by the rules of the row's request.
 
     Slots are those of the batch. A slot is idle, running or finished.
 
